@@ -1,0 +1,71 @@
+"""The error tree. Every message a user can cause says the cause and the cure in one line.
+
+    LratError
+    ├── SettingError (ValueError)      a value that an object refuses
+    │   └── UnknownNameError           a name that is not in a catalogue; carries the nearest names
+    ├── ConfigurationError (ValueError) a run's configuration as a whole
+    ├── DataError (ValueError)         images, labels or files that are not what they must be
+    ├── ModelError                     a classifier that does not fit its data or cannot be attacked
+    ├── NonFiniteError                 a loss or logits that became NaN or infinite
+    ├── RegionViolationError           an attack's result outside its region
+    ├── CheckpointError                a damaged or foreign checkpoint
+    ├── RunFolderError                 a run folder that cannot be used as asked
+    └── Interrupted                    a run that was stopped and has saved itself
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LratError(Exception):
+    """Base of every error that lrat raises on purpose."""
+
+
+class SettingError(LratError, ValueError):
+    """A value that an attack, threat, weighting, objective or model refuses."""
+
+
+class UnknownNameError(SettingError):
+    """A name that is not in a catalogue.
+
+    >>> str(UnknownNameError("method", "lrat-sa", ["lrat-saa", "sat"]))
+    "unknown method 'lrat-sa': did you mean 'lrat-saa'? Known: lrat-saa, sat"
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+class ConfigurationError(LratError, ValueError):
+    """A configuration that is refused as a whole: unknown keys, values that contradict."""
+
+
+class DataError(LratError, ValueError):
+    """Images, labels or data files that are not what they must be."""
+
+
+class ModelError(LratError):
+    """A classifier that does not fit its data, or whose output attacks cannot differentiate."""
+
+
+class NonFiniteError(LratError):
+    """A loss or logits that became NaN or infinite; names epoch, step and term."""
+
+
+class RegionViolationError(LratError):
+    """An attack's result that lies outside its region or outside [0, 1]."""
+
+
+class CheckpointError(LratError):
+    """A checkpoint that is damaged or belongs to something else."""
+
+
+class RunFolderError(LratError):
+    """A run folder that cannot be used as asked."""
+
+
+class Interrupted(LratError):  # noqa: N818 - a control signal, not a fault
+    """A run that was asked to stop and has saved its state; the same command continues it."""

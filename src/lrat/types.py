@@ -1,0 +1,75 @@
+"""Shape aliases and the values that cross layers.
+
+Shapes: B batch, C channels, H and W pixels, K classes. With jaxtyping installed the aliases carry
+shapes that the test suite checks at run time; without it they are plain tensors, so the core needs
+torch and numpy alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    Images: TypeAlias = Tensor
+    Labels: TypeAlias = Tensor
+    Logits: TypeAlias = Tensor
+    PerExample: TypeAlias = Tensor
+    Counts: TypeAlias = Tensor
+    Scalar: TypeAlias = Tensor
+else:
+    try:
+        from jaxtyping import Float, Int
+    except ImportError:
+        Images = Labels = Logits = PerExample = Counts = Scalar = Tensor
+    else:
+        Images = Float[Tensor, "batch channels height width"]
+        Labels = Int[Tensor, "batch"]
+        Logits = Float[Tensor, "batch classes"]
+        PerExample = Float[Tensor, "batch"]
+        Counts = Int[Tensor, "batch"]
+        Scalar = Float[Tensor, ""]
+
+Classifier: TypeAlias = nn.Module
+"""Any module from images [B C H W] in [0, 1] to logits [B K]; normalisation is one of its layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images with their labels and their stable numbers in the data set.
+
+    ``images`` float32 [B C H W] in [0, 1]; ``labels`` int64 [B] in 0..K-1; ``index`` int64 [B], the
+    number that all noise of an image is derived from.
+    """
+
+    images: Images
+    labels: Labels
+    index: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            index=self.index.to(device),
+        )
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """What training iterates: each ``iter()`` is the next epoch, continued where the state says."""
+
+    @property
+    def size(self) -> int | None:
+        """Images per epoch; None for a stream."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
