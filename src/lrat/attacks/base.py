@@ -1,0 +1,135 @@
+"""What an attack is, what it returns, and the frame that every attack of ours runs in."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.errors import ModelError
+from lrat.losses import Prepared
+from lrat.randomness import Noise, NoiseLike, as_noise
+from lrat.threat import Ball
+from lrat.types import Counts, Images, Labels, Logits, PerExample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What an attack knows about its own work; None where it does not.
+
+    ``margin`` [B] logit margin of the returned image; ``step`` [B] the iterate it was; ``source``
+    [B] the restart or target it came from; ``forwards`` and ``backwards`` [B] passes spent.
+    """
+
+    margin: PerExample | None = None
+    step: Counts | None = None
+    source: Counts | None = None
+    forwards: Counts | None = None
+    backwards: Counts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Adversarial images [B C H W], detached, float32, inside the attack's region.
+
+    For images that the attack could not fool: its strongest candidate, never the clean image.
+    ``steps_survived`` [B]: how many of the iterates x_0 ... x_{max_steps - 1} were still classified
+    correctly (kappa of Eq. 10), where the attack counts them.
+    """
+
+    images: Images
+    steps_survived: Counts | None = None
+    max_steps: int | None = None
+    trace: Trace | None = None
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """``(model, images, labels, *, noise, clean_logits) -> Variant``; pure.
+
+    No parameter gradient, no mode change, no global random state, also after an exception.
+    ``provides`` names the optional fields of ``Variant`` that it fills; ``needs_clean`` says that
+    it uses the logits of the clean images, which a caller who has them may pass.
+    """
+
+    @property
+    def provides(self) -> frozenset[str]: ...
+
+    @property
+    def needs_clean(self) -> bool: ...
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant: ...
+
+
+class GradientAttack(ABC):
+    """The frame of the attacks here: concrete attacks write ``perturb``, ``__call__`` is final.
+
+    The frame adapts the noise, puts the model into eval mode and back, keeps autograd out of
+    everything but image gradients, and projects the result, so that no attack can forget it.
+    """
+
+    threat: Ball
+    provides: frozenset[str] = frozenset()
+    needs_clean: bool = False
+
+    @abstractmethod
+    def perturb(
+        self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
+    ) -> Variant:
+        """The attack itself, called under ``no_grad`` with ``model`` in eval mode."""
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B].
+
+        ``noise``: a ``Noise``, an int seed, a ``torch.Generator``; None means seed 0, so a training
+        loop of one's own must pass noise, else every epoch starts from the same points.
+        ``clean_logits`` [B K]: the logits of ``images``, if the caller has them.
+        """
+        images = images.detach().float()
+        adapted = as_noise(noise, len(images), images.device)
+        with evaluating(model), torch.no_grad():
+            if clean_logits is None and self.needs_clean:
+                clean_logits = model(images).float()
+            elif clean_logits is not None:
+                clean_logits = clean_logits.detach().float()
+            return self.perturb(model, images, labels, adapted, clean_logits)
+
+
+def image_gradient(
+    model: nn.Module, loss: Prepared, images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the summed loss with respect to the images, the losses [B] and the logits [B K].
+
+    One forward and one backward to the images alone: no weight gradient is formed and no
+    ``param.grad`` is touched.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits = model(images)
+        losses = loss(logits)
+        if not losses.requires_grad:
+            raise ModelError(
+                "the model's output does not depend on its input differentiably "
+                "(a detach, no_grad or integer step inside?): gradient attacks cannot be used on it"
+            )
+        (gradient,) = torch.autograd.grad(losses.sum(), images)
+    return gradient.float(), losses.detach(), logits.detach().float()

@@ -1,0 +1,220 @@
+"""Losses per example: attacks ascend them, training descends them; the caller reduces.
+
+A ``Loss`` is prepared once for a batch (targets chosen, clean predictions kept) and then called on
+logits as often as an attack steps. A plain function ``(logits, labels) -> [B]`` is adapted by
+``as_loss``. Logits are taken in float32 whatever the network computes in.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the community's name
+from torch import Tensor
+
+from lrat.errors import SettingError
+from lrat.types import Labels, Logits, PerExample
+
+_logger = logging.getLogger(__name__)
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A loss with everything but the logits filled in; ``context`` holds tensors with rows [B]."""
+
+    function: Callable[..., Tensor]
+    context: tuple[Tensor, ...]
+
+    def __call__(self, logits: Logits) -> PerExample:
+        return self.function(logits.float(), *self.context)
+
+    def select(self, rows: Tensor) -> "Prepared":
+        """The loss of these rows (integer or boolean [B])."""
+        return Prepared(self.function, tuple(part[rows] for part in self.context))
+
+    @staticmethod
+    def stack(parts: Sequence["Prepared"]) -> "Prepared":
+        """One prepared loss for several batches of the same loss, stacked along the rows."""
+        contexts = zip(*(part.context for part in parts), strict=True)
+        return Prepared(parts[0].function, tuple(torch.cat(tensors) for tensors in contexts))
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What attacks ascend and objectives descend.
+
+    ``needs_clean``: ``prepare`` wants the logits of the clean images. ``targeted``: ``prepare``
+    wants ``rank`` too, [B] int64: 1 picks the highest wrong class of the clean logits, 2 the next.
+    ``prepare`` never detaches: attacks call it under ``no_grad``, training does not.
+    """
+
+    @property
+    def needs_clean(self) -> bool: ...
+
+    @property
+    def targeted(self) -> bool: ...
+
+    def prepare(
+        self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
+    ) -> Prepared: ...
+
+
+class _Named:
+    """Printed by the name of its function, so that configurations read as written."""
+
+    function: Callable[..., Tensor]
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+@dataclass(frozen=True, repr=False)
+class Untargeted(_Named):
+    """A loss of logits and labels alone."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    needs_clean = False
+    targeted = False
+
+    def __call__(self, logits: Logits, labels: Labels) -> PerExample:
+        return self.function(logits.float(), labels)
+
+    def prepare(
+        self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
+    ) -> Prepared:
+        return Prepared(self.function, (labels,))
+
+
+@dataclass(frozen=True, repr=False)
+class Targeted(_Named):
+    """A loss of logits, labels and target classes; targets come from the clean logits by rank."""
+
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    needs_clean = True
+    targeted = True
+
+    def __call__(self, logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+        return self.function(logits.float(), labels, targets)
+
+    def prepare(
+        self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
+    ) -> Prepared:
+        if clean_logits is None or rank is None:
+            raise SettingError(f"{self!r} is targeted: prepare needs clean_logits and rank")
+        return Prepared(self.function, (labels, ranked_targets(clean_logits, labels, rank)))
+
+
+@dataclass(frozen=True, repr=False)
+class Paired(_Named):
+    """A loss between logits and the clean image's logits."""
+
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    needs_clean = True
+    targeted = False
+
+    def __call__(self, logits: Logits, labels: Labels, clean_logits: Logits) -> PerExample:
+        return self.function(logits.float(), labels, clean_logits.float())
+
+    def prepare(
+        self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
+    ) -> Prepared:
+        if clean_logits is None:
+            raise SettingError(f"{self!r} compares with the clean image: prepare needs clean_logits")
+        return Prepared(self.function, (labels, clean_logits.float()))
+
+
+def as_loss(loss: Any) -> Loss:
+    """A ``Loss`` as it is; a plain function ``(logits, labels) -> [B]`` as an untargeted loss."""
+    if isinstance(loss, Loss):
+        return loss
+    if callable(loss):
+        return Untargeted(loss)
+    raise SettingError(f"loss={loss!r}: pass a Loss or a function (logits, labels) -> [B]")
+
+
+def ranked_targets(clean_logits: Logits, labels: Labels, rank: Labels) -> Labels:
+    """[B]: the rank-th highest wrong class of the clean logits (1 is the highest)."""
+    wrong = _without_label(clean_logits, labels)
+    order = wrong.argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, (rank - 1)[:, None]).squeeze(1)
+
+
+def _without_label(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.scatter(1, labels[:, None], float("-inf"))
+
+
+def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def logit_margin(logits: Logits, labels: Labels) -> PerExample:
+    """V_CW (Eq. 6): z_y - max_{i != y} z_i. Negative exactly where the image is misclassified."""
+    logits = logits.float()
+    return _of_class(logits, labels) - _without_label(logits, labels).max(dim=1).values
+
+
+def probability_margin(logits: Logits, labels: Labels) -> PerExample:
+    """t (Eq. 11): p_y - max_{i != y} p_i, in [-1, 1], from a float32 softmax."""
+    probabilities = logits.float().softmax(dim=1)
+    others = probabilities.scatter(1, labels[:, None], -1.0).max(dim=1).values
+    return _of_class(probabilities, labels) - others
+
+
+@Untargeted
+def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """-log p_y (Eq. 13)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+@Untargeted
+def cw(logits: Logits, labels: Labels) -> PerExample:
+    """max_{i != y} z_i - z_y (Eq. 8 and 14).
+
+    The paper's constant kappa_c = 50 is left out: without a clamp it changes no gradient.
+    """
+    return -logit_margin(logits, labels)
+
+
+@cache
+def _say_fallback(name: str, classes: int, instead: str) -> None:
+    _logger.warning("%s is undefined for %d classes: %s is used instead", name, classes, instead)
+
+
+@Untargeted
+def dlr(logits: Logits, labels: Labels) -> PerExample:
+    """Difference of logits ratio (Croce & Hein 2020): -(z_y - max_{i != y} z_i) / (z_1 - z_3).
+
+    z_k is the k-th largest logit. With two classes there is no third: the logit margin is used.
+    """
+    classes = logits.shape[1]
+    if classes < 3:
+        _say_fallback("dlr", classes, "the logit margin")
+        return -logit_margin(logits, labels)
+    top = logits.topk(3, dim=1).values
+    return -logit_margin(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+@Targeted
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """Targeted DLR (Eq. 9): -(z_y - z_t) / (z_1 - (z_3 + z_4) / 2), maximised.
+
+    With fewer than four classes the denominator is undefined: z_t - z_y is used.
+    """
+    classes = logits.shape[1]
+    difference = _of_class(logits, labels) - _of_class(logits, targets)
+    if classes < 4:
+        _say_fallback("targeted_dlr", classes, "z_t - z_y")
+        return -difference
+    top = logits.topk(4, dim=1).values
+    return -difference / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY)
+
+
+@Paired
+def kl(logits: Logits, labels: Labels, clean_logits: Logits) -> PerExample:
+    """KL(p(clean) || p(x')) per example: what TRADES ascends and descends (Zhang et al. 2019)."""
+    clean = clean_logits.log_softmax(dim=1)
+    return (clean.exp() * (clean - logits.log_softmax(dim=1))).sum(dim=1)

@@ -1,0 +1,149 @@
+"""Threat models: balls around a clean image, always intersected with the box [0, 1].
+
+Epsilon is in [0, 1] pixel units (8/255, never 8). A ball knows four things: how to project into
+itself, how to draw a start, which direction ascends a loss fastest, and by how much an image lies
+outside. Attacks are written against these alone, so another norm is another class here.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lrat.errors import SettingError
+from lrat.randomness import Noise
+from lrat.types import Images, PerExample
+
+_TINY = 1e-12
+
+
+@runtime_checkable
+class Region(Protocol):
+    """Where an adversarial image may lie."""
+
+    @property
+    def tolerance(self) -> float:
+        """The excess that float32 arithmetic explains; more is a violation."""
+        ...
+
+    def violation(self, images: Images, center: Images) -> PerExample:
+        """[B]: how far each image lies outside the region or the box; 0 inside."""
+        ...
+
+
+@runtime_checkable
+class Ball(Region, Protocol):
+    """A region around the clean image (``center``) in which gradient attacks move."""
+
+    @property
+    def epsilon(self) -> float: ...
+
+    def project(self, images: Images, center: Images) -> Images:
+        """Into ball and box. ``center`` lies in the box."""
+        ...
+
+    def sample(self, center: Images, noise: Noise) -> Images:
+        """A start drawn uniformly from the ball, then clipped to the box."""
+        ...
+
+    def surface(self, center: Images, noise: Noise) -> Images:
+        """A start at distance epsilon (before the box clips it), as AutoAttack's."""
+        ...
+
+    def ascend(self, gradient: Images) -> Images:
+        """The direction of norm 1 (in this ball's norm) along which the loss grows fastest."""
+        ...
+
+
+def _check_epsilon(name: str, epsilon: float, largest: float) -> None:
+    if not math.isfinite(epsilon) or epsilon < 0:
+        raise SettingError(f"{name}(epsilon={epsilon}): epsilon must be a number >= 0")
+    if epsilon > largest:
+        raise SettingError(
+            f"{name}(epsilon={epsilon:g}): epsilon is in [0, 1] pixel units; "
+            f"{epsilon:g}/255 was probably meant"
+        )
+
+
+def _box_excess(images: Tensor) -> Tensor:
+    flat = images.flatten(1)
+    return torch.maximum(-flat.amin(1), flat.amax(1) - 1).clamp(min=0)
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linf:
+    """{x : max |x - center| <= epsilon} with x in [0, 1]. Refuses epsilon > 1."""
+
+    epsilon: float
+    tolerance: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_epsilon("Linf", self.epsilon, largest=1)
+
+    def project(self, images: Images, center: Images) -> Images:
+        """argmin_z |z - x|_2 over ball and box: both are boxes, so clipping is exact."""
+        return images.clamp(center - self.epsilon, center + self.epsilon).clamp(0, 1)
+
+    def sample(self, center: Images, noise: Noise) -> Images:
+        drawn = noise.uniform(center.shape, "start").mul_(2).sub_(1)
+        return (center + self.epsilon * drawn).clamp(0, 1)
+
+    def surface(self, center: Images, noise: Noise) -> Images:
+        drawn = noise.uniform(center.shape, "start").mul_(2).sub_(1)
+        largest = drawn.abs().flatten(1).amax(1)
+        return (center + self.epsilon * (drawn / (_per_image(largest, drawn) + _TINY))).clamp(0, 1)
+
+    def ascend(self, gradient: Images) -> Images:
+        """argmax_{|d|_inf <= 1} <d, g> = sign(g)."""
+        return gradient.sign()
+
+    def violation(self, images: Images, center: Images) -> PerExample:
+        distance = (images - center).abs().flatten(1).amax(1)
+        return torch.maximum((distance - self.epsilon).clamp(min=0), _box_excess(images))
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2:
+    """{x : |x - center|_2 <= epsilon} with x in [0, 1]. Refuses epsilon > 30."""
+
+    epsilon: float
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_epsilon("L2", self.epsilon, largest=30)
+
+    def project(self, images: Images, center: Images) -> Images:
+        """argmin over the ball (scale the perturbation), then argmin over the box (clip).
+
+        The clip cannot leave the ball again, since the center lies in the box. Where both
+        constraints bind the result is feasible, but not the nearest point of the intersection:
+        this is the projection of AutoAttack and of every common PGD, kept for parity.
+        """
+        offset = images - center
+        norm = _per_image(offset.flatten(1).norm(dim=1), offset)
+        return (center + offset / (norm + _TINY) * norm.clamp(max=self.epsilon)).clamp(0, 1)
+
+    def sample(self, center: Images, noise: Noise) -> Images:
+        direction = self.ascend(noise.normal(center.shape, "start"))
+        dimension = center[0].numel()
+        radius = noise.uniform((len(center), 1), "radius") ** (1 / dimension)
+        return (center + self.epsilon * _per_image(radius, center) * direction).clamp(0, 1)
+
+    def surface(self, center: Images, noise: Noise) -> Images:
+        direction = self.ascend(noise.normal(center.shape, "start"))
+        return (center + self.epsilon * direction).clamp(0, 1)
+
+    def ascend(self, gradient: Images) -> Images:
+        """argmax_{|d|_2 <= 1} <d, g> = g / |g|_2; zero where the gradient is zero."""
+        norm = gradient.flatten(1).norm(dim=1)
+        return gradient / (_per_image(norm, gradient) + _TINY)
+
+    def violation(self, images: Images, center: Images) -> PerExample:
+        distance = (images - center).flatten(1).norm(dim=1)
+        return torch.maximum((distance - self.epsilon).clamp(min=0), _box_excess(images))

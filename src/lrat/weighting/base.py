@@ -1,0 +1,42 @@
+"""What a weighting may look at, and what it must return."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from lrat.types import Counts, Labels, Logits, PerExample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a weighting may look at, for one variant of each image.
+
+    ``logits`` [B K], detached, of the training forward; ``labels`` [B]; ``steps_survived`` [B] and
+    ``max_steps`` where the attack counts them.
+    """
+
+    logits: Logits
+    labels: Labels
+    steps_survived: Counts | None = None
+    max_steps: int | None = None
+
+
+@runtime_checkable
+class Weighting(Protocol):
+    """``(evidence) -> [B]``: finite, >= 0, no gradient. ``needs`` names the evidence it requires."""
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def __call__(self, evidence: Evidence) -> PerExample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """Weight 1 for every image: standard and locally standard adversarial training."""
+
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, evidence: Evidence) -> PerExample:
+        return torch.ones_like(evidence.logits[:, 0], dtype=torch.float32)
