@@ -1,16 +1,16 @@
 """The error tree. Every message a user can cause says the cause and the cure in one line.
 
-    LratError
-    ├── SettingError (ValueError)      a value that an object refuses
-    │   └── UnknownNameError           a name that is not in a catalogue; carries the nearest names
-    ├── ConfigurationError (ValueError) a run's configuration as a whole
-    ├── DataError (ValueError)         images, labels or files that are not what they must be
-    ├── ModelError                     a classifier that does not fit its data or cannot be attacked
-    ├── NonFiniteError                 a loss or logits that became NaN or infinite
-    ├── RegionViolationError           an attack's result outside its region
-    ├── CheckpointError                a damaged or foreign checkpoint
-    ├── RunFolderError                 a run folder that cannot be used as asked
-    └── Interrupted                    a run that was stopped and has saved itself
+LratError
+├── SettingError (ValueError)      a value that an object refuses
+│   └── UnknownNameError           a name that is not in a catalogue; carries the nearest names
+├── ConfigurationError (ValueError) a run's configuration as a whole
+├── DataError (ValueError)         images, labels or files that are not what they must be
+├── ModelError                     a classifier that does not fit its data or cannot be attacked
+├── NonFiniteError                 a loss or logits that became NaN or infinite
+├── RegionViolationError           an attack's result outside its region
+├── CheckpointError                a damaged or foreign checkpoint
+├── RunFolderError                 a run folder that cannot be used as asked
+└── Interrupted                    a run that was stopped and has saved itself
 """
 
 import difflib

@@ -123,7 +123,9 @@ class Paired(_Named):
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
     ) -> Prepared:
         if clean_logits is None:
-            raise SettingError(f"{self!r} compares with the clean image: prepare needs clean_logits")
+            raise SettingError(
+                f"{self!r} compares with the clean image: prepare needs clean_logits"
+            )
         return Prepared(self.function, (labels, clean_logits.float()))
 
 
