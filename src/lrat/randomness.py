@@ -1,8 +1,8 @@
 """Noise as a value: counter-based for our own runs, sequential for parity with other libraries.
 
 ``Keyed`` derives every random number of an image from that image's 64-bit key with integer tensor
-arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on (seed, image index,
-stream, position) alone: not on the batch around the image, the device, or the order of draws.
+arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on
+(seed, image index, stream, position) alone: not on the batch around the image, the device, or the order of draws.
 Nothing else in this package seeds or draws, and torch's global random state is never touched.
 """
 
@@ -23,7 +23,7 @@ NoiseLike: TypeAlias = "Noise | torch.Generator | int | None"
 
 @runtime_checkable
 class Noise(Protocol):
-    """Random numbers for a batch. ``shape`` starts with the batch size B; ``stream`` names the draw."""
+    """Random numbers for a batch: ``shape`` starts with its size B, ``stream`` names the draw."""
 
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
         """Float32 in [0, 1)."""
@@ -151,7 +151,7 @@ class Sequential:
 
 
 def as_noise(noise: NoiseLike, count: int, device: torch.device) -> Noise:
-    """Adapt what a caller may pass: a ``Noise``, an int seed, a ``torch.Generator``, or None (seed 0).
+    """Adapt what a caller may pass: a ``Noise``, an int seed, a ``torch.Generator``, None (seed 0).
 
     A seed numbers the images by their place in the batch, so verdicts do not depend on how a data
     set is split into batches only with ``Keyed(keys(seed, index))``.

@@ -33,7 +33,7 @@ else:
         Scalar = Float[Tensor, ""]
 
 Classifier: TypeAlias = nn.Module
-"""Any module from images [B C H W] in [0, 1] to logits [B K]; normalisation is one of its layers."""
+"""Any module from images [B C H W] in [0, 1] to logits [B K]; normalisation is a layer of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,8 @@ class ObjectiveOutput:
     ``per_example``: detached [B] records: ``loss/<term>``, ``weight/<term>`` (raw) and
     ``share/<term>`` (the coefficient under the normalisation, in units where the mean row is 1).
     ``fallback`` is 1 where all weights were zero and uniform ones were used instead.
-    ``correct`` [B]: whether the first variant was still classified correctly (robust training
-    accuracy in train mode); ``forwards``, ``backwards``: passes per image that ``loss`` itself makes.
+    ``correct`` [B] bool: whether the training forward still classified the first variant (the
+    clean image where there is none) correctly: robust training accuracy without a pass of its own.
     """
 
     total: Scalar

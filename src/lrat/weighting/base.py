@@ -24,7 +24,7 @@ class Evidence:
 
 @runtime_checkable
 class Weighting(Protocol):
-    """``(evidence) -> [B]``: finite, >= 0, no gradient. ``needs`` names the evidence it requires."""
+    """``(evidence) -> [B]``: finite, >= 0, no gradient; ``needs`` names evidence it requires."""
 
     @property
     def needs(self) -> frozenset[str]: ...
