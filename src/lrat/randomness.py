@@ -1,9 +1,10 @@
 """Noise as a value: counter-based for our own runs, sequential for parity with other libraries.
 
 ``Keyed`` derives every random number of an image from that image's 64-bit key with integer tensor
-arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on
-(seed, image index, stream, position) alone: not on the batch around the image, the device, or the order of draws.
-Nothing else in this package seeds or draws, and torch's global random state is never touched.
+arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on the seed, the
+image's index, the stream and the position alone: not on the batch around the image, the device, or
+the order of draws. Nothing else in this package seeds or draws, and torch's global random state is
+never touched.
 """
 
 import hashlib

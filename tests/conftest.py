@@ -1,0 +1,18 @@
+"""Isolation: one thread per worker, and a failure for every test that leaks global state."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Global random state, grad mode and default dtype are as they were."""
+    before = torch.random.get_rng_state()
+    yield
+    assert torch.equal(torch.random.get_rng_state(), before), "the global random state was touched"
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() is torch.float32
