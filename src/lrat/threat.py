@@ -40,6 +40,10 @@ class Ball(Region, Protocol):
     @property
     def epsilon(self) -> float: ...
 
+    def distance(self, images: Images, center: Images) -> PerExample:
+        """[B]: the norm of the perturbation."""
+        ...
+
     def project(self, images: Images, center: Images) -> Images:
         """Into ball and box. ``center`` lies in the box."""
         ...
@@ -103,9 +107,12 @@ class Linf:
         """argmax_{|d|_inf <= 1} <d, g> = sign(g)."""
         return gradient.sign()
 
+    def distance(self, images: Images, center: Images) -> PerExample:
+        return (images - center).abs().flatten(1).amax(1)
+
     def violation(self, images: Images, center: Images) -> PerExample:
-        distance = (images - center).abs().flatten(1).amax(1)
-        return torch.maximum((distance - self.epsilon).clamp(min=0), _box_excess(images))
+        excess = self.distance(images, center) - self.epsilon
+        return torch.maximum(excess.clamp(min=0), _box_excess(images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +151,9 @@ class L2:
         norm = gradient.flatten(1).norm(dim=1)
         return gradient / (_per_image(norm, gradient) + _TINY)
 
+    def distance(self, images: Images, center: Images) -> PerExample:
+        return (images - center).flatten(1).norm(dim=1)
+
     def violation(self, images: Images, center: Images) -> PerExample:
-        distance = (images - center).flatten(1).norm(dim=1)
-        return torch.maximum((distance - self.epsilon).clamp(min=0), _box_excess(images))
+        excess = self.distance(images, center) - self.epsilon
+        return torch.maximum(excess.clamp(min=0), _box_excess(images))

@@ -1,0 +1,21 @@
+"""Attacks: pure functions of (model, images, labels) that return a ``Variant``."""
+
+from lrat.attacks.apgd import APGD
+from lrat.attacks.base import Attack, GradientAttack, Trace, Variant
+from lrat.attacks.foreign import Foreign, as_attack
+from lrat.attacks.pgd import PGD
+from lrat.attacks.presets import CW, FGSM, SAA
+
+__all__ = [
+    "APGD",
+    "CW",
+    "FGSM",
+    "PGD",
+    "SAA",
+    "Attack",
+    "Foreign",
+    "GradientAttack",
+    "Trace",
+    "Variant",
+    "as_attack",
+]

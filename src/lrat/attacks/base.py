@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -74,13 +74,17 @@ class Attack(Protocol):
 class GradientAttack(ABC):
     """The frame of the attacks here: concrete attacks write ``perturb``, ``__call__`` is final.
 
-    The frame adapts the noise, puts the model into eval mode and back, keeps autograd out of
-    everything but image gradients, and projects the result, so that no attack can forget it.
+    The frame adapts the noise, takes the clean logits where they are needed, puts the model into
+    eval mode and back, and keeps autograd out of everything but image gradients.
     """
 
     threat: Ball
-    provides: frozenset[str] = frozenset()
-    needs_clean: bool = False
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def needs_clean(self) -> bool:
+        """Whether ``perturb`` wants the logits of the clean images."""
 
     @abstractmethod
     def perturb(

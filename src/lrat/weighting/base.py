@@ -1,7 +1,7 @@
 """What a weighting may look at, and what it must return."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 
@@ -36,7 +36,7 @@ class Weighting(Protocol):
 class Uniform:
     """Weight 1 for every image: standard and locally standard adversarial training."""
 
-    needs: frozenset[str] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, evidence: Evidence) -> PerExample:
         return torch.ones_like(evidence.logits[:, 0], dtype=torch.float32)

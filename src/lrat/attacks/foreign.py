@@ -1,0 +1,93 @@
+"""Attacks of other libraries as attacks of ours."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.attacks.base import Attack, Variant
+from lrat.errors import RegionViolationError, SettingError
+from lrat.randomness import NoiseLike, as_noise
+from lrat.threat import Region
+from lrat.types import Images, Labels, Logits
+
+
+@contextmanager
+def _gradients_kept(model: nn.Module) -> Iterator[None]:
+    """``requires_grad`` and ``param.grad`` of every parameter as they were: foreign code may
+    call ``backward`` or freeze parameters."""
+    parameters = list(model.parameters())
+    kept = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, (requires_grad, grad) in zip(parameters, kept, strict=True):
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """Any callable ``(model, images, labels) -> images`` as an attack.
+
+    The callable sees the model in eval mode and a global random state seeded from ``noise``; modes,
+    gradients and the random state come back as they were. With ``threat`` given, a result outside
+    it raises ``RegionViolationError``.
+    """
+
+    function: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    threat: Region | None = None
+    provides: ClassVar[frozenset[str]] = frozenset()
+    needs_clean: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        images = images.detach().float()
+        own = as_noise(noise, len(images), images.device)
+        seed = int(own.integers(2**31, (len(images),), "foreign-seed")[0])
+        devices = [images.device] if images.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=devices),
+            evaluating(model),
+            _gradients_kept(model),
+            torch.enable_grad(),
+        ):
+            torch.manual_seed(seed)
+            result = self.function(model, images.clone(), labels.clone())
+        if not isinstance(result, Tensor) or result.shape != images.shape:
+            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise SettingError(
+                f"{self.function!r} returned {found}, an attack must return images of shape "
+                f"{tuple(images.shape)}"
+            )
+        result = result.detach().to(images)
+        if self.threat is not None:
+            excess = float(self.threat.violation(result, images).amax())
+            if not excess <= self.threat.tolerance:
+                raise RegionViolationError(
+                    f"{self.function!r} left {self.threat} by {excess:.2e}: "
+                    "check its epsilon and that it works on images in [0, 1]"
+                )
+        return Variant(images=result)
+
+
+def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:
+    """An ``Attack`` as it is; any callable ``(model, images, labels) -> images`` adapted."""
+    if isinstance(attack, Attack):
+        return attack
+    if callable(attack):
+        return Foreign(function=attack, threat=threat)
+    raise SettingError(f"attack={attack!r}: pass an Attack or a callable (model, images, labels)")

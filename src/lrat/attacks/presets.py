@@ -1,0 +1,36 @@
+"""Named settings of PGD and Auto-PGD."""
+
+from lrat.attacks.apgd import APGD
+from lrat.attacks.pgd import PGD, Start
+from lrat.losses import cw, targeted_dlr
+from lrat.threat import Ball
+
+
+def FGSM(*, threat: Ball, start: Start = "none") -> PGD:  # noqa: N802 - the attack's name
+    """The fast gradient sign method (Goodfellow et al. 2015): one step of size epsilon."""
+    return PGD(threat=threat, steps=1, step_size=threat.epsilon, start=start)
+
+
+def CW(*, threat: Ball, steps: int, step_size: float, start: Start = "uniform") -> PGD:  # noqa: N802
+    """PGD on the logit margin (Eq. 8 and 14, Algorithm 3)."""
+    return PGD(threat=threat, steps=steps, step_size=step_size, loss=cw, start=start)
+
+
+def SAA(  # noqa: N802
+    *, threat: Ball, steps: int = 20, targets: int = 3, start: Start = "uniform"
+) -> APGD:
+    """The paper's simplified AutoAttack: targeted Auto-PGD on the targeted DLR loss (Eq. 9).
+
+    The ``targets`` highest wrong classes at the clean image, each from its own uniform start, in
+    one stacked batch; of their best-loss iterates the one with the smallest probability margin.
+    Images that it cannot fool get their strongest candidate, never the clean image.
+    """
+    return APGD(
+        threat=threat,
+        steps=steps,
+        loss=targeted_dlr,
+        targets=targets,
+        start=start,
+        choice="best-loss",
+        stacked=True,
+    )

@@ -1,0 +1,33 @@
+"""LRAT's weighting by the margin of the variant itself."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from lrat.errors import SettingError
+from lrat.losses import probability_margin
+from lrat.types import PerExample
+from lrat.weighting.base import Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginPower:
+    """w(t) = alpha * (1 - t)^beta with t = p_y - max_{i != y} p_i (Eq. 11 and 12); alpha, beta > 0.
+
+    The paper's values are alpha = 2, beta = 0.5. From 0 for a variant that fools nobody (t = 1) to
+    alpha * 2^beta for one that fools with certainty (t = -1).
+    """
+
+    alpha: float = 2.0
+    beta: float = 0.5
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
+            if not math.isfinite(value) or value <= 0:
+                raise SettingError(f"MarginPower({name}={value}): must be a number > 0 (Eq. 12)")
+
+    def __call__(self, evidence: Evidence) -> PerExample:
+        margin = probability_margin(evidence.logits, evidence.labels)
+        # Rounding can push t above 1; the power of a tiny negative number would be NaN.
+        return self.alpha * (1 - margin).clamp(min=0) ** self.beta
