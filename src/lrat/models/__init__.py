@@ -1,0 +1,7 @@
+"""Classifiers from images [B C H W] in [0, 1] to logits [B K]."""
+
+from lrat.models.normalize import Normalize
+from lrat.models.resnet import ResNet18
+from lrat.models.small_cnn import SmallCNN
+
+__all__ = ["Normalize", "ResNet18", "SmallCNN"]
