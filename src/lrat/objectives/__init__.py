@@ -1,0 +1,17 @@
+"""Objectives: how attacked images become one loss."""
+
+from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.objectives.phases import Phases, phases
+from lrat.objectives.reweighted import Reweighted, Term
+from lrat.objectives.trades import Trades
+
+__all__ = [
+    "Objective",
+    "ObjectiveOutput",
+    "Phases",
+    "Reweighted",
+    "StepContext",
+    "Term",
+    "Trades",
+    "phases",
+]

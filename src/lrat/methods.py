@@ -1,0 +1,128 @@
+"""The methods by name, each one expression: what the paper's tables compare, and TRADES.
+
+Every recipe takes the attacks simulated in training (``Simulated``), so that two methods differ in
+their objective alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrat.attacks import CW, PGD, SAA, Attack
+from lrat.errors import UnknownNameError
+from lrat.losses import kl
+from lrat.objectives import Phases, Reweighted, Term, Trades, phases
+from lrat.objectives.reweighted import Normalization
+from lrat.threat import Ball
+from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """The attacks simulated in training. ``step_size`` None is the paper's epsilon / 10.
+
+    The authors' earlier code steps 0.007 at epsilon 0.031: pass ``step_size``.
+    """
+
+    threat: Ball
+    steps: int = 10
+    step_size: float | None = None
+    saa_steps: int = 20
+    saa_targets: int = 3
+
+    @property
+    def pace(self) -> float:
+        """The step size in the ball's norm, [0, 1] units."""
+        return self.threat.epsilon / 10 if self.step_size is None else self.step_size
+
+    def make(self, name: str) -> Attack:
+        """The attack called ``pgd``, ``cw`` or ``saa``."""
+        if name == "saa":
+            return SAA(threat=self.threat, steps=self.saa_steps, targets=self.saa_targets)
+        if name == "cw":
+            return CW(threat=self.threat, steps=self.steps, step_size=self.pace)
+        if name == "pgd":
+            return PGD(threat=self.threat, steps=self.steps, step_size=self.pace)
+        raise UnknownNameError("training attack", name, ["pgd", "cw", "saa"])
+
+    def term(self, name: str, weighting: Weighting) -> Term:
+        return Term(name=name, attack=self.make(name), weighting=weighting)
+
+
+def natural() -> Reweighted:
+    """Plain training on clean images: no attack, the floor alone."""
+    return Reweighted(terms=[], min_weight=1.0, anchor="clean")
+
+
+def lsat(simulated: Simulated, attack: str = "saa") -> Reweighted:
+    """LSAT-X (Sec. 5.1): one attack, every weight 1."""
+    return Reweighted(terms=[simulated.term(attack, Uniform())])
+
+
+def sat(simulated: Simulated) -> Reweighted:
+    """Standard adversarial training (Eq. 2; Madry et al. 2018): LSAT with PGD."""
+    return lsat(simulated, "pgd")
+
+
+def gairat(
+    simulated: Simulated, attack: str = "pgd", *, lambda_: float = -1.0, begin: float = 0.3
+) -> Phases:
+    """GAIRAT (Eq. 4 and 10): weights by steps survived, uniform until the fraction ``begin``.
+
+    ``attack="cw"`` counts the steps along CW's trajectory (the paper's Figure 6).
+    """
+    return gd(simulated, (), attack, lambda_=lambda_, begin=begin, min_weight=0.0)
+
+
+def lrat(
+    simulated: Simulated,
+    attacks: Sequence[str] = ("saa", "cw"),
+    *,
+    alpha: float = 2.0,
+    beta: float = 0.5,
+    min_weight: float = 0.1,
+    normalization: Normalization = "batch",
+    anchor: str | None = None,
+) -> Reweighted:
+    """LRAT (Eq. 7, 12 and 15, Algorithm 1): each attack's variant weighted by its own margin."""
+    margin = MarginPower(alpha=alpha, beta=beta)
+    return Reweighted(
+        terms=[simulated.term(attack, margin) for attack in attacks],
+        min_weight=min_weight,
+        normalization=normalization,
+        anchor=anchor,
+    )
+
+
+def gd(
+    simulated: Simulated,
+    attacks: Sequence[str],
+    counted: str = "pgd",
+    *,
+    lambda_: float = -1.0,
+    begin: float = 0.3,
+    min_weight: float = 0.1,
+) -> Phases:
+    """Table 2's GD rows: LRAT's terms plus a variant weighted by geometric distance (Eq. 10).
+
+    That variant's weight is 1 until the fraction ``begin`` of training.
+    """
+
+    def with_weighting(weighting: Weighting) -> Reweighted:
+        terms = [simulated.term(attack, MarginPower()) for attack in attacks]
+        return Reweighted(terms=[*terms, simulated.term(counted, weighting)], min_weight=min_weight)
+
+    return phases(
+        {0.0: with_weighting(Uniform()), begin: with_weighting(GeometryTanh(lambda_=lambda_))}
+    )
+
+
+def trades(simulated: Simulated, *, beta: float = 6.0) -> Trades:
+    """TRADES (Zhang et al. 2019) with the same steps as the other methods."""
+    ascent = PGD(
+        threat=simulated.threat,
+        steps=simulated.steps,
+        step_size=simulated.pace,
+        loss=kl,
+        start="gaussian",
+    )
+    return Trades(attack_with=ascent, beta=beta)

@@ -1,0 +1,47 @@
+"""Objectives that change during training: bootstrap periods in fractions of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from lrat.attacks.base import Variant
+from lrat.errors import SettingError
+from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.types import Batch
+
+
+@dataclass(frozen=True)
+class Phases:
+    """The objective of the latest phase that has begun; see ``phases``."""
+
+    starts: tuple[tuple[float, Objective], ...]
+
+    def at(self, progress: float) -> Objective:
+        """The objective in force at this fraction of training."""
+        current = self.starts[0][1]
+        for start, objective in self.starts:
+            if progress >= start:
+                current = objective
+        return current
+
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        return self.at(step.progress).attack(view, batch, step)
+
+    def loss(
+        self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
+    ) -> ObjectiveOutput:
+        return self.at(step.progress).loss(model, batch, variants, step)
+
+
+def phases(schedule: Mapping[float, Objective]) -> Phases:
+    """``{fraction: objective}``: each objective from its fraction of training on; 0.0 must be one.
+
+    Epoch 30 of a 100-epoch schedule is 0.3, also when training stops after 66.
+    """
+    starts = sorted(schedule)
+    if not starts or starts[0] != 0:
+        raise SettingError(f"phases start at {starts}: the first must start at 0.0")
+    if starts[-1] >= 1:
+        raise SettingError(f"phases start at {starts}: fractions of training lie in [0, 1)")
+    return Phases(tuple((start, schedule[start]) for start in starts))

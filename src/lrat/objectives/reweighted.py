@@ -1,0 +1,176 @@
+"""The one objective of the paper's tables (Eq. 7) under its normalisation (Eq. 15)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.attacks.base import Attack, Variant
+from lrat.attacks.foreign import as_attack
+from lrat.errors import SettingError
+from lrat.losses import cross_entropy
+from lrat.objectives.base import ObjectiveOutput, StepContext
+from lrat.types import Batch, PerExample
+from lrat.weighting.base import Evidence, Uniform, Weighting
+
+Normalization = Literal["batch", "instance", "none"]
+CLEAN = "clean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One attack with its weighting: one j of Eq. 7. Plain callables are adapted as attacks.
+
+    Refused when the weighting needs what the attack does not provide, such as the geometric
+    distance of an attack that counts no steps.
+    """
+
+    name: str
+    attack: Attack
+    weighting: Weighting = field(default_factory=Uniform)
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name == CLEAN:
+            raise SettingError(f"Term(name={self.name!r}): give a name other than {CLEAN!r}")
+        object.__setattr__(self, "attack", as_attack(self.attack))
+        missing = self.weighting.needs - self.attack.provides
+        if missing:
+            raise SettingError(
+                f"Term {self.name!r}: {self.weighting!r} needs {', '.join(sorted(missing))}, which "
+                f"{type(self.attack).__name__} does not provide; PGD and CW do"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighted:
+    """mean_i { [C - sum_j w_ij]_+ loss(x*_i) + sum_j w_ij loss(x_ij) } (Eq. 7, Algorithm 1).
+
+    ``min_weight`` is C; x* is the variant of the term named by ``anchor`` (default: the first
+    term), or the clean image for ``"clean"``. With C = 0 there is no floor. ``normalization``:
+
+    * ``"batch"``: Eq. 15, mean_i {[C - sum_j w_ij]_+ + sum_j w_ij} = 1 over the global batch;
+    * ``"instance"``: each image's floor and weights sum to 1;
+    * ``"none"``: Algorithm 1 as printed.
+
+    Weights carry no gradient and are computed from the training forward's logits. Variants are
+    forwarded one by one, so BatchNorm sees each attack's images as a batch of its own.
+    """
+
+    terms: Sequence[Term]
+    min_weight: float = 0.0
+    normalization: Normalization = "batch"
+    anchor: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", tuple(self.terms))
+        names = [term.name for term in self.terms]
+        if len(set(names)) != len(names):
+            raise SettingError(f"terms {names}: names must differ, each draws its own noise")
+        if not math.isfinite(self.min_weight) or self.min_weight < 0:
+            raise SettingError(f"min_weight={self.min_weight}: the floor C must be >= 0")
+        if self.normalization not in get_args(Normalization):
+            raise SettingError(
+                f"normalization={self.normalization!r}: choose one of {get_args(Normalization)}"
+            )
+        if self.anchor is not None and self.anchor not in (*names, CLEAN):
+            raise SettingError(f"anchor={self.anchor!r}: choose one of {[*names, CLEAN]}")
+        if not names and (self.min_weight == 0 or self.anchor != CLEAN):
+            raise SettingError("no terms: natural training needs min_weight > 0 and anchor='clean'")
+
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        """A variant per term, each from its own noise; the clean logits are taken once for all."""
+        clean_logits = None
+        if any(term.attack.needs_clean for term in self.terms):
+            with evaluating(view), torch.no_grad():
+                clean_logits = view(batch.images).float()
+        return {
+            term.name: term.attack(
+                view,
+                batch.images,
+                batch.labels,
+                noise=step.noise.child(term.name),
+                clean_logits=clean_logits,
+            )
+            for term in self.terms
+        }
+
+    def loss(
+        self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
+    ) -> ObjectiveOutput:
+        """Total and normalizer of Eq. 7; with Eq. 15 their quotient is the mean over the batch."""
+        losses: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] = {}
+        correct: Tensor | None = None
+        for term in self.terms:
+            variant = variants[term.name]
+            logits = model(variant.images).float()
+            losses[term.name] = cross_entropy(logits, batch.labels)
+            weights[term.name] = self._weigh(term, logits, batch, variant)
+            correct = self._correct(logits, batch) if correct is None else correct
+        if self.min_weight > 0:
+            anchor = self.anchor or self.terms[0].name
+            if anchor == CLEAN:
+                logits = model(batch.images).float()
+                losses[CLEAN] = cross_entropy(logits, batch.labels)
+                correct = self._correct(logits, batch) if correct is None else correct
+            floor = (self.min_weight - _row_sum(weights.values(), batch)).clamp(min=0)
+            coefficients = {**weights, anchor: weights.get(anchor, 0) + floor}
+        else:
+            coefficients = dict(weights)
+        coefficients, fallback = self._replace_zeros(coefficients, batch, step)
+        rows = _row_sum(coefficients.values(), batch)
+        count = torch.full_like(rows[0], len(batch))
+        if self.normalization == "instance":
+            coefficients = {name: part / rows for name, part in coefficients.items()}
+        normalizer = rows.sum() if self.normalization == "batch" else count
+        weighted = [coefficients[name] * losses[name] for name in coefficients]
+        records = {f"loss/{name}": part.detach() for name, part in losses.items()}
+        records |= {f"weight/{name}": part for name, part in weights.items()}
+        scale = count / normalizer
+        records |= {f"share/{name}": part * scale for name, part in coefficients.items()}
+        return ObjectiveOutput(
+            total=torch.stack(weighted).sum(),
+            normalizer=normalizer,
+            per_example=records,
+            fallback=fallback,
+            correct=correct,
+        )
+
+    def _weigh(self, term: Term, logits: Tensor, batch: Batch, variant: Variant) -> PerExample:
+        evidence = Evidence(
+            logits=logits.detach(),
+            labels=batch.labels,
+            steps_survived=variant.steps_survived,
+            max_steps=variant.max_steps,
+        )
+        with torch.no_grad():
+            return term.weighting(evidence).float()
+
+    @staticmethod
+    def _correct(logits: Tensor, batch: Batch) -> Tensor:
+        return logits.detach().argmax(1) == batch.labels
+
+    def _replace_zeros(
+        self, coefficients: dict[str, Tensor], batch: Batch, step: StepContext
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Uniform coefficients where Eq. 15 would divide by zero: for the step or the image."""
+        rows = _row_sum(coefficients.values(), batch)
+        if self.normalization == "none":
+            return coefficients, torch.zeros_like(rows[0])
+        if self.normalization == "batch":
+            empty = (step.mean_across_processes(rows.mean()) == 0).expand_as(rows)
+        else:
+            empty = rows == 0
+        filled = {name: torch.where(empty, 1.0, part) for name, part in coefficients.items()}
+        return filled, empty.any().float()
+
+
+def _row_sum(parts: Iterable[Tensor], batch: Batch) -> Tensor:
+    total = torch.zeros(len(batch), device=batch.images.device)
+    for part in parts:
+        total = total + part
+    return total
