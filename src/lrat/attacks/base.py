@@ -19,8 +19,9 @@ from lrat.types import Counts, Images, Labels, Logits, PerExample
 class Trace:
     """What an attack knows about its own work; None where it does not.
 
-    ``margin`` [B] logit margin of the returned image; ``step`` [B] the iterate it was; ``source``
-    [B] the restart or target it came from; ``forwards`` and ``backwards`` [B] passes spent.
+    ``margin`` [B] probability margin (Eq. 11) of the returned image; ``step`` [B] the iterate it
+    was; ``source`` [B] the restart or target it came from; ``forwards`` and ``backwards`` [B]
+    passes spent.
     """
 
     margin: PerExample | None = None
