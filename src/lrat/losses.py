@@ -30,7 +30,14 @@ class Prepared:
     context: tuple[Tensor, ...]
 
     def __call__(self, logits: Logits) -> PerExample:
-        return self.function(logits.float(), *self.context)
+        losses = self.function(logits.float(), *self.context)
+        if losses.shape != logits.shape[:1]:
+            raise SettingError(
+                f"loss {getattr(self.function, '__name__', self.function)!r} returned shape "
+                f"{tuple(losses.shape)} for {len(logits)} images: return one value per image "
+                "(reduction='none')"
+            )
+        return losses
 
     def select(self, rows: Tensor) -> "Prepared":
         """The loss of these rows (integer or boolean [B])."""
