@@ -75,6 +75,11 @@ class _Named:
 
     function: Callable[..., Tensor]
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # A decorated function is no longer found under its own name, so pickle takes the name.
+        name = self.function.__name__ if hasattr(self.function, "__name__") else ""
+        return name if globals().get(name) is self else (type(self), (self.function,))
+
     def __repr__(self) -> str:
         return getattr(self.function, "__name__", repr(self.function))
 
