@@ -109,14 +109,19 @@ class GradientAttack(ABC):
         loop of one's own must pass noise, else every epoch starts from the same points.
         ``clean_logits`` [B K]: the logits of ``images``, if the caller has them.
         """
-        images = images.detach().float()
-        adapted = as_noise(noise, len(images), images.device)
-        with evaluating(model), torch.no_grad():
+        with torch.inference_mode(False), evaluating(model), torch.no_grad():
+            images, labels = _recordable(images.detach().float()), _recordable(labels)
+            adapted = as_noise(noise, len(images), images.device)
             if clean_logits is None and self.needs_clean:
                 clean_logits = model(images).float()
             elif clean_logits is not None:
-                clean_logits = clean_logits.detach().float()
+                clean_logits = _recordable(clean_logits.detach().float())
             return self.perturb(model, images, labels, adapted, clean_logits)
+
+
+def _recordable(values: Tensor) -> Tensor:
+    """A tensor that autograd may save: those made under ``inference_mode`` are copied."""
+    return values.clone() if values.is_inference() else values
 
 
 def image_gradient(
