@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lrat.attacks.ascent import Ascent, Candidate, ascend
 from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.pgd import Start, check_start, check_steps, every_image, starting_point
-from lrat.errors import SettingError
+from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, Prepared, as_loss, cross_entropy
 from lrat.randomness import Noise
 from lrat.threat import Ball
@@ -86,6 +86,11 @@ class APGD(GradientAttack):
         ranks: list[int | None] = [None]
         if self.targets is not None and clean is not None:
             ranks = list(range(1, min(self.targets, clean.shape[1] - 1) + 1))
+        if not ranks:
+            raise ModelError(
+                "the model has a single class, so there is no wrong class to aim at: give it one "
+                "logit per class"
+            )
         pairs = [(restart, rank) for rank in ranks for restart in range(self.restarts)]
         return [_Try(number, restart, rank) for number, (restart, rank) in enumerate(pairs)]
 
