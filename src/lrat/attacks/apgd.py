@@ -95,9 +95,13 @@ class APGD(GradientAttack):
         return [_Try(number, restart, rank) for number, (restart, rank) in enumerate(pairs)]
 
     def _candidate(self, found: Ascent) -> Candidate:
+        best = found.best
+        if self.start == "none":
+            # Iterate 0 is the clean image itself: no variant, unless it is misclassified already.
+            best = best.replace((best.step == 0) & ~found.ever_wrong, found.last)
         if self.choice == "best-loss":
-            return found.best
-        return found.best.replace(found.ever_wrong, found.wrong)
+            return best
+        return best.replace(found.ever_wrong, found.wrong)
 
     def _all_at_once(
         self,

@@ -39,10 +39,11 @@ class Candidate:
 
 @dataclass
 class Ascent:
-    """What a run found: the best-loss iterate, and the latest misclassified one if there is any."""
+    """What a run found: best-loss iterate, latest misclassified one if there is any, last one."""
 
     best: Candidate
     wrong: Candidate
+    last: Candidate
     ever_wrong: Tensor
 
 
@@ -79,7 +80,7 @@ def ascend(
     gradient, losses, logits = image_gradient(model, loss, start)
     current = previous = start
     now = Candidate(start, probability_margin(logits, labels), torch.zeros_like(labels), losses)
-    found = Ascent(best=now, wrong=now, ever_wrong=logits.argmax(1) != labels)
+    found = Ascent(best=now, wrong=now, last=now, ever_wrong=logits.argmax(1) != labels)
     gradient_of_best = gradient
     step_size = torch.full_like(losses, 2 * threat.epsilon)
     last_loss = rises = torch.zeros_like(losses)
@@ -108,6 +109,7 @@ def ascend(
         found = Ascent(
             best=found.best.replace(better, now),
             wrong=found.wrong.replace(wrong, now),
+            last=now,
             ever_wrong=found.ever_wrong | wrong,
         )
         if not final:
