@@ -142,7 +142,7 @@ class Reweighted:
 
     def _weigh(self, term: Term, logits: Tensor, batch: Batch, variant: Variant) -> PerExample:
         evidence = Evidence(
-            logits=logits.detach(),
+            logits=logits,
             labels=batch.labels,
             steps_survived=variant.steps_survived,
             max_steps=variant.max_steps,

@@ -12,14 +12,17 @@ from lrat.types import Counts, Labels, Logits, PerExample
 class Evidence:
     """All that a weighting may look at, for one variant of each image.
 
-    ``logits`` [B K], detached, of the training forward; ``labels`` [B]; ``steps_survived`` [B] and
-    ``max_steps`` where the attack counts them.
+    ``logits`` [B K] of the training forward, detached here; ``labels`` [B]; ``steps_survived`` [B]
+    and ``max_steps`` where the attack counts them.
     """
 
     logits: Logits
     labels: Labels
     steps_survived: Counts | None = None
     max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "logits", self.logits.detach())
 
 
 @runtime_checkable
