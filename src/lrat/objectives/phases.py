@@ -42,6 +42,6 @@ def phases(schedule: Mapping[float, Objective]) -> Phases:
     starts = sorted(schedule)
     if not starts or starts[0] != 0:
         raise SettingError(f"phases start at {starts}: the first must start at 0.0")
-    if starts[-1] >= 1:
+    if not all(0 <= start < 1 for start in starts):
         raise SettingError(f"phases start at {starts}: fractions of training lie in [0, 1)")
     return Phases(tuple((start, schedule[start]) for start in starts))
