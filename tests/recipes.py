@@ -1,0 +1,29 @@
+"""Every method by the name that the command line knows, for suites with one row per method."""
+
+from lrat.methods import Simulated, gairat, gd, lrat, lsat, natural, sat, trades
+from lrat.objectives import Objective
+
+
+def recipes(simulated: Simulated) -> dict[str, Objective]:
+    return {
+        "natural": natural(),
+        "sat": sat(simulated),
+        "gairat": gairat(simulated),
+        "gairat-cw": gairat(simulated, "cw"),
+        "lsat-cw": lsat(simulated, "cw"),
+        "lsat-saa": lsat(simulated, "saa"),
+        "lrat-pgd": lrat(simulated, ["pgd"]),
+        "lrat-cw": lrat(simulated, ["cw"]),
+        "lrat-saa": lrat(simulated, ["saa"]),
+        "lrat-saa+cw": lrat(simulated),
+        "gd+cw": gd(simulated, ["cw"]),
+        "gd+saa": gd(simulated, ["saa"]),
+        "saa+cw+gd": gd(simulated, ["saa", "cw"]),
+        "trades": trades(simulated),
+    }
+
+
+NAMES = (
+    "natural sat gairat gairat-cw lsat-cw lsat-saa lrat-pgd lrat-cw lrat-saa lrat-saa+cw "
+    "gd+cw gd+saa saa+cw+gd trades"
+).split()

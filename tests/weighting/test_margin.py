@@ -1,0 +1,70 @@
+"""Eq. 11 and 12 by hand, at the edges of floating point, and what is refused."""
+
+import math
+
+import pytest
+import torch
+
+import lrat.weighting.margin as margin_module
+from lrat.errors import SettingError
+from lrat.losses import probability_margin
+from lrat.weighting import Evidence, MarginPower
+
+LOGITS = torch.tensor([[7.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 1.0]]).log()
+"""Softmax (.7, .2, .1), (.25, .5, .25) and thirds."""
+
+
+def evidence(labels: list[int]) -> Evidence:
+    return Evidence(logits=LOGITS, labels=torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([0, 0, 0], [0.5, -0.25, 0.0]), ([1, 1, 1], [-0.5, 0.25, 0.0]), ([2, 2, 2], [-0.6, -0.25, 0])],
+)
+def test_eq_11_by_hand(labels: list[int], expected: list[float]) -> None:
+    found = probability_margin(LOGITS, torch.tensor(labels))
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "expected"),
+    [
+        (2.0, 0.5, [1.414214, 2.236068, 2.0]),
+        (2.0, 1.0, [1.0, 2.5, 2.0]),
+        (4.0, 2.0, [1.0, 6.25, 4.0]),
+        (0.25, 4.0, [0.015625, 0.610352, 0.25]),
+    ],
+)
+def test_eq_12_by_hand(alpha: float, beta: float, expected: list[float]) -> None:
+    found = MarginPower(alpha=alpha, beta=beta)(evidence([0, 0, 0]))
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=1e-6)
+
+
+def test_defaults_are_the_papers() -> None:
+    assert MarginPower() == MarginPower(alpha=2.0, beta=0.5)
+
+
+def test_ends_of_the_scale() -> None:
+    """0 where nobody is fooled, alpha * 2^beta where the model is surely wrong."""
+    logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 1e4, 0.0]])
+    found = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0, 0])))
+    torch.testing.assert_close(found, torch.tensor([0.0, 2 * math.sqrt(2)]))
+
+
+@pytest.mark.parametrize("beta", [0.25, 0.5, 1.5])
+def test_margin_above_one_by_rounding_weighs_nothing(
+    beta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = torch.tensor([1 + 2**-23, 1.0, 1 - 2**-23])
+    monkeypatch.setattr(margin_module, "probability_margin", lambda logits, labels: above)
+    found = MarginPower(beta=beta)(evidence([0, 0, 0]))
+    assert found[:2].tolist() == [0.0, 0.0]
+    assert found[2] > 0
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_refuses(name: str, value: float) -> None:
+    with pytest.raises(SettingError, match=rf"^MarginPower\({name}=.*> 0.*$"):
+        MarginPower(**{name: value})
