@@ -1,0 +1,190 @@
+"""The only training loop: it knows ``Objective``, never a method."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from lrat.errors import DataError, Interrupted
+from lrat.objectives.base import Objective
+from lrat.training.interrupt import StopRequest, stopping
+from lrat.training.metrics import EpochRecord
+from lrat.training.settings import Optimisation
+from lrat.training.state import RunState, training_modes
+from lrat.training.step import Stepper, own_randomness
+from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage
+from lrat.training.watch import StepProgress, Watch, choose, clean_accuracy, measure
+from lrat.types import BatchSource
+
+_logger = logging.getLogger(__name__)
+_AFTER_ALL_STEPS = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """A finished run. The model itself holds the weights of the last epoch.
+
+    ``records``: one per epoch. ``selected_epoch`` (from 1) with its ``selected_value`` (None
+    without selection: then it is the last epoch); ``weights``: its state dictionary, on the CPU.
+    """
+
+    records: tuple[EpochRecord, ...]
+    selected_epoch: int
+    selected_value: float | None
+    weights: Mapping[str, Tensor]
+
+
+def train(
+    model: nn.Module,
+    source: BatchSource,
+    objective: Objective,
+    optimisation: Optimisation,
+    *,
+    watch: Watch | None = None,
+    storage: Storage | None = None,
+    view: Callable[[nn.Module], nn.Module] | None = None,
+    device: torch.device | str | None = None,
+) -> TrainingResult:
+    """Train ``model`` in place on the batches of ``source`` by ``objective``.
+
+    The noise of an image in an epoch follows from (seed, image index, epoch) alone, and torch's
+    global random state is set per step and put back: on the CPU the same call gives the same
+    weights and metrics bit for bit (``metrics.TIMES`` apart), however often it was interrupted.
+    With ``storage`` a run that an earlier process left unfinished there is continued, a finished
+    one is returned as it is.
+
+    ``view`` makes the module that attacks see (default: the model itself); its ``refresh()``, if
+    it has one, is called before each step. ``device`` defaults to where the model is. Modes: see
+    ``training_modes``.
+
+    Raises ``Interrupted`` after SIGINT or SIGTERM, when the step under way is done and saved;
+    ``NonFiniteError`` with epoch, step and term; ``CheckpointError`` and ``RunFolderError`` for
+    the folder; ``ModelError`` without trainable parameters; ``DataError`` for an empty epoch.
+    """
+    place = torch.device(device) if device is not None else _device_of(model)
+    model.to(place)
+    state = RunState(model, optimisation.optimizer(model), source, place)
+    keeper: Keeper = MemoryKeeper() if storage is None else FolderKeeper(storage)
+    keeper.resume(state)
+    if state.epoch or state.step:
+        _logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
+    seen = model if view is None else view(model)
+    stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory)
+    with training_modes(model), stopping() as stop, stepper:
+        run = _Run(state, stepper, optimisation, watch or Watch(), keeper, stop)
+        while state.epoch < optimisation.epochs:
+            run.epoch()
+    return TrainingResult(
+        records=tuple(state.records),
+        selected_epoch=state.epoch if state.best is None else state.best.epoch,
+        selected_value=None if state.best is None else state.best.value,
+        weights=keeper.selected(state),
+    )
+
+
+class _Run:
+    """The epochs of one call of ``train``."""
+
+    def __init__(
+        self,
+        state: RunState,
+        stepper: Stepper,
+        optimisation: Optimisation,
+        watch: Watch,
+        keeper: Keeper,
+        stop: StopRequest,
+    ) -> None:
+        self._state = state
+        self._stepper = stepper
+        self._optimisation = optimisation
+        self._watch = watch
+        self._keeper = keeper
+        self._stop = stop
+        self._started = time.perf_counter()
+        self._images_here = 0
+
+    def epoch(self) -> None:
+        """What is left of the epoch under way, its measurements, its checkpoint."""
+        state = self._state
+        rate = self._optimisation.learning_rate(state.epoch)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        self._steps()
+        if state.sums.steps == 0:
+            raise DataError(
+                f"epoch {state.epoch + 1}: the source gave no batch; give it at least one image"
+            )
+        record = self._measure(rate)
+        key = self._watch.select_by
+        state.end_epoch(record, None if key is None else choose(state.best, record, key))
+        self._keeper.epoch_ended(state)
+        self._watch.progress.on_epoch(record)
+        if self._stop:
+            raise Interrupted(
+                f"stopped by {self._stop.reason} after epoch {state.epoch}; {self._keeper.where}"
+            )
+
+    def _steps(self) -> None:
+        state = self._state
+        batches = iter(state.source)
+        last = time.perf_counter()
+        while group := list(islice(batches, self._optimisation.accumulate)):
+            moved = [batch.to(state.device) for batch in group]
+            outcome = self._stepper(moved, epoch=state.epoch, step=state.step)
+            state.step += 1
+            state.sums.add(outcome)
+            self._images_here += outcome.images
+            self._keeper.add(outcome, epoch=state.epoch + 1)
+            now = time.perf_counter()
+            state.sums.seconds += now - last
+            last = now
+            self._watch.progress.on_step(self._progress(now))
+            if self._stop:
+                self._keeper.save(state)
+                raise Interrupted(
+                    f"stopped by {self._stop.reason} in epoch {state.epoch + 1} "
+                    f"after step {state.step}; {self._keeper.where}"
+                )
+
+    def _progress(self, now: float) -> StepProgress:
+        state, epochs = self._state, self._optimisation.epochs
+        speed = self._images_here / max(now - self._started, 1e-9)
+        size = state.source.size
+        left = None if size is None else (epochs - state.epoch) * size - state.sums.images
+        return StepProgress(
+            epoch=state.epoch + 1,
+            epochs=epochs,
+            step=state.step,
+            images=state.sums.images,
+            images_per_epoch=size,
+            images_per_second=speed,
+            seconds_left=None if left is None else left / speed,
+        )
+
+    def _measure(self, rate: float) -> EpochRecord:
+        """The record of the epoch, with everything that is measured at its end."""
+        state, watch = self._state, self._watch
+        epoch, model = state.epoch, state.model
+        started = time.perf_counter()
+        is_last = epoch + 1 == self._optimisation.epochs
+        due = is_last or (epoch + 1) % watch.monitor_every == 0
+        with own_randomness(self._optimisation.seed, epoch, _AFTER_ALL_STEPS, state.device):
+            clean = clean_accuracy(model, [batch.to(state.device) for batch in watch.clean])
+            validation = {} if watch.validate is None else measure(model, watch.validate)
+            monitor = {} if watch.monitor is None or not due else measure(model, watch.monitor)
+        return state.sums.record(
+            epoch=epoch,
+            lr=rate,
+            clean_accuracy=clean,
+            validation=validation,
+            monitor=monitor,
+            evaluation_seconds=time.perf_counter() - started,
+        )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((value.device for value in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,200 @@
+"""What an epoch was like: sums on the device while it runs, one record when it ends."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrat.errors import RunFolderError
+from lrat.training.files import write_atomically
+from lrat.training.outcome import StepOutcome
+
+TIMES = ("seconds", "evaluation_seconds", "images_per_second")
+"""The fields of ``EpochRecord`` that differ between two runs of the same configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One line of ``metrics.jsonl``. Accuracies are fractions of 1.
+
+    ``epoch`` counts from 1. ``loss``: mean over images. ``terms``: per term ``loss``,
+    ``weight_mean``, ``weight_min``, ``weight_max`` (raw weights), ``share`` (mean coefficient;
+    1 is all of the loss), ``effective_sample_size`` (see ``effective_sample_size``, mean over
+    steps). ``fallbacks``: steps in which all weights were 0. ``robust_accuracy``: of the training
+    forward on the first variant; ``clean_accuracy``: on the fixed subset, in eval mode.
+    ``passes``: per image, ``attack_`` and ``update_`` ``forwards`` and ``backwards``.
+    ``seconds`` of the steps, ``evaluation_seconds`` of everything at the end of the epoch.
+    """
+
+    epoch: int
+    lr: float
+    loss: float
+    steps: int
+    images: int
+    terms: Mapping[str, Mapping[str, float | None]]
+    fallbacks: int = 0
+    robust_accuracy: float | None = None
+    clean_accuracy: float | None = None
+    passes: Mapping[str, float | None] = field(default_factory=dict)
+    validation: Mapping[str, float | None] = field(default_factory=dict)
+    monitor: Mapping[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    images_per_second: float = 0.0
+
+    def to_json(self) -> str:
+        """One line of JSON without its line end."""
+        return json.dumps(_finite(asdict(self)), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "EpochRecord":
+        return cls(**json.loads(line))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity: null there, so that every reader can parse the line."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(sum w)^2 / sum w^2 / n of weights [n], in 0..1: 1 where all are equal, 0 where all are 0."""
+    squares = weights.square().sum()
+    size = weights.sum().square() / (squares * len(weights))
+    return torch.where(squares > 0, size, torch.zeros_like(size))
+
+
+class EpochSums:
+    """Sums over the steps of one epoch, kept on the device: no host synchronisation until read.
+
+    ``state_dict`` is part of a checkpoint within an epoch, so that its record comes out the same.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps = 0
+        self.images = 0
+        self.seconds = 0.0
+        self._device = device
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._extremes: dict[str, Tensor] = {}
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Take in one step."""
+        count = outcome.images
+        self.steps += 1
+        self.images += count
+        self._mean("loss", outcome.loss * count, count)
+        self._mean("fallbacks", 0 if outcome.fallbacks is None else outcome.fallbacks, 1)
+        for name, passed in vars(outcome.passes).items():
+            self._mean(f"passes/{name}", passed, count)
+        if outcome.correct is not None:
+            self._mean("correct", outcome.correct.sum(), len(outcome.correct))
+        for term, rows in outcome.terms.items():
+            for kind, values in rows.values.items():
+                self._add_rows(kind, term, values.to(self._dtype))
+
+    def _add_rows(self, kind: str, term: str, values: Tensor) -> None:
+        name = "weight_mean" if kind == "weight" else kind
+        self._mean(f"terms/{term}/{name}", values.sum(), len(values))
+        if kind == "weight":
+            self._extreme(f"terms/{term}/weight_min", values.min(), torch.minimum)
+            self._extreme(f"terms/{term}/weight_max", values.max(), torch.maximum)
+        elif kind == "share":
+            self._mean(f"terms/{term}/effective_sample_size", effective_sample_size(values), 1)
+
+    def _mean(self, name: str, total: Tensor | float, count: int) -> None:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros((), dtype=self._dtype, device=self._device)
+            self._counts[name] = 0
+        self._sums[name] += total
+        self._counts[name] += count
+
+    def _extreme(
+        self, name: str, value: Tensor, choose: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        held = self._extremes.get(name)
+        self._extremes[name] = value if held is None else choose(held, value)
+
+    def record(self, *, epoch: int, lr: float, **extra: Any) -> EpochRecord:
+        """The record of the epoch (counted from 0 here); ``extra`` fills its other fields."""
+        values = self._read()
+        terms: dict[str, dict[str, float]] = {}
+        for name in sorted(name for name in values if name.startswith("terms/")):
+            term, _, kind = name.removeprefix("terms/").rpartition("/")
+            terms.setdefault(term, {})[kind] = values[name]
+        return EpochRecord(
+            epoch=epoch + 1,
+            lr=lr,
+            loss=values["loss"],
+            steps=self.steps,
+            images=self.images,
+            terms=terms,
+            fallbacks=round(values["fallbacks"] * self.steps),
+            robust_accuracy=values.get("correct"),
+            passes={
+                name.removeprefix("passes/"): value
+                for name, value in values.items()
+                if name.startswith("passes/")
+            },
+            seconds=self.seconds,
+            images_per_second=self.images / self.seconds if self.seconds > 0 else 0.0,
+            **extra,
+        )
+
+    def _read(self) -> dict[str, float]:
+        """All means and extremes in one transfer."""
+        held = {**self._sums, **self._extremes}
+        read = torch.stack(list(held.values())).tolist()
+        return {
+            name: value / self._counts.get(name, 1) for name, value in zip(held, read, strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "images": self.images,
+            "seconds": self.seconds,
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+            "extremes": dict(self._extremes),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+        self.images = state["images"]
+        self.seconds = state["seconds"]
+        self._counts = dict(state["counts"])
+        self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}
+        self._extremes = {name: value.to(self._device) for name, value in state["extremes"].items()}
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one JSON object per epoch, whole lines only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewrite(self, lines: Iterable[str]) -> None:
+        """Make the file hold these lines: a continued run cuts it back to its checkpoint."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        if not self.path.exists() or self.path.read_bytes() != text:
+            write_atomically(self.path, lambda file: file.write(text))
+
+    def append(self, line: str) -> None:
+        """Add one line and flush it. Raises ``RunFolderError`` if that is impossible."""
+        try:
+            with open(self.path, "ab") as file:
+                file.write(f"{line}\n".encode())
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {self.path}: {error.strerror}; free space or make the folder "
+                "writable, then run the same command again"
+            ) from error

@@ -1,0 +1,119 @@
+"""What a step leaves behind for records: sums aside, one table of rows per term."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrat.objectives.base import ObjectiveOutput
+from lrat.types import Batch, Labels, PerExample, Scalar
+
+KINDS = ("loss", "weight", "share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermRows:
+    """One term's records of the images that it saw: a row per image, ``values`` by kind.
+
+    Kinds: ``loss``, ``weight`` (raw) and ``share`` (the coefficient under the normalisation of
+    the whole step, in units where the mean row is 1), as far as the objective tells them.
+    """
+
+    index: Labels
+    labels: Labels
+    values: Mapping[str, PerExample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Images sent forward and gradients sent back; tensors where only the attacks know."""
+
+    attack_forwards: int | Tensor = 0
+    attack_backwards: int | Tensor = 0
+    update_forwards: int = 0
+    update_backwards: int = 0
+
+    def __add__(self, other: "Passes") -> "Passes":
+        return Passes(
+            attack_forwards=self.attack_forwards + other.attack_forwards,
+            attack_backwards=self.attack_backwards + other.attack_backwards,
+            update_forwards=self.update_forwards + other.update_forwards,
+            update_backwards=self.update_backwards + other.update_backwards,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutcome:
+    """One optimiser step over one or several batches; tensors detached, on the step's device.
+
+    ``loss``: total / normalizer of the step. ``correct`` [B] and ``fallbacks`` as the objective
+    told them.
+    """
+
+    loss: Scalar
+    images: int
+    terms: Mapping[str, TermRows]
+    correct: Tensor | None
+    fallbacks: Scalar | None
+    passes: Passes
+
+
+def summed(values: Sequence[Tensor]) -> Tensor:
+    """The sum of scalars; of one, the very same number."""
+    return values[0] if len(values) == 1 else torch.stack(list(values)).sum()
+
+
+def merge(
+    batches: Sequence[Batch], outputs: Sequence[ObjectiveOutput], loss: Tensor, passes: Passes
+) -> StepOutcome:
+    """The outcome of a step from what the objective said about each of its batches."""
+    corrects = [output.correct for output in outputs if output.correct is not None]
+    fallbacks = [output.fallback.detach() for output in outputs if output.fallback is not None]
+    return StepOutcome(
+        loss=loss,
+        images=sum(len(batch) for batch in batches),
+        terms=_terms(batches, outputs),
+        correct=torch.cat(corrects) if corrects else None,
+        fallbacks=summed(fallbacks) if fallbacks else None,
+        passes=passes,
+    )
+
+
+def _terms(batches: Sequence[Batch], outputs: Sequence[ObjectiveOutput]) -> dict[str, TermRows]:
+    """Rows by term; an objective that samples its terms may have some in some batches only."""
+    parts: dict[str, list[tuple[Batch, dict[str, Tensor]]]] = {}
+    scales = _share_scales(batches, outputs)
+    for batch, output, scale in zip(batches, outputs, scales, strict=True):
+        known: dict[str, dict[str, Tensor]] = {}
+        for name, values in output.per_example.items():
+            kind, _, term = name.partition("/")
+            if kind in KINDS and term:
+                scaled = values.detach() if kind != "share" else values.detach() * scale
+                known.setdefault(term, {})[kind] = scaled
+        for term, values_by_kind in known.items():
+            parts.setdefault(term, []).append((batch, values_by_kind))
+    return {term: _rows(found) for term, found in parts.items()}
+
+
+def _rows(parts: Sequence[tuple[Batch, Mapping[str, Tensor]]]) -> TermRows:
+    kinds = [kind for kind in KINDS if all(kind in values for _, values in parts)]
+    return TermRows(
+        index=torch.cat([batch.index for batch, _ in parts]),
+        labels=torch.cat([batch.labels for batch, _ in parts]),
+        values={kind: torch.cat([values[kind] for _, values in parts]) for kind in kinds},
+    )
+
+
+def _share_scales(
+    batches: Sequence[Batch], outputs: Sequence[ObjectiveOutput]
+) -> list[float | Tensor]:
+    """From shares under each batch's own normalizer to shares under the step's normalizer."""
+    if len(outputs) == 1:
+        return [1.0]
+    count = sum(len(batch) for batch in batches)
+    mean = summed([output.normalizer.detach() for output in outputs]) / count
+    return [
+        output.normalizer.detach() / len(batch) / mean
+        for batch, output in zip(batches, outputs, strict=True)
+    ]

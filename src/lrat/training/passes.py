@@ -1,0 +1,70 @@
+"""Counting what training costs: images sent through the model and gradients sent back."""
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from lrat.attacks.base import Variant
+
+
+class PassCounter:
+    """Counts the rows that a module maps, and the rows whose gradient comes back through it.
+
+    Exact for whatever calls the module, without a host synchronisation: a forward hook counts, and
+    a hook on the output counts again when a gradient reaches it. A context manager; the hooks are
+    gone afterwards.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self._module = module
+        self._handle: Any = None
+
+    def __enter__(self) -> "PassCounter":
+        self._handle = self._module.register_forward_hook(self._count)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._handle.remove()
+
+    def read(self) -> tuple[int, int]:
+        """Forwards and backwards so far."""
+        return self.forwards, self.backwards
+
+    def since(self, before: tuple[int, int]) -> tuple[int, int]:
+        """Forwards and backwards after an earlier ``read``."""
+        return self.forwards - before[0], self.backwards - before[1]
+
+    def _count(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+        rows = len(output)
+        self.forwards += rows
+        if output.requires_grad:
+            output.register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
+
+    def _on_gradient(self, rows: int) -> Callable[[Tensor], None]:
+        def count(gradient: Tensor) -> None:
+            self.backwards += rows
+
+        return count
+
+
+def traced(variants: Mapping[str, Variant]) -> tuple[Tensor, Tensor] | None:
+    """Forward and backward passes summed over images and variants, as the attacks counted them.
+
+    For views that hooks cannot see into (a replayed graph). None unless every attack counted.
+    """
+    traces = [variant.trace for variant in variants.values()]
+    forwards = [trace.forwards for trace in traces if trace and trace.forwards is not None]
+    backwards = [trace.backwards for trace in traces if trace and trace.backwards is not None]
+    if not traces or len(forwards) < len(traces) or len(backwards) < len(traces):
+        return None
+    total_forwards = sum((part.sum() for part in forwards[1:]), forwards[0].sum())
+    return total_forwards, sum((part.sum() for part in backwards[1:]), backwards[0].sum())

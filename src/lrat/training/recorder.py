@@ -1,0 +1,91 @@
+"""Per-image weights of chosen epochs: the evidence behind the figures on weights."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrat.training.files import write_atomically
+from lrat.training.outcome import StepOutcome, TermRows
+
+COLUMNS = ("index", "label", "term", "raw_weight", "normalised_weight", "loss")
+_KIND_OF = {"raw_weight": "weight", "normalised_weight": "share", "loss": "loss"}
+
+
+class WeightRecorder:
+    """Writes ``folder/epoch-XXX.parquet`` (``.npz`` without pyarrow), one row per image and term.
+
+    ``epochs``: the epochs to record, counted from 1. Columns ``COLUMNS``: index and label int64,
+    term text, the others float32 (NaN where the objective does not tell); rows by term, then by
+    index, so that they do not depend on the order of batches. ``state_dict`` holds the rows of an
+    epoch under way.
+    """
+
+    def __init__(self, folder: Path, *, epochs: Collection[int]) -> None:
+        self._folder = folder
+        self._epochs = frozenset(epochs)
+        self._parts: dict[str, list[dict[str, Tensor]]] = {}
+
+    def add(self, outcome: StepOutcome, *, epoch: int) -> None:
+        """Keep the rows of a step if its epoch (from 1) is to be recorded."""
+        if epoch in self._epochs:
+            for term, rows in outcome.terms.items():
+                self._parts.setdefault(term, []).append(_part(rows))
+
+    def write(self, *, epoch: int) -> Path | None:
+        """Write the epoch's file and forget its rows; None if it is not to be recorded."""
+        parts, self._parts = self._parts, {}
+        if epoch not in self._epochs:
+            return None
+        return write_columns(self._folder / f"epoch-{epoch:03d}", _table(parts))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": {term: list(parts) for term, parts in self._parts.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._parts = {term: list(parts) for term, parts in state["parts"].items()}
+
+
+def _part(rows: TermRows) -> dict[str, Tensor]:
+    missing = torch.full((len(rows.index),), torch.nan, device=rows.index.device)
+    part = {name: rows.values.get(kind, missing).float() for name, kind in _KIND_OF.items()}
+    return {"index": rows.index, "label": rows.labels, **part}
+
+
+def _table(parts: Mapping[str, list[dict[str, Tensor]]]) -> dict[str, np.ndarray]:
+    tables = []
+    for term, pieces in parts.items():
+        columns = {
+            name: torch.cat([piece[name].cpu() for piece in pieces]).numpy() for name in pieces[0]
+        }
+        order = np.argsort(columns["index"], kind="stable")
+        table = {name: values[order] for name, values in columns.items()}
+        tables.append({**table, "term": np.full(len(order), term)})
+    if not tables:
+        return {name: np.empty(0, dtype="U1" if name == "term" else "f4") for name in COLUMNS}
+    return {name: np.concatenate([table[name] for table in tables]) for name in COLUMNS}
+
+
+def write_columns(stem: Path, columns: Mapping[str, np.ndarray]) -> Path:
+    """Write a table atomically as Parquet, or as .npz with the same columns without pyarrow.
+
+    ``stem`` is the path without its ending; returns the path with it.
+    """
+    try:
+        import pyarrow as arrow  # noqa: PLC0415 - optional: the core needs torch and numpy alone
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        path = stem.with_name(f"{stem.name}.npz")
+        arrays: dict[str, Any] = dict(columns)
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        return path
+
+    def write(file: BinaryIO) -> None:
+        parquet.write_table(arrow.table(dict(columns)), file)
+
+    path = stem.with_name(f"{stem.name}.parquet")
+    write_atomically(path, write)
+    return path

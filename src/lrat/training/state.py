@@ -1,0 +1,102 @@
+"""Everything that a run is between two steps, as one dictionary and back."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrat.errors import CheckpointError
+from lrat.training.metrics import EpochRecord, EpochSums
+from lrat.training.watch import Best
+from lrat.types import BatchSource
+
+
+class RunState:
+    """The parts of a run that change: what a checkpoint holds and a continued run starts from.
+
+    ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
+    ``sums``. ``memory``: the objective's named tensors. All randomness is a function of
+    (seed, epoch, step, image), so there is no generator to keep.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        source: BatchSource,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.source = source
+        self.device = device
+        self.epoch = 0
+        self.step = 0
+        self.memory: dict[str, Tensor] = {}
+        self.sums = EpochSums(device)
+        self.records: list[EpochRecord] = []
+        self.best: Best | None = None
+
+    def end_epoch(self, record: EpochRecord, best: Best | None) -> None:
+        """Move to the start of the next epoch."""
+        self.epoch += 1
+        self.step = 0
+        self.sums = EpochSums(self.device)
+        self.records.append(record)
+        self.best = best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values alone; tensors are the living ones, to be written at once."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "source": self.source.state_dict(),
+            "memory": dict(self.memory),
+            "sums": self.sums.state_dict(),
+            "records": [record.to_json() for record in self.records],
+            "best": None if self.best is None else asdict(self.best),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state. Raises ``CheckpointError`` if it is of another model."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"the checkpoint does not fit this model: {reason}; "
+                "train the same architecture, or choose another folder"
+            ) from error
+        self.source.load_state_dict(state["source"])
+        self.memory.clear()
+        self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})
+        self.epoch = state["epoch"]
+        self.step = state["step"]
+        self.sums = EpochSums(self.device)
+        self.sums.load_state_dict(state["sums"])
+        self.records = [EpochRecord.from_json(line) for line in state["records"]]
+        self.best = None if state["best"] is None else Best(**state["best"])
+
+
+@contextmanager
+def training_modes(model: nn.Module) -> Iterator[None]:
+    """Train mode inside, each module's own mode back afterwards.
+
+    A model that comes in train mode is left as it is: a module that the caller put into eval mode
+    inside it (a frozen BatchNorm) stays frozen. One that comes in eval mode is put into train mode
+    as a whole.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    if not model.training:
+        model.train()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

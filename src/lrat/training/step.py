@@ -1,0 +1,155 @@
+"""One step: attack, score, check, update."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lrat.attacks.base import Variant
+from lrat.errors import NonFiniteError
+from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.randomness import Keyed, keys
+from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed
+from lrat.training.passes import PassCounter, traced
+from lrat.training.settings import Optimisation
+from lrat.types import Batch
+
+
+@runtime_checkable
+class Refreshable(Protocol):
+    """A view of a model that keeps a copy of its weights: refreshed after each update."""
+
+    def refresh(self) -> object: ...
+
+
+class Stepper:
+    """Takes one optimiser step from one or several batches.
+
+    Gradients of the objective's totals add up over the batches and are divided once by the summed
+    normalizer, so that several small batches weigh exactly as one large batch does. The loss is
+    looked at before the weights change: one host synchronisation per step, none elsewhere here.
+    A context manager, for the hooks that count passes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        view: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        optimisation: Optimisation,
+        memory: dict[str, Tensor],
+    ) -> None:
+        self.memory = memory
+        self._model = model
+        self._view = view
+        self._objective = objective
+        self._optimizer = optimizer
+        self._optimisation = optimisation
+        self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
+        self._update_passes = PassCounter(model)
+        self._attack_passes = self._update_passes if view is model else PassCounter(view)
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> "Stepper":
+        self._hooks.enter_context(self._update_passes)
+        if self._attack_passes is not self._update_passes:
+            self._hooks.enter_context(self._attack_passes)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+
+    def __call__(self, batches: Sequence[Batch], *, epoch: int, step: int) -> StepOutcome:
+        """Update the weights from ``batches``; ``epoch`` and ``step`` count from 0.
+
+        Raises ``NonFiniteError`` before the update if the loss is NaN or infinite.
+        """
+        outputs: list[ObjectiveOutput] = []
+        passes = Passes()
+        self._optimizer.zero_grad(set_to_none=True)
+        if isinstance(self._view, Refreshable):
+            self._view.refresh()
+        with own_randomness(self._optimisation.seed, epoch, step, batches[0].images.device):
+            for batch in batches:
+                context = self._context(batch, epoch)
+                variants, attack_passes = self._attack(batch, context)
+                output, update_passes = self._score(batch, variants, context)
+                outputs.append(output)
+                passes = passes + attack_passes + update_passes
+            loss = self._update(outputs, epoch, step)
+        return merge(batches, outputs, loss, passes)
+
+    def _context(self, batch: Batch, epoch: int) -> StepContext:
+        return StepContext(
+            epoch=epoch,
+            progress=self._optimisation.progress(epoch),
+            noise=Keyed(keys(self._optimisation.seed, batch.index)).child(epoch),
+            memory=self.memory,
+        )
+
+    def _attack(self, batch: Batch, context: StepContext) -> tuple[dict[str, Variant], Passes]:
+        before = self._attack_passes.read()
+        variants = self._objective.attack(self._view, batch, context)
+        forwards, backwards = self._attack_passes.since(before)
+        if forwards:
+            return variants, Passes(attack_forwards=forwards, attack_backwards=backwards)
+        # A view that hooks cannot see into: the attacks' own count, where they keep one.
+        known = traced(variants) or (0, 0)
+        return variants, Passes(attack_forwards=known[0], attack_backwards=known[1])
+
+    def _score(
+        self, batch: Batch, variants: Mapping[str, Variant], context: StepContext
+    ) -> tuple[ObjectiveOutput, Passes]:
+        before = self._update_passes.read()
+        output = self._objective.loss(self._model, batch, variants, context)
+        output.total.backward()  # type: ignore[no-untyped-call]
+        forwards, backwards = self._update_passes.since(before)
+        return output, Passes(update_forwards=forwards, update_backwards=backwards)
+
+    def _update(self, outputs: Sequence[ObjectiveOutput], epoch: int, step: int) -> Tensor:
+        normalizer = summed([output.normalizer.detach() for output in outputs])
+        loss = summed([output.total.detach() for output in outputs]) / normalizer
+        gradients = [value.grad for value in self._parameters if value.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, 1 / normalizer)
+        if not torch.isfinite(loss).item():
+            raise NonFiniteError(
+                f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs)} became NaN or infinite: "
+                "lower the learning rate, clip gradients, or look at the images of this step"
+            )
+        if self._optimisation.clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._optimisation.clip)
+        self._optimizer.step()
+        return loss
+
+
+@contextmanager
+def own_randomness(seed: int, epoch: int, step: int, device: torch.device) -> Iterator[None]:
+    """Torch's global random state set from (seed, epoch, step) inside, and put back afterwards.
+
+    Nothing in this package draws from it, but dropout and the like in a user's model do: so they
+    too draw the same numbers when a run continues at this step, and leave no trace outside.
+    """
+    number = int(keys(seed, torch.tensor((epoch << 32) + step)))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        yield
+
+
+def _blame(outputs: Sequence[ObjectiveOutput]) -> str:
+    """The first record that is not finite, in words."""
+    for output in outputs:
+        for name, values in output.per_example.items():
+            kind, _, term = name.partition("/")
+            if kind in KINDS and not torch.isfinite(values).all():
+                return f"the {kind} of term {term!r}"
+    if all(torch.isfinite(output.total) for output in outputs):
+        return "the normalizer is 0, so that the loss"
+    return "the loss (though no term alone)"

@@ -1,0 +1,119 @@
+"""What is watched while a model trains: accuracies, the best epoch so far, progress."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import nn
+
+from lrat.acceleration import evaluating
+from lrat.errors import NonFiniteError, SettingError, UnknownNameError
+from lrat.training.metrics import EpochRecord
+from lrat.types import Batch
+
+Measure: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
+"""Accuracies (or other numbers) of a model by name; the model is in eval mode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgress:
+    """Where the run is. Forecasts rest on the speed of this process so far, evaluations included.
+
+    ``epoch`` counts from 1; ``images`` of this epoch are done, of ``images_per_epoch`` (None for a
+    stream). ``seconds_left`` of the whole run, None where the size of an epoch is unknown.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    images: int
+    images_per_epoch: int | None
+    images_per_second: float
+    seconds_left: float | None
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Told after each step and each epoch; must not change the model."""
+
+    def on_step(self, progress: StepProgress) -> None: ...
+
+    def on_epoch(self, record: EpochRecord) -> None: ...
+
+
+class Silent:
+    """Progress that nobody looks at."""
+
+    def on_step(self, progress: StepProgress) -> None:
+        return
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What to measure during training. Callables are given from outside, with the data they need.
+
+    ``clean``: batches of training images (a fixed subset) whose clean accuracy is recorded.
+    ``validate``: measured on held-out images after each epoch; ``select_by`` names the value that
+    picks the epoch (the largest; the earlier one of equals), None picks the last epoch.
+    ``monitor``: measured every ``monitor_every`` epochs and after the last, recorded, and never
+    used to select. Raises ``SettingError``.
+    """
+
+    clean: Sequence[Batch] = ()
+    validate: Measure | None = None
+    select_by: str | None = None
+    monitor: Measure | None = None
+    monitor_every: int = 1
+    progress: Progress = field(default_factory=Silent)
+
+    def __post_init__(self) -> None:
+        if self.select_by is not None and self.validate is None:
+            raise SettingError(
+                f"Watch(select_by={self.select_by!r}): selecting needs validate, measured on "
+                "held-out images; without it leave select_by out and the last epoch is taken"
+            )
+        if self.monitor_every < 1:
+            raise SettingError(f"Watch(monitor_every={self.monitor_every}): at least 1 epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The epoch (from 1) with the largest value of the selecting measure so far."""
+
+    epoch: int
+    value: float
+
+
+def choose(best: Best | None, record: EpochRecord, key: str) -> Best:
+    """The better of the best so far and this epoch; the earlier of equals."""
+    if key not in record.validation:
+        raise UnknownNameError("validation measure to select by", key, record.validation)
+    value = record.validation[key]
+    if value is None or not math.isfinite(value):
+        raise NonFiniteError(
+            f"epoch {record.epoch}: validation gave {key}={value}, which no epoch can be "
+            "selected by: look at the validation images and the model's logits"
+        )
+    return (
+        best if best is not None and value <= best.value else Best(epoch=record.epoch, value=value)
+    )
+
+
+def measure(model: nn.Module, what: Measure) -> dict[str, float]:
+    """Call a measure with the model in eval mode; every module's own mode back afterwards."""
+    with evaluating(model):
+        return {name: float(value) for name, value in what(model).items()}
+
+
+def clean_accuracy(model: nn.Module, batches: Sequence[Batch]) -> float | None:
+    """Share of the images classified correctly in eval mode; None without images."""
+    if not batches:
+        return None
+    with evaluating(model), torch.no_grad():
+        right = [(model(batch.images).argmax(1) == batch.labels).sum() for batch in batches]
+        return float(torch.stack(right).sum()) / sum(len(batch) for batch in batches)
