@@ -1,0 +1,89 @@
+"""The forward that verdicts rest on, and the count of passes that an attack spends."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.errors import ModelError, NonFiniteError
+
+_logger = logging.getLogger(__name__)
+
+
+def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
+    """Logits [B K]: float32, eval mode, no autocast, of ``model`` as it is.
+
+    Raises ``ModelError`` for an output that is not [B K] with K >= 2 and ``NonFiniteError`` that
+    names ``attack`` and the image (by ``index`` [B]) for NaN or infinite logits.
+    """
+    kind = images.device.type
+    with evaluating(model), torch.no_grad(), torch.autocast(kind, enabled=False):
+        logits = model(images.float())
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the model returns {type(logits).__name__}, not a tensor of logits: wrap it in a "
+            "module that returns the logits"
+        )
+    if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise ModelError(
+            f"the model returns shape {tuple(logits.shape)} for {len(images)} images: needed are "
+            f"logits ({len(images)}, K) of K >= 2 classes"
+        )
+    logits = logits.float()
+    finite = logits.isfinite().all(1).cpu().numpy()
+    if not finite.all():
+        raise NonFiniteError(
+            f"NaN or infinite logits on image {index[~finite][0]} under {attack} "
+            f"({int((~finite).sum())} such images in this batch): the model cannot be evaluated"
+        )
+    return logits
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
+    """Log once per call when every row sums to 1 and lies in [0, 1]: a softmax at the end hides
+    the logits' scale, so gradients vanish and attacks look weak."""
+    sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-4
+    if bool(sums_to_one) and bool(((logits >= 0) & (logits <= 1)).all()):
+        _logger.warning(
+            "the model seems to return probabilities instead of logits: gradients vanish and "
+            "attacks look weak; remove its softmax"
+        )
+
+
+@dataclass
+class Passes:
+    """Rows that went through a model forwards and backwards."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@contextmanager
+def counting_passes(model: nn.Module) -> Iterator[Passes]:
+    """Count the rows of every forward of ``model`` and of every gradient that reaches its output,
+    for attacks that do not tell what they spend."""
+    passes = Passes()
+
+    def after_forward(module: nn.Module, inputs: object, output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
+        rows = len(output)
+        passes.forwards += rows
+
+        def after_backward(gradient: Tensor) -> None:
+            passes.backwards += rows
+
+        if output.requires_grad:
+            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
+
+    handle = model.register_forward_hook(after_forward)
+    try:
+        yield passes
+    finally:
+        handle.remove()

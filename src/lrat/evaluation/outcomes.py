@@ -1,0 +1,121 @@
+"""The evidence of an evaluation: one row per image and attack, in columns."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import DataError
+
+UNKNOWN = -1
+"""``step`` and ``source`` where the attack does not tell, or did not run."""
+
+_TYPES: dict[str, type[np.generic]] = {
+    "index": np.int64,
+    "label": np.int64,
+    "attack": np.str_,
+    "fooled": np.bool_,
+    "prediction": np.int64,
+    "margin_clean": np.float32,
+    "margin": np.float32,
+    "step": np.int64,
+    "source": np.int64,
+    "forwards": np.float64,
+    "backwards": np.float64,
+    "distance": np.float32,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """Columns of equal length; a row is one image under one attack (or ``natural``).
+
+    ``fooled``: not robust, that is ``prediction`` differs from ``label``; an image that is wrong
+    when clean is fooled under every attack without being attacked, and its row repeats the clean
+    image (margin, distance 0, no passes). ``margin_clean`` and ``margin``: logit margin (Eq. 6) of
+    the clean and of the returned image, from the float32 forward of the original model. ``step``
+    and ``source``: the iterate, and the restart or target, that the image came from; -1 unknown.
+    ``forwards``, ``backwards``: passes the attack spent on the image. ``distance``: between
+    returned and clean image, in the threat's norm.
+    """
+
+    index: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    attack: npt.NDArray[Any]
+    fooled: npt.NDArray[np.bool_]
+    prediction: npt.NDArray[np.int64]
+    margin_clean: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float32]
+    step: npt.NDArray[np.int64]
+    source: npt.NDArray[np.int64]
+    forwards: npt.NDArray[np.float64]
+    backwards: npt.NDArray[np.float64]
+    distance: npt.NDArray[np.float32]
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, Any]) -> "Outcomes":
+        """From arrays or sequences by column name, cast to the columns' types.
+
+        Raises ``DataError`` for missing columns and unequal lengths; others are ignored.
+        """
+        missing = [name for name in _TYPES if name not in columns]
+        if missing:
+            raise DataError(f"outcomes lack the columns {', '.join(missing)}")
+        cast = {name: np.asarray(columns[name], dtype=kind) for name, kind in _TYPES.items()}
+        lengths = {name: len(column) for name, column in cast.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"columns of outcomes differ in length: {lengths}")
+        return Outcomes(**cast)
+
+    @staticmethod
+    def concatenate(parts: Iterable["Outcomes"]) -> "Outcomes":
+        """The rows of all parts, in order; no parts give no rows."""
+        tables = [part.columns() for part in parts]
+        if not tables:
+            return Outcomes.from_columns(dict.fromkeys(_TYPES, ()))
+        return Outcomes.from_columns(
+            {name: np.concatenate([table[name] for table in tables]) for name in _TYPES}
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """All columns by name: what is written to disk, and what ``pandas.DataFrame`` takes."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def select(self, rows: npt.NDArray[Any]) -> "Outcomes":
+        """The rows of a boolean mask or of positions, in that order."""
+        return Outcomes.from_columns(
+            {name: column[rows] for name, column in self.columns().items()}
+        )
+
+    def under(self, attack: str) -> "Outcomes":
+        """The rows of one attack (or of ``natural``)."""
+        return self.select(self.attack == attack)
+
+    def arranged(self, attacks: Iterable[str]) -> "Outcomes":
+        """The rows of these attacks in this order, each by ascending image number, once each."""
+        parts = []
+        for attack in attacks:
+            rows = self.under(attack)
+            _, first = np.unique(rows.index, return_index=True)
+            parts.append(rows.select(first))
+        return Outcomes.concatenate(parts)
+
+    def holds(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """For each image number whether a row has it."""
+        return np.isin(index, self.index)
+
+    def at(self, index: npt.NDArray[np.int64]) -> "Outcomes":
+        """One row for each of these image numbers, in their order.
+
+        For the rows of one attack. Raises ``DataError`` when a number is missing.
+        """
+        absent = index[~self.holds(index)]
+        if len(absent):
+            raise DataError(f"no outcome for image {absent[0]} (and {len(absent) - 1} more)")
+        order = np.argsort(self.index, kind="stable")
+        return self.select(order[np.searchsorted(self.index, index, sorter=order)])

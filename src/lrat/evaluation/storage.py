@@ -1,0 +1,210 @@
+"""Outcomes on disk: one part per attack and chunk, an identity that guards them, a summary.
+
+A folder holds ``identity.json``, ``outcomes/`` and, once all images are done, ``summary.json``.
+Every file appears whole or not at all. A part is named after its attack and its images, so parts of
+several runs or processes over the same identity can lie in one folder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import LratError, RunFolderError
+from lrat.evaluation.outcomes import Outcomes
+
+Identity = dict[str, Any]
+_PARTS = "outcomes"
+_IDENTITY = "identity.json"
+_SUMMARY = "summary.json"
+_MISSING = "(absent)"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ``RunFolderError`` for a file that is missing or is not a JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing: is this the folder of an evaluation?") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read ({error}): evaluate into a new folder"
+        ) from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is not a JSON object: evaluate into a new folder")
+    return value
+
+
+def write_part(folder: Path, outcomes: Outcomes) -> Path:
+    """One part with the rows of one attack: Parquet, or .npz with the same columns if pyarrow is
+    not there. The rows' order does not matter."""
+    name = str(outcomes.attack[0])
+    images = np.sort(outcomes.index)
+    digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
+    stem = f"{name}-{images[0]:08d}-{digest}"
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - the core works without pyarrow
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError:
+        path = folder / _PARTS / f"{stem}.npz"
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **outcomes.columns())  # type: ignore[arg-type]
+        return path
+    path = folder / _PARTS / f"{stem}.parquet"
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(outcomes.columns()), temporary)
+    return path
+
+
+def read_part(path: Path) -> Outcomes:
+    """Raises ``RunFolderError`` that names a damaged file."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return Outcomes.from_columns(dict(archive))
+        return Outcomes.from_columns(_read_parquet(path))
+    except LratError as error:
+        raise RunFolderError(f"{path}: {error}") from None
+    except Exception as error:
+        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(
+            f"{path} is damaged ({reason}): delete it and evaluate again, the rest is reused"
+        ) from None
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    try:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - the core works without pyarrow
+    except ImportError:
+        raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
+    with pq.ParquetFile(path) as file:
+        table = file.read(use_threads=False)
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def read_parts(folder: Path) -> Outcomes:
+    """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
+    paths = sorted(
+        path
+        for path in (folder / _PARTS).glob("*")
+        if path.suffix in {".parquet", ".npz"} and not path.name.startswith(".")
+    )
+    return Outcomes.concatenate(read_part(path) for path in paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeStore:
+    """What is known already and where new outcomes go; without a folder, nothing and nowhere."""
+
+    folder: Path | None
+    known: dict[str, Outcomes] = field(default_factory=dict)
+
+    @staticmethod
+    def open(folder: Path | None, identity: Identity) -> "OutcomeStore":
+        """Begin a folder, or continue one of the same identity.
+
+        Raises ``RunFolderError`` that shows the difference for a folder of another identity, and
+        for one that holds outcomes without an identity.
+        """
+        if folder is None:
+            return OutcomeStore(folder=None)
+        if (folder / _IDENTITY).exists():
+            _refuse_difference(folder, read_json(folder / _IDENTITY), identity)
+        elif (folder / _PARTS).exists():
+            raise RunFolderError(f"{folder} holds outcomes but no {_IDENTITY}: choose a new folder")
+        else:
+            write_json(folder / _IDENTITY, identity)
+        rows = read_parts(folder)
+        names = [str(name) for name in np.unique(rows.attack)]
+        return OutcomeStore(folder=folder, known={name: rows.arranged([name]) for name in names})
+
+    def stored(
+        self, attack: str, index: npt.NDArray[np.int64], label: npt.NDArray[np.int64]
+    ) -> Outcomes:
+        """The rows that earlier runs left for these images, in no particular order."""
+        rows = self.known.get(attack)
+        if rows is None:
+            return Outcomes.concatenate([])
+        rows = rows.select(np.isin(rows.index, index))
+        order = np.argsort(index)
+        now = label[order][np.searchsorted(index[order], rows.index)]
+        other = np.flatnonzero(rows.label != now)
+        if len(other):
+            at = other[0]
+            raise RunFolderError(
+                f"{self.folder}: image {rows.index[at]} had label {rows.label[at]} and has "
+                f"{now[at]} now: these are other data, choose a new folder"
+            )
+        return rows
+
+    def add(self, outcomes: Outcomes) -> None:
+        if self.folder is not None and len(outcomes):
+            write_part(self.folder, outcomes)
+
+    def finish(self, summary: Mapping[str, Any], index: npt.NDArray[np.int64]) -> None:
+        """Write the summary, unless the folder knows images beyond ``index``, this run's."""
+        if self.folder is None:
+            return
+        for rows in self.known.values():
+            beyond = rows.index[~np.isin(rows.index, index)]
+            if len(beyond):
+                raise RunFolderError(
+                    f"{self.folder} holds outcomes of images that this run did not see (image "
+                    f"{beyond[0]} and {len(beyond) - 1} more): evaluate all of them, or choose a "
+                    "new folder"
+                )
+        write_json(self.folder / _SUMMARY, summary)
+
+
+def read_finished(folder: Path) -> tuple[Identity, Outcomes]:
+    """Identity and rows of a finished evaluation; ``RunFolderError`` for an unfinished one."""
+    identity = read_json(folder / _IDENTITY)
+    if not (folder / _SUMMARY).exists():
+        raise RunFolderError(
+            f"{folder} is not finished: run the same evaluation again, it continues by itself"
+        )
+    return identity, read_parts(folder)
+
+
+def _refuse_difference(folder: Path, stored: Identity, wanted: Identity) -> None:
+    differences = list(_differences(stored, wanted))
+    if differences:
+        raise RunFolderError(
+            f"{folder} belongs to another evaluation ({'; '.join(differences)}): "
+            "choose a new folder or repeat the old settings"
+        )
+
+
+def _differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:
+    """``seed: 0 there, 1 here`` for every leaf that differs."""
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key, _MISSING), wanted.get(key, _MISSING)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}: {old} there, {new} here"

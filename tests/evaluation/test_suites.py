@@ -1,0 +1,68 @@
+import pytest
+
+from evaluation.parts import THREAT, Calls
+from lrat.attacks import APGD, PGD
+from lrat.errors import SettingError
+from lrat.evaluation import Member, Suite, custom, quick, tier
+from lrat.evaluation.suites import describe_threat
+from lrat.losses import cross_entropy, cw, targeted_dlr
+from lrat.threat import L2, Linf
+
+
+def test_quick_is_the_papers_protocol():
+    suite = quick(THREAT)
+    assert suite.names == ("natural", "pgd-20", "cw-20")
+    for member, loss in zip(suite.members, (cross_entropy, cw), strict=True):
+        attack = member.attack
+        assert isinstance(attack, PGD)
+        assert (attack.steps, attack.start, attack.loss) == (20, "uniform", loss)
+        assert attack.step_size == THREAT.epsilon / 4
+
+
+@pytest.mark.parametrize(("classes", "targets"), [(10, 9), (4, 3), (100, 9)])
+def test_tier_adds_auto_pgd(classes, targets):
+    suite = tier(THREAT, classes)
+    assert suite.names == ("natural", "pgd-20", "cw-20", "apgd-ce", "apgd-t")
+    plain, targeted = (member.attack for member in suite.members[2:])
+    assert plain == APGD(threat=THREAT, steps=100, loss=cross_entropy)
+    assert targeted == APGD(threat=THREAT, steps=100, loss=targeted_dlr, targets=targets)
+
+
+def test_tier_refuses_a_single_class():
+    with pytest.raises(SettingError, match="at least 2"):
+        tier(THREAT, 1)
+
+
+def test_custom_takes_attacks_and_plain_callables():
+    attack = PGD(threat=THREAT, steps=2, step_size=0.1)
+    suite = custom(THREAT, {"pgd": attack, "mine": Calls()}, name="own")
+    assert (suite.name, suite.names) == ("own", ("natural", "pgd", "mine"))
+    assert suite.members[0].attack is attack
+
+
+def test_a_description_has_no_address():
+    def mine(model, images, labels):
+        return images
+
+    (member,) = custom(THREAT, {"mine": mine}).members
+    assert "mine" in member.description
+    assert "0x" not in member.description
+
+
+@pytest.mark.parametrize("name", ["", "natural", "a/b", "../x", ".hidden", "a b"])
+def test_names_that_cannot_name_files_are_refused(name):
+    attack = PGD(threat=THREAT, steps=1, step_size=0.1)
+    with pytest.raises(SettingError, match="attack name"):
+        Member(name=name, attack=attack)
+
+
+def test_a_name_twice_is_refused():
+    member = quick(THREAT).members[0]
+    with pytest.raises(SettingError, match="pgd-20 twice"):
+        Suite(name="double", threat=THREAT, members=(member, member))
+
+
+def test_threats_are_described_exactly():
+    assert describe_threat(Linf(epsilon=8 / 255)) == "Linf(epsilon=8/255)"
+    assert describe_threat(Linf(epsilon=0.03)) == "Linf(epsilon=0.03)"
+    assert describe_threat(L2(epsilon=0.5)) == "L2(epsilon=0.5)"
