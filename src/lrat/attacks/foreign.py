@@ -1,10 +1,12 @@
 """Attacks of other libraries as attacks of ours."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,13 +34,32 @@ def _gradients_kept(model: nn.Module) -> Iterator[None]:
             parameter.grad = grad
 
 
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The global random states of Python, numpy and torch seeded inside, as they were after."""
+    on_cuda = device.type == "cuda"
+    python, legacy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        try:
+            random.seed(seed)
+            np.random.seed(seed)
+            # Not torch.manual_seed: it reseeds devices whose state is not kept here.
+            torch.default_generator.manual_seed(seed)
+            if on_cuda:
+                torch.cuda.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
     """Any callable ``(model, images, labels) -> images`` as an attack.
 
-    The callable sees the model in eval mode and a global random state seeded from ``noise``; modes,
-    gradients and the random state come back as they were. With ``threat`` given, a result outside
-    it raises ``RegionViolationError``.
+    The callable sees the model in eval mode and global random states (Python, numpy, torch) seeded
+    from ``noise``; modes, gradients and random states come back as they were. With ``threat``
+    given, a result outside it raises ``RegionViolationError``.
     """
 
     function: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -58,14 +79,13 @@ class Foreign:
         images = images.detach().float()
         own = as_noise(noise, len(images), images.device)
         seed = int(own.integers(2**31, (len(images),), "foreign-seed")[0])
-        devices = [images.device] if images.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(devices=devices),
+            _seeded(seed, images.device),
+            torch.inference_mode(False),
             evaluating(model),
             _gradients_kept(model),
             torch.enable_grad(),
         ):
-            torch.manual_seed(seed)
             result = self.function(model, images.clone(), labels.clone())
         if not isinstance(result, Tensor) or result.shape != images.shape:
             found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
