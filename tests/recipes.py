@@ -23,7 +23,8 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
     }
 
 
-NAMES = (
-    "natural sat gairat gairat-cw lsat-cw lsat-saa lrat-pgd lrat-cw lrat-saa lrat-saa+cw "
-    "gd+cw gd+saa saa+cw+gd trades"
-).split()
+NAMES = [
+    *("natural", "sat", "gairat", "gairat-cw", "lsat-cw", "lsat-saa"),
+    *("lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
+    *("gd+cw", "gd+saa", "saa+cw+gd", "trades"),
+]

@@ -1,11 +1,24 @@
-"""Batches and steps for tests of objectives."""
+"""Batches, steps and linear models for tests of objectives."""
 
 import torch
 from torch import Tensor, nn
 
+from builders import seeded
 from lrat.objectives import Objective, ObjectiveOutput, StepContext
 from lrat.randomness import Keyed, keys
 from lrat.types import Batch
+
+
+def linear(weight: list[list[float]]) -> nn.Sequential:
+    """The model whose logits are ``weight`` [K][D] times the flat image."""
+    layer = seeded(0, lambda: nn.Linear(len(weight[0]), len(weight), bias=False))
+    layer.load_state_dict({"weight": torch.tensor(weight)})
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def as_images(rows: list[list[float]]) -> Tensor:
+    """[B][D] as images [B 1 1 D]."""
+    return torch.tensor(rows)[:, None, None, :]
 
 
 def batch_of(images: Tensor, labels: Tensor, first: int = 0) -> Batch:
