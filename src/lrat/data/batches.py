@@ -1,0 +1,102 @@
+"""Batches out of memory: shuffled and resumable for training, in order for evaluation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrat.data.arrays import ImageData
+from lrat.data.augment import Augmentation
+from lrat.errors import CheckpointError, SettingError
+from lrat.randomness import Keyed, keys
+from lrat.types import Batch
+
+
+class InMemory:
+    """A ``BatchSource`` over ``data``, which stays on ``device`` as it is (uint8) until a batch.
+
+    Each ``iter()`` is an epoch, the last batch may be short. The order follows from (seed, epoch)
+    and each image's index, the augmentation from (seed, epoch, index): a source made again gives
+    the same batches. ``state_dict`` taken while a batch is in hand counts that batch as done; an
+    ``iter()`` continues where the state is, so an iteration that was broken off, or restored in the
+    middle of an epoch, yields the batches that were left, once. One iteration at a time.
+    Raises SettingError for a batch size below 1, CheckpointError for a state that does not fit.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        augmentation: Augmentation | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        _check_batch_size("InMemory", batch_size)
+        self._data = data.to(device)
+        self._batch_size = batch_size
+        self._shuffle = shuffle
+        self._augmentation = augmentation
+        self._noise = Keyed(keys(seed, self._data.index)).child("data")
+        self._epoch = 0
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        """Images per epoch."""
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        noise = self._noise.child(self._epoch)
+        order = self._order(noise)
+        while self._position < self.size:
+            rows = order[self._position : self._position + self._batch_size]
+            self._position += len(rows)
+            yield self._batch(rows, noise)
+        self._epoch += 1
+        self._position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """``epoch`` from 0 and ``position``: how many of its images have been handed out."""
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        epoch, position = state.get("epoch"), state.get("position")
+        if not isinstance(epoch, int) or not isinstance(position, int):
+            raise CheckpointError(f"state {state} of a batch source must hold epoch and position")
+        if epoch < 0 or not 0 <= position <= self.size:
+            raise CheckpointError(
+                f"state {state} does not fit {self._data.name} with {self.size} images: "
+                "it was saved with other data"
+            )
+        self._epoch, self._position = epoch, position
+
+    def _order(self, noise: Keyed) -> Tensor:
+        if not self._shuffle:
+            return torch.arange(self.size, device=self._data.labels.device)
+        return noise.uniform((self.size,), "order").argsort(stable=True)
+
+    def _batch(self, rows: Tensor, noise: Keyed) -> Batch:
+        batch = self._data.batch(rows, self._data.images.device)
+        if self._augmentation is None:
+            return batch
+        images = self._augmentation(batch.images, noise.select(rows).child("augmentation"))
+        return Batch(images=images, labels=batch.labels, index=batch.index)
+
+
+def in_order(
+    data: ImageData, *, batch_size: int, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Every image once, in its place, as float32 batches on ``device``; the last may be short."""
+    _check_batch_size("in_order", batch_size)
+    return (
+        data.batch(slice(start, start + batch_size), device)
+        for start in range(0, len(data), batch_size)
+    )
+
+
+def _check_batch_size(name: str, batch_size: int) -> None:
+    if batch_size < 1:
+        raise SettingError(f"{name}(batch_size={batch_size}): a batch holds at least 1 image")
