@@ -1,6 +1,5 @@
 """Refusals shared by the models: settings when built, image shapes when called."""
 
-import torch
 from torch import Tensor
 
 from lrat.errors import ModelError, SettingError
@@ -16,11 +15,10 @@ def check_settings(name: str, *, channels: int, classes: int, width: int) -> Non
         raise SettingError(f"{name}(width={width}): width counts filters and must be >= 1")
 
 
-@torch.fx.wrap  # type: ignore[attr-defined,untyped-decorator,unused-ignore]  # a leaf: traceable
 def check_images(images: Tensor, name: str, channels: int, size: int | None) -> None:
     """ModelError unless ``images`` is [B channels size size]; looks at shapes only.
 
-    ``size`` None allows any height and width. A leaf for torch.fx, so models stay traceable.
+    ``size`` None allows any height and width.
     """
     shape = tuple(images.shape)
     if len(shape) == 4 and shape[1] == channels and (size is None or shape[2:] == (size, size)):

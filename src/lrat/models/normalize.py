@@ -12,7 +12,7 @@ from lrat.types import Images
 
 
 class Normalize(nn.Module):
-    """(images - mean) / std per channel: the first layer of a model, ``Sequential(Normalize, net)``.
+    """(images - mean) / std per channel: the first layer of ``Sequential(Normalize(...), net)``.
 
     ``mean`` and ``std`` are in [0, 1] pixel units, one number per channel. They are saved with the
     weights, so that a weights file cannot be evaluated under another normalisation unnoticed.

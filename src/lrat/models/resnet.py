@@ -1,4 +1,4 @@
-"""ResNet-18 in its CIFAR form (He et al. 2016, with the 3x3 stem that the robustness field uses)."""
+"""ResNet-18 (He et al. 2016) in its CIFAR form, with the 3x3 stem that this field uses."""
 
 from torch import Tensor, nn
 
