@@ -13,7 +13,7 @@ from evaluation.parts import (
     linear,
     robust_margin,
 )
-from lrat.attacks import PGD, as_attack
+from lrat.attacks import APGD, PGD, as_attack
 from lrat.errors import (
     DataError,
     ModelError,
@@ -22,6 +22,7 @@ from lrat.errors import (
     SettingError,
 )
 from lrat.evaluation import custom, evaluate_suite, quick, tier
+from lrat.losses import targeted_dlr
 from lrat.threat import L2
 from lrat.types import Batch
 
@@ -53,8 +54,9 @@ def test_robust_accuracy_equals_the_closed_form_of_a_linear_model():
 
 
 def test_outcomes_do_not_depend_on_the_batch_split():
-    model, data = linear(4), images_and_labels(40, 4)
-    suite = tier(THREAT, 4)
+    model, data = linear(4), images_and_labels(16, 4)
+    targeted = APGD(threat=THREAT, steps=8, loss=targeted_dlr, targets=3)
+    suite = custom(THREAT, _members(quick(THREAT)) | {"apgd-t": targeted})
     one, seven, all_of_them = (evaluate(model, data, suite, size=size) for size in (1, 7, 64))
     assert 0 < one.worst_case.value < 1
     for other in (seven, all_of_them):
@@ -285,6 +287,12 @@ def test_evaluation_works_under_no_grad():
     with torch.no_grad():
         inside = evaluate()
     assert inside.accuracy == evaluate().accuracy
+
+
+def test_verdicts_are_float32_under_autocast():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = evaluate().outcomes.under("natural")
+    np.testing.assert_array_equal(inside.margin, evaluate().outcomes.under("natural").margin)
 
 
 class Returning(nn.Module):

@@ -1,6 +1,7 @@
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from lrat.errors import DataError, RunFolderError
@@ -73,8 +74,6 @@ def test_a_part_comes_back_as_written(tmp_path, monkeypatch, with_pyarrow):
 
 
 def test_parquet_and_npz_have_the_same_columns(tmp_path, monkeypatch):
-    import pyarrow.parquet as pq
-
     parquet = write_part(tmp_path, rows())
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     npz = write_part(tmp_path, rows("cw"))

@@ -227,7 +227,7 @@ class _Run:
         rows = rows.to(batch.images.device)
         images, labels = batch.images[rows].float(), batch.labels[rows]
         noise = Keyed(keys(self.seed, batch.index[rows])).child(member.name)
-        with counting_passes(self.view) as counted, torch.enable_grad():
+        with counting_passes(self.view) as counted:
             variant = member.attack(
                 self.view, images, labels, noise=noise, clean_logits=logits[rows]
             )

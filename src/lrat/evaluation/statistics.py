@@ -61,7 +61,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     _check_counts(only_a, only_b, only_a + only_b)
     if only_a + only_b == 0:
         return 1.0
-    from scipy.stats import binomtest  # noqa: PLC0415 - the core works without scipy
+    from scipy.stats import binomtest  # the core works without scipy
 
     return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
 

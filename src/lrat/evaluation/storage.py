@@ -67,8 +67,8 @@ def write_part(folder: Path, outcomes: Outcomes) -> Path:
     digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
     stem = f"{name}-{images[0]:08d}-{digest}"
     try:
-        import pyarrow as pa  # noqa: PLC0415 - the core works without pyarrow
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow as pa  # the core works without pyarrow
+        import pyarrow.parquet as pq
     except ImportError:
         path = folder / _PARTS / f"{stem}.npz"
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -99,7 +99,7 @@ def read_part(path: Path) -> Outcomes:
 
 def _read_parquet(path: Path) -> dict[str, Any]:
     try:
-        import pyarrow.parquet as pq  # noqa: PLC0415 - the core works without pyarrow
+        import pyarrow.parquet as pq  # the core works without pyarrow
     except ImportError:
         raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
     with pq.ParquetFile(path) as file:
