@@ -68,3 +68,11 @@ def test_margin_above_one_by_rounding_weighs_nothing(
 def test_refuses(name: str, value: float) -> None:
     with pytest.raises(SettingError, match=rf"^MarginPower\({name}=.*> 0.*$"):
         MarginPower(**{name: value})
+
+
+def test_refuses_weights_that_overflow() -> None:
+    """The largest weight is alpha * 2^beta; up to 2^100 it and sums over batches stay finite."""
+    with pytest.raises(SettingError, match="overflow float32: lower beta"):
+        MarginPower(alpha=4.0, beta=99.0)
+    surely_wrong = Evidence(logits=torch.tensor([[0.0, 1e4]]), labels=torch.tensor([0]))
+    assert MarginPower(alpha=4.0, beta=98.0)(surely_wrong).item() == 2.0**100

@@ -9,6 +9,8 @@ from lrat.losses import probability_margin
 from lrat.types import PerExample
 from lrat.weighting.base import Evidence
 
+_LARGEST_POWER = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class MarginPower:
@@ -26,6 +28,11 @@ class MarginPower:
         for name, value in (("alpha", self.alpha), ("beta", self.beta)):
             if not math.isfinite(value) or value <= 0:
                 raise SettingError(f"MarginPower({name}={value}): must be a number > 0 (Eq. 12)")
+        if math.log2(self.alpha) + self.beta > _LARGEST_POWER:
+            raise SettingError(
+                f"{self!r}: the largest weight, alpha * 2^beta, exceeds 2^{_LARGEST_POWER}, beyond "
+                "which sums of weights overflow float32: lower beta"
+            )
 
     def __call__(self, evidence: Evidence) -> PerExample:
         margin = probability_margin(evidence.logits, evidence.labels)
