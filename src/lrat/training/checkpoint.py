@@ -171,7 +171,7 @@ class Checkpoints:
             values = json.loads(path.read_bytes())
             description = Description(**values)
         except (OSError, ValueError, TypeError) as error:
-            raise _DamagedError(f"{path.name} cannot be read: {error}") from error
+            raise _DamagedError(f"{path.name} cannot be read") from error
         if description.format != FORMAT:
             raise CheckpointError(
                 f"checkpoint {self._payload(stem)} has format {description.format}, this version "
@@ -192,9 +192,11 @@ class Checkpoints:
             if _digest(path) != description.sha256:
                 raise _DamagedError("its digest differs")
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise _DamagedError(f"it cannot be read: {reason}") from error
+        except OSError as error:
+            raise _DamagedError(f"it cannot be read: {error.strerror}") from error
+        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+            # torch's own message advises to load with code execution allowed: not passed on.
+            raise _DamagedError("it holds something other than tensors and plain values") from error
         if not isinstance(state, dict):
             raise _DamagedError("it holds no state")
         return state

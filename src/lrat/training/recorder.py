@@ -75,8 +75,8 @@ def write_columns(stem: Path, columns: Mapping[str, np.ndarray]) -> Path:
     ``stem`` is the path without its ending; returns the path with it.
     """
     try:
-        import pyarrow as arrow  # noqa: PLC0415 - optional: the core needs torch and numpy alone
-        from pyarrow import parquet  # noqa: PLC0415
+        import pyarrow as arrow
+        from pyarrow import parquet
     except ImportError:
         path = stem.with_name(f"{stem.name}.npz")
         arrays: dict[str, Any] = dict(columns)

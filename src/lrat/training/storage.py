@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -39,6 +39,7 @@ class Storage:
         )
 
 
+@runtime_checkable
 class Keeper(Protocol):
     """What the loop hands its results to."""
 
