@@ -133,7 +133,7 @@ class L2:
         this is the projection of AutoAttack and of every common PGD, kept for parity.
         """
         offset = images - center
-        norm = _per_image(offset.flatten(1).norm(dim=1), offset)
+        norm = _per_image(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
         return (center + offset / (norm + _TINY) * norm.clamp(max=self.epsilon)).clamp(0, 1)
 
     def sample(self, center: Images, noise: Noise) -> Images:
@@ -148,11 +148,12 @@ class L2:
 
     def ascend(self, gradient: Images) -> Images:
         """argmax_{|d|_2 <= 1} <d, g> = g / |g|_2; zero where the gradient is zero."""
-        norm = gradient.flatten(1).norm(dim=1)
+        norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return gradient / (_per_image(norm, gradient) + _TINY)
 
     def distance(self, images: Images, center: Images) -> PerExample:
-        return (images - center).flatten(1).norm(dim=1)
+        norm: Tensor = torch.linalg.vector_norm((images - center).flatten(1), dim=1)
+        return norm
 
     def violation(self, images: Images, center: Images) -> PerExample:
         excess = self.distance(images, center) - self.epsilon

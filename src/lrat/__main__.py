@@ -1,0 +1,5 @@
+"""``python -m lrat``."""
+
+from lrat.cli import main
+
+main()

@@ -1,0 +1,223 @@
+"""The command line: parses, calls ``lrat.experiments``, prints; nothing else.
+
+torch is imported inside the commands alone, so that ``lrat --help`` answers at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lrat import __version__
+from lrat.errors import Interrupted, LratError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adversarial training with local reweighting (LRAT), its baselines, and their evaluation.",
+)
+
+Data = Annotated[
+    str | None, typer.Option(help="digits, cifar10, ... or npz:PATH; see `lrat list data`.")
+]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's official files.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Threat = Annotated[str | None, typer.Option(help="linf:8/255, linf:0.1, l2:0.5, ...")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Root of every random number.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="A fixed, stratified part of the images.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting, as training.lr=0.05; repeatable.")
+]
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """The options that were given, nested by the dots in their names."""
+    nested: dict[str, Any] = {}
+    for path, value in values.items():
+        if value is None:
+            continue
+        *sections, key = path.split("__")
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return nested
+
+
+@app.command()
+def train(
+    method: Annotated[str | None, typer.Argument(help="See `lrat list methods`.")] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    model: Annotated[
+        str | None, typer.Option(help="small-cnn, resnet-18 or FILE.py:FUNCTION.")
+    ] = None,
+    threat: Threat = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/METHOD-DATA-SEED by default.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML, as a run's config.yaml.")] = None,
+    set_: Set = None,
+    device: Device = None,
+) -> None:
+    """Train a classifier. The same command continues an interrupted run."""
+    from lrat.experiments.config import load_config, parse_assignments, read_yaml
+    from lrat.experiments.folder import default_folder
+    from lrat.experiments.progress import training_progress
+    from lrat.experiments.run import train_run
+
+    options = _given(
+        method__name=method,
+        data__name=data,
+        data__root=data_root,
+        model__name=model,
+        training__epochs=epochs,
+        threat=threat,
+        seed=seed,
+        device=device,
+    )
+    settings = load_config(
+        {} if config is None else read_yaml(config), options, parse_assignments(set_ or [])
+    )
+    folder = default_folder(settings) if out is None else out
+    with training_progress(settings) as progress:
+        report = train_run(settings, folder, progress=progress)
+    print(report)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="selected, last or epoch-N.")] = "selected",
+    suite: Annotated[str, typer.Option(help="See `lrat list suites`.")] = "quick",
+    threat: Threat = None,
+    limit: Limit = None,
+    seed: Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    model_file: Annotated[
+        str | None, typer.Option(help="Instead of a run: FILE.py:FUNCTION returning an nn.Module.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights, .safetensors.")] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --model-file: folder for the evidence.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Attack a run's model, or a model of your own, on its test images."""
+    from lrat.experiments.evaluating import EvaluationRequest, evaluate_file, evaluate_run
+    from lrat.experiments.progress import evaluation_progress
+
+    request = EvaluationRequest(
+        suite=suite, threat=threat, limit=limit, seed=seed, batch_size=batch_size, device=device
+    )
+    with evaluation_progress() as progress:
+        if run is not None and model_file is None:
+            place, result = evaluate_run(run, request, checkpoint=checkpoint, progress=progress)
+            folder: Path | None = place
+        else:
+            folder, result = evaluate_file(
+                request,
+                run=run,
+                model_file=model_file,
+                weights=weights,
+                data=data,
+                data_root=data_root,
+                out=out,
+                progress=progress,
+            )
+    print(result)
+    if folder is not None:
+        print(f"evidence in {folder}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run or evaluation folder.")],
+    second: Annotated[Path, typer.Argument(help="Another one, evaluated on the same images.")],
+    suite: Annotated[
+        str | None, typer.Option(help="Which evaluation, where there are several.")
+    ] = None,
+) -> None:
+    """Paired tests of two runs on the same images (exact McNemar)."""
+    from lrat.experiments.evaluating import compare_runs
+
+    print(compare_runs(first, second, suite=suite))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a quick look.")] = None,
+    suite: Annotated[str, typer.Option()] = "tier",
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
+) -> None:
+    """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
+    from lrat.experiments.demo import run_demo
+
+    for line in run_demo(out, epochs=epochs, suite=suite, workers=workers or os.cpu_count() or 1):
+        print(line, flush=True)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, attacks, suites, data or models.")],
+) -> None:
+    """What there is, a line each."""
+    from lrat.errors import UnknownNameError
+    from lrat.experiments.catalogue import ALIASES, CATALOGUES
+
+    if what not in CATALOGUES:
+        raise UnknownNameError("list", what, CATALOGUES)
+    entries = dict(CATALOGUES[what])
+    if what == "methods":
+        entries |= {alias: f"the same as {name}" for alias, name in ALIASES.items()}
+    width = max(map(len, entries))
+    for name, description in entries.items():
+        print(f"{name.ljust(width)}  {description}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lrat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More of what happens.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line and status 2, an interrupted run is status 130."""
+    try:
+        app()
+    except Interrupted as stopped:
+        print(f"lrat: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except LratError as error:
+        print(f"lrat: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("lrat: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from lrat.data import (
+    VALIDATION_FRACTION,
+    ImageData,
+    InMemory,
+    hold_out,
+    image_data,
+    in_order,
+    stratified_subset,
+)
+from lrat.errors import SettingError
+from lrat.evaluation import EvaluationResult, Suite, evaluate_suite
+from lrat.experiments import build, catalogue
+from lrat.experiments.config import MethodSettings
+from lrat.experiments.evaluating import weights_digest
+from lrat.experiments.run import accuracy_measure
+from lrat.methods import Simulated
+from lrat.objectives import Objective
+from lrat.threat import Ball
+from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
+from lrat.training.watch import Silent
+
+Data: TypeAlias = "tuple[Any, Any] | ImageData"
+_VALIDATION_ATTACK = "pgd-10"
+_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What ``fit`` did; the model itself holds the selected weights and is in eval mode."""
+
+    records: tuple[EpochRecord, ...]
+    selected_epoch: int
+    validation_accuracy: float | None
+    """Accuracy under PGD-10 on the held-out images, a fraction; None without held-out images."""
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    *,
+    threat: Ball,
+    method: str | Objective = "lrat-saa+cw",
+    epochs: int = 20,
+    batch_size: int = 128,
+    lr: float = 0.1,
+    weight_decay: float = 2e-4,
+    drops: Mapping[float, float] | None = None,
+    validation: float = VALIDATION_FRACTION,
+    augmentation: Any = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train ``model`` in place so that it withstands attacks inside ``threat``.
+
+    ``data``: (images, labels) as arrays or tensors, float in [0, 1] or uint8, or an ``ImageData``.
+    ``method``: a name of ``lrat list methods``, or an ``Objective``. ``drops``: fraction of
+    training -> factor on the learning rate; None is the paper's. The share ``validation`` is held
+    out and picks the epoch with the best accuracy under PGD-10; 0 keeps the last epoch. With
+    ``out`` the run is kept in that folder and the same call continues it.
+
+    Raises ``LratError`` in one line for data, settings or a model that do not fit.
+    """
+    images = _images(data)
+    objective, name = _objective(method, threat)
+    train_part, held = hold_out(images, validation, seed) if validation else (images, None)
+    place = _device(model, device)
+    build.check_fit(model, images)
+    model.to(place)
+    optimisation = Optimisation(
+        epochs=epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        seed=seed,
+        **({} if drops is None else {"drops": drops}),  # type: ignore[arg-type]
+    )
+    validate = None
+    if held is not None:
+        suite = build.attacks_as_suite((_VALIDATION_ATTACK,), threat)
+        validate = accuracy_measure(held, suite, seed=seed, device=place)
+    identity = f"{name} {threat!r} {optimisation!r} {batch_size} {validation} {images.digest()}"
+    source = InMemory(
+        train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
+    )
+    result = train(
+        model,
+        source,
+        objective,
+        optimisation,
+        watch=Watch(
+            validate=validate,
+            select_by=None if held is None else _VALIDATION_ATTACK,
+            progress=progress or Silent(),
+        ),
+        storage=None if out is None else Storage(folder=Path(out), identity=identity),
+        device=place,
+    )
+    model.load_state_dict(result.weights)
+    model.eval()
+    return FitResult(
+        records=result.records,
+        selected_epoch=result.selected_epoch,
+        validation_accuracy=result.selected_value,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    threat: Ball,
+    suite: str | Suite = "quick",
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = _BATCH,
+    folder: Path | str | None = None,
+    device: torch.device | str | None = None,
+) -> EvaluationResult:
+    """Attack ``model`` on ``data`` inside ``threat``; ``print(result)`` is the table.
+
+    ``data`` as for ``fit``; ``suite``: a name of ``lrat list suites`` or a ``Suite`` of one's own;
+    ``limit``: a fixed, stratified part of the images. With ``folder`` the evidence per image is
+    kept there and the same call continues it. ``result.accuracy["pgd-20"]`` and
+    ``result.worst_case`` have ``.value``, ``.low`` and ``.high``, fractions with Wilson 95 %
+    intervals.
+
+    Raises ``LratError`` in one line for data, settings or a model that do not fit.
+    """
+    images = _images(data)
+    place = _device(model, device)
+    classes = build.check_fit(model, images)
+    chosen = suite
+    if isinstance(chosen, str):
+        chosen = build.suite(chosen, threat, classes)
+    elif chosen.threat != threat:
+        raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
+    part = stratified_subset(images, limit, seed=0)
+    return evaluate_suite(
+        model.to(place),
+        in_order(part, batch_size=batch_size, device=place),
+        chosen,
+        seed=seed,
+        folder=None if folder is None else Path(folder),
+        identity={"model": weights_digest(model.state_dict()), "data": images.digest()},
+        device=place,
+    )
+
+
+def _images(data: Data) -> ImageData:
+    if isinstance(data, ImageData):
+        return data
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise SettingError("data: pass (images, labels) or an ImageData")
+    return image_data(*data)
+
+
+def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
+    if isinstance(method, str):
+        name = catalogue.resolve_method(method)
+        return build.METHODS[name](Simulated(threat=threat), MethodSettings(name=name)), name
+    return method, repr(method)
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return build.device(str(device))
+    return next((value.device for value in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,247 @@
+"""Configuration to objects: the only place where names become threats, methods, data and models."""
+
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lrat import methods
+from lrat.acceleration import evaluating
+from lrat.attacks import APGD, CW, PGD, SAA, Attack
+from lrat.data import (
+    CropAndFlip,
+    ImageData,
+    Splits,
+    cifar10,
+    digits,
+    fashion_mnist,
+    load_npz,
+    mnist,
+)
+from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNameError
+from lrat.evaluation import Member, Suite, quick, tier
+from lrat.experiments import catalogue
+from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
+from lrat.losses import targeted_dlr
+from lrat.methods import Simulated
+from lrat.models import ResNet18, SmallCNN
+from lrat.objectives import Objective, Reweighted
+from lrat.threat import L2, Ball, Linf
+from lrat.training import Optimisation
+
+_Recipe = Callable[[Simulated, MethodSettings], Objective]
+
+
+def _lrat(*attacks: str) -> _Recipe:
+    def recipe(simulated: Simulated, settings: MethodSettings) -> Reweighted:
+        return methods.lrat(
+            simulated,
+            attacks,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            min_weight=settings.min_weight,
+            normalization=settings.normalization,
+            anchor=settings.anchor,
+        )
+
+    return recipe
+
+
+def _gd(*attacks: str) -> _Recipe:
+    return lambda simulated, settings: methods.gd(
+        simulated,
+        attacks,
+        lambda_=settings.gairat_lambda,
+        begin=settings.gairat_begin,
+        min_weight=settings.min_weight,
+    )
+
+
+def _gairat(attack: str) -> _Recipe:
+    return lambda simulated, settings: methods.gairat(
+        simulated, attack, lambda_=settings.gairat_lambda, begin=settings.gairat_begin
+    )
+
+
+def _lsat(attack: str) -> _Recipe:
+    return lambda simulated, settings: methods.lsat(simulated, attack)
+
+
+METHODS: Mapping[str, _Recipe] = {
+    "natural": lambda simulated, settings: methods.natural(),
+    "sat": lambda simulated, settings: methods.sat(simulated),
+    "gairat": _gairat("pgd"),
+    "gairat-cw": _gairat("cw"),
+    "lsat-cw": _lsat("cw"),
+    "lsat-saa": _lsat("saa"),
+    "lrat-pgd": _lrat("pgd"),
+    "lrat-cw": _lrat("cw"),
+    "lrat-saa": _lrat("saa"),
+    "lrat-saa+cw": _lrat("saa", "cw"),
+    "gd+cw": _gd("cw"),
+    "gd+saa": _gd("saa"),
+    "saa+cw+gd": _gd("saa", "cw"),
+    "trades": lambda simulated, settings: methods.trades(simulated, beta=settings.trades_beta),
+}
+
+
+def threat(text: str) -> Ball:
+    """``linf:8/255`` or ``l2:0.5`` as a ball."""
+    norm, epsilon = catalogue.parse_threat(text)
+    return Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+
+
+def objective(config: RunConfig) -> Objective:
+    """The method's objective under the run's threat."""
+    simulated = Simulated(threat=threat(config.threat), **config.attack.model_dump())
+    return METHODS[config.method.name](simulated, config.method)
+
+
+def data(settings: DataSettings, seed: int) -> Splits:
+    """The data set, split: ``seed`` decides the held-out images and, for digits, the test fold."""
+    split = {
+        "seed": seed,
+        "validation": settings.validation,
+        "train_limit": settings.train_limit,
+    }
+    if settings.name.startswith("npz:"):
+        return load_npz(settings.name.removeprefix("npz:"), **split)  # type: ignore[arg-type]
+    if settings.name == "digits":
+        return digits(**split)  # type: ignore[arg-type]
+    loaders = {"cifar10": cifar10, "mnist": mnist, "fashion-mnist": fashion_mnist}
+    return loaders[settings.name](settings.root, **split)  # type: ignore[arg-type]
+
+
+def augmentation(settings: DataSettings) -> CropAndFlip | None:
+    """Crop and flip where asked for, by default for CIFAR-10 alone."""
+    wanted = settings.name == "cifar10" if settings.augment is None else settings.augment
+    return CropAndFlip() if wanted else None
+
+
+def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
+    channels, height, width = shape
+    chosen = {} if config.model.width is None else {"width": config.model.width}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if ".py:" in config.model.name:
+            return from_file(config.model.name)
+        if config.model.name == "resnet-18":
+            return ResNet18(channels=channels, classes=classes, **chosen)
+        if height != width:
+            raise ConfigurationError(
+                f"model 'small-cnn' needs square images, {config.data.name!r} has "
+                f"{height}x{width}: use resnet-18 or a model of your own"
+            )
+        return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
+
+
+def from_file(place: str) -> nn.Module:
+    """``path/to/file.py:function``: what the user's own function returns, an nn.Module."""
+    path, _, name = place.rpartition(":")
+    spec = importlib.util.spec_from_file_location("users_model", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ConfigurationError(f"model {place!r}: there is no Python file {path}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigurationError(f"model {place!r}: {path} fails: {error!r}") from error
+    made = getattr(module, name, None)
+    if made is None:
+        raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
+    result = made if isinstance(made, nn.Module) else made()
+    if not isinstance(result, nn.Module):
+        raise ModelError(f"model {place!r}: {name} returned {type(result).__name__}, no nn.Module")
+    return result
+
+
+def check_fit(network: nn.Module, images: ImageData) -> int:
+    """Two images through the network before anything is written; returns its number of classes.
+
+    ModelError where the network cannot take the images, returns no logits [B K], or has fewer
+    classes than the data. More are allowed: a test set need not show every class.
+    """
+    place = next((value.device for value in network.parameters()), torch.device("cpu"))
+    batch = images.batch(torch.arange(min(2, len(images)))).to(place)
+    try:
+        with evaluating(network), torch.no_grad():
+            logits = network(batch.images)
+    except ModelError:
+        raise
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise ModelError(f"the model fails on images {list(images.shape)}: {cause}") from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if len(shape) != 2 or shape[0] != len(batch):
+        raise ModelError(
+            f"the model returns {shape} for {len(batch)} images: it must return logits "
+            f"({len(batch)}, K)"
+        )
+    classes = int(logits.shape[1])
+    if classes < images.classes:
+        raise ModelError(
+            f"the model knows {classes} classes, {images.name} has {images.classes}: give it one "
+            "output per class"
+        )
+    return classes
+
+
+def optimisation(config: RunConfig) -> Optimisation:
+    """The schedule and the optimiser's settings."""
+    training = config.training
+    return Optimisation(
+        epochs=training.epochs,
+        schedule_epochs=training.schedule_epochs,
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        drops=training.drops,
+        clip=training.clip,
+        accumulate=training.accumulate,
+        seed=config.seed,
+    )
+
+
+def attack(name: str, ball: Ball) -> Attack:
+    """An evaluation attack by name: pgd-20, cw-20 (any number of steps), apgd-ce, apgd-t, saa."""
+    counted = re.fullmatch(r"(pgd|cw)-([1-9]\d*)", name)
+    if counted:
+        steps, step_size = int(counted[2]), ball.epsilon / 4
+        make = PGD if counted[1] == "pgd" else CW
+        return make(threat=ball, steps=steps, step_size=step_size)
+    if name == "apgd-ce":
+        return APGD(threat=ball)
+    if name == "apgd-t":
+        return APGD(threat=ball, loss=targeted_dlr, targets=9)
+    if name == "saa":
+        return SAA(threat=ball)
+    raise UnknownNameError("attack", name, ["pgd-20", "cw-20", "apgd-ce", "apgd-t", "saa"])
+
+
+def suite(name: str, ball: Ball, classes: int) -> Suite:
+    """An evaluation suite by name."""
+    catalogue.check_suite_name(name)
+    return quick(ball) if name == "quick" else tier(ball, classes)
+
+
+def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
+    """Named attacks as a suite of their own, for monitoring."""
+    members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
+    return Suite(name="+".join(names), threat=ball, members=members)
+
+
+def device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise SettingError(f"device {name!r}: use auto, cpu or cuda") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device {name!r}: PyTorch sees no CUDA device here; use cpu or auto")
+    return chosen

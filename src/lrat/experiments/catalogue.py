@@ -1,0 +1,106 @@
+"""The names that commands and configurations know, each with a line of what it is; no torch here.
+
+``build`` maps every one of them to an object; a test holds the two together.
+"""
+
+from collections.abc import Mapping
+
+from lrat.errors import SettingError, UnknownNameError
+
+METHODS: Mapping[str, str] = {
+    "natural": "clean images only",
+    "sat": "standard adversarial training: PGD, weight 1 (Madry et al. 2018)",
+    "gairat": "PGD weighted by steps survived, after a bootstrap period (Zhang et al. 2021)",
+    "gairat-cw": "GAIRAT with CW as the simulated attack (the paper's Figure 6)",
+    "lsat-cw": "CW, weight 1",
+    "lsat-saa": "SAA, weight 1",
+    "lrat-pgd": "PGD weighted by its own margin",
+    "lrat-cw": "CW weighted by its own margin",
+    "lrat-saa": "SAA weighted by its own margin",
+    "lrat-saa+cw": "SAA and CW, each weighted by its own margin: the paper's LRAT",
+    "gd+cw": "lrat-cw plus a PGD variant weighted by steps survived (Table 2)",
+    "gd+saa": "lrat-saa plus a PGD variant weighted by steps survived (Table 2)",
+    "saa+cw+gd": "lrat-saa+cw plus a PGD variant weighted by steps survived (Table 2)",
+    "trades": "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
+}
+ALIASES: Mapping[str, str] = {"lsat-pgd": "sat", "saa+cw": "lrat-saa+cw"}
+ATTACKS: Mapping[str, str] = {
+    "pgd-N": "PGD on cross-entropy: N steps of epsilon / 4, uniform start",
+    "cw-N": "PGD on the logit margin: N steps of epsilon / 4, uniform start",
+    "apgd-ce": "Auto-PGD on cross-entropy, 100 steps",
+    "apgd-t": "Auto-PGD on the targeted DLR loss, 100 steps towards each of 9 classes",
+    "saa": "the paper's short targeted Auto-PGD, 20 steps, 3 targets (used in training)",
+}
+SUITES: Mapping[str, str] = {
+    "quick": "natural, pgd-20, cw-20",
+    "tier": "quick, apgd-ce and apgd-t: close to AutoAttack at a fifth of its passes",
+}
+DATA: Mapping[str, str] = {
+    "digits": "1,797 handwritten digits 8x8, bundled with scikit-learn; test fold = seed mod 5",
+    "mnist": "MNIST in torchvision's files under data.root",
+    "fashion-mnist": "Fashion-MNIST in torchvision's files under data.root",
+    "cifar10": "CIFAR-10 in torchvision's files under data.root",
+    "npz:PATH": "your own arrays: train_images, train_labels, test_images, test_labels",
+}
+MODELS: Mapping[str, str] = {
+    "small-cnn": "three convolutions with BatchNorm, for 8x8 to 32x32 images",
+    "resnet-18": "ResNet-18 in CIFAR form (11.17 M parameters at width 64)",
+    "FILE.py:FUNCTION": "your own: a function in your file that returns an nn.Module",
+}
+DEFAULT_THREAT: Mapping[str, str] = {
+    "digits": "linf:0.2",
+    "mnist": "linf:0.3",
+    "fashion-mnist": "linf:0.1",
+    "cifar10": "linf:8/255",
+}
+CATALOGUES: Mapping[str, Mapping[str, str]] = {
+    "methods": METHODS,
+    "attacks": ATTACKS,
+    "suites": SUITES,
+    "data": DATA,
+    "models": MODELS,
+}
+
+
+def resolve_method(name: str) -> str:
+    """The method's own name, aliases resolved."""
+    resolved = ALIASES.get(name, name)
+    if resolved not in METHODS:
+        raise UnknownNameError("method", name, [*METHODS, *ALIASES])
+    return resolved
+
+
+def check_data_name(name: str) -> str:
+    if not name.startswith("npz:") and name not in DATA:
+        raise UnknownNameError("data", name, DATA)
+    return name
+
+
+def check_model_name(name: str) -> str:
+    if ".py:" not in name and name not in MODELS:
+        raise UnknownNameError("model", name, MODELS)
+    return name
+
+
+def check_suite_name(name: str) -> str:
+    if name not in SUITES:
+        raise UnknownNameError("suite", name, SUITES)
+    return name
+
+
+def parse_threat(text: str) -> tuple[str, float]:
+    """``linf:8/255`` -> ("linf", 0.0313...); also decimal numbers, and ``l2:0.5``."""
+    norm, _, number = text.partition(":")
+    if norm not in {"linf", "l2"} or not number:
+        raise SettingError(f"threat {text!r}: write linf:8/255, linf:0.1 or l2:0.5")
+    numerator, _, denominator = number.partition("/")
+    try:
+        epsilon = float(numerator) / (float(denominator) if denominator else 1.0)
+    except (ValueError, ZeroDivisionError):
+        raise SettingError(f"threat {text!r}: {number!r} is no number like 8/255 or 0.1") from None
+    if norm == "linf" and epsilon > 1:
+        raise SettingError(
+            f"threat {text!r}: epsilon is in [0, 1] pixel units; linf:{number}/255 was "
+            "probably meant"
+        )
+    return norm, epsilon

@@ -1,0 +1,228 @@
+"""A run as a typed value: YAML in and out, unknown keys refused with the nearest known one."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from lrat.errors import ConfigurationError, LratError
+from lrat.experiments import catalogue
+
+
+def _threat(text: str) -> str:
+    catalogue.parse_threat(text)
+    return text
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class MethodSettings(_Section):
+    """The method and the numbers of its equations; those that a method lacks are ignored by it."""
+
+    name: Annotated[str, AfterValidator(catalogue.resolve_method)] = "lrat-saa+cw"
+    alpha: float = Field(default=2.0, gt=0)
+    beta: float = Field(default=0.5, gt=0)
+    min_weight: float = Field(default=0.1, ge=0)
+    normalization: Literal["batch", "instance", "none"] = "batch"
+    anchor: str | None = None
+    gairat_lambda: float = -1.0
+    gairat_begin: float = Field(default=0.3, ge=0, lt=1)
+    trades_beta: float = Field(default=6.0, ge=0)
+
+
+class SimulationSettings(_Section):
+    """The attacks simulated in training; ``step_size`` null is epsilon / 10."""
+
+    steps: int = Field(default=10, ge=1)
+    step_size: float | None = Field(default=None, ge=0)
+    saa_steps: int = Field(default=20, ge=1)
+    saa_targets: int = Field(default=3, ge=1)
+
+
+class DataSettings(_Section):
+    """Which images; ``validation`` is the held-out share, ``augment`` null is crop and flip for
+    CIFAR-10 alone, ``train_limit`` a stratified part of the training images."""
+
+    name: Annotated[str, AfterValidator(catalogue.check_data_name)] = "digits"
+    root: str | None = None
+    validation: float = Field(default=0.15, ge=0, lt=1)
+    train_limit: int | None = Field(default=None, ge=1)
+    augment: bool | None = None
+
+
+class ModelSettings(_Section):
+    """Which network; ``width`` null is the network's own default."""
+
+    name: Annotated[str, AfterValidator(catalogue.check_model_name)] = "small-cnn"
+    width: int | None = Field(default=None, ge=1)
+
+
+class MonitorSettings(_Section):
+    """Accuracy under named attacks every so many epochs, for learning curves."""
+
+    attacks: tuple[str, ...] = ()
+    every: int = Field(default=1, ge=1)
+    split: Literal["validation", "test"] = "test"
+    limit: int | None = Field(default=None, ge=1)
+
+
+class TrainingSettings(_Section):
+    """The loop: the paper's SGD and schedule, and how the reported weights are selected.
+
+    ``selection``: ``robust`` keeps the epoch with the best PGD accuracy on held-out images
+    (``validation_steps`` steps of epsilon / 4), ``last`` the last epoch.
+    """
+
+    epochs: int = Field(default=30, ge=1)
+    schedule_epochs: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=2e-4, ge=0)
+    drops: dict[float, float] = Field(default_factory=lambda: {0.6: 0.1, 0.9: 0.1})
+    clip: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    selection: Literal["robust", "last"] = "robust"
+    validation_steps: int = Field(default=10, ge=1)
+    record_weights: tuple[int, ...] = ()
+    keep_epochs: tuple[int, ...] = ()
+    monitor: MonitorSettings = MonitorSettings()
+
+
+class RunConfig(_Section):
+    """Everything that decides a run's result, and the device that computes it."""
+
+    method: MethodSettings = MethodSettings()
+    threat: Annotated[str, AfterValidator(_threat)] = "linf:8/255"
+    attack: SimulationSettings = SimulationSettings()
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+
+    def digest(self) -> str:
+        """SHA-256 of all that decides the result: everything but the device."""
+        content = self.model_dump(mode="json", exclude={"device"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(*layers: Mapping[str, Any]) -> RunConfig:
+    """Configuration from layers of nested mappings, later ones winning.
+
+    The threat defaults to the data set's customary one. Raises ConfigurationError in one line.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    if "threat" not in merged:
+        name = (merged.get("data") or {}).get("name", "digits")
+        if isinstance(name, str) and name.startswith("npz:"):
+            raise ConfigurationError(f"data {name!r} has no customary threat: pass --threat")
+        merged["threat"] = catalogue.DEFAULT_THREAT.get(name, "linf:8/255")
+    try:
+        return RunConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(_in_one_line(error)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file; plain data alone, never objects."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read as text: {error}") from None
+    except yaml.YAMLError as error:
+        cause = " ".join(str(error).split())
+        raise ConfigurationError(f"{path}: no plain YAML: {cause}") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: must be a mapping of settings, as a run's config.yaml")
+    return content
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["training.lr=0.05"]`` -> ``{"training": {"lr": 0.05}}``; values are YAML scalars."""
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"--set {assignment!r}: write key=value, as training.lr=0.05")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigurationError(f"--set {assignment!r}: {text!r} is no YAML value") from None
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        result = _merge(result, nested)
+    return result
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """``key: ours, theirs`` for each leaf in which two configurations differ."""
+    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
+    missing = object()
+    return [
+        f"{key}: {left.get(key)!r} asked, {right.get(key)!r} in the folder"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key, missing) != right.get(key, missing)
+    ]
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and key != "drops":
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, part in value.items():
+        if isinstance(part, Mapping):
+            yield from _leaves(part, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", part
+
+
+def _known_keys(section: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    """The settings of the section at ``path``."""
+    for part in path:
+        annotation = section.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        section = annotation
+    return list(section.model_fields)
+
+
+def _in_one_line(error: ValidationError) -> str:
+    problems = []
+    for each in error.errors(include_url=False):
+        where = ".".join(map(str, each["loc"]))
+        cause = each.get("ctx", {}).get("error")
+        if each["type"] == "extra_forbidden":
+            *path, key = each["loc"]
+            known = _known_keys(RunConfig, path)
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {'.'.join([*map(str, path), near[0]])!r}? " if near else ""
+            problems.append(f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}")
+        elif each["type"] == "model_type":
+            problems.append(f"{where}={each['input']!r}: must be a section of settings")
+        elif isinstance(cause, LratError):
+            problems.append(str(cause))
+        else:
+            problems.append(f"{where}={each['input']!r}: {each['msg'].lower()}")
+    return "; ".join(problems)

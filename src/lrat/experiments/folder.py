@@ -1,0 +1,61 @@
+"""The run folder: what it is called, whether it may be used, what lies in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import RunFolderError
+from lrat.experiments.config import RunConfig, differences, load_config, read_yaml
+from lrat.training.files import write_atomically
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+MODEL = "model.json"
+WEIGHTS = "model.safetensors"
+EVALUATIONS = "evaluations"
+
+
+def default_folder(config: RunConfig) -> Path:
+    """``runs/METHOD-DATA-SEED``."""
+    data = Path(config.data.name.removeprefix("npz:")).stem
+    return Path("runs") / f"{config.method.name}-{data}-{config.seed}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of the run in ``folder``; RunFolderError if there is none."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise RunFolderError(f"{folder} is no run folder: it has no {CONFIG}; train one first")
+    return load_config(read_yaml(path))
+
+
+def claim(folder: Path, config: RunConfig) -> None:
+    """Refuse a folder that holds something else; nothing is written yet."""
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file: choose another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / CONFIG).is_file():
+        raise RunFolderError(f"{folder} holds files of something else: choose another --out")
+    asked = config.model_dump(mode="json", exclude={"device"})
+    stored = read_config(folder).model_dump(mode="json", exclude={"device"})
+    differing = differences(asked, stored)
+    if differing:
+        raise RunFolderError(
+            f"{folder} holds a run of another configuration ({'; '.join(differing)}): "
+            "choose another --out, or give the same settings to continue it"
+        )
+
+
+def threat_slug(threat: str) -> str:
+    """``linf:8/255`` -> ``linf-8-255``: for folder names."""
+    return threat.replace(":", "-").replace("/", "-")

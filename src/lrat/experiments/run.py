@@ -1,0 +1,197 @@
+"""One training run: configuration in, a folder with everything about it out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrat.data import ImageData, InMemory, Splits, in_order, stratified_subset
+from lrat.errors import CheckpointError, ConfigurationError, ModelError
+from lrat.evaluation import Suite, evaluate_suite
+from lrat.experiments import build
+from lrat.experiments.config import RunConfig
+from lrat.experiments.environment import environment
+from lrat.experiments.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    MODEL,
+    WEIGHTS,
+    claim,
+    write_json,
+    write_text,
+)
+from lrat.training import Progress, Storage, TrainingResult, Watch, train
+from lrat.training.files import write_atomically
+from lrat.training.watch import Silent
+
+_CLEAN_SUBSET = 512
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A finished run: its folder, its epochs, and which of them it reports."""
+
+    config: RunConfig
+    folder: Path
+    result: TrainingResult
+
+    def __str__(self) -> str:
+        """Two lines: what was reported and where it lies."""
+        result = self.result
+        if result.selected_value is None:
+            chosen = f"the last of {len(result.records)} epochs"
+        else:
+            chosen = (
+                f"epoch {result.selected_epoch} of {len(result.records)}, selected by "
+                f"{_selection_key(self.config)} on held-out images: "
+                f"{100 * result.selected_value:.2f} %"
+            )
+        return f"{self.config.method.name} on {self.config.data.name}: {chosen}\n{self.folder}"
+
+
+def storage(config: RunConfig, folder: Path) -> Storage:
+    """Where the run's metrics, checkpoints and recorded weights lie."""
+    return Storage(
+        folder=folder,
+        identity=config.digest(),
+        keep_epochs=config.training.keep_epochs,
+        record_epochs=config.training.record_weights,
+    )
+
+
+def train_run(config: RunConfig, folder: Path, *, progress: Progress | None = None) -> TrainedRun:
+    """Train what ``config`` says into ``folder``, or continue what is there.
+
+    Everything that can be refused is refused before the first file is written. Raises the errors of
+    ``lrat.errors``; ``Interrupted`` after SIGINT or SIGTERM, when the run has saved itself.
+    """
+    claim(folder, config)
+    place = build.device(config.device)
+    splits = build.data(config.data, config.seed)
+    images = splits.training()
+    network = build.model(config, images.shape, images.classes)
+    build.check_fit(network, images)
+    objective = build.objective(config)
+    watch = _watch(config, splits, place, progress)
+    source = InMemory(
+        images,
+        batch_size=config.training.batch_size,
+        seed=config.seed,
+        augmentation=build.augmentation(config.data),
+        device=place,
+    )
+    optimisation = build.optimisation(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        write_json(folder / ENVIRONMENT, environment(place))
+        write_text(folder / CONFIG, config.to_yaml())
+    result = train(
+        network,
+        source,
+        objective,
+        optimisation,
+        watch=watch,
+        storage=storage(config, folder),
+        device=place,
+    )
+    _save_model(folder, result, images)
+    return TrainedRun(config=config, folder=folder, result=result)
+
+
+def accuracy_measure(
+    data: ImageData, suite: Suite, *, seed: int, device: torch.device
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    """A measure for training to call: accuracy on ``data``, natural and under each attack."""
+
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        batches = in_order(data, batch_size=_EVALUATION_BATCH, device=device)
+        result = evaluate_suite(model, batches, suite, seed=seed, device=device)
+        return {name: share.value for name, share in result.accuracy.items()}
+
+    return measure
+
+
+def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Tensor]:
+    """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
+    if checkpoint == "selected" and (folder / WEIGHTS).is_file():
+        return read_safetensors(folder / WEIGHTS)
+    state = storage(config, folder).checkpoints().load(checkpoint)
+    weights: dict[str, Tensor] = state["model"]
+    return weights
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name; CheckpointError for a file that is missing or not what its name says."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is no safetensors file: {error}") from None
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Load weights; ModelError in one line where they do not fit the network."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())
+        raise ModelError(f"{origin} does not fit {type(network).__name__}: {cause}") from None
+
+
+def _selection_key(config: RunConfig) -> str:
+    return f"pgd-{config.training.validation_steps}"
+
+
+def _watch(
+    config: RunConfig, splits: Splits, device: torch.device, progress: Progress | None
+) -> Watch:
+    """What the run looks at while it trains."""
+    ball = build.threat(config.threat)
+    training, validation = config.training, splits.validation
+    if training.selection == "robust" and validation is None:
+        raise ConfigurationError(
+            "training.selection=robust needs held-out images: set data.validation above 0, or "
+            "training.selection=last"
+        )
+    subset = stratified_subset(splits.training(), _CLEAN_SUBSET, seed=0)
+    validate = monitor = None
+    if validation is not None:
+        suite = build.attacks_as_suite((_selection_key(config),), ball)
+        validate = accuracy_measure(validation, suite, seed=config.seed, device=device)
+    if training.monitor.attacks:
+        watched = splits.test if training.monitor.split == "test" else validation
+        if watched is None:
+            raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
+        watched = stratified_subset(watched, training.monitor.limit, seed=0)
+        suite = build.attacks_as_suite(training.monitor.attacks, ball)
+        monitor = accuracy_measure(watched, suite, seed=config.seed, device=device)
+    return Watch(
+        clean=tuple(in_order(subset, batch_size=_EVALUATION_BATCH, device=device)),
+        validate=validate,
+        select_by=_selection_key(config) if training.selection == "robust" else None,
+        monitor=monitor,
+        monitor_every=training.monitor.every,
+        progress=progress or Silent(),
+    )
+
+
+def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None:
+    from safetensors.torch import save
+
+    tensors = {name: value.contiguous() for name, value in result.weights.items()}
+    write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(tensors)))
+    about: dict[str, Any] = {
+        "selected_epoch": result.selected_epoch,
+        "selected_value": result.selected_value,
+        "epochs": len(result.records),
+        "shape": list(images.shape),
+        "class_names": list(images.class_names),
+        "parameters": sum(value.numel() for value in tensors.values()),
+    }
+    write_json(folder / MODEL, about)
