@@ -10,6 +10,7 @@ from lrat.losses import cross_entropy
 from lrat.objectives import Reweighted, Term
 from lrat.threat import Linf
 from lrat.training import Optimisation, Watch, train
+from lrat.training.step import own_randomness
 from training.toys import ToySource, Weighted, assert_same, data, network, run, weights
 
 
@@ -109,3 +110,16 @@ def test_noise_is_of_the_image_and_the_epoch() -> None:
     assert len(drawn) == 2 * len(data())
     assert all(torch.equal(drawn[key], first[key]) for key in first)
     assert not torch.equal(drawn[0, 100], drawn[1, 100])
+
+
+def test_a_models_own_draws_follow_from_seed_epoch_and_step_alone() -> None:
+    def draw(*place: int) -> float:
+        with own_randomness(*place, torch.device("cpu")):
+            return float(torch.rand((), dtype=torch.float64))
+
+    places = [(seed, epoch, step) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1)]
+    drawn = [draw(*place) for place in places]
+    assert len(set(drawn)) == len(places)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(99)
+        assert [draw(*place) for place in places] == drawn
