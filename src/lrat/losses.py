@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
@@ -68,6 +68,10 @@ class Loss(Protocol):
     def prepare(
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
     ) -> Prepared: ...
+
+
+LossLike: TypeAlias = Loss | Callable[[Tensor, Tensor], Tensor]
+"""What attacks take: a ``Loss``, or a plain function (logits, labels) -> [B]."""
 
 
 class _Named:

@@ -10,7 +10,7 @@ from lrat.attacks.ascent import Ascent, Candidate, ascend
 from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.pgd import Start, check_start, check_steps, every_image, starting_point
 from lrat.errors import ModelError, SettingError
-from lrat.losses import Loss, Prepared, as_loss, cross_entropy
+from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
 from lrat.randomness import Noise
 from lrat.threat import Ball
 from lrat.types import Images, Labels, Logits
@@ -50,7 +50,7 @@ class APGD(GradientAttack):
 
     threat: Ball
     steps: int = 100
-    loss: Loss = cross_entropy
+    loss: LossLike = cross_entropy
     targets: int | None = None
     restarts: int = 1
     start: Start = "surface"
@@ -60,20 +60,21 @@ class APGD(GradientAttack):
     def __post_init__(self) -> None:
         check_steps(self.steps)
         check_start(self.start)
-        object.__setattr__(self, "loss", as_loss(self.loss))
+        loss = as_loss(self.loss)
+        object.__setattr__(self, "loss", loss)
         if self.restarts < 1:
             raise SettingError(f"restarts={self.restarts}: an attack needs at least one start")
         if self.choice not in get_args(Choice):
             raise SettingError(f"choice={self.choice!r}: choose one of {get_args(Choice)}")
-        if self.loss.targeted != (self.targets is not None):
-            needed = "needs targets=T" if self.loss.targeted else "takes no targets"
-            raise SettingError(f"APGD(loss={self.loss!r}, targets={self.targets}): {needed}")
+        if loss.targeted != (self.targets is not None):
+            needed = "needs targets=T" if loss.targeted else "takes no targets"
+            raise SettingError(f"APGD(loss={loss!r}, targets={self.targets}): {needed}")
         if self.targets is not None and self.targets < 1:
             raise SettingError(f"targets={self.targets}: a targeted attack needs at least one")
 
     @property
     def needs_clean(self) -> bool:
-        return self.loss.needs_clean
+        return as_loss(self.loss).needs_clean
 
     def perturb(
         self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
@@ -118,7 +119,7 @@ class APGD(GradientAttack):
         ]
         found = ascend(
             model,
-            Prepared.stack([each.prepare(self.loss, labels, clean) for each in tries]),
+            Prepared.stack([each.prepare(as_loss(self.loss), labels, clean) for each in tries]),
             torch.cat(starts),
             torch.cat([images] * count),
             torch.cat([labels] * count),
@@ -154,7 +155,7 @@ class APGD(GradientAttack):
         left = torch.arange(len(images), device=images.device)
         for each in tries:
             center, truth = images[left], labels[left]
-            loss = each.prepare(self.loss, truth, None if clean is None else clean[left])
+            loss = each.prepare(as_loss(self.loss), truth, None if clean is None else clean[left])
             own_noise = each.noise(noise).select(left)
             start = starting_point(self.start, self.threat, center, own_noise)
             found = ascend(model, loss, start, center, truth, threat=self.threat, steps=self.steps)

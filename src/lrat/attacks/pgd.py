@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import GradientAttack, Trace, Variant, image_gradient
 from lrat.errors import SettingError
-from lrat.losses import Loss, as_loss, cross_entropy
+from lrat.losses import LossLike, as_loss, cross_entropy
 from lrat.randomness import Noise
 from lrat.threat import Ball
 from lrat.types import Images, Labels, Logits
@@ -58,7 +58,7 @@ class PGD(GradientAttack):
     threat: Ball
     steps: int
     step_size: float
-    loss: Loss = cross_entropy
+    loss: LossLike = cross_entropy
     start: Start = "uniform"
     provides: ClassVar[frozenset[str]] = frozenset({"steps_survived"})
 
@@ -68,19 +68,19 @@ class PGD(GradientAttack):
         if not math.isfinite(self.step_size) or self.step_size < 0:
             raise SettingError(f"step_size={self.step_size}: must be a number >= 0")
         object.__setattr__(self, "loss", as_loss(self.loss))
-        if self.loss.targeted:
+        if as_loss(self.loss).targeted:
             raise SettingError(
                 f"PGD(loss={self.loss!r}): a targeted loss needs targets; use APGD(targets=...)"
             )
 
     @property
     def needs_clean(self) -> bool:
-        return self.loss.needs_clean
+        return as_loss(self.loss).needs_clean
 
     def perturb(
         self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
-        loss = self.loss.prepare(labels, clean)
+        loss = as_loss(self.loss).prepare(labels, clean)
         current = starting_point(self.start, self.threat, images, noise)
         survived = torch.zeros_like(labels)
         for _ in range(self.steps):
