@@ -1,0 +1,393 @@
+"""What every attack must keep: one table of attacks, one test per line of the contract."""
+
+import copy
+import dataclasses
+import pickle
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the community's name
+from torch import Tensor, nn
+
+from builders import seeded
+from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
+from lrat.losses import cross_entropy, dlr, kl, targeted_dlr
+from lrat.randomness import Keyed, keys
+from lrat.threat import L2, Ball, Linf
+from trained import digits, trained
+
+LINF, EUCLIDEAN = Linf(epsilon=0.15), L2(epsilon=1.0)
+COUNT = 12
+
+
+@dataclass
+class OfALibrary:
+    """PGD as other libraries write it: global random state, ``backward``, modes left behind."""
+
+    epsilon: float
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        np.random.rand(random.randrange(1, 3))
+        shift = torch.rand_like(images) * 2 - 1
+        adversarial = (images + self.epsilon * shift).clamp(0, 1)
+        for _ in range(3):
+            adversarial.requires_grad = True
+            F.cross_entropy(model(adversarial), labels).backward()
+            adversarial = (adversarial + self.epsilon / 2 * adversarial.grad.sign()).detach()
+            adversarial = adversarial.clamp(images - self.epsilon, images + self.epsilon)
+            adversarial = adversarial.clamp(0, 1)
+        model.train()
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        return adversarial
+
+
+@dataclass(frozen=True)
+class Row:
+    make: Callable[[Ball], Attack]
+    threat: Ball = LINF
+    classes: int = 10
+    random_start: bool = True
+    keyed: bool = True
+
+    @property
+    def attack(self) -> Attack:
+        return self.make(self.threat)
+
+
+def pgd(threat: Ball, **settings: Any) -> PGD:
+    return PGD(threat=threat, steps=5, step_size=threat.epsilon / 3, **settings)
+
+
+def apgd(threat: Ball, **settings: Any) -> APGD:
+    return APGD(threat=threat, steps=7, **settings)
+
+
+def targeted(threat: Ball) -> APGD:
+    return apgd(threat, loss=targeted_dlr, targets=9)
+
+
+def saa(threat: Ball) -> APGD:
+    return SAA(threat=threat, steps=7)
+
+
+ROWS = {
+    "pgd": Row(pgd),
+    "pgd-l2": Row(pgd, threat=EUCLIDEAN),
+    "pgd-gaussian": Row(lambda threat: pgd(threat, start="gaussian")),
+    "pgd-surface": Row(lambda threat: pgd(threat, start="surface")),
+    "pgd-none": Row(lambda threat: pgd(threat, start="none"), random_start=False),
+    "pgd-kl": Row(lambda threat: pgd(threat, loss=kl)),
+    "pgd-own-loss": Row(lambda threat: pgd(threat, loss=negative_logit)),
+    "fgsm": Row(lambda threat: FGSM(threat=threat), random_start=False),
+    "cw": Row(lambda threat: CW(threat=threat, steps=5, step_size=threat.epsilon / 3)),
+    "cw-2-classes": Row(
+        lambda threat: CW(threat=threat, steps=5, step_size=threat.epsilon / 3), classes=2
+    ),
+    "apgd-ce": Row(lambda threat: apgd(threat, loss=cross_entropy)),
+    "apgd-ce-l2": Row(apgd, threat=EUCLIDEAN),
+    "apgd-none": Row(lambda threat: apgd(threat, start="none"), random_start=False),
+    "apgd-dlr": Row(lambda threat: apgd(threat, loss=dlr)),
+    "apgd-dlr-2-classes": Row(lambda threat: apgd(threat, loss=dlr), classes=2),
+    "apgd-kl": Row(lambda threat: apgd(threat, loss=kl)),
+    "apgd-restarts": Row(lambda threat: apgd(threat, restarts=2)),
+    "apgd-t": Row(targeted),
+    "apgd-t-3-classes": Row(targeted, classes=3),
+    "apgd-t-2-classes": Row(targeted, classes=2),
+    "saa": Row(saa),
+    "saa-l2": Row(saa, threat=EUCLIDEAN),
+    "saa-2-classes": Row(saa, classes=2),
+    "foreign": Row(
+        lambda threat: Foreign(function=OfALibrary(threat.epsilon), threat=threat), keyed=False
+    ),
+}
+each_attack = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+each_keyed = pytest.mark.parametrize(
+    "row", [row for row in ROWS.values() if row.keyed], ids=[n for n, r in ROWS.items() if r.keyed]
+)
+
+
+def negative_logit(logits: Tensor, labels: Tensor) -> Tensor:
+    return -logits.gather(1, labels[:, None]).squeeze(1)
+
+
+class Watched(nn.Module):
+    """The first ``classes`` logits of a model; keeps what it was given; fails when asked to."""
+
+    def __init__(self, model: nn.Module, classes: int, fail_at: int = 0) -> None:
+        super().__init__()
+        self.model, self.classes, self.fail_at = model, classes, fail_at
+        self.inputs: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.inputs.append(images.detach().clone())
+        if len(self.inputs) == self.fail_at:
+            raise RuntimeError("in the middle")
+        logits: Tensor = self.model(images)[:, : self.classes]
+        return logits
+
+
+def watched(row: Row, fail_at: int = 0) -> Watched:
+    return Watched(trained(), row.classes, fail_at).eval()
+
+
+@cache
+def problem(classes: int) -> tuple[Tensor, Tensor]:
+    images, labels = (part[1500 : 1500 + 5 * COUNT] for part in digits())
+    rows = (labels < classes).nonzero().flatten()[:COUNT]
+    assert len(rows) > COUNT // 2
+    return images[rows], labels[rows]
+
+
+def noise(count: int, seed: int = 0) -> Keyed:
+    return Keyed(keys(seed, torch.arange(count)))
+
+
+def run(row: Row, model: nn.Module | None = None, **settings: Any) -> Variant:
+    images, labels = problem(row.classes)
+    settings.setdefault("noise", noise(len(labels)))
+    return row.attack(model or watched(row), images, labels, **settings)
+
+
+@torch.no_grad()
+def fooled(row: Row, images: Tensor, labels: Tensor) -> Tensor:
+    return watched(row)(images).argmax(1) != labels
+
+
+def in_training(row: Row, fail_at: int = 0) -> Watched:
+    """A model in the middle of training, with one frozen BatchNorm and one frozen weight."""
+    model = Watched(copy.deepcopy(trained()), row.classes, fail_at).train()
+    model.model[4].eval()
+    model.model[0].weight.requires_grad_(False)
+    for number, parameter in enumerate(model.parameters()):
+        if number > 1:
+            parameter.grad = torch.full_like(parameter, number)
+    return model
+
+
+def state(model: nn.Module) -> list[Any]:
+    """All that an attack must leave as it was."""
+    kept: list[Any] = [module.training for module in model.modules()]
+    for parameter in model.parameters():
+        gradient = None if parameter.grad is None else parameter.grad.clone()
+        kept += [parameter.requires_grad, parameter.detach().clone(), gradient]
+    kept += [buffer.clone() for buffer in model.buffers()]
+    kept += [torch.get_rng_state(), np.random.get_state()[1].tolist()]
+    return [*kept, torch.is_grad_enabled()]
+
+
+def assert_same(one: list[Any], other: list[Any]) -> None:
+    for before, after in zip(one, other, strict=True):
+        same = torch.equal(before, after) if isinstance(before, Tensor) else before == after
+        assert same
+
+
+@each_attack
+def test_the_result_lies_in_region_and_box_detached_in_float32(row: Row) -> None:
+    images, labels = problem(row.classes)
+    kept = images.clone(), labels.clone()
+    found = run(row).images
+    assert row.threat.violation(found, images).max() <= row.threat.tolerance
+    assert (found.dtype, found.shape, found.device) == (torch.float32, images.shape, images.device)
+    assert not found.requires_grad
+    assert torch.equal(images, kept[0])
+    assert torch.equal(labels, kept[1])
+
+
+@each_attack
+def test_a_model_in_training_stays_as_it_was(row: Row) -> None:
+    model = in_training(row)
+    before = state(model)
+    result = run(row, model)
+    assert_same(before, state(model))
+    assert torch.equal(result.images, run(row).images), "the attack must see eval mode"
+
+
+@each_attack
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_a_model_that_raises_stays_as_it_was(row: Row, moment: str) -> None:
+    counted = watched(row)
+    run(row, counted)
+    model = in_training(row, fail_at=1 if moment == "first" else len(counted.inputs))
+    before = state(model)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        run(row, model)
+    assert_same(before, state(model))
+
+
+@each_attack
+def test_the_caller_s_grad_mode_does_not_matter(row: Row) -> None:
+    expected = run(row).images
+    with torch.no_grad():
+        assert torch.equal(run(row).images, expected)
+    images, labels = problem(row.classes)
+    wanting = images.clone().requires_grad_()
+    result = row.attack(watched(row), wanting, labels, noise=noise(len(labels)))
+    assert torch.equal(result.images, expected)
+    assert wanting.grad is None
+
+
+@each_attack
+def test_it_works_under_inference_mode(row: Row) -> None:
+    expected = run(row).images
+    model = watched(row)
+    with torch.inference_mode():
+        images, labels = (part.clone() for part in problem(row.classes))
+        logits = model(images)
+        own = noise(len(labels))
+        result = row.attack(model, images, labels, noise=own, clean_logits=logits)
+    assert torch.equal(result.images, expected)
+    assert not result.images.is_inference()
+
+
+@each_attack
+def test_epsilon_zero_gives_the_input_back(row: Row) -> None:
+    images, labels = problem(row.classes)
+    attack = row.make(dataclasses.replace(row.threat, epsilon=0.0))
+    assert torch.equal(attack(watched(row), images, labels).images, images)
+
+
+@each_attack
+def test_the_same_noise_gives_the_same_result(row: Row) -> None:
+    """And other noise, or the noise of another term, gives another where the start is random."""
+    first, count = run(row).images, len(problem(row.classes)[1])
+    assert torch.equal(run(row).images, first)
+    for other in (noise(count, seed=1), noise(count).child("another term")):
+        assert torch.equal(run(row, noise=other).images, first) != row.random_start
+
+
+@each_attack
+def test_seeds_and_generators_are_noise_too(row: Row) -> None:
+    assert torch.equal(run(row, noise=None).images, run(row).images)
+    assert torch.equal(run(row, noise=3).images, run(row, noise=3).images)
+    drawn = [run(row, noise=torch.Generator().manual_seed(3)).images for _ in range(2)]
+    assert torch.equal(*drawn)
+
+
+def starts(row: Row, model: Watched, count: int) -> Tensor:
+    """[tries B C H W]: what a run began from."""
+    first = model.inputs[1 if row.attack.needs_clean else 0]
+    return first.view(-1, count, *first.shape[1:])
+
+
+@each_keyed
+@pytest.mark.parametrize("how", ["permuted", "halves", "one by one"])
+def test_nothing_depends_on_the_batch_around_an_image(row: Row, how: str) -> None:
+    """The same start exactly and the same verdict, in any order and any split."""
+    images, labels = problem(row.classes)
+    count = len(labels)
+    whole = watched(row)
+    expected = row.attack(whole, images, labels, noise=noise(count))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    parts = order.split({"permuted": count, "halves": count // 2, "one by one": 1}[how])
+    for rows in parts:
+        model = watched(row)
+        found = row.attack(model, images[rows], labels[rows], noise=noise(count).select(rows))
+        own = starts(row, model, len(rows))
+        assert torch.equal(own, starts(row, whole, count)[:, rows])
+        assert torch.equal(
+            fooled(row, found.images, labels[rows]),
+            fooled(row, expected.images[rows], labels[rows]),
+        )
+
+
+@each_attack
+def test_what_it_cannot_fool_is_never_the_clean_image(row: Row) -> None:
+    images, labels = problem(row.classes)
+    found = run(row).images
+    unfooled = ~fooled(row, found, labels)
+    assert unfooled.any()
+    assert (row.threat.distance(found, images)[unfooled] > 0.1 * row.threat.epsilon).all()
+
+
+@each_attack
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_images_of_another_precision_become_float32(row: Row, dtype: torch.dtype) -> None:
+    """The digits are multiples of 1/16, which every precision holds exactly."""
+    images, labels = problem(row.classes)
+    own = noise(len(labels))
+    found = row.attack(watched(row), images.to(dtype), labels, noise=own).images
+    assert found.dtype is torch.float32
+    assert torch.equal(found, run(row).images)
+
+
+@each_attack
+def test_channels_last_images_give_the_same_verdicts(row: Row) -> None:
+    images, labels = problem(row.classes)
+    strided = images.expand(-1, 3, -1, -1).to(memory_format=torch.channels_last)[:, :1]
+    assert not strided.is_contiguous()
+    found = row.attack(watched(row), strided, labels, noise=noise(len(labels))).images
+    assert row.threat.violation(found, images).max() <= row.threat.tolerance
+    expected = fooled(row, run(row).images, labels)
+    assert torch.equal(fooled(row, found, labels), expected)
+
+
+@each_attack
+def test_a_model_that_answers_in_low_precision_can_be_attacked(row: Row) -> None:
+    class Low(nn.Module):
+        def forward(self, logits: Tensor) -> Tensor:
+            return logits.bfloat16()
+
+    images, _ = problem(row.classes)
+    found = run(row, nn.Sequential(watched(row), Low()))
+    assert found.images.dtype is torch.float32
+    assert row.threat.violation(found.images, images).max() <= row.threat.tolerance
+
+
+@each_attack
+def test_clean_logits_that_the_caller_has_save_a_pass(row: Row) -> None:
+    images, _ = problem(row.classes)
+    with torch.no_grad():
+        logits = watched(row)(images)
+    alone, helped = watched(row), watched(row)
+    expected = run(row, alone).images
+    assert torch.equal(run(row, helped, clean_logits=logits).images, expected)
+    assert len(alone.inputs) - len(helped.inputs) == int(row.attack.needs_clean)
+
+
+@each_attack
+def test_it_provides_what_it_says_and_counts_its_passes(row: Row) -> None:
+    model = watched(row)
+    result, count = run(row, model), len(problem(row.classes)[1])
+    assert ("steps_survived" in row.attack.provides) == (result.steps_survived is not None)
+    if result.steps_survived is not None:
+        assert result.max_steps is not None
+        assert result.steps_survived.shape == (count,)
+        assert 0 <= result.steps_survived.min() <= result.steps_survived.max() <= result.max_steps
+    if result.trace is not None and result.trace.forwards is not None:
+        seen = sum(map(len, model.inputs)) - count * row.attack.needs_clean
+        assert result.trace.forwards.sum() == seen
+        assert result.trace.backwards is not None
+        assert (result.trace.backwards <= result.trace.forwards).all()
+
+
+@each_attack
+def test_it_is_a_value(row: Row) -> None:
+    """Satisfies the protocol, prints as its configuration, cannot be changed, can be sent."""
+    attack: Any = row.attack
+    assert isinstance(attack, Attack)
+    assert str(row.threat) in repr(attack)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        attack.threat = LINF
+    assert repr(pickle.loads(pickle.dumps(attack))) == repr(attack)  # noqa: S301 - our own bytes
+
+
+def test_a_model_that_cuts_the_gradient_is_named() -> None:
+    class Cut(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.detach().flatten(1)
+
+    from lrat.errors import ModelError
+
+    images, labels = problem(10)
+    model = seeded(0, Cut)
+    for row in ROWS.values():
+        if row.keyed:
+            with pytest.raises(ModelError, match="gradient attacks cannot be used"):
+                row.attack(model, images, labels)
