@@ -69,8 +69,8 @@ def train(
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.experiments.config import load_config, parse_assignments, read_yaml
     from lrat.experiments.folder import default_folder
-    from lrat.experiments.progress import training_progress
     from lrat.experiments.run import train_run
+    from lrat.experiments.terminal import training_progress
 
     options = _given(
         method__name=method,
@@ -113,7 +113,7 @@ def evaluate(
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.experiments.evaluating import EvaluationRequest, evaluate_file, evaluate_run
-    from lrat.experiments.progress import evaluation_progress
+    from lrat.experiments.terminal import evaluation_progress
 
     request = EvaluationRequest(
         suite=suite, threat=threat, limit=limit, seed=seed, batch_size=batch_size, device=device
@@ -160,10 +160,14 @@ def demo(
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
-    from lrat.experiments.demo import run_demo
+    from lrat.experiments.demo import PAPER_TITLE, run_demo
+    from lrat.experiments.terminal import rows_progress, show_tables
 
-    for line in run_demo(out, epochs=epochs, suite=suite, workers=workers or os.cpu_count() or 1):
-        print(line, flush=True)
+    count = workers or os.cpu_count() or 1
+    with rows_progress() as watcher:
+        report = run_demo(out, epochs=epochs, suite=suite, workers=count, watcher=watcher)
+    show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
+    print(f"{report.seconds:.0f} s; this table is in {report.path}")
 
 
 @app.command(name="list")

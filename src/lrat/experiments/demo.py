@@ -2,16 +2,16 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from lrat.errors import Interrupted
-from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation import Comparison, compare
 from lrat.experiments.catalogue import check_suite_name
 from lrat.experiments.config import load_config
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
@@ -21,6 +21,10 @@ from lrat.experiments.run import train_run
 from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
 
 BASELINE = "sat"
+PAPER_TITLE = "The paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images"
+_LEGEND = (
+    "Wilson 95 % intervals in brackets; forwards: network forwards of training per image and epoch."
+)
 _COSTLIEST_FIRST = ("lrat-saa+cw", "lrat-saa", "lsat-saa", "lrat-cw", "lsat-cw", "gairat", "sat")
 _POLL_SECONDS = 1.0
 
@@ -36,36 +40,77 @@ class Row:
     """Passes per training image and epoch, of the network forwards."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoReport:
+    """Our table, the paper's, and what may be concluded; ``path`` holds them in Markdown."""
+
+    title: str
+    table: Sequence[Sequence[str]]
+    paper: Sequence[Sequence[str]]
+    conclusion: str
+    path: Path
+    seconds: float
+
+    def markdown(self) -> str:
+        return "\n".join(
+            [
+                f"# {self.title}",
+                "",
+                _LEGEND,
+                "",
+                to_markdown(self.table),
+                f"## {PAPER_TITLE}",
+                "",
+                to_markdown(self.paper),
+                self.conclusion,
+            ]
+        )
+
+
+class Watcher(Protocol):
+    """Told what happens while the rows are made."""
+
+    def say(self, line: str) -> None: ...
+
+    def epochs(self, done: int, total: int) -> None: ...
+
+
 def run_demo(
-    out: Path,
-    *,
-    epochs: int | None,
-    suite: str,
-    workers: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> Iterator[str]:
-    """Train and attack all rows; yields lines to show, the table last, and writes it to ``out``.
+    out: Path, *, epochs: int | None, suite: str, workers: int, watcher: Watcher
+) -> DemoReport:
+    """Train and attack all rows of Table 1 into ``out``, and write ``table.md`` there.
 
     Rows that an earlier call finished are read back; an interrupted one is continued.
     """
     check_suite_name(suite)
     preset = _preset(epochs)
     started = time.perf_counter()
-    training = preset["training"]
-    yield (
-        f"{len(_COSTLIEST_FIRST)} methods, {training['epochs']} epochs each, on "
-        f"{min(workers, len(_COSTLIEST_FIRST))} worker processes of one thread; runs in {out}"
+    workers = min(workers, len(_COSTLIEST_FIRST))
+    watcher.say(
+        f"{len(_COSTLIEST_FIRST)} methods, {preset['training']['epochs']} epochs each, on "
+        f"{workers} worker processes of one thread; runs in {out}"
     )
-    rows: dict[str, Row] = {}
-    for row in _rows(out, preset, suite, workers, on_progress):
-        rows[row.method] = row
-        yield f"{row.method}: trained and attacked, {row.seconds:.0f} s of one worker"
-    results = {name: _stored(rows[name].folder, suite) for name in TABLE_1}
-    report = _report(results, rows)
-    write_text(out / "table.md", report)
-    yield ""
-    yield report
-    yield f"{time.perf_counter() - started:.0f} s; this table is in {out / 'table.md'}"
+    rows = {row.method: row for row in _rows(out, preset, suite, workers, watcher)}
+    results = {
+        name: evaluate_run(rows[name].folder, EvaluationRequest(suite=suite))[1] for name in TABLE_1
+    }
+    first = results[BASELINE]
+    comparisons = {
+        name: compare(result, first) for name, result in results.items() if name != BASELINE
+    }
+    report = DemoReport(
+        title=f"Table 1 on digits: accuracy in per cent, {first.threat}, n {len(first.index)}",
+        table=results_table(
+            [RunRow(name=name, summary=result.summary()) for name, result in results.items()],
+            {"forwards": {name: f"{row.forwards:.0f}" for name, row in rows.items()}},
+        ),
+        paper=_paper_table(),
+        conclusion=conclusion(comparisons, images=len(first.index)),
+        path=out / "table.md",
+        seconds=time.perf_counter() - started,
+    )
+    write_text(report.path, report.markdown())
+    return report
 
 
 def _preset(epochs: int | None) -> dict[str, Any]:
@@ -78,8 +123,9 @@ def _rows(
     preset: Mapping[str, Any],
     suite: str,
     workers: int,
-    on_progress: Callable[[int], None] | None,
+    watcher: Watcher,
 ) -> Iterator[Row]:
+    total = len(_COSTLIEST_FIRST) * int(preset["training"]["epochs"])
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
         pending: set[Future[Row]] = {
@@ -89,10 +135,11 @@ def _rows(
         try:
             while pending:
                 done, pending = wait(pending, _POLL_SECONDS, return_when=FIRST_COMPLETED)
-                if on_progress is not None:
-                    on_progress(_epochs_done(out))
+                watcher.epochs(_epochs_done(out), total)
                 for future in done:
-                    yield future.result()
+                    row = future.result()
+                    watcher.say(f"{row.method}: {row.seconds:.0f} s of one worker")
+                    yield row
         except (KeyboardInterrupt, Interrupted):
             pool.shutdown(cancel_futures=True)
             raise Interrupted(
@@ -130,41 +177,12 @@ def _epochs_done(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in files)
 
 
-def _stored(folder: Path, suite: str) -> EvaluationResult:
-    return evaluate_run(folder, EvaluationRequest(suite=suite))[1]
-
-
-def _report(results: Mapping[str, EvaluationResult], rows: Mapping[str, Row]) -> str:
-    """The table in Markdown, the paper's beside it, and what may be concluded."""
-    runs = [RunRow(name=name, summary=result.summary()) for name, result in results.items()]
-    cost = {name: f"{row.forwards:.0f}" for name, row in rows.items()}
-    paper = [
-        ["", "natural", "PGD-20", "CW-20", "AutoAttack"],
-        *(
-            [name, *(f"{value:.2f}" for value in (row.natural, row.pgd, row.cw, row.autoattack))]
-            for name, row in TABLE_1.items()
-        ),
+def _paper_table() -> list[list[str]]:
+    lines = [
+        [name, *(f"{value:.2f}" for value in (row.natural, row.pgd, row.cw, row.autoattack))]
+        for name, row in TABLE_1.items()
     ]
-    comparisons = {
-        name: compare(result, results[BASELINE])
-        for name, result in results.items()
-        if name != BASELINE
-    }
-    first = results[BASELINE]
-    return "\n".join(
-        [
-            f"# Table 1 on digits: accuracy in per cent, {first.threat}, n {len(first.index)}",
-            "",
-            "Wilson 95 % intervals in brackets; the last column is training's network forwards per",
-            "image and epoch.",
-            "",
-            to_markdown(results_table(runs, {"forwards": cost})),
-            "The paper's Table 1: CIFAR-10, ResNet-18, Linf 8/255, 10,000 test images",
-            "",
-            to_markdown(paper),
-            conclusion(comparisons, images=len(first.index)),
-        ]
-    )
+    return [["", "natural", "PGD", "CW", "AA"], *lines]
 
 
 def conclusion(comparisons: Mapping[str, Comparison], *, images: int) -> str:

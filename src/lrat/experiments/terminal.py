@@ -1,12 +1,15 @@
-"""Progress for people: bars on a terminal, plain lines elsewhere."""
+"""What people see: bars on a terminal, plain lines elsewhere, and tables."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
+from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from lrat.evaluation import Progress as EvaluationProgress
 from lrat.experiments.config import RunConfig
@@ -138,22 +141,46 @@ def evaluation_progress() -> Iterator[ProgressCallback]:
         yield show
 
 
-@contextmanager
-def rows_progress(total: int) -> Iterator["RowsBar"]:
-    """A bar over the epochs of several runs in worker processes; silent off a terminal."""
-    console = Console(file=sys.stderr)
-    with _bars(console) as bars:
-        visible = console.is_terminal
-        task = bars.add_task("training", total=total, visible=visible)
-        yield RowsBar(bars, task)
+class Rows:
+    """Several runs in worker processes: what was done in words, and a bar over their epochs."""
 
-
-class RowsBar:
-    """Told how many epochs all rows have done together."""
-
-    def __init__(self, bars: Bars, task: TaskID) -> None:
+    def __init__(self, console: Console, bars: Bars | None, task: TaskID | None) -> None:
+        self._console = console
         self._bars = bars
         self._task = task
 
-    def __call__(self, done: int) -> None:
-        self._bars.update(self._task, completed=done)
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False)
+
+    def epochs(self, done: int, total: int) -> None:
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def rows_progress() -> Iterator[Rows]:
+    """What to hand to ``run_demo``."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        yield Rows(console, None, None)
+        return
+    with _bars(console) as bars:
+        yield Rows(console, bars, bars.add_task("epochs of all rows", total=None))
+
+
+def show_tables(tables: Mapping[str, Sequence[Sequence[str]]], below: str) -> None:
+    """Tables by title, beside each other where the terminal is wide enough, and a text below."""
+    console = Console(file=sys.stdout)
+    console.print(Columns([_rich_table(title, lines) for title, lines in tables.items()]))
+    console.print(below, highlight=False)
+
+
+def _rich_table(title: str, lines: Sequence[Sequence[str]]) -> Table:
+    header, *rows = lines
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        # The interval goes below its value, so that a table of six attacks fits 80 columns.
+        table.add_row(*(cell.replace(" [", "\n[").replace("[", r"\[") for cell in row))
+    return table
