@@ -6,7 +6,7 @@ import pytest
 
 from lrat.errors import DataError, RunFolderError
 from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.storage import OutcomeStore, read_part, read_parts, replacing, write_part
+from lrat.evaluation.storage import OutcomeStore, read_part, read_parts, write_part
 
 
 def rows(attack="pgd", index=(5, 3, 9)):
@@ -105,21 +105,6 @@ def test_a_damaged_part_is_named(tmp_path, suffix):
     path.write_bytes(b"PK no such thing")
     with pytest.raises(RunFolderError, match=f"pgd-1{suffix} is damaged"):
         read_parts(tmp_path)
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write_half():
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_leftovers_of_a_kill_are_not_read(tmp_path):

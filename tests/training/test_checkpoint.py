@@ -170,7 +170,7 @@ def test_a_failed_write_leaves_the_last_one_whole(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrat.training.files.os.fsync", full)
+    monkeypatch.setattr("lrat.files.os.fsync", full)
     with pytest.raises(RunFolderError, match=r"cannot write .*epoch-002.pt: No space left"):
         checkpoints.save({"epoch": 2}, epoch=2)
     assert store(tmp_path).load("last")["epoch"] == 1

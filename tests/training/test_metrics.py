@@ -6,9 +6,9 @@ import torch
 
 from lrat.attacks.base import Trace, Variant
 from lrat.objectives.base import ObjectiveOutput
+from lrat.passes import PassCounter
 from lrat.training.metrics import EpochRecord, EpochSums, MetricsFile, effective_sample_size
-from lrat.training.outcome import Passes, StepOutcome, merge
-from lrat.training.passes import PassCounter, traced
+from lrat.training.outcome import Passes, StepOutcome, merge, traced
 from training.toys import data, network
 
 CPU = torch.device("cpu")

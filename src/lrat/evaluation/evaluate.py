@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
 from lrat.errors import DataError, ModelError, NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.forward import Passes, classify, counting_passes, warn_of_probabilities
+from lrat.evaluation.forward import classify, warn_of_probabilities
 from lrat.evaluation.outcomes import UNKNOWN, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat
 from lrat.losses import logit_margin
+from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
-from lrat.threat import L2, Region
+from lrat.threat import Ball, Region
 from lrat.types import Batch
 
 
@@ -153,9 +154,10 @@ def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
 
 
 def distance(threat: Region, images: Tensor, center: Tensor) -> Tensor:
-    """[B]: how far ``images`` lie from ``center``, in L2 for that ball, else in L_inf."""
-    offset = (images - center).flatten(1)
-    return offset.norm(dim=1) if isinstance(threat, L2) else offset.abs().amax(1)
+    """[B]: the perturbation's norm in a ball's own norm; NaN for a region without one."""
+    if isinstance(threat, Ball):
+        return threat.distance(images, center)
+    return torch.full((len(images),), float("nan"), device=images.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +229,7 @@ class _Run:
         rows = rows.to(batch.images.device)
         images, labels = batch.images[rows].float(), batch.labels[rows]
         noise = Keyed(keys(self.seed, batch.index[rows])).child(member.name)
-        with counting_passes(self.view) as counted:
+        with PassCounter(self.view) as counted:
             variant = member.attack(
                 self.view, images, labels, noise=noise, clean_logits=logits[rows]
             )
@@ -294,7 +296,7 @@ def _clean_rows(
     )
 
 
-def _spent(variant: Variant, counted: Passes, count: int) -> dict[str, npt.NDArray[Any]]:
+def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, npt.NDArray[Any]]:
     """Step, source and passes: what the attack tells, else -1 and the passes counted, shared out
     evenly over the images."""
     trace = variant.trace

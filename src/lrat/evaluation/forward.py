@@ -1,9 +1,6 @@
 """The forward that verdicts rest on, and the count of passes that an attack spends."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -54,36 +51,3 @@ def warn_of_probabilities(logits: Tensor) -> None:
             "the model seems to return probabilities instead of logits: gradients vanish and "
             "attacks look weak; remove its softmax"
         )
-
-
-@dataclass
-class Passes:
-    """Rows that went through a model forwards and backwards."""
-
-    forwards: int = 0
-    backwards: int = 0
-
-
-@contextmanager
-def counting_passes(model: nn.Module) -> Iterator[Passes]:
-    """Count the rows of every forward of ``model`` and of every gradient that reaches its output,
-    for attacks that do not tell what they spend."""
-    passes = Passes()
-
-    def after_forward(module: nn.Module, inputs: object, output: object) -> None:
-        if not isinstance(output, Tensor):
-            return
-        rows = len(output)
-        passes.forwards += rows
-
-        def after_backward(gradient: Tensor) -> None:
-            passes.backwards += rows
-
-        if output.requires_grad:
-            output.register_hook(after_backward)  # type: ignore[no-untyped-call]
-
-    handle = model.register_forward_hook(after_forward)
-    try:
-        yield passes
-    finally:
-        handle.remove()

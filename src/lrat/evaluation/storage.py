@@ -7,9 +7,7 @@ several runs or processes over the same identity can lie in one folder.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,29 +17,13 @@ import numpy.typing as npt
 
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation.outcomes import Outcomes
+from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
 
 Identity = dict[str, Any]
 _PARTS = "outcomes"
 _IDENTITY = "identity.json"
 _SUMMARY = "summary.json"
 _MISSING = "(absent)"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -66,27 +48,13 @@ def write_part(folder: Path, outcomes: Outcomes) -> Path:
     images = np.sort(outcomes.index)
     digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
     stem = f"{name}-{images[0]:08d}-{digest}"
-    try:
-        import pyarrow as pa  # the core works without pyarrow
-        import pyarrow.parquet as pq
-    except ImportError:
-        path = folder / _PARTS / f"{stem}.npz"
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **outcomes.columns())  # type: ignore[arg-type]
-        return path
-    path = folder / _PARTS / f"{stem}.parquet"
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(outcomes.columns()), temporary)
-    return path
+    return write_table(folder / _PARTS / stem, outcomes.columns())
 
 
 def read_part(path: Path) -> Outcomes:
     """Raises ``RunFolderError`` that names a damaged file."""
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return Outcomes.from_columns(dict(archive))
-        return Outcomes.from_columns(_read_parquet(path))
+        return Outcomes.from_columns(read_table(path))
     except LratError as error:
         raise RunFolderError(f"{path}: {error}") from None
     except Exception as error:
@@ -97,22 +65,12 @@ def read_part(path: Path) -> Outcomes:
         ) from None
 
 
-def _read_parquet(path: Path) -> dict[str, Any]:
-    try:
-        import pyarrow.parquet as pq  # the core works without pyarrow
-    except ImportError:
-        raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
-    with pq.ParquetFile(path) as file:
-        table = file.read(use_threads=False)
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
 def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
     paths = sorted(
         path
         for path in (folder / _PARTS).glob("*")
-        if path.suffix in {".parquet", ".npz"} and not path.name.startswith(".")
+        if path.suffix in TABLE_SUFFIXES and not path.name.startswith(".")
     )
     return Outcomes.concatenate(read_part(path) for path in paths)
 

@@ -19,6 +19,7 @@ NATURAL = "natural"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MOST_TARGETS = 9
+_SHORT_DECIMAL = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +108,12 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
 
 
 def describe_threat(threat: Region) -> str:
-    """``Linf(epsilon=8/255)``: epsilon as a fraction of 255 where it is one, else in full."""
+    """``Linf(epsilon=8/255)``, ``Linf(epsilon=0.2)``: a short decimal, else a fraction of 255."""
     epsilon = getattr(threat, "epsilon", None)
     if not isinstance(epsilon, int | float):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(threat))
     levels = round(epsilon * 255)
-    exact = levels > 0 and levels / 255 == epsilon and levels < 255
-    written = f"{levels}/255" if exact else repr(float(epsilon))
+    written = repr(float(epsilon))
+    if len(written) > _SHORT_DECIMAL and levels / 255 == epsilon:
+        written = f"{levels}/255"
     return f"{type(threat).__name__}(epsilon={written})"

@@ -2,7 +2,8 @@
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -232,6 +233,18 @@ def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
     """Named attacks as a suite of their own, for monitoring."""
     members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
     return Suite(name="+".join(names), threat=ball, members=members)
+
+
+@contextmanager
+def threads(config: RunConfig) -> Iterator[None]:
+    """The run's number of processor threads inside, the former number back afterwards."""
+    before = torch.get_num_threads()
+    chosen = config.threads or (1 if config.model.name == "small-cnn" else before)
+    torch.set_num_threads(chosen)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device(name: str) -> torch.device:

@@ -97,7 +97,10 @@ class TrainingSettings(_Section):
 
 
 class RunConfig(_Section):
-    """Everything that decides a run's result, and the device that computes it."""
+    """Everything that decides a run's result, and what computes it.
+
+    ``threads`` null: one for small-cnn, which more threads only slow down, else PyTorch's choice.
+    """
 
     method: MethodSettings = MethodSettings()
     threat: Annotated[str, AfterValidator(_threat)] = "linf:8/255"
@@ -107,10 +110,15 @@ class RunConfig(_Section):
     training: TrainingSettings = TrainingSettings()
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+    def result_settings(self) -> dict[str, Any]:
+        """All that decides the result: everything but what computes it (device and threads)."""
+        return self.model_dump(mode="json", exclude={"device", "threads"})
 
     def digest(self) -> str:
-        """SHA-256 of all that decides the result: everything but the device."""
-        content = self.model_dump(mode="json", exclude={"device"})
+        """SHA-256 of ``result_settings``."""
+        content = self.result_settings()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:

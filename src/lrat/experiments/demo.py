@@ -15,9 +15,9 @@ from lrat.evaluation import Comparison, compare
 from lrat.experiments.catalogue import check_suite_name
 from lrat.experiments.config import load_config
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
-from lrat.experiments.folder import write_text
 from lrat.experiments.paper import DEMO_PRESET, TABLE_1, row_settings
 from lrat.experiments.run import train_run
+from lrat.files import write_text
 from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
 
 BASELINE = "sat"

@@ -66,9 +66,18 @@ def evaluate_run(
     threat = request.threat or config.threat
     images = stratified_subset(splits.test, request.limit, seed=_LIMIT_SEED)
     folder = run / EVALUATIONS / request.folder_name(checkpoint, threat, len(images))
-    result = _evaluate(
-        network.to(place), weights, splits.test, images, request, threat, folder, place, progress
-    )
+    with build.threads(config):
+        result = _evaluate(
+            network.to(place),
+            weights,
+            splits.test,
+            images,
+            request,
+            threat,
+            folder,
+            place,
+            progress,
+        )
     return folder, result
 
 

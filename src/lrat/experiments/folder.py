@@ -1,12 +1,9 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.experiments.config import RunConfig, differences, load_config, read_yaml
-from lrat.training.files import write_atomically
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -19,15 +16,6 @@ def default_folder(config: RunConfig) -> Path:
     """``runs/METHOD-DATA-SEED``."""
     data = Path(config.data.name.removeprefix("npz:")).stem
     return Path("runs") / f"{config.method.name}-{data}-{config.seed}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    write_atomically(path, lambda stream: stream.write(text.encode()))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -46,9 +34,7 @@ def claim(folder: Path, config: RunConfig) -> None:
         return
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} holds files of something else: choose another --out")
-    asked = config.model_dump(mode="json", exclude={"device"})
-    stored = read_config(folder).model_dump(mode="json", exclude={"device"})
-    differing = differences(asked, stored)
+    differing = differences(config.result_settings(), read_config(folder).result_settings())
     if differing:
         raise RunFolderError(
             f"{folder} holds a run of another configuration ({'; '.join(differing)}): "

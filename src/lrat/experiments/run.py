@@ -20,11 +20,9 @@ from lrat.experiments.folder import (
     MODEL,
     WEIGHTS,
     claim,
-    write_json,
-    write_text,
 )
+from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
-from lrat.training.files import write_atomically
 from lrat.training.watch import Silent
 
 _CLEAN_SUBSET = 512
@@ -69,6 +67,11 @@ def train_run(config: RunConfig, folder: Path, *, progress: Progress | None = No
     Everything that can be refused is refused before the first file is written. Raises the errors of
     ``lrat.errors``; ``Interrupted`` after SIGINT or SIGTERM, when the run has saved itself.
     """
+    with build.threads(config):
+        return _train_run(config, folder, progress)
+
+
+def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> TrainedRun:
     claim(folder, config)
     place = build.device(config.device)
     splits = build.data(config.data, config.seed)

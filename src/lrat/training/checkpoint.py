@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lrat.errors import CheckpointError, SettingError
-from lrat.training.files import write_atomically
+from lrat.files import write_atomically
 
 _logger = logging.getLogger(__name__)
 FORMAT = 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrat.errors import RunFolderError
-from lrat.training.files import write_atomically
+from lrat.files import write_atomically
 from lrat.training.outcome import StepOutcome
 
 TIMES = ("seconds", "evaluation_seconds", "images_per_second")

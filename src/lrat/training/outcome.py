@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lrat.attacks.base import Variant
 from lrat.objectives.base import ObjectiveOutput
 from lrat.types import Batch, Labels, PerExample, Scalar
 
@@ -117,3 +118,17 @@ def _share_scales(
         output.normalizer.detach() / len(batch) / mean
         for batch, output in zip(batches, outputs, strict=True)
     ]
+
+
+def traced(variants: Mapping[str, Variant]) -> tuple[Tensor, Tensor] | None:
+    """Forward and backward passes summed over images and variants, as the attacks counted them.
+
+    For views that hooks cannot see into (a replayed graph). None unless every attack counted.
+    """
+    traces = [variant.trace for variant in variants.values()]
+    forwards = [trace.forwards for trace in traces if trace and trace.forwards is not None]
+    backwards = [trace.backwards for trace in traces if trace and trace.backwards is not None]
+    if not traces or len(forwards) < len(traces) or len(backwards) < len(traces):
+        return None
+    total_forwards = sum((part.sum() for part in forwards[1:]), forwards[0].sum())
+    return total_forwards, sum((part.sum() for part in backwards[1:]), backwards[0].sum())

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrat.training.files import write_atomically
+from lrat.files import write_table
 from lrat.training.outcome import StepOutcome, TermRows
 
 COLUMNS = ("index", "label", "term", "raw_weight", "normalised_weight", "loss")
@@ -40,7 +40,7 @@ class WeightRecorder:
         parts, self._parts = self._parts, {}
         if epoch not in self._epochs:
             return None
-        return write_columns(self._folder / f"epoch-{epoch:03d}", _table(parts))
+        return write_table(self._folder / f"epoch-{epoch:03d}", _table(parts))
 
     def state_dict(self) -> dict[str, Any]:
         return {"parts": {term: list(parts) for term, parts in self._parts.items()}}
@@ -67,25 +67,3 @@ def _table(parts: Mapping[str, list[dict[str, Tensor]]]) -> dict[str, np.ndarray
     if not tables:
         return {name: np.empty(0, dtype="U1" if name == "term" else "f4") for name in COLUMNS}
     return {name: np.concatenate([table[name] for table in tables]) for name in COLUMNS}
-
-
-def write_columns(stem: Path, columns: Mapping[str, np.ndarray]) -> Path:
-    """Write a table atomically as Parquet, or as .npz with the same columns without pyarrow.
-
-    ``stem`` is the path without its ending; returns the path with it.
-    """
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError:
-        path = stem.with_name(f"{stem.name}.npz")
-        arrays: dict[str, Any] = dict(columns)
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-        return path
-
-    def write(file: BinaryIO) -> None:
-        parquet.write_table(arrow.table(dict(columns)), file)
-
-    path = stem.with_name(f"{stem.name}.parquet")
-    write_atomically(path, write)
-    return path

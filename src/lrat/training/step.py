@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.errors import NonFiniteError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
-from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed
-from lrat.training.passes import PassCounter, traced
+from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed, traced
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
 

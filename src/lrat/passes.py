@@ -1,12 +1,10 @@
-"""Counting what training costs: images sent through the model and gradients sent back."""
+"""Counting passes: images sent through a model and gradients sent back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
-
-from lrat.attacks.base import Variant
 
 
 class PassCounter:
@@ -43,7 +41,9 @@ class PassCounter:
         """Forwards and backwards after an earlier ``read``."""
         return self.forwards - before[0], self.backwards - before[1]
 
-    def _count(self, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
+    def _count(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
         rows = len(output)
         self.forwards += rows
         if output.requires_grad:
@@ -54,17 +54,3 @@ class PassCounter:
             self.backwards += rows
 
         return count
-
-
-def traced(variants: Mapping[str, Variant]) -> tuple[Tensor, Tensor] | None:
-    """Forward and backward passes summed over images and variants, as the attacks counted them.
-
-    For views that hooks cannot see into (a replayed graph). None unless every attack counted.
-    """
-    traces = [variant.trace for variant in variants.values()]
-    forwards = [trace.forwards for trace in traces if trace and trace.forwards is not None]
-    backwards = [trace.backwards for trace in traces if trace and trace.backwards is not None]
-    if not traces or len(forwards) < len(traces) or len(backwards) < len(traces):
-        return None
-    total_forwards = sum((part.sum() for part in forwards[1:]), forwards[0].sum())
-    return total_forwards, sum((part.sum() for part in backwards[1:]), backwards[0].sum())
