@@ -4,9 +4,12 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from lrat.training import EpochRecord, StepProgress, Watch
 from training.toys import run, validate
 
+torch.set_num_threads(1)  # as the process that continues it: sums over threads differ in bits
 EPOCHS = 40
 
 
