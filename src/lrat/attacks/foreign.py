@@ -67,6 +67,10 @@ class Foreign:
     provides: ClassVar[frozenset[str]] = frozenset()
     needs_clean: ClassVar[bool] = False
 
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
     def __call__(
         self,
         model: nn.Module,
@@ -90,7 +94,7 @@ class Foreign:
         if not isinstance(result, Tensor) or result.shape != images.shape:
             found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise SettingError(
-                f"{self.function!r} returned {found}, an attack must return images of shape "
+                f"{self._name} returned {found}, an attack must return images of shape "
                 f"{tuple(images.shape)}"
             )
         result = result.detach().to(images)
@@ -98,7 +102,7 @@ class Foreign:
             excess = float(self.threat.violation(result, images).amax())
             if not excess <= self.threat.tolerance:
                 raise RegionViolationError(
-                    f"{self.function!r} left {self.threat} by {excess:.2e}: "
+                    f"{self._name} left {self.threat} by {excess:.2e}: "
                     "check its epsilon and that it works on images in [0, 1]"
                 )
         return Variant(images=result)
