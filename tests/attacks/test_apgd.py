@@ -1,0 +1,215 @@
+"""Auto-PGD beyond parity: checkpoints, candidates, tries, and settings that it refuses."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lrat.attacks import APGD, SAA
+from lrat.attacks.ascent import checkpoints
+from lrat.errors import ModelError, SettingError
+from lrat.losses import cross_entropy, logit_margin, probability_margin, targeted_dlr
+from lrat.randomness import Keyed, keys
+from lrat.threat import Linf
+from trained import THREAT, held_out, trained
+
+
+def noise(count: int) -> Keyed:
+    return Keyed(keys(0, torch.arange(count)))
+
+
+def margins(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return probability_margin(model(images), labels)
+
+
+def test_checkpoints_by_hand() -> None:
+    """Periods of .22 N, then .03 N shorter each time, never below .06 N (Croce & Hein 2020)."""
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checkpoints(20) == [4, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    assert checkpoints(1) == [1]
+
+
+class Peak(nn.Module):
+    """Right everywhere, least surely at x = 0.5 + 1e-4: a step of epsilon overshoots."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        distance = (images.flatten(1)[:, 0] - 0.5001).abs()
+        return torch.stack([1 + distance, torch.zeros_like(distance)], dim=1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"choice": "best-loss"}, {"stacked": True}], ids=str)
+def test_from_the_clean_image_it_still_returns_a_variant(settings: dict[str, Any]) -> None:
+    """Where no step raised the loss, the last iterate stands in for the clean image."""
+    image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+    attack = APGD(threat=Linf(epsilon=0.1), steps=1, start="none", **settings)
+    found = attack(Peak(), image, label).images
+    assert (found - image).abs().item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("choice", ["misclassified", "best-loss"])
+def test_the_trace_describes_the_returned_image(choice: Any) -> None:
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+    for stacked in (False, True):
+        attack = APGD(
+            threat=THREAT,
+            steps=10,
+            loss=targeted_dlr,
+            targets=3,
+            choice=choice,
+            stacked=stacked,
+        )
+        result = attack(model, images, labels, noise=noise(60))
+        trace: Any = result.trace
+        torch.testing.assert_close(
+            trace.margin, margins(model, result.images, labels), rtol=0, atol=1e-5
+        )
+        assert trace.step.min() >= 0
+        assert trace.step.max() <= 10
+        assert set(trace.source.tolist()) == {0, 1, 2}
+
+
+def test_restarts_and_targets_only_make_it_stronger() -> None:
+    """Every further try starts elsewhere, and the smallest margin is kept."""
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+
+    def reached(**settings: Any) -> Tensor:
+        attack = APGD(threat=THREAT, steps=10, choice="best-loss", stacked=True, **settings)
+        return margins(model, attack(model, images, labels, noise=noise(60)).images, labels)
+
+    once, twice = reached(restarts=1), reached(restarts=2)
+    assert (twice <= once + 1e-6).all()
+    assert (twice < once - 1e-6).any()
+    one, three = (reached(loss=targeted_dlr, targets=count) for count in (1, 3))
+    assert (three <= one + 1e-6).all()
+    assert (three < one - 1e-6).any()
+
+
+def test_tries_stop_at_images_that_are_fooled() -> None:
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+    attack = APGD(threat=THREAT, steps=10, loss=targeted_dlr, targets=9)
+    result = attack(model, images, labels, noise=noise(60))
+    trace: Any = result.trace
+    fooled = margins(model, result.images, labels) < 0
+    assert fooled.any()
+    assert not fooled.all()
+    tries = trace.forwards / 11
+    assert (tries[~fooled] == 9).all()
+    assert torch.equal(tries[fooled], trace.source[fooled] + 1.0)
+
+
+def test_stacked_and_one_by_one_agree_on_what_cannot_be_fooled() -> None:
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+    found = []
+    for stacked in (False, True):
+        attack = APGD(threat=THREAT, steps=10, loss=targeted_dlr, targets=3, stacked=stacked)
+        result = attack(model, images, labels, noise=noise(60))
+        found.append(margins(model, result.images, labels))
+    stuck = found[0] >= 0
+    assert stuck.any()
+    assert torch.equal(stuck, found[1] >= 0)
+    torch.testing.assert_close(found[0][stuck], found[1][stuck], rtol=0, atol=1e-4)
+
+
+def test_the_misclassified_choice_is_the_latest_misclassified_iterate() -> None:
+    """It fools whatever the best-loss choice fools: with DLR the best loss may be no success."""
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+    wrong = []
+    for choice in ("best-loss", "misclassified"):
+        attack = APGD(threat=THREAT, steps=10, choice=choice)
+        wrong.append(
+            margins(model, attack(model, images, labels, noise=noise(60)).images, labels) < 0
+        )
+    assert (wrong[1] | ~wrong[0]).all()
+
+
+def test_targets_are_limited_to_the_wrong_classes() -> None:
+    class Three(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            flat = images.flatten(1)
+            return torch.stack([flat.sum(1) + 9, flat[:, 0], flat[:, 1]], dim=1)
+
+    images, labels = torch.full((2, 1, 2, 2), 0.5), torch.zeros(2, dtype=torch.long)
+    attack = APGD(threat=Linf(epsilon=0.1), steps=2, loss=targeted_dlr, targets=9)
+    trace: Any = attack(Three(), images, labels).trace
+    assert trace.forwards.tolist() == [2 * 3, 2 * 3]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_model_with_a_single_class_is_named(stacked: bool) -> None:
+    class One(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1).sum(1, keepdim=True)
+
+    attack = APGD(threat=Linf(epsilon=0.1), steps=2, loss=targeted_dlr, targets=3, stacked=stacked)
+    with pytest.raises(ModelError, match="single class"):
+        attack(One(), torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
+
+
+def test_saa_returns_the_worst_of_its_candidates() -> None:
+    """The smallest probability margin among the targets' best-loss iterates."""
+    model = trained("dense")
+    images, labels = held_out(model, 60)
+    saa = SAA(threat=THREAT, steps=10)(model, images, labels, noise=noise(60))
+    with torch.no_grad():
+        clean = model(images)
+    each = []
+    for rank in (1, 2, 3):
+        one = APGD(
+            threat=THREAT,
+            steps=10,
+            loss=Ranked(rank),
+            start="uniform",
+            choice="best-loss",
+            targets=1,
+        )
+        own = noise(60).child(0).child(rank)
+        found = one(model, images, labels, noise=Fixed(own.keys), clean_logits=clean)
+        each.append(margins(model, found.images, labels))
+    expected = torch.stack(each).amin(0)
+    reached = margins(model, saa.images, labels)
+    torch.testing.assert_close(reached, expected, rtol=0, atol=1e-4)
+
+
+class Fixed(Keyed):
+    """Noise whose children are itself: the start of a single try is the given one."""
+
+    def child(self, name: str | int) -> "Fixed":
+        return self
+
+    def select(self, rows: Tensor) -> "Fixed":
+        return Fixed(self.keys[rows])
+
+
+class Ranked:
+    """Targeted DLR towards the wrong class of this rank, whatever rank is asked for."""
+
+    needs_clean = targeted = True
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def prepare(self, labels: Tensor, clean_logits: Any = None, rank: Any = None) -> Any:
+        return targeted_dlr.prepare(labels, clean_logits, torch.full_like(labels, self.rank))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": targeted_dlr}, "needs targets=T"),
+        ({"loss": cross_entropy, "targets": 3}, "takes no targets"),
+        ({"loss": logit_margin, "targets": 3}, "takes no targets"),
+        ({"loss": targeted_dlr, "targets": 0}, "at least one"),
+        ({"restarts": 0}, "at least one start"),
+        ({"steps": 0}, "at least one step"),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        APGD(threat=THREAT, **settings)
