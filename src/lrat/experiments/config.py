@@ -134,8 +134,9 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
     for layer in layers:
         merged = _merge(merged, layer)
     if "threat" not in merged:
-        name = (merged.get("data") or {}).get("name", "digits")
-        if isinstance(name, str) and name.startswith("npz:"):
+        section = merged.get("data", {})
+        name = str(section.get("name", "digits")) if isinstance(section, Mapping) else ""
+        if name.startswith("npz:"):
             raise ConfigurationError(f"data {name!r} has no customary threat: pass --threat")
         merged["threat"] = catalogue.DEFAULT_THREAT.get(name, "linf:8/255")
     try:

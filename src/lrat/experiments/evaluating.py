@@ -94,7 +94,7 @@ def evaluate_file(
 ) -> tuple[Path | None, EvaluationResult]:
     """Attack somebody's model: ``FILE.py:FUNCTION``, its weights, and data by name."""
     if model_file is None or run is not None:
-        raise ConfigurationError("name a run folder, or --model-file FILE.py:FUNCTION, not both")
+        raise ConfigurationError("name either a run folder or --model-file FILE.py:FUNCTION")
     if data is None:
         raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
     config = load_config(
@@ -175,7 +175,7 @@ def _finished(place: Path, suite: str | None) -> EvaluationResult:
     if suite is not None:
         found = [path for path in found if f"-{suite}-" in path.name]
     if not found:
-        what = f"a finished {suite} evaluation" if suite else "a finished evaluation"
+        what = f"finished {suite} evaluation" if suite else "finished evaluation"
         raise RunFolderError(f"{place} holds no {what}: run `lrat evaluate {place}` first")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
