@@ -71,7 +71,7 @@ MUTATIONS = [
     Mutation(
         name="terms share their noise",
         file=_REWEIGHTED,
-        old="noise=step.noise.child(term.name)",
+        old="noise=step.noise.child(name)",
         new="noise=step.noise",
         tests=_RUNNING,
     ),

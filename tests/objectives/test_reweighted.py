@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,16 +50,6 @@ def counted(module: nn.Module) -> Iterator[list[bool]]:
     handle = module.register_forward_pre_hook(lambda found, _: forwards.append(found.training))
     yield forwards
     handle.remove()
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without run-time type checks: parts adapt more than the types of their fields say."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +247,7 @@ def test_a_weighting_of_ones_own_gets_no_gradient() -> None:
 
 
 def test_plain_callables_are_attacks() -> None:
-    with unchecked():
-        term = Term(name="dark", attack=lambda net, images, labels: images * 0)
+    term = Term(name="dark", attack=lambda net, images, labels: images * 0)
     made = Reweighted(terms=[term]).attack(model(), BATCH, step_of(BATCH))
     assert made["dark"].images.abs().max() == 0
 
@@ -274,10 +262,7 @@ def test_plain_callables_are_attacks() -> None:
     ids=["saa", "apgd", "callable"],
 )
 def test_steps_survived_are_required_when_made(attack: Any) -> None:
-    with (
-        unchecked(),
-        pytest.raises(SettingError, match=r"^Term 'saa': GeometryTanh.* needs steps_survived.*$"),
-    ):
+    with pytest.raises(SettingError, match=r"^Term 'saa': GeometryTanh.* needs steps_survived.*$"):
         Term(name="saa", attack=attack, weighting=GeometryTanh())
 
 

@@ -1,9 +1,9 @@
 """The one objective of the paper's tables (Eq. 7) under its normalisation (Eq. 15)."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
 
+AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
 
@@ -30,18 +31,19 @@ class Term:
     """
 
     name: str
-    attack: Attack
+    attack: AttackLike
     weighting: Weighting = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
         if not self.name or self.name == CLEAN:
             raise SettingError(f"Term(name={self.name!r}): give a name other than {CLEAN!r}")
-        object.__setattr__(self, "attack", as_attack(self.attack))
-        missing = self.weighting.needs - self.attack.provides
+        attack = as_attack(self.attack)
+        object.__setattr__(self, "attack", attack)
+        missing = self.weighting.needs - attack.provides
         if missing:
             raise SettingError(
                 f"Term {self.name!r}: {self.weighting!r} needs {', '.join(sorted(missing))}, which "
-                f"{type(self.attack).__name__} does not provide; PGD and CW do"
+                f"{type(attack).__name__} does not provide; PGD and CW do"
             )
 
 
@@ -83,19 +85,20 @@ class Reweighted:
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         """A variant per term, each from its own noise; the clean logits are taken once for all."""
+        attacks = {term.name: as_attack(term.attack) for term in self.terms}
         clean_logits = None
-        if any(term.attack.needs_clean for term in self.terms):
+        if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():
                 clean_logits = view(batch.images).float()
         return {
-            term.name: term.attack(
+            name: attack(
                 view,
                 batch.images,
                 batch.labels,
-                noise=step.noise.child(term.name),
+                noise=step.noise.child(name),
                 clean_logits=clean_logits,
             )
-            for term in self.terms
+            for name, attack in attacks.items()
         }
 
     def loss(
