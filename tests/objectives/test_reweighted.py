@@ -299,3 +299,15 @@ def test_refuses(settings: dict[str, Any], message: str) -> None:
 
 def test_is_an_objective() -> None:
     assert isinstance(Reweighted(terms=[A]), Objective)
+
+
+def test_a_weighting_of_the_wrong_shape_is_named() -> None:
+    class Column:
+        needs: ClassVar[frozenset[str]] = frozenset()
+
+        def __call__(self, evidence: Evidence) -> Tensor:
+            return evidence.logits[:, :1]
+
+    objective = Reweighted(terms=[Term(name="mine", attack=PGD_2, weighting=Column())])
+    with pytest.raises(SettingError, match=r"'mine'.*returned shape \(\d+, 1\)"):
+        attack_and_score(objective, model(), BATCH)

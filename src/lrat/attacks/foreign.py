@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from lrat.errors import RegionViolationError, SettingError
 from lrat.randomness import NoiseLike, as_noise
 from lrat.threat import Region
 from lrat.types import Images, Labels, Logits
+
+AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""What objectives and suites take: an ``Attack``, or ``(model, images, labels) -> images``."""
 
 
 @contextmanager

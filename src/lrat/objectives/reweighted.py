@@ -1,23 +1,22 @@
 """The one objective of the paper's tables (Eq. 7) under its normalisation (Eq. 15)."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
-from lrat.attacks.base import Attack, Variant
-from lrat.attacks.foreign import as_attack
+from lrat.attacks.base import Variant
+from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
 
-AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
 
@@ -133,7 +132,8 @@ class Reweighted:
         weighted = [coefficients[name] * losses[name] for name in coefficients]
         records = {f"loss/{name}": part.detach() for name, part in losses.items()}
         records |= {f"weight/{name}": part for name, part in weights.items()}
-        scale = count / normalizer
+        # Another process may hold all the weight of a step; then this one's shares are 0, not NaN.
+        scale = torch.where(normalizer > 0, count / normalizer, 0.0)
         records |= {f"share/{name}": part * scale for name, part in coefficients.items()}
         return ObjectiveOutput(
             total=torch.stack(weighted).sum(),
@@ -151,7 +151,13 @@ class Reweighted:
             max_steps=variant.max_steps,
         )
         with torch.no_grad():
-            return term.weighting(evidence).float()
+            weights = term.weighting(evidence).float()
+        if weights.shape != batch.labels.shape:
+            raise SettingError(
+                f"term {term.name!r}: {term.weighting!r} returned shape {tuple(weights.shape)} for "
+                f"{len(batch)} images: a weighting must return [B]"
+            )
+        return weights
 
     @staticmethod
     def _correct(logits: Tensor, batch: Batch) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lrat.acceleration import evaluating
-from lrat.attacks.base import Attack, Variant
+from lrat.attacks.base import Variant
+from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import Loss, cross_entropy, kl
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -26,23 +27,22 @@ class Trades:
     gradient flows through both.
     """
 
-    attack_with: Attack
+    attack_with: AttackLike
     beta: float = 6.0
     divergence: Loss = kl
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.beta) or self.beta < 0:
             raise SettingError(f"beta={self.beta}: must be a number >= 0")
+        object.__setattr__(self, "attack_with", as_attack(self.attack_with))
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
             clean_logits = view(batch.images).float()
+        ascent = as_attack(self.attack_with)
         noise = step.noise.child(_TERM)
-        return {
-            _TERM: self.attack_with(
-                view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits
-            )
-        }
+        variant = ascent(view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits)
+        return {_TERM: variant}
 
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
