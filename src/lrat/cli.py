@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -15,7 +15,6 @@ from lrat import __version__
 from lrat.errors import Interrupted, LratError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Adversarial training with local reweighting (LRAT), its baselines, and their evaluation.",
@@ -119,7 +118,7 @@ def evaluate(
         suite=suite, threat=threat, limit=limit, seed=seed, batch_size=batch_size, device=device
     )
     with evaluation_progress() as progress:
-        if run is not None and model_file is None:
+        if run is not None and not (model_file or weights or data or data_root or out):
             place, result = evaluate_run(run, request, checkpoint=checkpoint, progress=progress)
             folder: Path | None = place
         else:
@@ -209,18 +208,37 @@ def common(
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line and status 2, an interrupted run is status 130."""
+    """Entry point: an error of ours or of usage is one line and status 2, an interrupted run 130.
+
+    Without arguments it shows the help.
+    """
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except Interrupted as stopped:
-        print(f"lrat: {stopped}", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(stopped), 130)
     except LratError as error:
-        print(f"lrat: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("lrat: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), 2)
+    except Exception as error:
+        # typer's own: their classes live in typer or in click, depending on typer's version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _fail(f"{explain().rstrip('.')}; {_help_hint(error)} shows what there is", 2)
+    if status == 130:
+        _fail("interrupted", 130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"lrat: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _help_hint(error: Exception) -> str:
+    """``lrat train --help``: the help of the command that was used wrongly."""
+    context = getattr(error, "ctx", None)
+    command = "" if context is None or context.parent is None else f" {context.info_name}"
+    return f"`lrat{command} --help`"
 
 
 if __name__ == "__main__":

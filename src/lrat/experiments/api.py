@@ -77,6 +77,7 @@ def fit(
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
     build.check_fit(model, images)
+    build.check_training(model, train_part, batch_size)
     model.to(place)
     optimisation = Optimisation(
         epochs=epochs,

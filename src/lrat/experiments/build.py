@@ -1,10 +1,12 @@
 """Configuration to objects: the only place where names become threats, methods, data and models."""
 
+import copy
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -126,38 +128,56 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
     channels, height, width = shape
     chosen = {} if config.model.width is None else {"width": config.model.width}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if ".py:" in config.model.name:
-            return from_file(config.model.name)
+    if ".py:" in config.model.name:
+        return from_file(config.model.name, config.seed)
+    if config.model.name == "small-cnn" and height != width:
+        raise ConfigurationError(
+            f"model 'small-cnn' needs square images, {config.data.name!r} has "
+            f"{height}x{width}: use resnet-18 or a model of your own"
+        )
+    with _seeded(config.seed):
         if config.model.name == "resnet-18":
             return ResNet18(channels=channels, classes=classes, **chosen)
-        if height != width:
-            raise ConfigurationError(
-                f"model 'small-cnn' needs square images, {config.data.name!r} has "
-                f"{height}x{width}: use resnet-18 or a model of your own"
-            )
         return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
 
 
-def from_file(place: str) -> nn.Module:
-    """``path/to/file.py:function``: what the user's own function returns, an nn.Module."""
+def from_file(place: str, seed: int) -> nn.Module:
+    """``path/to/file.py:function``: what the user's own function returns, an nn.Module.
+
+    What the file and the function draw from torch's global random state follows from ``seed``.
+    """
     path, _, name = place.rpartition(":")
     spec = importlib.util.spec_from_file_location("users_model", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ConfigurationError(f"model {place!r}: there is no Python file {path}")
     module = importlib.util.module_from_spec(spec)
+    with _seeded(seed):
+        _users(place, path, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+        made = getattr(module, name, None)
+        if made is None:
+            raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
+        if callable(made) and not isinstance(made, nn.Module):
+            made = _users(place, f"{name}()", made)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
+    return made
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global random state seeded inside, as it was after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _users(place: str, what: str, call: Callable[[], Any]) -> Any:
+    """Run code of the user; whatever it raises is one line (SystemExit too)."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigurationError(f"model {place!r}: {path} fails: {error!r}") from error
-    made = getattr(module, name, None)
-    if made is None:
-        raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
-    result = made if isinstance(made, nn.Module) else made()
-    if not isinstance(result, nn.Module):
-        raise ModelError(f"model {place!r}: {name} returned {type(result).__name__}, no nn.Module")
-    return result
+        return call()
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"model {place!r}: {what} fails: {cause}") from error
 
 
 def check_fit(network: nn.Module, images: ImageData) -> int:
@@ -189,6 +209,27 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
             "output per class"
         )
     return classes
+
+
+def check_training(network: nn.Module, images: ImageData, batch_size: int) -> None:
+    """The smallest batch of an epoch through a copy of the network in train mode.
+
+    ModelError where it fails: BatchNorm on 1x1 maps refuses a last batch of a single image.
+    """
+    place = next((value.device for value in network.parameters()), torch.device("cpu"))
+    smallest = len(images) % batch_size or batch_size
+    batch = images.batch(torch.arange(min(smallest, len(images)))).to(place)
+    try:
+        probe = copy.deepcopy(network)
+        if not probe.training:
+            probe.train()
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            probe(batch.images)
+    except Exception as error:
+        raise ModelError(
+            f"the model fails in training on the last batch of an epoch, {len(batch)} of "
+            f"{len(images)} images: {' '.join(str(error).split())}; choose another batch size"
+        ) from error
 
 
 def optimisation(config: RunConfig) -> Optimisation:
@@ -255,6 +296,10 @@ def device(name: str) -> torch.device:
         chosen = torch.device(name)
     except RuntimeError:
         raise SettingError(f"device {name!r}: use auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise SettingError(f"device {name!r}: PyTorch sees no CUDA device here; use cpu or auto")
+    try:
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(
+            f"device {name!r}: PyTorch cannot use it here; use cpu or auto"
+        ) from None
     return chosen

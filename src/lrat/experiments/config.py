@@ -122,7 +122,11 @@ class RunConfig(_Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        """All settings as YAML that ``read_yaml`` and ``load_config`` take back."""
+        content = self.model_dump(mode="json")
+        # JSON has no numbers for keys, YAML has.
+        content["training"]["drops"] = dict(self.training.drops)
+        return yaml.safe_dump(content, sort_keys=False)
 
 
 def load_config(*layers: Mapping[str, Any]) -> RunConfig:
@@ -229,9 +233,11 @@ def _in_one_line(error: ValidationError) -> str:
             hint = f"did you mean {'.'.join([*map(str, path), near[0]])!r}? " if near else ""
             problems.append(f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}")
         elif each["type"] == "model_type":
-            problems.append(f"{where}={each['input']!r}: must be a section of settings")
+            inside = f", as {where}.name" if "name" in _known_keys(RunConfig, each["loc"]) else ""
+            problems.append(f"{where}={each['input']!r}: must be a section of settings{inside}")
         elif isinstance(cause, LratError):
             problems.append(str(cause))
         else:
-            problems.append(f"{where}={each['input']!r}: {each['msg'].lower()}")
+            cause = each["msg"].lower().replace("tuple", "list").replace("dictionary", "mapping")
+            problems.append(f"{where}={each['input']!r}: {cause}")
     return "; ".join(problems)

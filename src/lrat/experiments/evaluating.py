@@ -94,7 +94,10 @@ def evaluate_file(
 ) -> tuple[Path | None, EvaluationResult]:
     """Attack somebody's model: ``FILE.py:FUNCTION``, its weights, and data by name."""
     if model_file is None or run is not None:
-        raise ConfigurationError("name either a run folder or --model-file FILE.py:FUNCTION")
+        raise ConfigurationError(
+            "name either a run folder, whose model and data are known, or --model-file "
+            "FILE.py:FUNCTION with --data, --weights and --out"
+        )
     if data is None:
         raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
     config = load_config(
@@ -105,7 +108,7 @@ def evaluate_file(
     place = build.device(request.device)
     settings = DataSettings(name=data, root=data_root, validation=0)
     splits = build.data(settings, request.seed)
-    network = build.from_file(model_file)
+    network = build.from_file(model_file, request.seed)
     if weights is not None:
         fill(network, read_safetensors(weights), str(weights))
     images = stratified_subset(splits.test, request.limit, seed=_LIMIT_SEED)
@@ -173,13 +176,15 @@ def _finished(place: Path, suite: str | None) -> EvaluationResult:
     parent = place / EVALUATIONS
     found = sorted(path.parent for path in parent.glob("*/summary.json"))
     if suite is not None:
+        catalogue.check_suite_name(suite)
         found = [path for path in found if f"-{suite}-" in path.name]
+    if not place.is_dir():
+        raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
     if not found:
-        what = f"finished {suite} evaluation" if suite else "finished evaluation"
-        raise RunFolderError(f"{place} holds no {what}: run `lrat evaluate {place}` first")
+        what, how = (f"{suite} evaluation", f" --suite {suite}") if suite else ("evaluation", "")
+        raise RunFolderError(f"{place} holds no finished {what}: run `lrat evaluate {place}{how}`")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise RunFolderError(
-            f"{place} holds several evaluations ({names}): name one with its path or --suite"
-        )
+        how = "its path" if suite else "--suite or its path"
+        raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {names}")
     return EvaluationResult.from_folder(found[0])

@@ -10,6 +10,7 @@ ENVIRONMENT = "environment.json"
 MODEL = "model.json"
 WEIGHTS = "model.safetensors"
 EVALUATIONS = "evaluations"
+CHECKPOINTS = "checkpoints"
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -26,14 +27,25 @@ def read_config(folder: Path) -> RunConfig:
     return load_config(read_yaml(path))
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run in ``folder`` has saved anything that another configuration could not use."""
+    return (folder / WEIGHTS).exists() or any((folder / CHECKPOINTS).glob("*"))
+
+
 def claim(folder: Path, config: RunConfig) -> None:
-    """Refuse a folder that holds something else; nothing is written yet."""
+    """Refuse a folder that holds something else; nothing is written yet.
+
+    A run that failed before its first checkpoint leaves nothing to protect: its folder can be used
+    with other settings.
+    """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another --out")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} holds files of something else: choose another --out")
+    if not has_begun(folder):
+        return
     differing = differences(config.result_settings(), read_config(folder).result_settings())
     if differing:
         raise RunFolderError(

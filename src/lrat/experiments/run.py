@@ -20,6 +20,7 @@ from lrat.experiments.folder import (
     MODEL,
     WEIGHTS,
     claim,
+    has_begun,
 )
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
@@ -78,6 +79,7 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
     images = splits.training()
     network = build.model(config, images.shape, images.classes)
     build.check_fit(network, images)
+    build.check_training(network, images, config.training.batch_size)
     objective = build.objective(config)
     watch = _watch(config, splits, place, progress)
     source = InMemory(
@@ -88,8 +90,8 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
         device=place,
     )
     optimisation = build.optimisation(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).exists():
+    optimisation.optimizer(network)  # refuses a network without anything to train
+    if not has_begun(folder):
         write_json(folder / ENVIRONMENT, environment(place))
         write_text(folder / CONFIG, config.to_yaml())
     result = train(
@@ -121,7 +123,13 @@ def accuracy_measure(
 def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Tensor]:
     """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
     if checkpoint == "selected" and (folder / WEIGHTS).is_file():
-        return read_safetensors(folder / WEIGHTS)
+        try:
+            return read_safetensors(folder / WEIGHTS)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{error}; remove it and give the run's `lrat train` command again, which writes "
+                "it anew"
+            ) from None
     state = storage(config, folder).checkpoints().load(checkpoint)
     weights: dict[str, Tensor] = state["model"]
     return weights
@@ -132,6 +140,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -140,11 +150,22 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Load weights; ModelError in one line where they do not fit the network."""
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        cause = " ".join(str(error).split())
-        raise ModelError(f"{origin} does not fit {type(network).__name__}: {cause}") from None
+    own = network.state_dict()
+    kind = type(network).__name__
+    for what, names in (
+        ("lacks", [name for name in own if name not in weights]),
+        ("holds unknown", [name for name in weights if name not in own]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(f"{origin} does not fit {kind}: it {what} {names[0]}{more}")
+    for name, value in own.items():
+        if value.shape != weights[name].shape:
+            raise ModelError(
+                f"{origin} does not fit {kind}: {name} is {list(weights[name].shape)} there and "
+                f"{list(value.shape)} in the model"
+            )
+    network.load_state_dict(weights)
 
 
 def _selection_key(config: RunConfig) -> str:

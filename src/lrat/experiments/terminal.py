@@ -20,8 +20,8 @@ _FORECAST_AFTER_STEPS = 5
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``; at least ``1 s``."""
+    whole = max(1, round(seconds))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -58,8 +58,8 @@ class _TrainingLines:
         self._steps += 1
         if self._steps == _FORECAST_AFTER_STEPS and progress.seconds_left is not None:
             self._say(
-                f"about {duration(progress.seconds_left)} for {self._epochs} epochs at "
-                f"{progress.images_per_second:.0f} images/s"
+                f"epoch {progress.epoch}/{self._epochs}  about {duration(progress.seconds_left)} "
+                f"to the end of the run  {progress.images_per_second:.0f} images/s"
             )
 
     def on_epoch(self, record: EpochRecord) -> None:
