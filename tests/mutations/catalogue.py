@@ -29,8 +29,8 @@ MUTATIONS = [
     Mutation(
         name="gradients flow through a weighting's own parameters",
         file=_REWEIGHTED,
-        old="        with torch.no_grad():\n            return term.weighting(evidence).float()",
-        new="        return term.weighting(evidence).float()",
+        old="        with torch.no_grad():\n            weights = term.weighting(evidence).float()",
+        new="        weights = term.weighting(evidence).float()",
         tests=_RUNNING,
     ),
     Mutation(
