@@ -187,10 +187,11 @@ def list_(
         print(f"{name.ljust(width)}  {description}")
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"lrat {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -1,5 +1,6 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,9 @@ def fit(
     if held is not None:
         suite = build.attacks_as_suite((_VALIDATION_ATTACK,), threat)
         validate = accuracy_measure(held, suite, seed=seed, device=place)
-    identity = f"{name} {threat!r} {optimisation!r} {batch_size} {validation} {images.digest()}"
+    made = f"{name} {threat!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
+    # Without the addresses in the repr of functions and objects: they differ between processes.
+    identity = f"{re.sub(' at 0x[0-9a-fA-F]+', '', made)} {images.digest()}"
     source = InMemory(
         train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
     )

@@ -47,6 +47,7 @@ class DemoReport:
     title: str
     table: Sequence[Sequence[str]]
     paper: Sequence[Sequence[str]]
+    made: str
     conclusion: str
     path: Path
     seconds: float
@@ -56,7 +57,7 @@ class DemoReport:
             [
                 f"# {self.title}",
                 "",
-                _LEGEND,
+                f"{self.made}. {_LEGEND}",
                 "",
                 to_markdown(self.table),
                 f"## {PAPER_TITLE}",
@@ -86,9 +87,11 @@ def run_demo(
     preset = _preset(epochs)
     started = time.perf_counter()
     workers = min(workers, len(_COSTLIEST_FIRST))
+    length = preset["training"]["epochs"]
+    made = f"{length} epoch{'' if length == 1 else 's'} each, seed {preset['seed']}, suite {suite}"
     watcher.say(
-        f"{len(_COSTLIEST_FIRST)} methods, {preset['training']['epochs']} epochs each, on "
-        f"{workers} worker processes of one thread; runs in {out}"
+        f"{len(_COSTLIEST_FIRST)} methods, {made}, on {workers} worker "
+        f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
     rows = {row.method: row for row in _rows(out, preset, suite, workers, watcher)}
     results = {
@@ -105,6 +108,7 @@ def run_demo(
             {"forwards": {name: f"{row.forwards:.0f}" for name, row in rows.items()}},
         ),
         paper=_paper_table(),
+        made=made,
         conclusion=conclusion(comparisons, images=len(first.index)),
         path=out / "table.md",
         seconds=time.perf_counter() - started,
