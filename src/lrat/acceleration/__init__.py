@@ -1,0 +1,7 @@
+"""The attack's view of a model: eval mode, frozen, BatchNorm folded, faster where that pays."""
+
+from lrat.acceleration.choosing import accelerate, choose, describe, disagreement
+from lrat.acceleration.modes import evaluating
+from lrat.acceleration.view import Choices, View
+
+__all__ = ["Choices", "View", "accelerate", "choose", "describe", "disagreement", "evaluating"]

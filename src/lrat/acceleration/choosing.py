@@ -1,0 +1,152 @@
+"""How to compute: what pays on this device for this model, and whether the view can be trusted."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration.modes import evaluating
+from lrat.acceleration.view import Choices, View
+from lrat.types import Images
+
+_logger = logging.getLogger(__name__)
+FLOAT32_TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit where that is above 1."""
+AGREEMENT = 0.995
+"""Least share of the probe images on which a low-precision view must choose the same class."""
+_LARGE_MODEL_FLOP = 2e6
+"""Forward FLOP per image above which memory formats and low precision pay; small-cnn lies below."""
+_BF16_ULP = 2.0**-8
+_BF16_GAIN = 1.2
+
+
+def accelerate(
+    model: nn.Module, images: Images | None = None, *, choices: Choices | None = None
+) -> View:
+    """The attack's view of ``model``: eval mode, frozen, BatchNorm folded, and what else pays here.
+
+    ``images`` [B C H W] are probed: what to choose follows from the device and the model's size on
+    them, and the view must reproduce the original's logits on them: to 1e-4 in float32; the same
+    class on 99.5 % in low precision. A view that does not is refused with the numbers in a warning
+    and the next simpler one is used, at last the plain model. Without images BatchNorm is folded,
+    in float32, unchecked. ``choices``: what an earlier view chose (``view.choices``), checked too.
+
+    What cannot be folded stays as it is. ``view.refresh()`` after each change of the weights.
+    """
+    if choices is None:
+        choices = Choices() if images is None else choose(model, images)
+    for candidate in _simpler(choices):
+        view = _build(model, candidate)
+        if view is None:
+            continue
+        problem = None if images is None else disagreement(view, images)
+        if problem is None:
+            _logger.info("attacks see the model in %s", describe(view))
+            return view
+        _logger.warning("the view in %s is refused: %s", candidate, problem)
+    raise AssertionError("the plain view agrees with itself")
+
+
+def describe(view: View) -> str:
+    """``bfloat16, channels_last, BatchNorm folded (20 of 20)``."""
+    text = str(view.choices)
+    total = view.folded + view.unfolded
+    return text.replace("BatchNorm folded", f"BatchNorm folded ({view.folded} of {total})")
+
+
+def choose(model: nn.Module, images: Images) -> Choices:
+    """What pays for this model on the images' device; the same on every call on one machine."""
+    large = _forward_flop(model, images) >= _LARGE_MODEL_FLOP
+    if not large:
+        return Choices()
+    device = images.device
+    low = _bfloat16_pays(device.type)
+    return Choices(channels_last=True, precision="bfloat16" if low else "float32")
+
+
+@torch.no_grad()
+def disagreement(view: View, images: Images) -> str | None:
+    """Why the view is no stand-in for its original on these images; None if it is one."""
+    original = view.original
+    with evaluating(original), torch.random.fork_rng(devices=[]):
+        expected = original(images)
+    with torch.random.fork_rng(devices=[]):
+        found = view(images)
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return f"the model returns {type(expected).__name__}, not a tensor of logits"
+    expected = expected.float()
+    if view.choices.precision == "float32":
+        scale = max(1.0, float(expected.abs().max()))
+        difference = float((found - expected).abs().max()) / scale
+        if difference <= FLOAT32_TOLERANCE:
+            return None
+        return f"logits differ by {difference:.1e}, allowed is {FLOAT32_TOLERANCE:.0e}"
+    same = found.argmax(1) == expected.argmax(1)
+    top = expected.topk(2, dim=1).values
+    # Two best logits closer than the format can tell apart: either class is right.
+    tied = (top[:, 0] - top[:, 1]) <= _BF16_ULP * top.abs().amax(1)
+    share = float((same | tied).float().mean())
+    if share >= AGREEMENT:
+        return None
+    return f"the same class on {100 * share:.1f} % of images, needed are {100 * AGREEMENT:.1f} %"
+
+
+def _simpler(choices: Choices) -> list[Choices]:
+    """These choices, then without low precision, then without folding."""
+    order = [
+        choices,
+        Choices(fold=choices.fold, channels_last=choices.channels_last),
+        Choices.plain(),
+    ]
+    return list(dict.fromkeys(order))
+
+
+def _build(model: nn.Module, choices: Choices) -> View | None:
+    try:
+        return View(model, choices)
+    except Exception as error:
+        _logger.warning("no view in %s: %s", choices, " ".join(str(error).split()))
+        return None
+
+
+def _forward_flop(model: nn.Module, images: Tensor) -> float:
+    """FLOP of one image's forward; 0 where the counter cannot follow the model."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            with counter:
+                model(images[:1])
+        except Exception:
+            return 0.0
+    return float(counter.get_total_flops())
+
+
+@cache
+def _bfloat16_pays(kind: str) -> bool:
+    """Whether this device computes faster in bfloat16: measured, as some processors emulate it."""
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if kind != "cpu":
+        return False
+    with torch.no_grad():
+        layer = nn.Conv2d(32, 32, 3, padding=1, device=kind).requires_grad_(False)
+        images = torch.zeros(32, 32, 16, 16).contiguous(memory_format=torch.channels_last)
+        low_layer = nn.Conv2d(32, 32, 3, padding=1).to(torch.bfloat16)
+        low_images = images.to(torch.bfloat16)
+        full = _best_time(lambda: layer(images))
+        low = _best_time(lambda: low_layer(low_images))
+    return full > _BF16_GAIN * low
+
+
+def _best_time(work: Callable[[], object], rounds: int = 7) -> float:
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)

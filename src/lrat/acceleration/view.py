@@ -1,0 +1,148 @@
+"""The attack's view of a model: an evaluation-mode copy that computes the same thing faster."""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded
+from lrat.acceleration.modes import evaluating
+from lrat.types import Images, Logits
+
+Precision = Literal["float32", "bfloat16"]
+_LOW_PRECISION_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How a view computes; plain values, so that a run can record them and choose them again.
+
+    ``precision`` of the network inside (images, logits and losses stay float32);
+    ``channels_last`` memory format inside; ``fold`` BatchNorm into the layer before it;
+    ``compiled`` by torch.compile. ``Choices.plain()`` changes nothing.
+    """
+
+    fold: bool = True
+    channels_last: bool = False
+    precision: Precision = "float32"
+    compiled: bool = False
+
+    @staticmethod
+    def plain() -> "Choices":
+        return Choices(fold=False)
+
+    def __str__(self) -> str:
+        parts: list[str] = [self.precision]
+        parts += ["channels_last"] if self.channels_last else []
+        parts += ["BatchNorm folded"] if self.fold else []
+        parts += ["compiled"] if self.compiled else []
+        return ", ".join(parts)
+
+
+class View(nn.Module):
+    """``original`` as attacks see it: eval mode, frozen, [B C H W] float32 in, float32 logits out.
+
+    The weights are a copy: call ``refresh()`` after the original's have changed. ``original`` is
+    what verdicts are confirmed on. ``folded`` and ``unfolded`` count BatchNorm layers.
+    """
+
+    def __init__(self, original: nn.Module, choices: Choices) -> None:
+        super().__init__()
+        # Not a submodule: the original's modes and hooks are none of the view's business.
+        object.__setattr__(self, "original", original)
+        self.choices = choices
+        with evaluating(original):
+            fast = copy.deepcopy(original)
+            sketch = copy.deepcopy(original)
+        with torch.random.fork_rng(devices=[]):
+            pairs = foldable_pairs(sketch.eval()) if choices.fold else []
+        norms = [module for module in fast.modules() if isinstance(module, NORMS)]
+        self.folded, self.unfolded = len(pairs), len(norms) - len(pairs)
+        fast.eval()
+        self._pairs: list[Pair] = pairs
+        for pair in pairs:
+            _install(fast, pair)
+        if choices.precision == "bfloat16":
+            _lower(fast)
+        fast.requires_grad_(False)
+        if choices.channels_last:
+            fast.to(memory_format=torch.channels_last)
+        self.fast = fast
+        self._run = torch.compile(fast) if choices.compiled else fast
+        self._copies = _matching_tensors(original, fast, pairs)
+        self.train(False)
+
+    original: nn.Module
+
+    def forward(self, images: Images) -> Logits:
+        """Logits [B K], float32."""
+        with self._precision(images):
+            if self.choices.channels_last and images.dim() == 4:
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = self._run(images)
+        return logits.float() if isinstance(logits, Tensor) else logits
+
+    def train(self, mode: bool = True) -> "View":
+        """A view is always in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def refresh(self) -> "View":
+        """Take over the original's weights and statistics, in place."""
+        for source, target in self._copies:
+            target.copy_(source)
+        for pair in self._pairs:
+            layer = self.original.get_submodule(pair.layer)
+            weight, bias = folded(layer, self.original.get_submodule(pair.norm))
+            stored: Any = self.fast.get_submodule(pair.layer)
+            stored.weight.copy_(weight)
+            stored.bias.copy_(bias)
+        return self
+
+    def _precision(self, images: Tensor) -> AbstractContextManager[object]:
+        if self.choices.precision == "float32":
+            return nullcontext()
+        return torch.autocast(images.device.type, torch.bfloat16)
+
+
+def _install(fast: nn.Module, pair: Pair) -> None:
+    """Put the folded weights into the copy's layer and nothing into the norm's place."""
+    layer: Any = fast.get_submodule(pair.layer)
+    weight, bias = folded(layer, fast.get_submodule(pair.norm))
+    layer.weight = nn.Parameter(weight)
+    layer.bias = nn.Parameter(bias)
+    parent, _, name = pair.norm.rpartition(".")
+    setattr(fast.get_submodule(parent), name, nn.Identity())
+
+
+def _lower(fast: nn.Module) -> None:
+    """Store convolutions and linear layers in bfloat16; autocast converts what flows into them."""
+    seen: set[int] = set()
+    for module in fast.modules():
+        if type(module) in _LOW_PRECISION_LAYERS and id(module) not in seen:
+            seen.add(id(module))
+            module.to(torch.bfloat16)
+
+
+def _matching_tensors(
+    original: nn.Module, fast: nn.Module, pairs: list[Pair]
+) -> list[tuple[Tensor, Tensor]]:
+    """Every tensor of the copy that is a plain copy, with its source."""
+    skipped = {f"{name}." for pair in pairs for name in (pair.layer, pair.norm)}
+    sources, targets = (_named_tensors(module) for module in (original, fast))
+    return [
+        (source, targets[name])
+        for name, source in sources.items()
+        if name in targets and not any(name.startswith(prefix) for prefix in skipped)
+    ]
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names: tied ones have several."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
