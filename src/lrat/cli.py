@@ -148,7 +148,8 @@ def compare(
     """Paired tests of two runs on the same images (exact McNemar)."""
     from lrat.experiments.evaluating import compare_runs
 
-    print(compare_runs(first, second, suite=suite))
+    comparison = compare_runs(first, second, suite=suite)
+    print(f"a: {first}\nb: {second}\n\n{comparison}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -68,6 +68,7 @@ class DemoReport:
         )
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Told what happens while the rows are made."""
 
