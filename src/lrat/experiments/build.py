@@ -216,6 +216,8 @@ def check_training(network: nn.Module, images: ImageData, batch_size: int) -> No
 
     ModelError where it fails: BatchNorm on 1x1 maps refuses a last batch of a single image.
     """
+    if batch_size < 1:
+        raise SettingError(f"batch_size={batch_size}: a batch holds at least 1 image")
     place = next((value.device for value in network.parameters()), torch.device("cpu"))
     smallest = len(images) % batch_size or batch_size
     batch = images.batch(torch.arange(min(smallest, len(images)))).to(place)
