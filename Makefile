@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCH_VENV ?= .venv-bench
+BENCH := $(BENCH_VENV)/bin/python
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test check soak bench format clean
@@ -21,15 +23,17 @@ check: $(VENV)/.installed-dev
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/pgd_step.py
+# Other libraries want other versions, so they get an environment of their own.
+bench: $(BENCH_VENV)/.installed
+	$(BENCH) benchmarks/pgd_step.py
+	$(BENCH) benchmarks/peers.py --out results/benchmarks/peers.md
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lrat needs Python >= 3.11") if sys.version_info < (3, 11) else None'
@@ -41,4 +45,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+$(BENCH_VENV)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requirements*.txt)
+	$(PYTHON) -c 'import sys; sys.exit("lrat needs Python >= 3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH) -m pip install --disable-pip-version-check -q -c constraints.txt -e . -r benchmarks/requirements.txt
+	$(BENCH) -m pip install --disable-pip-version-check -q --no-deps -r benchmarks/requirements-alone.txt
 	touch $@
