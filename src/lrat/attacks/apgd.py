@@ -1,6 +1,8 @@
 """Auto-PGD as an attack: restarts, targets, and which of its candidates it returns."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -46,6 +48,10 @@ class APGD(GradientAttack):
 
     Tries run one after the other on the images not fooled yet, as in AutoAttack; with ``stacked``
     all tries of all images run as one batch, which suits training and keeps shapes static.
+
+    ``keep={iterate: count}`` (stacked only) halves the tries on the way: after this iterate each
+    image goes on with the ``count`` tries whose candidates have the smallest probability margins,
+    their step sizes, momentum and best points as they are. The other tries are forgotten.
     """
 
     threat: Ball
@@ -56,6 +62,7 @@ class APGD(GradientAttack):
     start: Start = "surface"
     choice: Choice = "misclassified"
     stacked: bool = False
+    keep: Mapping[int, int] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -71,6 +78,30 @@ class APGD(GradientAttack):
             raise SettingError(f"APGD(loss={loss!r}, targets={self.targets}): {needed}")
         if self.targets is not None and self.targets < 1:
             raise SettingError(f"targets={self.targets}: a targeted attack needs at least one")
+        if self.keep is not None:
+            object.__setattr__(self, "keep", dict(sorted(self.keep.items())))
+            self._check_keep(self.keep)
+
+    def _check_keep(self, keep: Mapping[int, int]) -> None:
+        if not self.stacked:
+            raise SettingError(
+                f"keep={keep}: only tries that run as one batch can be given up on "
+                "the way; pass stacked=True"
+            )
+        if not all(1 <= iterate < self.steps for iterate in keep):
+            raise SettingError(
+                f"keep={keep}: iterates must lie in 1 ... {self.steps - 1}, before the last one"
+            )
+        counts = [(self.targets or 1) * self.restarts, *keep.values()]
+        if counts[-1] < 1 or any(after >= count for count, after in pairwise(counts)):
+            raise SettingError(
+                f"keep={keep}: of {counts[0]} tries ever fewer must be kept, and at least one"
+            )
+
+    def __repr__(self) -> str:
+        """Without ``keep`` where nothing is given up: what older evaluations are known by."""
+        shown = [part.name for part in fields(self) if part.name != "keep" or self.keep]
+        return f"APGD({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
     def needs_clean(self) -> bool:
@@ -100,9 +131,7 @@ class APGD(GradientAttack):
         if self.start == "none":
             # Iterate 0 is the clean image itself: no variant, unless it is misclassified already.
             best = best.replace((best.step == 0) & ~found.ever_wrong, found.last)
-        if self.choice == "best-loss":
-            return best
-        return best.replace(found.ever_wrong, found.wrong)
+        return best if found.wrong is None else best.replace(found.ever_wrong, found.wrong)
 
     def _all_at_once(
         self,
@@ -113,32 +142,52 @@ class APGD(GradientAttack):
         noise: Noise,
         clean: Tensor | None,
     ) -> Variant:
-        count, batch = len(tries), len(images)
         starts = [
             starting_point(self.start, self.threat, images, each.noise(noise)) for each in tries
         ]
+        batch = len(images)
         found = ascend(
             model,
             Prepared.stack([each.prepare(as_loss(self.loss), labels, clean) for each in tries]),
             torch.cat(starts),
-            torch.cat([images] * count),
-            torch.cat([labels] * count),
+            torch.cat([images] * len(tries)),
+            torch.cat([labels] * len(tries)),
             threat=self.threat,
             steps=self.steps,
+            track_wrong=self.choice == "misclassified",
+            narrow=lambda run: self._survivors(run, batch),
         )
-        candidate = self._candidate(found)
+        candidate, count = self._candidate(found), len(found.row) // batch
         source = candidate.margin.view(count, batch).argmin(0)
         rows = source * batch + torch.arange(batch, device=images.device)
+        forwards, backwards = self._passes(len(tries))
         return Variant(
             images=candidate.images[rows],
             trace=Trace(
                 margin=candidate.margin[rows],
                 step=candidate.step[rows],
-                source=source,
-                forwards=every_image(count * (self.steps + 1), images),
-                backwards=every_image(count * self.steps, images),
+                source=found.row[rows] // batch,
+                forwards=every_image(forwards, images),
+                backwards=every_image(backwards, images),
             ),
         )
+
+    def _survivors(self, run: Ascent, batch: int) -> Tensor | None:
+        """The rows of the tries that go on after this iterate; tries are stacked over images."""
+        count, wanted = len(run.row) // batch, (self.keep or {}).get(run.number)
+        if wanted is None or wanted >= count:
+            return None
+        margin = self._candidate(run).margin.view(count, batch)
+        best: Tensor = margin.argsort(dim=0, stable=True)[:wanted]
+        return (best * batch + torch.arange(batch, device=best.device)).flatten()
+
+    def _passes(self, tries: int) -> tuple[int, int]:
+        """Forwards and backwards of an image: one each per iterate and try, but none after it."""
+        forwards = 0
+        for number in range(self.steps + 1):
+            forwards += tries
+            tries = min(tries, (self.keep or {}).get(number, tries))
+        return forwards, forwards - tries
 
     def _one_by_one(
         self,
@@ -149,7 +198,7 @@ class APGD(GradientAttack):
         noise: Noise,
         clean: Tensor | None,
     ) -> Variant:
-        result: Candidate | None = None
+        kept: tuple[Tensor, ...] = ()
         source = torch.zeros_like(labels)
         runs = torch.zeros_like(labels)
         left = torch.arange(len(images), device=images.device)
@@ -158,28 +207,37 @@ class APGD(GradientAttack):
             loss = each.prepare(as_loss(self.loss), truth, None if clean is None else clean[left])
             own_noise = each.noise(noise).select(left)
             start = starting_point(self.start, self.threat, center, own_noise)
-            found = ascend(model, loss, start, center, truth, threat=self.threat, steps=self.steps)
+            found = ascend(
+                model,
+                loss,
+                start,
+                center,
+                truth,
+                threat=self.threat,
+                steps=self.steps,
+                track_wrong=self.choice == "misclassified",
+            )
             candidate = self._candidate(found)
             runs[left] += 1
-            if result is None:
-                result = candidate
+            own = (candidate.images, candidate.margin, candidate.step)
+            if not kept:
+                kept = own
             else:
-                better = candidate.margin < result.margin[left]
+                better = candidate.margin < kept[1][left]
                 rows = left[better]
-                for name in ("images", "margin", "step", "loss"):
-                    getattr(result, name)[rows] = getattr(candidate, name)[better]
+                for target, part in zip(kept, own, strict=True):
+                    target[rows] = part[better]
                 source[rows] = each.number
             if each is not tries[-1]:
                 left = left[~found.ever_wrong]
                 if len(left) == 0:
                     break
-        if result is None:
-            raise SettingError("APGD has no target to try: the model has a single class")
+        images, margin, step = kept
         return Variant(
-            images=result.images,
+            images=images,
             trace=Trace(
-                margin=result.margin,
-                step=result.step,
+                margin=margin,
+                step=step,
                 source=source,
                 forwards=runs * (self.steps + 1),
                 backwards=runs * self.steps,

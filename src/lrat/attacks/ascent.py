@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,32 +21,89 @@ Observer = Callable[[int, Tensor, Tensor], None]
 
 @dataclass
 class Candidate:
-    """Images [B C H W] with probability margin, number of the iterate and loss of each ([B])."""
+    """Images [B C H W] with their logits [B K], labels and number of the iterate (both [B])."""
 
     images: Tensor
-    margin: Tensor
+    logits: Tensor
+    labels: Tensor
     step: Tensor
-    loss: Tensor
+
+    @cached_property
+    def margin(self) -> Tensor:
+        """Probability margin [B], taken when asked for: few iterates are ever compared by it."""
+        return probability_margin(self.logits, self.labels)
 
     def replace(self, rows: Tensor, by: "Candidate") -> "Candidate":
         """``by`` where ``rows`` [B] is true."""
-        wide = rows.view(-1, *[1] * (self.images.dim() - 1))
         return Candidate(
-            images=torch.where(wide, by.images, self.images),
-            margin=torch.where(rows, by.margin, self.margin),
+            images=torch.where(_wide(rows, self.images), by.images, self.images),
+            logits=torch.where(rows[:, None], by.logits, self.logits),
+            labels=self.labels,
             step=torch.where(rows, by.step, self.step),
-            loss=torch.where(rows, by.loss, self.loss),
         )
+
+    def advance(self, rows: Tensor, images: Tensor, logits: Tensor, number: int) -> "Candidate":
+        """The iterate of this number where ``rows`` [B] is true."""
+        return Candidate(
+            images=torch.where(_wide(rows, images), images, self.images),
+            logits=torch.where(rows[:, None], logits, self.logits),
+            labels=self.labels,
+            step=self.step.masked_fill(rows, number),
+        )
+
+    def select(self, rows: Tensor) -> "Candidate":
+        return Candidate(self.images[rows], self.logits[rows], self.labels[rows], self.step[rows])
 
 
 @dataclass
 class Ascent:
-    """What a run found: best-loss iterate, latest misclassified one if there is any, last one."""
+    """A run after iterate ``number``: every tensor has a row per start, so rows can be dropped.
 
+    ``best`` is the best-loss iterate; ``wrong`` the latest misclassified one, where ``ever_wrong``
+    [B], kept only on request; ``last`` the iterate itself. ``row`` [B] numbers the starts as they
+    were given.
+    """
+
+    loss: Prepared
+    center: Tensor
+    labels: Tensor
+    row: Tensor
+    number: int
+    current: Tensor
+    previous: Tensor
+    gradient: Tensor
+    logits: Tensor
+    losses: Tensor
     best: Candidate
-    wrong: Candidate
-    last: Candidate
+    best_loss: Tensor
+    best_gradient: Tensor
+    wrong: Candidate | None
     ever_wrong: Tensor
+    step_size: Tensor
+    rises: Tensor
+    loss_before: Tensor
+    loss_at_mark: Tensor
+    halved_at_mark: Tensor
+    last_mark: int
+
+    @property
+    def last(self) -> Candidate:
+        step = torch.full_like(self.labels, self.number)
+        return Candidate(self.current, self.logits, self.labels, step)
+
+    def select(self, rows: Tensor) -> "Ascent":
+        """The run of these rows (integers) alone, to be gone on with as if it had been so."""
+        return Ascent(**{name: _of_rows(part, rows) for name, part in vars(self).items()})
+
+
+def _of_rows(part: Any, rows: Tensor) -> Any:
+    if isinstance(part, Tensor):
+        return part[rows]
+    return part.select(rows) if isinstance(part, Candidate | Prepared) else part
+
+
+Narrowing = Callable[[Ascent], Tensor | None]
+"""Called after each iterate but the last: the rows (integers) to go on with, None for all."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -68,6 +127,8 @@ def ascend(
     *,
     threat: Ball,
     steps: int,
+    track_wrong: bool = True,
+    narrow: Narrowing | None = None,
     observe: Observer | None = None,
 ) -> Ascent:
     """Ascend ``loss`` for ``steps`` steps inside the ball around ``center``.
@@ -76,56 +137,106 @@ def ascend(
     compares the loss of iterate 1 with 0, not with the loss of the start; and going back to the
     best point leaves the momentum's previous point where it was. Unlike it, the last iterate gets
     no gradient, since nothing uses one. Nothing here waits for the device.
+
+    ``track_wrong``: keep the latest misclassified iterate too. ``narrow``: give up rows on the way.
     """
-    gradient, losses, logits = image_gradient(model, loss, start)
-    current = previous = start
-    now = Candidate(start, probability_margin(logits, labels), torch.zeros_like(labels), losses)
-    found = Ascent(best=now, wrong=now, last=now, ever_wrong=logits.argmax(1) != labels)
-    gradient_of_best = gradient
-    step_size = torch.full_like(losses, 2 * threat.epsilon)
-    last_loss = rises = torch.zeros_like(losses)
-    loss_at_mark = losses
-    halved_at_mark = torch.ones_like(found.ever_wrong)
-    marks, last_mark = set(checkpoints(steps)), 0
-    shape = (-1, *[1] * (center.dim() - 1))
-
+    run = _begin(model, loss, start, center, labels, threat=threat, track_wrong=track_wrong)
+    marks = set(checkpoints(steps))
     for number in range(1, steps + 1):
-        target = current + step_size.view(shape) * threat.ascend(gradient)
-        target = threat.project(target, center)
-        pull = 1.0 if number == 1 else _MOMENTUM
-        moved = current + (target - current) * pull + (current - previous) * (1 - pull)
-        current, previous = threat.project(moved, center), current
-
-        final = number == steps
-        if final:
-            logits = model(current).float()
-            losses = loss(logits)
+        _move(run, threat, pull=1.0 if number == 1 else _MOMENTUM)
+        if number == steps:
+            logits = model(run.current).float()
+            _judge(run, run.loss(logits), logits)
         else:
-            gradient, losses, logits = image_gradient(model, loss, current)
-        wrong = logits.argmax(1) != labels
-        better = losses > found.best.loss
-        margin = probability_margin(logits, labels)
-        now = Candidate(current, margin, torch.full_like(labels, number), losses)
-        found = Ascent(
-            best=found.best.replace(better, now),
-            wrong=found.wrong.replace(wrong, now),
-            last=now,
-            ever_wrong=found.ever_wrong | wrong,
-        )
-        if not final:
-            gradient_of_best = torch.where(better.view(shape), gradient, gradient_of_best)
-            rises = rises + (losses > last_loss)
-            last_loss = losses
+            run.gradient, losses, logits = image_gradient(model, run.loss, run.current)
+            better = _judge(run, losses, logits)
+            wide = _wide(better, run.gradient)
+            run.best_gradient = torch.where(wide, run.gradient, run.best_gradient)
+            run.rises = run.rises + (losses > run.loss_before)
+            run.loss_before = losses
+            rows = None if narrow is None else narrow(run)
+            if rows is not None:
+                run = run.select(rows)
             if number in marks:
-                oscillating = rises <= _RHO * (number - last_mark)
-                stalled = ~halved_at_mark & (loss_at_mark >= found.best.loss)
-                halved_at_mark = oscillating | stalled
-                step_size = torch.where(halved_at_mark, step_size / 2, step_size)
-                back = halved_at_mark.view(shape)
-                current = torch.where(back, found.best.images, current)
-                gradient = torch.where(back, gradient_of_best, gradient)
-                loss_at_mark, last_mark = found.best.loss, number
-                rises = torch.zeros_like(rises)
+                _adapt(run)
         if observe is not None:
-            observe(number, losses, step_size)
-    return found
+            observe(number, run.losses, run.step_size)
+    return run
+
+
+def _begin(
+    model: nn.Module,
+    loss: Prepared,
+    start: Tensor,
+    center: Tensor,
+    labels: Tensor,
+    *,
+    threat: Ball,
+    track_wrong: bool,
+) -> Ascent:
+    gradient, losses, logits = image_gradient(model, loss, start)
+    first = Candidate(start, logits, labels, torch.zeros_like(labels))
+    zeros, wrong = torch.zeros_like(losses), logits.argmax(1) != labels
+    return Ascent(
+        loss=loss,
+        center=center,
+        labels=labels,
+        row=torch.arange(len(labels), device=labels.device),
+        number=0,
+        current=start,
+        previous=start,
+        gradient=gradient,
+        logits=logits,
+        losses=losses,
+        best=first,
+        best_loss=losses,
+        best_gradient=gradient,
+        wrong=first if track_wrong else None,
+        ever_wrong=wrong,
+        step_size=torch.full_like(losses, 2 * threat.epsilon),
+        rises=zeros,
+        loss_before=zeros,
+        loss_at_mark=losses,
+        halved_at_mark=torch.ones_like(wrong),
+        last_mark=0,
+    )
+
+
+def _move(run: Ascent, threat: Ball, pull: float) -> None:
+    """The next iterate: a projected step, drawn back towards the momentum's direction."""
+    current, previous = run.current, run.previous
+    step = _wide(run.step_size, current) * threat.ascend(run.gradient)
+    target = threat.project(current + step, run.center)
+    moved = current + (target - current) * pull + (current - previous) * (1 - pull)
+    run.current, run.previous = threat.project(moved, run.center), current
+    run.number += 1
+
+
+def _judge(run: Ascent, losses: Tensor, logits: Tensor) -> Tensor:
+    """Take the iterate's losses [B] and logits [B K] in; where it is the best so far [B]."""
+    run.losses, run.logits = losses, logits
+    wrong, better = logits.argmax(1) != run.labels, losses > run.best_loss
+    run.ever_wrong = run.ever_wrong | wrong
+    run.best = run.best.advance(better, run.current, logits, run.number)
+    run.best_loss = torch.where(better, losses, run.best_loss)
+    if run.wrong is not None:
+        run.wrong = run.wrong.advance(wrong, run.current, logits, run.number)
+    return better
+
+
+def _adapt(run: Ascent) -> None:
+    """At a checkpoint: where the loss oscillates or stalls, halve the step, go back to the best."""
+    oscillating = run.rises <= _RHO * (run.number - run.last_mark)
+    stalled = ~run.halved_at_mark & (run.loss_at_mark >= run.best_loss)
+    back = run.halved_at_mark = oscillating | stalled
+    run.step_size = torch.where(back, run.step_size / 2, run.step_size)
+    wide = _wide(back, run.current)
+    run.current = torch.where(wide, run.best.images, run.current)
+    run.gradient = torch.where(wide, run.best_gradient, run.gradient)
+    run.loss_at_mark, run.last_mark = run.best_loss, run.number
+    run.rises = torch.zeros_like(run.rises)
+
+
+def _wide(rows: Tensor, images: Tensor) -> Tensor:
+    """[B] as [B 1 1 1]."""
+    return rows.view(-1, *[1] * (images.dim() - 1))

@@ -1,5 +1,7 @@
 """Named settings of PGD and Auto-PGD."""
 
+from collections.abc import Mapping
+
 from lrat.attacks.apgd import APGD
 from lrat.attacks.pgd import PGD, Start
 from lrat.losses import cw, targeted_dlr
@@ -17,13 +19,20 @@ def CW(*, threat: Ball, steps: int, step_size: float, start: Start = "uniform") 
 
 
 def SAA(  # noqa: N802
-    *, threat: Ball, steps: int = 20, targets: int = 3, start: Start = "uniform"
+    *,
+    threat: Ball,
+    steps: int = 20,
+    targets: int = 3,
+    start: Start = "uniform",
+    keep: Mapping[int, int] | None = None,
 ) -> APGD:
     """The paper's simplified AutoAttack: targeted Auto-PGD on the targeted DLR loss (Eq. 9).
 
     The ``targets`` highest wrong classes at the clean image, each from its own uniform start, in
     one stacked batch; of their best-loss iterates the one with the smallest probability margin.
     Images that it cannot fool get their strongest candidate, never the clean image.
+
+    ``keep={iterate: count}`` gives targets up on the way: see ``APGD``.
     """
     return APGD(
         threat=threat,
@@ -33,4 +42,5 @@ def SAA(  # noqa: N802
         start=start,
         choice="best-loss",
         stacked=True,
+        keep=keep,
     )
