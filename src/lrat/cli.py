@@ -6,6 +6,7 @@ torch is imported inside the commands alone, so that ``lrat --help`` answers at 
 import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -31,6 +32,13 @@ Limit = Annotated[int | None, typer.Option(min=1, help="A fixed, stratified part
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.lr=0.05; repeatable.")
 ]
+
+
+class Acceleration(StrEnum):
+    """Typer's way to name two words."""
+
+    auto = "auto"
+    off = "off"
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -108,6 +116,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="With --model-file: folder for the evidence.")
     ] = None,
+    acceleration: Annotated[
+        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
+    ] = Acceleration.auto,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
@@ -115,7 +126,13 @@ def evaluate(
     from lrat.experiments.terminal import evaluation_progress
 
     request = EvaluationRequest(
-        suite=suite, threat=threat, limit=limit, seed=seed, batch_size=batch_size, device=device
+        suite=suite,
+        threat=threat,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        acceleration=acceleration.value,
+        device=device,
     )
     with evaluation_progress() as progress:
         if run is not None and not (model_file or weights or data or data_root or out):

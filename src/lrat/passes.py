@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lrat.outputs import raw_logits
+
 
 class PassCounter:
     """Counts the rows that a module maps, and the rows whose gradient comes back through it.
@@ -42,12 +44,11 @@ class PassCounter:
         return self.forwards - before[0], self.backwards - before[1]
 
     def _count(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
-        if not isinstance(output, Tensor):
-            return
-        rows = len(output)
+        logits = raw_logits(output)
+        rows = len(logits)
         self.forwards += rows
-        if output.requires_grad:
-            output.register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
+        if logits.requires_grad:
+            logits.register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
 
     def _on_gradient(self, rows: int) -> Callable[[Tensor], None]:
         def count(gradient: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration.modes import evaluating
 from lrat.acceleration.view import Choices, View
+from lrat.outputs import logits_of
 from lrat.types import Images
 
 _logger = logging.getLogger(__name__)
@@ -72,12 +73,9 @@ def disagreement(view: View, images: Images) -> str | None:
     """Why the view is no stand-in for its original on these images; None if it is one."""
     original = view.original
     with evaluating(original), torch.random.fork_rng(devices=[]):
-        expected = original(images)
+        expected = logits_of(original(images))
     with torch.random.fork_rng(devices=[]):
         found = view(images)
-    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
-        return f"the model returns {type(expected).__name__}, not a tensor of logits"
-    expected = expected.float()
     if view.choices.precision == "float32":
         scale = max(1.0, float(expected.abs().max()))
         difference = float((found - expected).abs().max()) / scale

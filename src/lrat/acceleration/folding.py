@@ -51,18 +51,14 @@ def foldable_pairs(model: nn.Module) -> list[Pair]:
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layer that does what ``layer`` and then ``norm`` do in eval mode.
 
-    norm(Wx + b) = g (Wx + b - m) / sqrt(v + eps) + beta, in float64 on the way.
+    norm(Wx + b) = g (Wx + b - m) / sqrt(v + eps) + beta.
     """
-    variance, mean = norm.running_var.double(), norm.running_mean.double()
-    scale = (variance + norm.eps).rsqrt()
+    scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    weight = layer.weight.double() * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    bias = shift if layer.bias is None else layer.bias.double() * scale + shift
-    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
+        scale = scale * norm.weight
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+    bias = -mean * scale if norm.bias is None else torch.addcmul(norm.bias, mean, scale, value=-1)
+    return layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)), bias
 
 
 class _Tracer(torch.fx.Tracer):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded
 from lrat.acceleration.modes import evaluating
+from lrat.errors import SettingError
+from lrat.outputs import logits_of
 from lrat.types import Images, Logits
 
 Precision = Literal["float32", "bfloat16"]
@@ -35,11 +37,26 @@ class Choices:
         return Choices(fold=False)
 
     def __str__(self) -> str:
+        """``bfloat16, channels_last, BatchNorm folded``; ``parse`` reads it back."""
         parts: list[str] = [self.precision]
         parts += ["channels_last"] if self.channels_last else []
         parts += ["BatchNorm folded"] if self.fold else []
         parts += ["compiled"] if self.compiled else []
         return ", ".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> "Choices":
+        """The choices that print as ``text``; SettingError for anything else."""
+        parts = set(text.split(", "))
+        choices = Choices(
+            fold="BatchNorm folded" in parts,
+            channels_last="channels_last" in parts,
+            precision="bfloat16" if "bfloat16" in parts else "float32",
+            compiled="compiled" in parts,
+        )
+        if str(choices) != text:
+            raise SettingError(f"{text!r} names no way to compute, as {Choices()!s} does")
+        return choices
 
 
 class View(nn.Module):
@@ -82,8 +99,7 @@ class View(nn.Module):
         with self._precision(images):
             if self.choices.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            logits = self._run(images)
-        return logits.float() if isinstance(logits, Tensor) else logits
+            return logits_of(self._run(images))
 
     def train(self, mode: bool = True) -> "View":
         """A view is always in eval mode."""
@@ -92,14 +108,15 @@ class View(nn.Module):
     @torch.no_grad()
     def refresh(self) -> "View":
         """Take over the original's weights and statistics, in place."""
-        for source, target in self._copies:
-            target.copy_(source)
+        targets = [target for _, target in self._copies]
+        sources = [source for source, _ in self._copies]
         for pair in self._pairs:
             layer = self.original.get_submodule(pair.layer)
-            weight, bias = folded(layer, self.original.get_submodule(pair.norm))
+            sources += folded(layer, self.original.get_submodule(pair.norm))
             stored: Any = self.fast.get_submodule(pair.layer)
-            stored.weight.copy_(weight)
-            stored.bias.copy_(bias)
+            targets += [stored.weight, stored.bias]
+        # One call for all: on a GPU a kernel for many tensors instead of one for each.
+        torch._foreach_copy_(targets, sources)
         return self
 
     def _precision(self, images: Tensor) -> AbstractContextManager[object]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lrat.acceleration import evaluating
 from lrat.errors import ModelError
 from lrat.losses import Prepared
+from lrat.outputs import logits_of
 from lrat.randomness import Noise, NoiseLike, as_noise
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
@@ -113,7 +114,7 @@ class GradientAttack(ABC):
             images, labels = _recordable(images.detach().float()), _recordable(labels)
             adapted = as_noise(noise, len(images), images.device)
             if clean_logits is None and self.needs_clean:
-                clean_logits = model(images).float()
+                clean_logits = logits_of(model(images))
             elif clean_logits is not None:
                 clean_logits = _recordable(clean_logits.detach().float())
             return self.perturb(model, images, labels, adapted, clean_logits)
@@ -134,7 +135,7 @@ def image_gradient(
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = model(images)
+        logits = logits_of(model(images))
         losses = loss(logits)
         if not losses.requires_grad:
             raise ModelError(

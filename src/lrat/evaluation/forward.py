@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
 from lrat.errors import ModelError, NonFiniteError
+from lrat.outputs import logits_of
 
 _logger = logging.getLogger(__name__)
 
@@ -21,18 +22,12 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
     """
     kind = images.device.type
     with evaluating(model), torch.no_grad(), torch.autocast(kind, enabled=False):
-        logits = model(images.float())
-    if not isinstance(logits, Tensor):
-        raise ModelError(
-            f"the model returns {type(logits).__name__}, not a tensor of logits: wrap it in a "
-            "module that returns the logits"
-        )
+        logits = logits_of(model(images.float()))
     if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ModelError(
             f"the model returns shape {tuple(logits.shape)} for {len(images)} images: needed are "
             f"logits ({len(images)}, K) of K >= 2 classes"
         )
-    logits = logits.float()
     finite = logits.isfinite().all(1).cpu().numpy()
     if not finite.all():
         raise NonFiniteError(

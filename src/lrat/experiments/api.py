@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -15,14 +15,12 @@ from lrat.data import (
     InMemory,
     hold_out,
     image_data,
-    in_order,
-    stratified_subset,
 )
 from lrat.errors import SettingError
-from lrat.evaluation import EvaluationResult, Suite, evaluate_suite
+from lrat.evaluation import EvaluationResult, Suite
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings
-from lrat.experiments.evaluating import weights_digest
+from lrat.experiments.evaluating import evaluate_network
 from lrat.experiments.run import accuracy_measure
 from lrat.methods import Simulated
 from lrat.objectives import Objective
@@ -60,6 +58,7 @@ def fit(
     augmentation: Any = None,
     seed: int = 0,
     out: Path | str | None = None,
+    acceleration: Literal["auto", "off"] = "auto",
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
@@ -87,10 +86,11 @@ def fit(
         seed=seed,
         **({} if drops is None else {"drops": drops}),  # type: ignore[arg-type]
     )
+    view = build.view(acceleration, model, train_part)
     validate = None
     if held is not None:
         suite = build.attacks_as_suite((_VALIDATION_ATTACK,), threat)
-        validate = accuracy_measure(held, suite, seed=seed, device=place)
+        validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
     made = f"{name} {threat!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
     # Without the addresses in the repr of functions and objects: they differ between processes.
     identity = f"{re.sub(' at 0x[0-9a-fA-F]+', '', made)} {images.digest()}"
@@ -108,6 +108,7 @@ def fit(
             progress=progress or Silent(),
         ),
         storage=None if out is None else Storage(folder=Path(out), identity=identity),
+        view=lambda _: view,
         device=place,
     )
     model.load_state_dict(result.weights)
@@ -129,6 +130,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = _BATCH,
     folder: Path | str | None = None,
+    acceleration: Literal["auto", "off"] = "auto",
     device: torch.device | str | None = None,
 ) -> EvaluationResult:
     """Attack ``model`` on ``data`` inside ``threat``; ``print(result)`` is the table.
@@ -141,23 +143,17 @@ def evaluate(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
-    images = _images(data)
-    place = _device(model, device)
-    classes = build.check_fit(model, images)
-    chosen = suite
-    if isinstance(chosen, str):
-        chosen = build.suite(chosen, threat, classes)
-    elif chosen.threat != threat:
-        raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
-    part = stratified_subset(images, limit, seed=0)
-    return evaluate_suite(
-        model.to(place),
-        in_order(part, batch_size=batch_size, device=place),
-        chosen,
+    return evaluate_network(
+        model,
+        _images(data),
+        threat=threat,
+        suite=suite,
+        limit=limit,
         seed=seed,
+        batch_size=batch_size,
+        acceleration=acceleration,
         folder=None if folder is None else Path(folder),
-        identity={"model": weights_digest(model.state_dict()), "data": images.digest()},
-        device=place,
+        device=_device(model, device),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrat import methods
-from lrat.acceleration import evaluating
+from lrat.acceleration import Choices, accelerate, evaluating
 from lrat.attacks import APGD, CW, PGD, SAA, Attack
 from lrat.data import (
     CropAndFlip,
@@ -32,9 +32,11 @@ from lrat.losses import targeted_dlr
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective, Reweighted
+from lrat.outputs import logits_of
 from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 
+_PROBE_IMAGES = 128
 _Recipe = Callable[[Simulated, MethodSettings], Objective]
 
 
@@ -190,13 +192,13 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
     batch = images.batch(torch.arange(min(2, len(images)))).to(place)
     try:
         with evaluating(network), torch.no_grad():
-            logits = network(batch.images)
+            logits = logits_of(network(batch.images))
     except ModelError:
         raise
     except Exception as error:
         cause = " ".join(str(error).split())
         raise ModelError(f"the model fails on images {list(images.shape)}: {cause}") from error
-    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    shape = tuple(logits.shape)
     if len(shape) != 2 or shape[0] != len(batch):
         raise ModelError(
             f"the model returns {shape} for {len(batch)} images: it must return logits "
@@ -276,6 +278,20 @@ def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
     """Named attacks as a suite of their own, for monitoring."""
     members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
     return Suite(name="+".join(names), threat=ball, members=members)
+
+
+def view(
+    acceleration: str, network: nn.Module, images: ImageData, choices: Choices | None = None
+) -> nn.Module:
+    """What attacks see: the accelerated view, checked on some of ``images``, or the model itself.
+
+    ``choices``: those of an earlier view of the same run, None to choose for this device.
+    """
+    if acceleration == "off":
+        return network
+    place = next((value.device for value in network.parameters()), torch.device("cpu"))
+    probe = images.batch(torch.arange(min(_PROBE_IMAGES, len(images)))).images.to(place)
+    return accelerate(network, probe, choices=choices)
 
 
 @contextmanager

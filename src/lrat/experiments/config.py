@@ -99,6 +99,7 @@ class TrainingSettings(_Section):
 class RunConfig(_Section):
     """Everything that decides a run's result, and what computes it.
 
+    ``acceleration`` auto: attacks see a faster view of the model, which is checked against it.
     ``threads`` null: one for small-cnn, which more threads only slow down, else PyTorch's choice.
     """
 
@@ -109,6 +110,7 @@ class RunConfig(_Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     seed: int = Field(default=0, ge=0)
+    acceleration: Literal["auto", "off"] = "auto"
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
 

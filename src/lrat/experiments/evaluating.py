@@ -4,24 +4,33 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration import View
 from lrat.data import ImageData, in_order, stratified_subset
-from lrat.errors import ConfigurationError, RunFolderError
+from lrat.errors import ConfigurationError, RunFolderError, SettingError
 from lrat.evaluation import (
     Comparison,
     EvaluationResult,
     Progress,
+    Suite,
     compare,
     evaluate_suite,
 )
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import DataSettings, load_config
-from lrat.experiments.folder import EVALUATIONS, read_config, threat_slug
+from lrat.experiments.folder import (
+    EVALUATIONS,
+    OFF,
+    evaluated_choices,
+    read_config,
+    threat_slug,
+)
 from lrat.experiments.run import fill, load_weights, read_safetensors
+from lrat.threat import Ball
 
 _LIMIT_SEED = 0
 
@@ -37,10 +46,12 @@ class EvaluationRequest:
     limit: int | None = None
     seed: int = 0
     batch_size: int = 256
+    acceleration: Literal["auto", "off"] = "auto"
     device: str = "auto"
 
-    def folder_name(self, checkpoint: str, threat: str, images: int) -> str:
+    def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
         """``selected-quick-linf-8-255-10000``; the seed is told where it is not 0."""
+        images = len(test) if self.limit is None else min(self.limit, len(test))
         name = f"{checkpoint}-{self.suite}-{threat_slug(threat)}-{images}"
         return name if self.seed == 0 else f"{name}-seed-{self.seed}"
 
@@ -58,26 +69,15 @@ def evaluate_run(
     """
     config = read_config(run)
     catalogue.check_suite_name(request.suite)
-    place = build.device(request.device)
+    build.device(request.device)  # refused before anything is loaded
     splits = build.data(config.data, config.seed)
     network = build.model(config, splits.test.shape, splits.test.classes)
     weights = load_weights(run, config, checkpoint)
     fill(network, weights, f"{run} ({checkpoint})")
     threat = request.threat or config.threat
-    images = stratified_subset(splits.test, request.limit, seed=_LIMIT_SEED)
-    folder = run / EVALUATIONS / request.folder_name(checkpoint, threat, len(images))
+    folder = run / EVALUATIONS / request.folder_name(checkpoint, threat, splits.test)
     with build.threads(config):
-        result = _evaluate(
-            network.to(place),
-            weights,
-            splits.test,
-            images,
-            request,
-            threat,
-            folder,
-            place,
-            progress,
-        )
+        result = _answer(request, network, splits.test, threat, folder, progress)
     return folder, result
 
 
@@ -105,29 +105,40 @@ def evaluate_file(
         {} if request.threat is None else {"threat": request.threat},
     )
     catalogue.check_suite_name(request.suite)
-    place = build.device(request.device)
+    build.device(request.device)  # refused before anything is loaded
     settings = DataSettings(name=data, root=data_root, validation=0)
     splits = build.data(settings, request.seed)
     network = build.from_file(model_file, request.seed)
     if weights is not None:
         fill(network, read_safetensors(weights), str(weights))
-    images = stratified_subset(splits.test, request.limit, seed=_LIMIT_SEED)
     folder = None
     if out is not None:
-        folder = out / request.folder_name("model", config.threat, len(images))
-    state = network.state_dict()
-    result = _evaluate(
-        network.to(place),
-        state,
-        splits.test,
-        images,
-        request,
-        config.threat,
-        folder,
-        place,
-        progress,
-    )
+        folder = out / request.folder_name("model", config.threat, splits.test)
+    result = _answer(request, network, splits.test, config.threat, folder, progress)
     return folder, result
+
+
+def _answer(
+    request: EvaluationRequest,
+    network: nn.Module,
+    test: ImageData,
+    threat: str,
+    folder: Path | None,
+    progress: ProgressCallback | None,
+) -> EvaluationResult:
+    return evaluate_network(
+        network,
+        test,
+        threat=build.threat(threat),
+        suite=request.suite,
+        limit=request.limit,
+        seed=request.seed,
+        batch_size=request.batch_size,
+        acceleration=request.acceleration,
+        folder=folder,
+        device=build.device(request.device),
+        progress=progress,
+    )
 
 
 def compare_runs(first: Path, second: Path, *, suite: str | None = None) -> Comparison:
@@ -145,25 +156,40 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _evaluate(
+def evaluate_network(
     network: nn.Module,
-    weights: Mapping[str, Tensor],
     test: ImageData,
-    images: ImageData,
-    request: EvaluationRequest,
-    threat: str,
-    folder: Path | None,
+    *,
+    threat: Ball,
+    suite: str | Suite,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    acceleration: str = "auto",
+    folder: Path | None = None,
     device: torch.device,
-    progress: ProgressCallback | None,
+    progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
-    classes = build.check_fit(network, images)
+    """Attack ``network`` on ``test`` or a fixed part of it: what every evaluation here comes to."""
+    classes = build.check_fit(network, test)
+    chosen = build.suite(suite, threat, classes) if isinstance(suite, str) else suite
+    if chosen.threat != threat:
+        raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
+    images = stratified_subset(test, limit, seed=_LIMIT_SEED)
+    network.to(device)
+    view = build.view(acceleration, network, images, evaluated_choices(folder))
     return evaluate_suite(
         network,
-        in_order(images, batch_size=request.batch_size, device=device),
-        build.suite(request.suite, build.threat(threat), classes),
-        seed=request.seed,
+        in_order(images, batch_size=batch_size, device=device),
+        chosen,
+        seed=seed,
+        view=view,
         folder=folder,
-        identity={"model": weights_digest(weights), "data": test.digest()},
+        identity={
+            "model": weights_digest(network.state_dict()),
+            "data": test.digest(),
+            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+        },
         on_progress=progress,
         device=device,
     )

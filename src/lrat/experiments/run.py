@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration import View
 from lrat.data import ImageData, InMemory, Splits, in_order, stratified_subset
 from lrat.errors import CheckpointError, ConfigurationError, ModelError
 from lrat.evaluation import Suite, evaluate_suite
@@ -21,6 +22,8 @@ from lrat.experiments.folder import (
     WEIGHTS,
     claim,
     has_begun,
+    record_choices,
+    recorded_choices,
 )
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
@@ -81,7 +84,6 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
     build.check_fit(network, images)
     build.check_training(network, images, config.training.batch_size)
     objective = build.objective(config)
-    watch = _watch(config, splits, place, progress)
     source = InMemory(
         images,
         batch_size=config.training.batch_size,
@@ -91,8 +93,11 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
     )
     optimisation = build.optimisation(config)
     optimisation.optimizer(network)  # refuses a network without anything to train
+    view = build.view(config.acceleration, network.to(place), images, recorded_choices(folder))
+    watch = _watch(config, splits, view, place, progress)
     if not has_begun(folder):
         write_json(folder / ENVIRONMENT, environment(place))
+        record_choices(folder, view)
         write_text(folder / CONFIG, config.to_yaml())
     result = train(
         network,
@@ -101,6 +106,7 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
         optimisation,
         watch=watch,
         storage=storage(config, folder),
+        view=lambda model: view,
         device=place,
     )
     _save_model(folder, result, images)
@@ -108,13 +114,18 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
 
 
 def accuracy_measure(
-    data: ImageData, suite: Suite, *, seed: int, device: torch.device
+    data: ImageData, suite: Suite, *, seed: int, view: nn.Module, device: torch.device
 ) -> Callable[[nn.Module], Mapping[str, float]]:
-    """A measure for training to call: accuracy on ``data``, natural and under each attack."""
+    """A measure for training to call: accuracy on ``data``, natural and under each attack.
+
+    ``view``: what attacks see, refreshed from the model at each call.
+    """
 
     def measure(model: nn.Module) -> Mapping[str, float]:
+        if isinstance(view, View):
+            view.refresh()
         batches = in_order(data, batch_size=_EVALUATION_BATCH, device=device)
-        result = evaluate_suite(model, batches, suite, seed=seed, device=device)
+        result = evaluate_suite(model, batches, suite, seed=seed, view=view, device=device)
         return {name: share.value for name, share in result.accuracy.items()}
 
     return measure
@@ -173,7 +184,11 @@ def _selection_key(config: RunConfig) -> str:
 
 
 def _watch(
-    config: RunConfig, splits: Splits, device: torch.device, progress: Progress | None
+    config: RunConfig,
+    splits: Splits,
+    view: nn.Module,
+    device: torch.device,
+    progress: Progress | None,
 ) -> Watch:
     """What the run looks at while it trains."""
     ball = build.threat(config.threat)
@@ -187,14 +202,14 @@ def _watch(
     validate = monitor = None
     if validation is not None:
         suite = build.attacks_as_suite((_selection_key(config),), ball)
-        validate = accuracy_measure(validation, suite, seed=config.seed, device=device)
+        validate = accuracy_measure(validation, suite, seed=config.seed, view=view, device=device)
     if training.monitor.attacks:
         watched = splits.test if training.monitor.split == "test" else validation
         if watched is None:
             raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
         watched = stratified_subset(watched, training.monitor.limit, seed=0)
         suite = build.attacks_as_suite(training.monitor.attacks, ball)
-        monitor = accuracy_measure(watched, suite, seed=config.seed, device=device)
+        monitor = accuracy_measure(watched, suite, seed=config.seed, view=view, device=device)
     return Watch(
         clean=tuple(in_order(subset, batch_size=_EVALUATION_BATCH, device=device)),
         validate=validate,

@@ -14,6 +14,7 @@ from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy
 from lrat.objectives.base import ObjectiveOutput, StepContext
+from lrat.outputs import logits_of
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
 
@@ -88,7 +89,7 @@ class Reweighted:
         clean_logits = None
         if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():
-                clean_logits = view(batch.images).float()
+                clean_logits = logits_of(view(batch.images))
         return {
             name: attack(
                 view,
@@ -109,14 +110,14 @@ class Reweighted:
         correct: Tensor | None = None
         for term in self.terms:
             variant = variants[term.name]
-            logits = model(variant.images).float()
+            logits = logits_of(model(variant.images))
             losses[term.name] = cross_entropy(logits, batch.labels)
             weights[term.name] = self._weigh(term, logits, batch, variant)
             correct = self._correct(logits, batch) if correct is None else correct
         if self.min_weight > 0:
             anchor = self.anchor or self.terms[0].name
             if anchor == CLEAN:
-                logits = model(batch.images).float()
+                logits = logits_of(model(batch.images))
                 losses[CLEAN] = cross_entropy(logits, batch.labels)
                 correct = self._correct(logits, batch) if correct is None else correct
             floor = (self.min_weight - _row_sum(weights.values(), batch)).clamp(min=0)

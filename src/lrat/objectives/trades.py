@@ -13,6 +13,7 @@ from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import Loss, cross_entropy, kl
 from lrat.objectives.base import ObjectiveOutput, StepContext
+from lrat.outputs import logits_of
 from lrat.types import Batch
 
 _TERM = "kl"
@@ -38,7 +39,7 @@ class Trades:
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
-            clean_logits = view(batch.images).float()
+            clean_logits = logits_of(view(batch.images))
         ascent = as_attack(self.attack_with)
         noise = step.noise.child(_TERM)
         variant = ascent(view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits)
@@ -47,8 +48,8 @@ class Trades:
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
-        clean_logits = model(batch.images).float()
-        logits = model(variants[_TERM].images).float()
+        clean_logits = logits_of(model(batch.images))
+        logits = logits_of(model(variants[_TERM].images))
         natural = cross_entropy(clean_logits, batch.labels)
         divergence = self.divergence.prepare(batch.labels, clean_logits)(logits)
         each = natural + self.beta * divergence

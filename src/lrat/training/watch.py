@@ -10,6 +10,7 @@ from torch import nn
 
 from lrat.acceleration import evaluating
 from lrat.errors import NonFiniteError, SettingError, UnknownNameError
+from lrat.outputs import logits_of
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 
@@ -115,5 +116,7 @@ def clean_accuracy(model: nn.Module, batches: Sequence[Batch]) -> float | None:
     if not batches:
         return None
     with evaluating(model), torch.no_grad():
-        right = [(model(batch.images).argmax(1) == batch.labels).sum() for batch in batches]
+        right = [
+            (logits_of(model(batch.images)).argmax(1) == batch.labels).sum() for batch in batches
+        ]
         return float(torch.stack(right).sum()) / sum(len(batch) for batch in batches)
