@@ -29,6 +29,9 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Threat = Annotated[str | None, typer.Option(help="linf:8/255, linf:0.1, l2:0.5, ...")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Root of every random number.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A fixed, stratified part of the images.")]
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Only measure where the time goes; writes nothing.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.lr=0.05; repeatable.")
 ]
@@ -72,6 +75,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML, as a run's config.yaml.")] = None,
     set_: Set = None,
     device: Device = None,
+    profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.experiments.config import load_config, parse_assignments, read_yaml
@@ -92,6 +96,11 @@ def train(
     settings = load_config(
         {} if config is None else read_yaml(config), options, parse_assignments(set_ or [])
     )
+    if profile:
+        from lrat.experiments.profiling import profile_training
+
+        print(profile_training(settings))
+        return
     folder = default_folder(settings) if out is None else out
     with training_progress(settings) as progress:
         report = train_run(settings, folder, progress=progress)
@@ -120,6 +129,7 @@ def evaluate(
         Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
     ] = Acceleration.auto,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    profile: Profile = False,
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.experiments.evaluating import EvaluationRequest, evaluate_file, evaluate_run
@@ -134,6 +144,20 @@ def evaluate(
         acceleration=acceleration.value,
         device=device,
     )
+    if profile:
+        from lrat.experiments.profiling import profile_evaluation
+
+        measured = profile_evaluation(
+            request,
+            run=run,
+            checkpoint=checkpoint,
+            model_file=model_file,
+            weights=weights,
+            data=data,
+            data_root=data_root,
+        )
+        print(measured)
+        return
     with evaluation_progress() as progress:
         if run is not None and not (model_file or weights or data or data_root or out):
             place, result = evaluate_run(run, request, checkpoint=checkpoint, progress=progress)

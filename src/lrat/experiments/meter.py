@@ -1,0 +1,166 @@
+"""Clocks around the parts of a run, and what they showed as a profile."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from lrat.acceleration import View, describe, evaluating
+from lrat.attacks.base import Attack, Variant
+from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.profiling import (
+    BACKWARD,
+    FORWARD,
+    PassClock,
+    PassFlop,
+    PhaseClock,
+    image_pass_flop,
+    matrix_peak,
+    part,
+    saved_activations,
+)
+from lrat.randomness import NoiseLike
+from lrat.reporting.profile import Part, Profile
+from lrat.types import Batch, Images, Labels, Logits
+
+DATA, ATTACK, UPDATE, REST = "data", "attack", "update", "rest"
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Meter:
+    """Measures the phases of a run of ``network``, which attacks see as ``view``.
+
+    ``probe`` [B C H W]: a few images, to count FLOP and bytes with. Inside its context every pass
+    through the two modules is timed and counted.
+    """
+
+    def __init__(self, network: nn.Module, view: nn.Module, probe: Images) -> None:
+        self.clock = PhaseClock(probe.device, REST)
+        self.by_attack: defaultdict[str, float] = defaultdict(float)
+        self._passes = PassClock(self.clock, view, network)
+        self._network = network
+        self._view = view
+        self._probe = probe
+
+    def __enter__(self) -> "Meter":
+        self._passes.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._passes.close()
+
+    def reset(self) -> None:
+        """Forget what was measured so far: it was a warm-up."""
+        self.clock.reset()
+        self.by_attack.clear()
+        self._passes.rows.clear()
+
+    def profile(self, title: str, images: int, parts: Sequence[Part]) -> Profile:
+        """What was measured over ``images`` images: attacks first, then ``parts``."""
+        network, view, probe = self._network, self._view, self._probe
+        with evaluating(network):
+            activations, plain = (saved_activations(seen, probe[:1]) for seen in (view, network))
+        return Profile(
+            title=title,
+            view=f"the model in {describe(view)}" if isinstance(view, View) else "the model itself",
+            images=images,
+            parts=[*self._attacking(), *parts, self._plain(DATA), self._plain(REST)],
+            peaks={name: matrix_peak(probe.device, dtype) for name, dtype in _PRECISIONS.items()},
+            activations=activations,
+            plain_activations=plain,
+            attacks=dict(self.by_attack),
+        )
+
+    def passing(self, name: str, phase: str, flop: PassFlop | None) -> Part:
+        """All forwards and backwards within a phase in one part."""
+        forward, backward = part(phase, FORWARD), part(phase, BACKWARD)
+        there, back = self._passes.rows[forward], self._passes.rows[backward]
+        return Part(
+            name=name,
+            seconds=self.clock.seconds[forward] + self.clock.seconds[backward],
+            passes=there + back,
+            flop=None if flop is None else there * flop.forward + back * flop.backward,
+        )
+
+    def _plain(self, phase: str) -> Part:
+        return Part(name=phase, seconds=self.clock.seconds[phase])
+
+    def _attacking(self) -> list[Part]:
+        """Forward, backward, and the attack's own arithmetic."""
+        seen, precision = self._view, "float32"
+        if isinstance(seen, View):
+            precision = seen.choices.precision
+            if seen.choices.compiled:
+                # No counter looks into compiled code; what it computes is the same.
+                seen = View(seen.original, replace(seen.choices, compiled=False))
+        with evaluating(seen):
+            flop = image_pass_flop(seen, self._probe)
+        parts = []
+        for direction in (FORWARD, BACKWARD):
+            name = part(ATTACK, direction)
+            rows = self._passes.rows[name]
+            parts.append(
+                Part(
+                    name=name,
+                    seconds=self.clock.seconds[name],
+                    passes=rows,
+                    flop=None if flop is None else rows * getattr(flop, direction),
+                    precision=precision,
+                )
+            )
+        return [*parts, Part(name="attack, other", seconds=self.clock.seconds[ATTACK])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockedObjective:
+    """An objective that tells the clock which of its two phases runs."""
+
+    objective: Objective
+    clock: PhaseClock
+
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        with self.clock.during(ATTACK):
+            return self.objective.attack(view, batch, step)
+
+    def loss(
+        self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
+    ) -> ObjectiveOutput:
+        # Until the step ends: backward and the optimiser are part of the update.
+        self.clock.switch(UPDATE)
+        return self.objective.loss(model, batch, variants, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockedAttack:
+    """An attack that tells the clock when it runs, and keeps its seconds under its name."""
+
+    name: str
+    attack: Attack
+    meter: Meter
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return self.attack.provides
+
+    @property
+    def needs_clean(self) -> bool:
+        return self.attack.needs_clean
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        clock = self.meter.clock
+        former = clock.switch(ATTACK)
+        before = clock.total
+        variant = self.attack(model, images, labels, noise=noise, clean_logits=clean_logits)
+        clock.switch(former)
+        self.meter.by_attack[self.name] += clock.total - before
+        return variant
