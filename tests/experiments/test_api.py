@@ -242,7 +242,6 @@ def test_models_modes_and_gradients_are_left_alone_by_evaluate() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"data": (DATA[0],)}, SettingError, r"pass \(images, labels\)"),
         ({"data": (255 * DATA[0], DATA[1])}, DataError, r"must lie in \[0, 1\], but range over \["),
         ({"data": (DATA[0], DATA[1][:5])}, DataError, "150 images but 5 labels"),
         ({"data": (DATA[0][:0], DATA[1][:0])}, DataError, "is empty"),
