@@ -210,7 +210,7 @@ CASES = {
     # Models
     "model for other images": (digits("make"), "the model fails on images [1, 8, 8]: "),
     "model with too few classes": (digits("narrow"), "the model knows 3 classes, digits has 10"),
-    "model without logits": (digits("tupled"), "the model returns tuple for 2 images"),
+    "model without logits": (digits("picture"), "the model returns (2, 10, 8, 8) for 2 images"),
     "model with nothing to train": (digits("frozen"), "there is nothing to train"),
     "model function that fails": (digits("failing"), "failing() fails: OSError: the disk is gone"),
     "model function with arguments": (digits("needing"), "missing 1 required positional argument"),
@@ -262,12 +262,16 @@ def test_bad_input_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(place)
     before = contents(place)
-    answer = lrat(*command)
+    try:
+        answer = lrat(*command)
+        written = {name for name in ("out", "hacked") if (place / name).exists()}
+    finally:
+        for name in ("out", "hacked"):
+            shutil.rmtree(place / name, ignore_errors=True)
+    assert written == set()
     assert cause in answer.complaint
     assert answer.out == ""
     assert contents(place) == before
-    assert not (place / "out").exists()
-    assert not (place / "hacked").exists()
 
 
 @pytest.mark.parametrize(
@@ -294,6 +298,17 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert "lower the learning rate" in complaint
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
+def test_a_model_without_gradients_is_named_and_its_folder_stays_free(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    complaint = lrat(*digits("blind"), "--out", tmp_path / "run").complaint
+    assert complaint.startswith("the model's output does not depend on its input differentiably")
+    evaluated = lrat("evaluate", "--model-file", "model.py:blind", "--data", "digits")
+    assert evaluated.complaint == complaint
+    done(*digits("digits"), "--out", tmp_path / "run")
 
 
 def test_damaged_weights_are_named_and_training_again_mends_them(run: Path) -> None:

@@ -17,8 +17,9 @@ SMALL = (*TINY, "--set", "data.train_limit=120")
 
 
 def test_a_run_folder_holds_all_that_is_promised(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} >= {
+    assert {path.name for path in trained.iterdir()} == {
         "config.yaml",
+        "acceleration.json",
         "environment.json",
         "metrics.jsonl",
         "checkpoints",
