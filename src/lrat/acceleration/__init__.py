@@ -2,6 +2,16 @@
 
 from lrat.acceleration.choosing import accelerate, choose, describe, disagreement
 from lrat.acceleration.modes import evaluating
-from lrat.acceleration.view import Choices, View
+from lrat.acceleration.view import Choices, FastView, PlainView, View
 
-__all__ = ["Choices", "View", "accelerate", "choose", "describe", "disagreement", "evaluating"]
+__all__ = [
+    "Choices",
+    "FastView",
+    "PlainView",
+    "View",
+    "accelerate",
+    "choose",
+    "describe",
+    "disagreement",
+    "evaluating",
+]

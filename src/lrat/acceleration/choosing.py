@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration.modes import evaluating
-from lrat.acceleration.view import Choices, View
+from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.outputs import logits_of
 from lrat.types import Images
 
@@ -48,7 +48,7 @@ def accelerate(
             _logger.info("attacks see the model in %s", describe(view))
             return view
         _logger.warning("the view in %s is refused: %s", candidate, problem)
-    raise AssertionError("the plain view agrees with itself")
+    return PlainView(model)
 
 
 def describe(view: View) -> str:
@@ -93,18 +93,14 @@ def disagreement(view: View, images: Images) -> str | None:
 
 
 def _simpler(choices: Choices) -> list[Choices]:
-    """These choices, then without low precision, then without folding."""
-    order = [
-        choices,
-        Choices(fold=choices.fold, channels_last=choices.channels_last),
-        Choices.plain(),
-    ]
-    return list(dict.fromkeys(order))
+    """These choices, then without low precision; the plain model is what is left after them."""
+    order = [choices, Choices(fold=choices.fold, channels_last=choices.channels_last)]
+    return [each for each in dict.fromkeys(order) if each != Choices.plain()]
 
 
 def _build(model: nn.Module, choices: Choices) -> View | None:
     try:
-        return View(model, choices)
+        return FastView(model, choices)
     except Exception as error:
         _logger.warning("no view in %s: %s", choices, " ".join(str(error).split()))
         return None

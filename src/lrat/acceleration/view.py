@@ -1,6 +1,7 @@
 """The attack's view of a model: an evaluation-mode copy that computes the same thing faster."""
 
 import copy
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -59,25 +60,59 @@ class Choices:
         return choices
 
 
-class View(nn.Module):
-    """``original`` as attacks see it: eval mode, frozen, [B C H W] float32 in, float32 logits out.
+class View(nn.Module, ABC):
+    """A model as attacks see it: [B C H W] float32 in, logits [B K] float32 out.
 
-    The weights are a copy: call ``refresh()`` after the original's have changed. ``original`` is
-    what verdicts are confirmed on. ``folded`` and ``unfolded`` count BatchNorm layers.
+    ``original`` is the model that verdicts are confirmed on. After its weights have changed call
+    ``refresh()``. ``folded`` and ``unfolded`` count BatchNorm layers.
+    """
+
+    original: nn.Module
+    choices: Choices
+    folded: int = 0
+    unfolded: int = 0
+
+    @abstractmethod
+    def refresh(self) -> "View":
+        """Take over the original's weights and statistics."""
+
+
+class PlainView(View):
+    """The model itself in eval mode: for one that cannot be copied, or whose copy differs."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        self.choices = Choices.plain()
+        self.unfolded = _norms_in(original)
+
+    def forward(self, images: Images) -> Logits:
+        with evaluating(self.original):
+            return logits_of(self.original(images))
+
+    def refresh(self) -> "PlainView":
+        return self
+
+
+class FastView(View):
+    """A frozen copy in eval mode that computes the same as the original, faster.
+
+    Raises SettingError for choices that change nothing: that is ``PlainView``.
     """
 
     def __init__(self, original: nn.Module, choices: Choices) -> None:
         super().__init__()
+        if choices == Choices.plain():
+            raise SettingError(f"FastView(choices={choices!r}): use PlainView")
         # Not a submodule: the original's modes and hooks are none of the view's business.
-        object.__setattr__(self, "original", original)
+        self.__dict__["original"] = original
         self.choices = choices
         with evaluating(original):
             fast = copy.deepcopy(original)
             sketch = copy.deepcopy(original)
         with torch.random.fork_rng(devices=[]):
             pairs = foldable_pairs(sketch.eval()) if choices.fold else []
-        norms = [module for module in fast.modules() if isinstance(module, NORMS)]
-        self.folded, self.unfolded = len(pairs), len(norms) - len(pairs)
+        self.folded, self.unfolded = len(pairs), _norms_in(original) - len(pairs)
         fast.eval()
         self._pairs: list[Pair] = pairs
         for pair in pairs:
@@ -92,21 +127,18 @@ class View(nn.Module):
         self._copies = _matching_tensors(original, fast, pairs)
         self.train(False)
 
-    original: nn.Module
-
     def forward(self, images: Images) -> Logits:
-        """Logits [B K], float32."""
         with self._precision(images):
             if self.choices.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             return logits_of(self._run(images))
 
-    def train(self, mode: bool = True) -> "View":
-        """A view is always in eval mode."""
+    def train(self, mode: bool = True) -> "FastView":
+        """Always in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
-    def refresh(self) -> "View":
+    def refresh(self) -> "FastView":
         """Take over the original's weights and statistics, in place."""
         targets = [target for _, target in self._copies]
         sources = [source for source, _ in self._copies]
@@ -163,3 +195,7 @@ def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+
+
+def _norms_in(module: nn.Module) -> int:
+    return sum(isinstance(each, NORMS) for each in module.modules())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lrat.acceleration import View, describe, evaluating
+from lrat.acceleration import FastView, View, describe, evaluating
 from lrat.attacks.base import Attack, Variant
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.profiling import (
@@ -94,7 +94,7 @@ class Meter:
             precision = seen.choices.precision
             if seen.choices.compiled:
                 # No counter looks into compiled code; what it computes is the same.
-                seen = View(seen.original, replace(seen.choices, compiled=False))
+                seen = FastView(seen.original, replace(seen.choices, compiled=False))
         with evaluating(seen):
             flop = image_pass_flop(seen, self._probe)
         parts = []
