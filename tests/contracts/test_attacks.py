@@ -103,6 +103,10 @@ ROWS = {
     "saa": Row(saa),
     "saa-l2": Row(saa, threat=EUCLIDEAN),
     "saa-2-classes": Row(saa, classes=2),
+    "saa-halved": Row(lambda threat: SAA(threat=threat, steps=7, keep={2: 2, 4: 1})),
+    "saa-halved-2-classes": Row(
+        lambda threat: SAA(threat=threat, steps=7, keep={2: 2, 4: 1}), classes=2
+    ),
     "foreign": Row(
         lambda threat: Foreign(function=OfALibrary(threat.epsilon), threat=threat), keyed=False
     ),

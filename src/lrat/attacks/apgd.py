@@ -88,7 +88,7 @@ class APGD(GradientAttack):
                 f"keep={keep}: only tries that run as one batch can be given up on "
                 "the way; pass stacked=True"
             )
-        if not all(1 <= iterate < self.steps for iterate in keep):
+        if not all(iterate in range(1, self.steps) for iterate in keep):
             raise SettingError(
                 f"keep={keep}: iterates must lie in 1 ... {self.steps - 1}, before the last one"
             )
