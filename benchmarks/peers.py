@@ -198,7 +198,7 @@ def judge_steps(
     report.target(what, times / counts, 1.05, least=False)
 
 
-def render(report: Report, chosen: argparse.Namespace, rounds: str) -> str:
+def render(report: Report, chosen: argparse.Namespace, plan: Plan, rounds: str) -> str:
     names = ["torchvision", *rivals.PACKAGES.values(), "numpy"]
     missing = sorted(set(rivals.PACKAGES) - rivals.installed())
     lines = [
@@ -208,8 +208,9 @@ def render(report: Report, chosen: argparse.Namespace, rounds: str) -> str:
         "",
         f"{processor()} ({features()}), {chosen.threads} threads. "
         f"{environment(*names)}. Best of {rounds}, in turns. Epsilon 8/255, step 2/255 (training: "
-        "epsilon / 10, 10 steps; SAA 3 targets x 20 steps), random start, float32 images. Times "
-        "include everything that a call of the library does; views are made before.",
+        f"epsilon / 10, {plan.steps} steps; SAA {rivals.TARGETS} targets x {plan.saa_steps} steps),"
+        " random start, float32 images. Times include everything that a call of the library does; "
+        "views are made before, and refreshed in each training step.",
         "",
     ]
     if missing:
@@ -228,7 +229,7 @@ def render(report: Report, chosen: argparse.Namespace, rounds: str) -> str:
         *report.floors,
         "",
     ]
-    if report.targets:
+    if not chosen.quick:
         lines += ["## Targets", "", "| what | wanted | found | met |", "|---|---|---|---|"]
         lines += report.targets
     return "\n".join(lines).rstrip() + "\n"
@@ -255,7 +256,7 @@ def main() -> None:
         compare_attacks(report, each, steps, rounds[each.name])
         compare_steps(report, each, plan, rounds[each.name])
     text = ", ".join(f"{count} rounds ({name})" for name, count in rounds.items())
-    result = render(report, chosen, text)
+    result = render(report, chosen, plan, text)
     print(result, end="")
     if chosen.out is not None:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)

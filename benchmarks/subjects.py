@@ -31,21 +31,22 @@ def steadfast(model: ResNet18 | SmallCNN, images: Tensor) -> nn.Module:
     """A random network that no attack here fools, so that every attack does all its steps.
 
     BatchNorm gets the statistics of the images; logits spread by 0.25 over the images, and the bias
-    of class 0 puts it 8 above the others, more than the attacks move. Attacks that let fooled images leave would else do less than those
-    that do not: a difference between networks, not between implementations.
+    of class 0 puts it 8 above the others, more than the attacks move. Attacks that let fooled
+    images leave would else do less than those that do not: a difference between networks, not
+    between implementations.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None
     with torch.no_grad():
         model.train()(images)
-        for parameter in model.head.parameters():
-            if parameter.dim() == 1:
-                parameter.zero_()
-                parameter[0] = _MARGIN
+        model.eval()
+        model.head.bias.zero_()
+        model.head.weight.mul_(_SPREAD / model(images).std())
+        model.head.bias[0] = _MARGIN
     for norm in norms:
         norm.momentum = 0.1
-    return model.eval()
+    return model
 
 
 def subject(
