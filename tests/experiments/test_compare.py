@@ -8,6 +8,9 @@ from experiments.commands import done, lrat
 from experiments.conftest import COMMAND
 
 
+pytestmark = pytest.mark.xdist_group("comparison")  # one pair of runs for all tests here
+
+
 @pytest.fixture(scope="module")
 def pair(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two runs of different methods, each evaluated on the same 60 images."""

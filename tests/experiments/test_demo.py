@@ -10,6 +10,7 @@ from lrat.experiments.demo import conclusion
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.reporting.tables import WORST
 
+pytestmark = pytest.mark.xdist_group("demo")  # one demonstration for all tests here
 COMMAND = ("demo", "--epochs", "1", "--suite", "quick")
 
 

@@ -16,6 +16,7 @@ from experiments.commands import assert_same_result, contents, done, lrat, one_t
 from experiments.conftest import COMMAND
 from lrat.files import read_table
 
+pytestmark = pytest.mark.xdist_group("interruption")  # one uninterrupted run for all tests here
 EPOCHS = 20
 LONG = (
     *("train", "lrat-saa+cw", "--epochs", EPOCHS, "--set", "model.width=4"),
