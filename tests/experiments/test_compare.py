@@ -7,7 +7,6 @@ import pytest
 from experiments.commands import done, lrat
 from experiments.conftest import COMMAND
 
-
 pytestmark = pytest.mark.xdist_group("comparison")  # one pair of runs for all tests here
 
 
