@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from builders import seeded
 from experiments.commands import contents, done, lrat
 from experiments.own import arrays, write_model, write_npz
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.build import from_file
 
 
 def summary(folder: Path) -> dict:
@@ -113,7 +113,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     test = arrays(45)
     np.savez("test.npz", **test)
     write_npz("all.npz")
-    model = seeded(0, lambda: from_file("model.py:make", 1))
+    model = seeded(0, runpy.run_path("model.py")["make"])
     images, labels = torch.from_numpy(arrays(120)["images"]), torch.arange(120) % 3
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(60):
