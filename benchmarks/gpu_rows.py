@@ -18,6 +18,7 @@ from lrat.threat import Linf
 from lrat.training import Optimisation
 from lrat.training.step import Stepper
 from lrat.types import Batch
+from subjects import steadfast
 
 EPOCH_IMAGES = 50_000
 EPSILON = 8 / 255
@@ -163,7 +164,7 @@ def forward_flop(size: Size) -> float:
     """FLOP of one image's forward, two per multiply-add."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = ResNet18(width=size.width).eval()
+    model = _network(size).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size.pixels, size.pixels))
     return float(counter.get_total_flops())
@@ -190,21 +191,27 @@ def _batch(count: int, size: Size) -> Batch:
     generator = torch.Generator().manual_seed(0)
     batch = Batch(
         images=torch.rand(count, 3, size.pixels, size.pixels, generator=generator),
-        labels=torch.randint(10, (count,), generator=generator),
+        labels=torch.zeros(count, dtype=torch.long),
         index=torch.arange(count),
     )
     return batch.to(device())
 
 
-def _model(size: Size) -> nn.Module:
-    torch.manual_seed(0)
-    return ResNet18(width=size.width).to(device())
+def _model(size: Size, images: Tensor) -> nn.Module:
+    """Sure of its classes, so that low precision cannot change one by chance."""
+    return steadfast(_network(size).to(device()), images)
+
+
+def _network(size: Size) -> ResNet18:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return ResNet18(width=size.width)
 
 
 def _step(row: Row, variant: Variant, size: Size, flop: float) -> None:
     """A whole training step of ``row.what``: view refreshed, attack, update."""
     batch = _batch(row.batch, size)
-    model = _model(size).train()
+    model = _model(size, batch.images).train()
     objective = size.objective(row.what)
     terms: list[Any] = [
         replace(term, attack=variant.attack(term.attack))  # type: ignore[arg-type]
@@ -228,7 +235,7 @@ def _step(row: Row, variant: Variant, size: Size, flop: float) -> None:
 
 def _pgd(row: Row, variant: Variant, size: Size, flop: float) -> None:
     batch = _batch(row.batch, size)
-    model = _model(size).eval()
+    model = _model(size, batch.images)
     view = variant.view(model, batch.images)
     work = _torchattacks(model, batch, size)
     if variant.needs != "torchattacks":
