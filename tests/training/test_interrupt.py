@@ -1,10 +1,13 @@
+import logging
 import os
 import signal
 import threading
 
 import pytest
+import torch
+from torch import nn
 
-from lrat.training.interrupt import stopping
+from lrat.training.interrupt import StopNow, StopRequest, noticing, stopping
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -66,3 +69,42 @@ def test_another_thread_gets_no_handlers_and_no_error() -> None:
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_announced_at_once(number: signal.Signals) -> None:
+    heard = []
+    with stopping(heard.append):
+        os.kill(os.getpid(), number)
+        assert heard == [number.name]
+
+
+def test_without_an_announcer_a_signal_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), stopping():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert caplog.messages == [
+        "SIGINT: stopping as soon as possible; a second signal stops at once"
+    ]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, RuntimeError("reentrant call")])
+def test_an_announcement_that_cannot_be_shown_stops_nothing(error: Exception) -> None:
+    def fail(reason: str) -> None:
+        raise error
+
+    with stopping(fail) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop
+
+
+def test_a_forward_notices_the_request_and_the_hooks_are_gone_afterwards() -> None:
+    model, other = nn.Identity(), nn.Identity()
+    stop = StopRequest()
+    with noticing(stop, model, model, other):
+        assert model(torch.ones(1)) == 1
+        stop.ask("SIGINT")
+        for module in (model, other):
+            with pytest.raises(StopNow):
+                module(torch.ones(1))
+    assert not model._forward_pre_hooks
+    assert model(torch.ones(1)) == 1

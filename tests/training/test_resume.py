@@ -1,3 +1,5 @@
+import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -53,6 +55,75 @@ def test_interrupted_and_continued_is_uninterrupted(
     assert parts_result.selected_epoch == whole_result.selected_epoch
     name = "weights/epoch-002.parquet"
     assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class Spoken(Signal):
+    """Sends its signal and keeps what it is told."""
+
+    def __init__(self, epoch: int, step: int | None = None) -> None:
+        super().__init__(epoch, step, signal.SIGINT)
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_stop_and_where_a_run_goes_on_are_told(tmp_path: Path) -> None:
+    for progress, line in (
+        (Spoken(1, 2), "SIGINT: stopping after the step under way; a second signal stops at once"),
+        (Spoken(2), "continuing in epoch 1 after step 2"),
+        (Spoken(9), "continuing after epoch 2"),
+        (Spoken(9), "all 3 epochs are done already"),
+    ):
+        with contextlib.suppress(Interrupted):
+            run(tmp_path, watch=watch(progress))
+        assert progress.lines[0] == line
+
+
+def test_a_progress_that_cannot_speak_leaves_it_to_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, watch=watch(Signal(1, 2, signal.SIGINT)))
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.message.startswith("SIGINT: stopping after the step under way")
+
+
+class Interruptible:
+    """A measure of many forwards, in the middle of which the user presses Ctrl-C."""
+
+    def __init__(self, epoch: int | None = None) -> None:
+        self.left = -1 if epoch is None else epoch
+        self.forwards = 0
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        self.left -= 1
+        for number in range(10):
+            if self.left == 0 and number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            self.forwards += 1
+            with contextlib.suppress(Exception):  # as somebody's measure may
+                model(data(10).images)
+        return validate(model)
+
+
+@pytest.mark.parametrize("measure", ["validate", "monitor"])
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_measurement_under_way_is_left_and_made_again(
+    tmp_path: Path, epoch: int, measure: str
+) -> None:
+    def watching(what: Interruptible) -> Watch:
+        return Watch(**{"validate": validate, measure: what}, select_by="pgd")
+
+    whole, expected = run(tmp_path / "whole", watch=watching(Interruptible()))
+    folder, stopped = tmp_path / "parts", Interruptible(epoch)
+    with pytest.raises(Interrupted, match=f"SIGINT in epoch {epoch} after step 4; saved in"):
+        run(folder, watch=watching(stopped))
+    assert stopped.forwards == 10 * (epoch - 1) + 4, "no forward after the one that noticed"
+    parts, result = run(folder, watch=watching(Interruptible()))
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert timeless(result.records) == timeless(expected.records)
+    assert result.selected_epoch == expected.selected_epoch
 
 
 def test_interrupted_with_gradients_accumulated(tmp_path: Path) -> None:

@@ -5,22 +5,22 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lrat.errors import DataError, Interrupted
 from lrat.objectives.base import Objective
-from lrat.training.interrupt import StopRequest, stopping
+from lrat.training.interrupt import StopNow, StopRequest, noticing, stopping
 from lrat.training.metrics import EpochRecord
 from lrat.training.settings import Optimisation
 from lrat.training.state import RunState, training_modes
 from lrat.training.step import Stepper, own_randomness
 from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage
-from lrat.training.watch import StepProgress, Watch, choose, clean_accuracy, measure
+from lrat.training.watch import StepProgress, Watch, choose, clean_accuracy, measure, tell
 from lrat.types import BatchSource
 
-_logger = logging.getLogger(__name__)
 _AFTER_ALL_STEPS = 2**32 - 1
 
 
@@ -61,7 +61,8 @@ def train(
     it has one, is called before each step. ``device`` defaults to where the model is. Modes: see
     ``training_modes``.
 
-    Raises ``Interrupted`` after SIGINT or SIGTERM, when the step under way is done and saved;
+    Raises ``Interrupted`` after SIGINT or SIGTERM, when the step under way is done and saved (a
+    measurement under way is left at its next forward and made again by the continued run);
     ``NonFiniteError`` with epoch, step and term; ``CheckpointError`` and ``RunFolderError`` for
     the folder; ``ModelError`` without trainable parameters; ``DataError`` for an empty epoch.
     """
@@ -70,12 +71,18 @@ def train(
     state = RunState(model, optimisation.optimizer(model), source, place)
     keeper: Keeper = MemoryKeeper() if storage is None else FolderKeeper(storage)
     keeper.resume(state)
+    watch = watch or Watch()
     if state.epoch or state.step:
-        _logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
+        tell(watch.progress, _where(state, optimisation.epochs), level=logging.INFO)
     seen = model if view is None else view(model)
     stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory)
-    with training_modes(model), stopping() as stop, stepper:
-        run = _Run(state, stepper, optimisation, watch or Watch(), keeper, stop)
+
+    def announce(reason: str) -> None:
+        what = f"{reason}: stopping after the step under way; a second signal stops at once"
+        tell(watch.progress, what, level=logging.WARNING)
+
+    with training_modes(model), stopping(announce) as stop, stepper:
+        run = _Run(state, stepper, optimisation, watch, keeper, stop, seen)
         while state.epoch < optimisation.epochs:
             run.epoch()
     return TrainingResult(
@@ -97,6 +104,7 @@ class _Run:
         watch: Watch,
         keeper: Keeper,
         stop: StopRequest,
+        seen: nn.Module,
     ) -> None:
         self._state = state
         self._stepper = stepper
@@ -104,6 +112,7 @@ class _Run:
         self._watch = watch
         self._keeper = keeper
         self._stop = stop
+        self._seen = seen
         self._started = time.perf_counter()
         self._images_here = 0
 
@@ -113,12 +122,18 @@ class _Run:
         rate = self._optimisation.learning_rate(state.epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        self._steps()
+        if not state.measuring:
+            self._steps()
         if state.sums.steps == 0:
             raise DataError(
                 f"epoch {state.epoch + 1}: the source gave no batch; give it at least one image"
             )
-        record = self._measure(rate)
+        state.measuring = True
+        try:
+            with noticing(self._stop, state.model, self._seen):
+                record = self._measure(rate)
+        except StopNow:
+            self._save_and_stop()
         key = self._watch.select_by
         state.end_epoch(record, None if key is None else choose(state.best, record, key))
         self._keeper.epoch_ended(state)
@@ -144,11 +159,16 @@ class _Run:
             last = now
             self._watch.progress.on_step(self._progress(now))
             if self._stop:
-                self._keeper.save(state)
-                raise Interrupted(
-                    f"stopped by {self._stop.reason} in epoch {state.epoch + 1} "
-                    f"after step {state.step}; {self._keeper.where}"
-                )
+                self._save_and_stop()
+
+    def _save_and_stop(self) -> NoReturn:
+        """Save within the epoch and raise ``Interrupted``."""
+        state = self._state
+        self._keeper.save(state)
+        raise Interrupted(
+            f"stopped by {self._stop.reason} in epoch {state.epoch + 1} after step {state.step}; "
+            f"{self._keeper.where}"
+        ) from None
 
     def _progress(self, now: float) -> StepProgress:
         state, epochs = self._state, self._optimisation.epochs
@@ -184,6 +204,17 @@ class _Run:
             monitor=monitor,
             evaluation_seconds=time.perf_counter() - started,
         )
+
+
+def _where(state: RunState, epochs: int) -> str:
+    """From where a run goes on, in words."""
+    if state.epoch >= epochs:
+        return f"all {epochs} epochs are done already"
+    if not state.step:
+        return f"continuing after epoch {state.epoch}"
+    if state.measuring:
+        return f"continuing in epoch {state.epoch + 1} after its steps"
+    return f"continuing in epoch {state.epoch + 1} after step {state.step}"
 
 
 def _device_of(model: nn.Module) -> torch.device:

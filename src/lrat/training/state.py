@@ -18,8 +18,9 @@ class RunState:
     """The parts of a run that change: what a checkpoint holds and a continued run starts from.
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
-    ``sums``. ``memory``: the objective's named tensors. All randomness is a function of
-    (seed, epoch, step, image), so there is no generator to keep.
+    ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
+    source stands at the start of the epoch after. ``memory``: the objective's named tensors. All
+    randomness is a function of (seed, epoch, step, image), so there is no generator to keep.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class RunState:
         self.device = device
         self.epoch = 0
         self.step = 0
+        self.measuring = False
         self.memory: dict[str, Tensor] = {}
         self.sums = EpochSums(device)
         self.records: list[EpochRecord] = []
@@ -44,6 +46,7 @@ class RunState:
         """Move to the start of the next epoch."""
         self.epoch += 1
         self.step = 0
+        self.measuring = False
         self.sums = EpochSums(self.device)
         self.records.append(record)
         self.best = best
@@ -53,6 +56,7 @@ class RunState:
         return {
             "epoch": self.epoch,
             "step": self.step,
+            "measuring": self.measuring,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "source": self.source.state_dict(),
@@ -78,6 +82,7 @@ class RunState:
         self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})
         self.epoch = state["epoch"]
         self.step = state["step"]
+        self.measuring = state.get("measuring", False)  # absent in older checkpoints
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
         self.records = [EpochRecord.from_json(line) for line in state["records"]]

@@ -1,5 +1,6 @@
 """What is watched while a model trains: accuracies, the best epoch so far, progress."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from lrat.outputs import logits_of
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 
+_logger = logging.getLogger(__name__)
 Measure: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
 """Accuracies (or other numbers) of a model by name; the model is in eval mode."""
 
@@ -37,11 +39,26 @@ class StepProgress:
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after each step and each epoch; must not change the model."""
+    """Told after each step and each epoch; must not change the model. See also ``Speaker``."""
 
     def on_step(self, progress: StepProgress) -> None: ...
 
     def on_epoch(self, record: EpochRecord) -> None: ...
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """A progress that can show a line in words as well: a stop that was heard, a continued run."""
+
+    def say(self, line: str) -> None: ...
+
+
+def tell(progress: Progress, line: str, *, level: int) -> None:
+    """Have the progress say it, or log it at ``level`` where it cannot speak."""
+    if isinstance(progress, Speaker):
+        progress.say(line)
+    else:
+        _logger.log(level, line)
 
 
 class Silent:
