@@ -8,6 +8,7 @@ from torch import nn
 from lrat.acceleration import Choices, View, describe
 from lrat.errors import RunFolderError
 from lrat.experiments.config import RunConfig, differences, load_config, read_yaml
+from lrat.experiments.lock import LOCK
 from lrat.files import write_json
 
 CONFIG = "config.yaml"
@@ -47,7 +48,7 @@ def claim(folder: Path, config: RunConfig) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another --out")
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
         return
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} holds files of something else: choose another --out")

@@ -25,6 +25,7 @@ from lrat.experiments.folder import (
     record_choices,
     recorded_choices,
 )
+from lrat.experiments.lock import locked
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.watch import Silent
@@ -71,7 +72,7 @@ def train_run(config: RunConfig, folder: Path, *, progress: Progress | None = No
     Everything that can be refused is refused before the first file is written. Raises the errors of
     ``lrat.errors``; ``Interrupted`` after SIGINT or SIGTERM, when the run has saved itself.
     """
-    with build.threads(config):
+    with build.threads(config), locked(folder):
         return _train_run(config, folder, progress)
 
 

@@ -1,0 +1,80 @@
+"""One process at a time trains in a run folder."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lrat.errors import RunFolderError
+
+LOCK = ".lock"
+_NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; RunFolderError if another one holds it.
+
+    Two runs in one folder would overwrite each other's checkpoints. The system lets the lock go
+    when its process ends, however it ends, so what a killed process leaves hinders nobody. The
+    file, and a folder that was made for it alone, are gone afterwards. On systems or file systems
+    without such locks nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    descriptor = _open(folder)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace")
+            raise RunFolderError(
+                f"{folder} is in use{holder and f' by process {holder}'}: wait until that run has "
+                "ended, or choose another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise RunFolderError(f"cannot lock {folder}: {error.strerror}") from error
+        _check_still_there(folder, descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        try:
+            yield
+        finally:
+            # While it is held: nobody else can have locked this file.
+            (folder / LOCK).unlink(missing_ok=True)
+            for place in made:
+                with suppress(OSError):  # something was written there
+                    place.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _open(folder: Path) -> int:
+    """The lock file of ``folder``, both made where they are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileExistsError:
+        raise RunFolderError(f"{folder} is a file: choose another --out") from None
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {folder / LOCK}: {error.strerror}; choose another --out, or make the "
+            "folder writable"
+        ) from error
+
+
+def _check_still_there(folder: Path, descriptor: int) -> None:
+    """Refuse a file that its holder removed between our opening and our locking it."""
+    ours = os.fstat(descriptor)
+    try:
+        there = os.stat(folder / LOCK)
+    except FileNotFoundError:
+        there = None
+    if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+        raise RunFolderError(f"{folder} was in use until a moment ago: try again")
