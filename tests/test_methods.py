@@ -12,7 +12,7 @@ import lrat.threat
 import lrat.weighting
 from lrat.attacks import APGD, PGD
 from lrat.errors import SettingError, UnknownNameError
-from lrat.methods import Simulated, gairat, gd, lsat, natural, sat
+from lrat.methods import LocalSettings, Simulated, gairat, gd, lsat, natural, sat
 from lrat.methods import lrat as lrat_method
 from lrat.objectives import Phases, Reweighted, Term, Trades
 from lrat.threat import L2, Linf
@@ -134,9 +134,12 @@ def test_simulated_attacks_can_be_changed_for_all_methods_at_once() -> None:
 
 def test_settings_of_lrat_reach_the_objective() -> None:
     objective = lrat_method(
-        SIMULATED, ["cw", "pgd"], alpha=1.0, beta=3.0, min_weight=0.4, normalization="instance",
-        anchor="clean",
-    )  # fmt: skip
+        SIMULATED,
+        ["cw", "pgd"],
+        settings=LocalSettings(
+            alpha=1.0, beta=3.0, min_weight=0.4, normalization="instance", anchor="clean"
+        ),
+    )
     assert described(objective) == [(n, MarginPower(alpha=1.0, beta=3.0)) for n in ("cw", "pgd")]
     assert (objective.min_weight, objective.normalization) == (0.4, "instance")
     assert objective.anchor == "clean"

@@ -14,6 +14,7 @@ _PLACES = {
     "FitResult": "lrat.experiments.api",
     "EvaluationResult": "lrat.evaluation",
     "LratError": "lrat.errors",
+    "accelerate": "lrat.acceleration",
 }
 _MODULES = (
     "acceleration",

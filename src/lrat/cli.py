@@ -159,8 +159,15 @@ def evaluate(
         print(measured)
         return
     with evaluation_progress() as progress:
-        if run is not None and not (model_file or weights or data or data_root or out):
-            place, result = evaluate_run(run, request, checkpoint=checkpoint, progress=progress)
+        if run is not None and not (model_file or weights or out):
+            place, result = evaluate_run(
+                run,
+                request,
+                checkpoint=checkpoint,
+                data=data,
+                data_root=data_root,
+                progress=progress,
+            )
             folder: Path | None = place
         else:
             folder, result = evaluate_file(

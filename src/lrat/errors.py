@@ -34,9 +34,14 @@ class UnknownNameError(SettingError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+        self._made_from = (kind, name, tuple(names))
+        near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
+        """Worker processes send their errors back pickled."""
+        return type(self), self._made_from
 
 
 class ConfigurationError(LratError, ValueError):

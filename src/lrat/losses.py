@@ -169,6 +169,11 @@ def _of_class(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).squeeze(1)
 
 
+def true_probability(logits: Logits, labels: Labels) -> PerExample:
+    """V_PGD (Eq. 5): p_y, from a float32 softmax. The smaller, the more vulnerable."""
+    return _of_class(logits.float().softmax(dim=1), labels)
+
+
 def logit_margin(logits: Logits, labels: Labels) -> PerExample:
     """V_CW (Eq. 6): z_y - max_{i != y} z_i. Negative exactly where the image is misclassified."""
     logits = logits.float()

@@ -70,27 +70,42 @@ def gairat(
 
     ``attack="cw"`` counts the steps along CW's trajectory (the paper's Figure 6).
     """
-    return gd(simulated, (), attack, lambda_=lambda_, begin=begin, min_weight=0.0)
+    local = LocalSettings(min_weight=0.0)
+    return gd(simulated, (), attack, lambda_=lambda_, begin=begin, settings=local)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings:
+    """The numbers of Eq. 7, 12 and 15; the defaults are the paper's. ``min_weight`` is C."""
+
+    alpha: float = 2.0
+    beta: float = 0.5
+    min_weight: float = 0.1
+    normalization: Normalization = "batch"
+    anchor: str | None = None
+
+    def objective(self, terms: Sequence[Term]) -> Reweighted:
+        return Reweighted(
+            terms=terms,
+            min_weight=self.min_weight,
+            normalization=self.normalization,
+            anchor=self.anchor,
+        )
+
+    def terms(self, simulated: Simulated, attacks: Sequence[str]) -> list[Term]:
+        margin = MarginPower(alpha=self.alpha, beta=self.beta)
+        return [simulated.term(attack, margin) for attack in attacks]
 
 
 def lrat(
     simulated: Simulated,
     attacks: Sequence[str] = ("saa", "cw"),
     *,
-    alpha: float = 2.0,
-    beta: float = 0.5,
-    min_weight: float = 0.1,
-    normalization: Normalization = "batch",
-    anchor: str | None = None,
+    settings: LocalSettings | None = None,
 ) -> Reweighted:
     """LRAT (Eq. 7, 12 and 15, Algorithm 1): each attack's variant weighted by its own margin."""
-    margin = MarginPower(alpha=alpha, beta=beta)
-    return Reweighted(
-        terms=[simulated.term(attack, margin) for attack in attacks],
-        min_weight=min_weight,
-        normalization=normalization,
-        anchor=anchor,
-    )
+    local = settings or LocalSettings()
+    return local.objective(local.terms(simulated, attacks))
 
 
 def gd(
@@ -100,16 +115,18 @@ def gd(
     *,
     lambda_: float = -1.0,
     begin: float = 0.3,
-    min_weight: float = 0.1,
+    settings: LocalSettings | None = None,
 ) -> Phases:
     """Table 2's GD rows: LRAT's terms plus a variant weighted by geometric distance (Eq. 10).
 
     That variant's weight is 1 until the fraction ``begin`` of training.
     """
+    local = settings or LocalSettings()
 
     def with_weighting(weighting: Weighting) -> Reweighted:
-        terms = [simulated.term(attack, MarginPower()) for attack in attacks]
-        return Reweighted(terms=[*terms, simulated.term(counted, weighting)], min_weight=min_weight)
+        return local.objective(
+            [*local.terms(simulated, attacks), simulated.term(counted, weighting)]
+        )
 
     return phases(
         {0.0: with_weighting(Uniform()), begin: with_weighting(GeometryTanh(lambda_=lambda_))}

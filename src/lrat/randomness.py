@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from numbers import Integral
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -157,10 +158,12 @@ def as_noise(noise: NoiseLike, count: int, device: torch.device) -> Noise:
     A seed numbers the images by their place in the batch, so verdicts do not depend on how a data
     set is split into batches only with ``Keyed(keys(seed, index))``.
     """
-    if noise is None or isinstance(noise, int):
-        return Keyed(keys(noise or 0, torch.arange(count, device=device)))
+    if noise is None or isinstance(noise, Integral):
+        return Keyed(keys(int(noise or 0), torch.arange(count, device=device)))
     if isinstance(noise, torch.Generator):
         return Sequential(noise, device)
     if isinstance(noise, Keyed) and noise.keys.device != device:
         return Keyed(noise.keys.to(device))
+    if not isinstance(noise, Noise):
+        raise SettingError(f"noise={noise!r}: pass a Noise, an int, a torch.Generator or None")
     return noise

@@ -160,8 +160,6 @@ def test_a_model_without_weights_is_the_same_each_time(here: Path) -> None:
     "options",
     [
         ("--weights", "w.safetensors"),
-        ("--data", "digits"),
-        ("--data-root", "."),
         ("--out", "elsewhere"),
         ("--model-file", "model.py:make"),
     ],

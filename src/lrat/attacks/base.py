@@ -111,7 +111,7 @@ class GradientAttack(ABC):
         ``clean_logits`` [B K]: the logits of ``images``, if the caller has them.
         """
         with torch.inference_mode(False), evaluating(model), torch.no_grad():
-            images, labels = _recordable(images.detach().float()), _recordable(labels)
+            images, labels = _recordable(images.detach().float()), _recordable(labels.long())
             adapted = as_noise(noise, len(images), images.device)
             if clean_logits is None and self.needs_clean:
                 clean_logits = logits_of(model(images))

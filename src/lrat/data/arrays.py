@@ -244,7 +244,17 @@ def _check_pixels(name: str, images: Tensor, scale: float) -> None:
             "or pixels 0..1 as float32"
         )
     if not bool(images.isfinite().all()):
-        raise DataError(f"{name}: images hold NaN or infinite pixels: remove or repair them")
+        bad = ~images.isfinite()
+        inside = images[~bad]
+        others = (
+            f"the others range over [{float(inside.min()):g}, {float(inside.max()):g}]"
+            if len(inside)
+            else "all of them"
+        )
+        raise DataError(
+            f"{name}: {int(bad.sum())} pixels are NaN or infinite, in "
+            f"{int(bad.flatten(1).any(1).sum())} images ({others}): remove or repair them"
+        )
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         raise DataError(

@@ -81,7 +81,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
             known = {key for pairs in _KEYS.values() for pair in pairs for key in pair}
             wanted = known | {"class_names"}
             return {key: _array(path, file, key) if key in wanted else _ABSENT for key in file}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read ({_line(error)}): write it again") from error
 
 

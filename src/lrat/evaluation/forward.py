@@ -1,6 +1,8 @@
-"""The forward that verdicts rest on, and the count of passes that an attack spends."""
+"""The forward that verdicts rest on."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,12 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
     names ``attack`` and the image (by ``index`` [B]) for NaN or infinite logits.
     """
     kind = images.device.type
-    with evaluating(model), torch.no_grad(), torch.autocast(kind, enabled=False):
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        torch.autocast(kind, enabled=False),
+        _full_float32(kind),
+    ):
         logits = logits_of(model(images.float()))
     if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ModelError(
@@ -35,6 +42,21 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
             f"({int((~finite).sum())} such images in this batch): the model cannot be evaluated"
         )
     return logits
+
+
+@contextmanager
+def _full_float32(kind: str) -> Iterator[None]:
+    """Without TF32 on CUDA, which keeps 10 bits of a float32's 23 and is cuDNN's default."""
+    if kind != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def warn_of_probabilities(logits: Tensor) -> None:

@@ -47,7 +47,7 @@ def fit(
     model: nn.Module,
     data: Data,
     *,
-    threat: Ball,
+    threat: Ball | str,
     method: str | Objective = "lrat-saa+cw",
     epochs: int = 20,
     batch_size: int = 128,
@@ -64,6 +64,8 @@ def fit(
 ) -> FitResult:
     """Train ``model`` in place so that it withstands attacks inside ``threat``.
 
+    ``threat``: a ball, as ``Linf(epsilon=8/255)``, or ``"linf:8/255"``.
+
     ``data``: (images, labels) as arrays or tensors, float in [0, 1] or uint8, or an ``ImageData``.
     ``method``: a name of ``lrat list methods``, or an ``Objective``. ``drops``: fraction of
     training -> factor on the learning rate; None is the paper's. The share ``validation`` is held
@@ -73,7 +75,8 @@ def fit(
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
     images = _images(data)
-    objective, name = _objective(method, threat)
+    ball = _ball(threat)
+    objective, name = _objective(method, ball)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
     build.check_fit(model, images)
@@ -89,9 +92,9 @@ def fit(
     view = build.view(acceleration, model, train_part)
     validate = None
     if held is not None:
-        suite = build.attacks_as_suite((_VALIDATION_ATTACK,), threat)
+        suite = build.attacks_as_suite((_VALIDATION_ATTACK,), ball)
         validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
-    made = f"{name} {threat!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
+    made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
     # Without the addresses in the repr of functions and objects: they differ between processes.
     identity = f"{re.sub(' at 0x[0-9a-fA-F]+', '', made)} {images.digest()}"
     source = InMemory(
@@ -124,7 +127,7 @@ def evaluate(
     model: nn.Module,
     data: Data,
     *,
-    threat: Ball,
+    threat: Ball | str,
     suite: str | Suite = "quick",
     limit: int | None = None,
     seed: int = 0,
@@ -146,7 +149,7 @@ def evaluate(
     return evaluate_network(
         model,
         _images(data),
-        threat=threat,
+        threat=_ball(threat),
         suite=suite,
         limit=limit,
         seed=seed,
@@ -168,8 +171,19 @@ def _images(data: Data) -> ImageData:
 def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
     if isinstance(method, str):
         name = catalogue.resolve_method(method)
-        return build.METHODS[name](Simulated(threat=threat), MethodSettings(name=name)), name
+        settings = MethodSettings(name=name)
+        return build.METHODS[name].make(Simulated(threat=threat), settings), name
+    if not isinstance(method, Objective):
+        raise SettingError(f"method={method!r}: pass a name or an Objective (attack and loss)")
     return method, repr(method)
+
+
+def _ball(threat: Ball | str) -> Ball:
+    if isinstance(threat, str):
+        return build.threat(threat)
+    if not isinstance(threat, Ball):
+        raise SettingError(f"threat={threat!r}: pass Linf(epsilon=8/255) or 'linf:8/255'")
+    return threat
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:

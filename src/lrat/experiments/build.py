@@ -1,12 +1,10 @@
 """Configuration to objects: the only place where names become threats, methods, data and models."""
 
 import copy
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -28,56 +26,70 @@ from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNam
 from lrat.evaluation import Member, Suite, quick, tier
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
+from lrat.experiments.users_code import model_from_file, names_a_file, seeded
 from lrat.losses import targeted_dlr
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
-from lrat.objectives import Objective, Reweighted
+from lrat.objectives import Objective
 from lrat.outputs import logits_of
 from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 
 _PROBE_IMAGES = 128
-_Recipe = Callable[[Simulated, MethodSettings], Objective]
 
 
-def _lrat(*attacks: str) -> _Recipe:
-    def recipe(simulated: Simulated, settings: MethodSettings) -> Reweighted:
-        return methods.lrat(
+@dataclass(frozen=True)
+class Recipe:
+    """A method's objective from its settings, and the settings that it uses."""
+
+    make: Callable[[Simulated, MethodSettings], Objective]
+    uses: frozenset[str] = frozenset()
+
+
+_MARGIN = frozenset({"alpha", "beta", "min_weight", "normalization", "anchor"})
+_GEOMETRY = frozenset({"gairat_lambda", "gairat_begin"})
+
+
+def _local(settings: MethodSettings) -> methods.LocalSettings:
+    return methods.LocalSettings(**{name: getattr(settings, name) for name in _MARGIN})
+
+
+def _lrat(*attacks: str) -> Recipe:
+    return Recipe(
+        lambda simulated, settings: methods.lrat(simulated, attacks, settings=_local(settings)),
+        _MARGIN,
+    )
+
+
+def _gd(*attacks: str) -> Recipe:
+    return Recipe(
+        lambda simulated, settings: methods.gd(
             simulated,
             attacks,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            min_weight=settings.min_weight,
-            normalization=settings.normalization,
-            anchor=settings.anchor,
-        )
-
-    return recipe
-
-
-def _gd(*attacks: str) -> _Recipe:
-    return lambda simulated, settings: methods.gd(
-        simulated,
-        attacks,
-        lambda_=settings.gairat_lambda,
-        begin=settings.gairat_begin,
-        min_weight=settings.min_weight,
+            lambda_=settings.gairat_lambda,
+            begin=settings.gairat_begin,
+            settings=_local(settings),
+        ),
+        _MARGIN | _GEOMETRY,
     )
 
 
-def _gairat(attack: str) -> _Recipe:
-    return lambda simulated, settings: methods.gairat(
-        simulated, attack, lambda_=settings.gairat_lambda, begin=settings.gairat_begin
+def _gairat(attack: str) -> Recipe:
+    return Recipe(
+        lambda simulated, settings: methods.gairat(
+            simulated, attack, lambda_=settings.gairat_lambda, begin=settings.gairat_begin
+        ),
+        _GEOMETRY,
     )
 
 
-def _lsat(attack: str) -> _Recipe:
-    return lambda simulated, settings: methods.lsat(simulated, attack)
+def _lsat(attack: str) -> Recipe:
+    return Recipe(lambda simulated, settings: methods.lsat(simulated, attack))
 
 
-METHODS: Mapping[str, _Recipe] = {
-    "natural": lambda simulated, settings: methods.natural(),
-    "sat": lambda simulated, settings: methods.sat(simulated),
+METHODS: Mapping[str, Recipe] = {
+    "natural": Recipe(lambda simulated, settings: methods.natural()),
+    "sat": Recipe(lambda simulated, settings: methods.sat(simulated)),
     "gairat": _gairat("pgd"),
     "gairat-cw": _gairat("cw"),
     "lsat-cw": _lsat("cw"),
@@ -89,7 +101,10 @@ METHODS: Mapping[str, _Recipe] = {
     "gd+cw": _gd("cw"),
     "gd+saa": _gd("saa"),
     "saa+cw+gd": _gd("saa", "cw"),
-    "trades": lambda simulated, settings: methods.trades(simulated, beta=settings.trades_beta),
+    "trades": Recipe(
+        lambda simulated, settings: methods.trades(simulated, beta=settings.trades_beta),
+        frozenset({"trades_beta"}),
+    ),
 }
 
 
@@ -102,7 +117,16 @@ def threat(text: str) -> Ball:
 def objective(config: RunConfig) -> Objective:
     """The method's objective under the run's threat."""
     simulated = Simulated(threat=threat(config.threat), **config.attack.model_dump())
-    return METHODS[config.method.name](simulated, config.method)
+    recipe = METHODS[config.method.name]
+    changed = config.method.model_dump(exclude_defaults=True).keys() - {"name"}
+    idle = sorted(changed - recipe.uses)
+    if idle:
+        used = ", ".join(sorted(recipe.uses)) or "no setting"
+        raise ConfigurationError(
+            f"method.{idle[0]} does nothing in {config.method.name!r}, which uses {used}: leave it "
+            "out or choose another method"
+        )
+    return recipe.make(simulated, config.method)
 
 
 def data(settings: DataSettings, seed: int) -> Splits:
@@ -130,56 +154,17 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
     channels, height, width = shape
     chosen = {} if config.model.width is None else {"width": config.model.width}
-    if ".py:" in config.model.name:
-        return from_file(config.model.name, config.seed)
+    if names_a_file(config.model.name):
+        return model_from_file(config.model.name, config.seed)
     if config.model.name == "small-cnn" and height != width:
         raise ConfigurationError(
             f"model 'small-cnn' needs square images, {config.data.name!r} has "
             f"{height}x{width}: use resnet-18 or a model of your own"
         )
-    with _seeded(config.seed):
+    with seeded(config.seed):
         if config.model.name == "resnet-18":
             return ResNet18(channels=channels, classes=classes, **chosen)
         return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
-
-
-def from_file(place: str, seed: int) -> nn.Module:
-    """``path/to/file.py:function``: what the user's own function returns, an nn.Module.
-
-    What the file and the function draw from torch's global random state follows from ``seed``.
-    """
-    path, _, name = place.rpartition(":")
-    spec = importlib.util.spec_from_file_location("users_model", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise ConfigurationError(f"model {place!r}: there is no Python file {path}")
-    module = importlib.util.module_from_spec(spec)
-    with _seeded(seed):
-        _users(place, path, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
-        made = getattr(module, name, None)
-        if made is None:
-            raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
-        if callable(made) and not isinstance(made, nn.Module):
-            made = _users(place, f"{name}()", made)
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
-    return made
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's global random state seeded inside, as it was after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def _users(place: str, what: str, call: Callable[[], Any]) -> Any:
-    """Run code of the user; whatever it raises is one line (SystemExit too)."""
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"model {place!r}: {what} fails: {cause}") from error
 
 
 def check_fit(network: nn.Module, images: ImageData) -> int:

@@ -33,7 +33,7 @@ ATTACKS: Mapping[str, str] = {
 }
 SUITES: Mapping[str, str] = {
     "quick": "natural, pgd-20, cw-20",
-    "tier": "quick, apgd-ce and apgd-t: close to AutoAttack at a fifth of its passes",
+    "tier": "quick, apgd-ce and apgd-t: the two Auto-PGD members of AutoAttack",
 }
 DATA: Mapping[str, str] = {
     "digits": "1,797 handwritten digits 8x8, bundled with scikit-learn; test fold = seed mod 5",
@@ -86,6 +86,15 @@ def check_suite_name(name: str) -> str:
     if name not in SUITES:
         raise UnknownNameError("suite", name, SUITES)
     return name
+
+
+def canonical_threat(text: str) -> str:
+    """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
+    norm, epsilon = parse_threat(text)
+    if float(f"{epsilon:g}") == epsilon:
+        return f"{norm}:{epsilon:g}"
+    levels = round(epsilon * 255)
+    return f"{norm}:{levels}/255" if levels / 255 == epsilon else f"{norm}:{epsilon!r}"
 
 
 def parse_threat(text: str) -> tuple[str, float]:

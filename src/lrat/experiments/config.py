@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments import catalogue
 
 
-def _threat(text: str) -> str:
-    catalogue.parse_threat(text)
-    return text
+def _off(value: Any) -> Any:
+    """YAML reads a bare ``off`` as False."""
+    return "off" if value is False else value
 
 
 class _Section(BaseModel):
@@ -104,23 +104,37 @@ class RunConfig(_Section):
     """
 
     method: MethodSettings = MethodSettings()
-    threat: Annotated[str, AfterValidator(_threat)] = "linf:8/255"
+    threat: Annotated[str, AfterValidator(catalogue.canonical_threat)] = "linf:8/255"
     attack: SimulationSettings = SimulationSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
-    seed: int = Field(default=0, ge=0)
-    acceleration: Literal["auto", "off"] = "auto"
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    acceleration: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
 
-    def result_settings(self) -> dict[str, Any]:
-        """All that decides the result: everything but what computes it (device and threads)."""
-        return self.model_dump(mode="json", exclude={"device", "threads"})
+    def result_settings(self, *, defaults: bool = True) -> dict[str, Any]:
+        """What decides the result: not what computes it (device, threads), nor where files lie.
+
+        Without ``defaults`` only what differs from them, so that a setting that a later version
+        adds changes no earlier run.
+        """
+        settings = self.model_dump(
+            mode="json",
+            exclude={"device": True, "threads": True, "data": {"root"}},
+            exclude_defaults=not defaults,
+        )
+        # The contents of a user's files are compared apart (contents.json), wherever they lie.
+        if self.data.name.startswith("npz:"):
+            settings["data"]["name"] = "npz:"
+        if ".py:" in self.model.name:
+            settings["model"]["name"] = Path(self.model.name).name
+        return settings
 
     def digest(self) -> str:
-        """SHA-256 of ``result_settings``."""
-        content = self.result_settings()
+        """SHA-256 of ``result_settings`` without defaults."""
+        content = self.result_settings(defaults=False)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
@@ -128,6 +142,14 @@ class RunConfig(_Section):
         content = self.model_dump(mode="json")
         # JSON has no numbers for keys, YAML has.
         content["training"]["drops"] = dict(self.training.drops)
+        # Absolute paths hold in any folder.
+        data, model = content["data"], content["model"]
+        if data["root"] is not None:
+            data["root"] = str(Path(data["root"]).resolve())
+        if data["name"].startswith("npz:"):
+            data["name"] = f"npz:{Path(data['name'].removeprefix('npz:')).resolve()}"
+        if ".py:" in model["name"]:
+            model["name"] = str(Path(model["name"]).resolve())
         return yaml.safe_dump(content, sort_keys=False)
 
 

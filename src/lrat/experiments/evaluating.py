@@ -25,11 +25,13 @@ from lrat.experiments.config import DataSettings, load_config
 from lrat.experiments.folder import (
     EVALUATIONS,
     OFF,
+    evaluated,
     evaluated_choices,
     read_config,
     threat_slug,
 )
 from lrat.experiments.run import fill, load_weights, read_safetensors
+from lrat.experiments.users_code import model_from_file
 from lrat.threat import Ball
 
 _LIMIT_SEED = 0
@@ -61,21 +63,31 @@ def evaluate_run(
     request: EvaluationRequest,
     *,
     checkpoint: str = "selected",
+    data: str | None = None,
+    data_root: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[Path, EvaluationResult]:
     """Attack a run's weights on its test images; the evidence goes into the run's folder.
 
-    The same request continues an evaluation that was broken off and reads a finished one back.
+    The same request continues an evaluation that was broken off and reads a finished one back; for
+    weights that changed since (a run that trains on) it begins another. ``data`` and ``data_root``:
+    where the run's data lie now, if they were moved.
     """
     config = read_config(run)
+    moved = {"name": data, "root": data_root}
+    place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
+    config = config.model_copy(update={"data": place})
     catalogue.check_suite_name(request.suite)
     build.device(request.device)  # refused before anything is loaded
     splits = build.data(config.data, config.seed)
     network = build.model(config, splits.test.shape, splits.test.classes)
     weights = load_weights(run, config, checkpoint)
     fill(network, weights, f"{run} ({checkpoint})")
-    threat = request.threat or config.threat
+    threat = catalogue.canonical_threat(request.threat or config.threat)
     folder = run / EVALUATIONS / request.folder_name(checkpoint, threat, splits.test)
+    digest = weights_digest(network.state_dict())
+    if evaluated(folder, "model") not in (None, digest):
+        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
     with build.threads(config):
         result = _answer(request, network, splits.test, threat, folder, progress)
     return folder, result
@@ -107,8 +119,8 @@ def evaluate_file(
     catalogue.check_suite_name(request.suite)
     build.device(request.device)  # refused before anything is loaded
     settings = DataSettings(name=data, root=data_root, validation=0)
-    splits = build.data(settings, request.seed)
-    network = build.from_file(model_file, request.seed)
+    splits = build.data(settings, seed=0)
+    network = model_from_file(model_file, seed=0)
     if weights is not None:
         fill(network, read_safetensors(weights), str(weights))
     folder = None
@@ -200,7 +212,8 @@ def _finished(place: Path, suite: str | None) -> EvaluationResult:
     if (place / "summary.json").is_file():
         return EvaluationResult.from_folder(place)
     parent = place / EVALUATIONS
-    found = sorted(path.parent for path in parent.glob("*/summary.json"))
+    places = [*parent.glob("*/summary.json"), *place.glob("*/summary.json")]
+    found = sorted(path.parent for path in places)
     if suite is not None:
         catalogue.check_suite_name(suite)
         found = [path for path in found if f"-{suite}-" in path.name]

@@ -1,7 +1,9 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +20,7 @@ WEIGHTS = "model.safetensors"
 EVALUATIONS = "evaluations"
 CHECKPOINTS = "checkpoints"
 ACCELERATION = "acceleration.json"
+CONTENTS = "contents.json"
 OFF = "off"
 
 
@@ -62,6 +65,20 @@ def claim(folder: Path, config: RunConfig) -> None:
         )
 
 
+def check_contents(folder: Path, found: Mapping[str, str]) -> None:
+    """Refuse to continue on other images or another model file than the run was begun with."""
+    path = folder / CONTENTS
+    if not has_begun(folder) or not path.is_file():
+        return
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
+    if changed:
+        raise RunFolderError(
+            f"{folder} was begun with other contents ({', '.join(changed)} changed since): choose "
+            "another --out, or bring back the files"
+        )
+
+
 def threat_slug(threat: str) -> str:
     """``linf:8/255`` -> ``linf-8-255``: for folder names."""
     return threat.replace(":", "-").replace("/", "-")
@@ -84,6 +101,14 @@ def evaluated_choices(folder: Path | None) -> Choices | None:
     if folder is None:
         return None
     return _stored_choices(folder / "identity.json", "acceleration")
+
+
+def evaluated(folder: Path, key: str) -> Any:
+    """An entry of the identity of the evaluation begun in ``folder``; None where there is none."""
+    try:
+        return json.loads((folder / "identity.json").read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _stored_choices(path: Path, key: str) -> Choices | None:

@@ -23,6 +23,7 @@ from lrat.experiments.evaluating import EvaluationRequest
 from lrat.experiments.folder import read_config
 from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObjective, Meter
 from lrat.experiments.run import fill, load_weights, read_safetensors
+from lrat.experiments.users_code import model_from_file
 from lrat.outputs import raw_logits
 from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.reporting.profile import Profile
@@ -136,7 +137,7 @@ def profile_evaluation(
         )
         settings = DataSettings(name=data, root=data_root, validation=0)
         test = build.data(settings, request.seed).test
-        network = build.from_file(model_file, request.seed)
+        network = model_from_file(model_file, seed=0)
         if weights is not None:
             fill(network, read_safetensors(weights), str(weights))
     else:

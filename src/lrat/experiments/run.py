@@ -17,15 +17,18 @@ from lrat.experiments.config import RunConfig
 from lrat.experiments.environment import environment
 from lrat.experiments.folder import (
     CONFIG,
+    CONTENTS,
     ENVIRONMENT,
     MODEL,
     WEIGHTS,
+    check_contents,
     claim,
     has_begun,
     record_choices,
     recorded_choices,
 )
 from lrat.experiments.lock import locked
+from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.watch import Silent
@@ -96,8 +99,10 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
     optimisation.optimizer(network)  # refuses a network without anything to train
     view = build.view(config.acceleration, network.to(place), images, recorded_choices(folder))
     watch = _watch(config, splits, view, place, progress)
+    check_contents(folder, contents(config, splits))
     if not has_begun(folder):
         write_json(folder / ENVIRONMENT, environment(place))
+        write_json(folder / CONTENTS, contents(config, splits))
         record_choices(folder, view)
         write_text(folder / CONFIG, config.to_yaml())
     result = train(
@@ -112,6 +117,18 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
     )
     _save_model(folder, result, images)
     return TrainedRun(config=config, folder=folder, result=result)
+
+
+def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
+    """Digests of what the configuration only names: the images, and the file of a user's model."""
+    found = {
+        part: data.digest()
+        for part in ("train", "validation", "test")
+        if (data := getattr(splits, part)) is not None
+    }
+    if names_a_file(config.model.name):
+        found["model file"] = file_digest(config.model.name)
+    return found
 
 
 def accuracy_measure(
@@ -224,7 +241,8 @@ def _watch(
 def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None:
     from safetensors.torch import save
 
-    tensors = {name: value.contiguous() for name, value in result.weights.items()}
+    # Copies: tied weights share memory, which the format refuses.
+    tensors = {name: value.clone().contiguous() for name, value in result.weights.items()}
     write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(tensors)))
     about: dict[str, Any] = {
         "selected_epoch": result.selected_epoch,

@@ -1,0 +1,86 @@
+"""``FILE.py:FUNCTION``: a user's own model, from a file that is run as Python."""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrat.errors import ConfigurationError, ModelError
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a model's name means a user's file."""
+    return ".py:" in name
+
+
+def model_from_file(place: str, seed: int) -> nn.Module:
+    """What the user's own function (or module object) gives: an nn.Module.
+
+    The file sees its own folder on the import path, as a script would. What it draws from torch's
+    global random state follows from ``seed``. Everything it raises is one line.
+    """
+    path, _, name = place.rpartition(":")
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigurationError(f"model {place!r}: there is no Python file {path}")
+    with seeded(seed), _importable(file) as module:
+        made = getattr(module, name, None)
+        if made is None:
+            raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
+        if callable(made) and not isinstance(made, nn.Module):
+            made = _one_line(place, f"{name}()", made)
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
+    return made
+
+
+def file_digest(place: str) -> str:
+    """SHA-256 of the file behind ``FILE.py:FUNCTION``."""
+    path = Path(place.rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global random state seeded inside, as it was after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _importable(file: Path) -> Iterator[ModuleType]:
+    """The file as a module that is registered (dataclasses look themselves up) and can import its
+    neighbours; it stays registered, since its classes refer to it, the path is as before."""
+    name = f"_lrat_users_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    sys.path.insert(0, str(file.parent))
+    sys.modules[name] = module
+    try:
+        _one_line(str(file), file.name, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+        yield module
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    finally:
+        sys.path[:] = before
+
+
+def _one_line(place: str, what: str, call: Callable[[], Any]) -> Any:
+    """Run code of the user; whatever it raises is one line (SystemExit too)."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"model {place!r}: {what} fails: {cause}") from error
