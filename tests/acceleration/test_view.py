@@ -291,7 +291,7 @@ def test_a_model_that_cannot_be_copied_is_used_as_it_is(caplog: pytest.LogCaptur
 
 
 def test_choices_print_and_parse() -> None:
-    for choices in (Choices(), Choices.plain(), FAST, Choices(compiled=True)):
+    for choices in (Choices(), Choices.plain(), FAST, Choices(compiled=True), Choices(graphs=True)):
         assert Choices.parse(str(choices)) == choices
     with pytest.raises(SettingError, match="names no way to compute"):
         Choices.parse("float16")
@@ -334,3 +334,15 @@ def test_disagreement_is_said_in_numbers() -> None:
     problem = disagreement(view, IMAGES)
     assert problem is not None
     assert problem.startswith("logits differ by")
+
+
+def test_graphs_change_nothing_off_cuda() -> None:
+    """On a CPU the request is honoured by running eagerly, with the same gradients."""
+    model = trained("small-cnn")
+    threat = Linf(epsilon=0.1)
+    attack = SAA(threat=threat, steps=3)
+    found = [
+        attack(FastView(model, Choices(graphs=graphs)), IMAGES, LABELS).images
+        for graphs in (False, True)
+    ]
+    assert torch.equal(*found)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded
+from lrat.acceleration.graphs import GraphedNetwork
 from lrat.acceleration.modes import evaluating
 from lrat.errors import SettingError
 from lrat.outputs import logits_of
@@ -25,13 +26,15 @@ class Choices:
 
     ``precision`` of the network inside (images, logits and losses stay float32);
     ``channels_last`` memory format inside; ``fold`` BatchNorm into the layer before it;
-    ``compiled`` by torch.compile. ``Choices.plain()`` changes nothing.
+    ``compiled`` by torch.compile; ``graphs``: replayed as CUDA graphs (on CUDA alone, see
+    ``graphs.py``). ``Choices.plain()`` changes nothing.
     """
 
     fold: bool = True
     channels_last: bool = False
     precision: Precision = "float32"
     compiled: bool = False
+    graphs: bool = False
 
     @staticmethod
     def plain() -> "Choices":
@@ -43,6 +46,7 @@ class Choices:
         parts += ["channels_last"] if self.channels_last else []
         parts += ["BatchNorm folded"] if self.fold else []
         parts += ["compiled"] if self.compiled else []
+        parts += ["CUDA graphs"] if self.graphs else []
         return ", ".join(parts)
 
     @staticmethod
@@ -54,6 +58,7 @@ class Choices:
             channels_last="channels_last" in parts,
             precision="bfloat16" if "bfloat16" in parts else "float32",
             compiled="compiled" in parts,
+            graphs="CUDA graphs" in parts,
         )
         if str(choices) != text:
             raise SettingError(f"{text!r} names no way to compute, as {Choices()!s} does")
@@ -123,7 +128,8 @@ class FastView(View):
         if choices.channels_last:
             fast.to(memory_format=torch.channels_last)
         self.fast = fast
-        self._run = torch.compile(fast) if choices.compiled else fast
+        run: Any = torch.compile(fast) if choices.compiled else fast
+        self._run = GraphedNetwork(run) if choices.graphs else run
         self._copies = _matching_tensors(original, fast, pairs)
         self.train(False)
 
@@ -154,7 +160,8 @@ class FastView(View):
     def _precision(self, images: Tensor) -> AbstractContextManager[object]:
         if self.choices.precision == "float32":
             return nullcontext()
-        return torch.autocast(images.device.type, torch.bfloat16)
+        # Without a cache: the weights are stored in bfloat16, and graphs forbid one.
+        return torch.autocast(images.device.type, torch.bfloat16, cache_enabled=False)
 
 
 def _install(fast: nn.Module, pair: Pair) -> None:

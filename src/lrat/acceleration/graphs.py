@@ -1,0 +1,70 @@
+"""CUDA graphs of a network: its forward and its image gradient replayed as one launch each.
+
+Written against PyTorch's documentation and never run by its authors on a GPU so far: it is off
+unless asked for (``Choices(graphs=True)``), and ``benchmarks/gpu.py`` measures it.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_logger = logging.getLogger(__name__)
+_SIGHTINGS = 2
+"""A shape is captured when it comes for the third time: a short last batch stays eager."""
+_MOST_GRAPHS = 4
+
+
+class GraphedNetwork:
+    """Calls ``network``; on CUDA, images of a shape that comes often are replayed from a graph.
+
+    ``network`` is frozen and in eval mode; its weights may change in place. What is returned, and
+    the gradient that flows back, are copies: the graph's own buffers are overwritten by its next
+    replay. A network that cannot be captured is run eagerly, said once.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._sightings: dict[tuple[Any, ...], int] = {}
+        self._graphs: dict[tuple[Any, ...], Any] = {}
+        self._broken = False
+
+    def __call__(self, images: Tensor) -> Any:
+        if images.device.type != "cuda" or self._broken:
+            return self._network(images)
+        key = (tuple(images.shape), images.dtype, images.stride(), torch.is_grad_enabled())
+        if key not in self._graphs:
+            seen = self._sightings.get(key, 0)
+            self._sightings[key] = seen + 1
+            if seen < _SIGHTINGS or len(self._graphs) >= _MOST_GRAPHS:
+                return self._network(images)
+            if not self._capture(key, images):
+                return self._network(images)
+        output = self._graphs[key](_OwnGradient.apply(images))
+        return output.clone() if isinstance(output, Tensor) else output
+
+    def _capture(self, key: tuple[Any, ...], images: Tensor) -> bool:
+        sample = images.detach().clone().requires_grad_(torch.is_grad_enabled())
+        try:
+            with torch.autocast("cuda", torch.bfloat16, enabled=torch.is_autocast_enabled("cuda")):
+                graphed = torch.cuda.make_graphed_callables(self._network.forward, (sample,))
+        except Exception as error:  # capture forbids whatever a user's forward may do
+            self._broken = True
+            cause = " ".join(str(error).split())
+            _logger.warning("the network cannot be captured as a CUDA graph: %s", cause)
+            return False
+        self._graphs[key] = graphed
+        return True
+
+
+class _OwnGradient(torch.autograd.Function):
+    """The identity; its gradient is a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].clone()
