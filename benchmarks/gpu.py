@@ -53,6 +53,8 @@ def measure(variant: Variant, size: Size, command: Sequence[str], seconds: float
     """The rows that a process of its own prints within ``seconds``, and errors for the others."""
     if variant.needs is not None and not importable(variant.needs):
         return _failed(variant, size, [], f"skipped: there is no {variant.needs} here")
+    if variant.graphs and gpu_rows.device().type != "cuda":
+        return _failed(variant, size, [], "skipped: CUDA graphs need CUDA")
     if seconds < LEAST_PER_VARIANT:
         return _failed(variant, size, [], "skipped: no time left")
     with subprocess.Popen(  # noqa: S603 - this very file
@@ -115,7 +117,7 @@ def render(facts: dict[str, Any], records: Sequence[dict[str, Any]], size: Size)
         f"{facts['forward_flop_per_image'] / 1e9:.4g} GFLOP.",
         "",
         f"| what | batch | variant | s per step | s per {EPOCH_IMAGES:,} images | share of peak "
-        "| forwards + gradients per image | GiB at most | error |",
+        "| forwards + gradients per image | GiB at most | error or warning |",
         f"|{'---|' * 9}",
     ]
     for values in records:
@@ -128,7 +130,7 @@ def render(facts: dict[str, Any], records: Sequence[dict[str, Any]], size: Size)
             _number(values.get("share_of_peak"), ".1%"),
             values["passes_per_image"],
             _number(values["peak_memory_gib"], ".2f"),
-            (values["error"] or "").replace("|", "/"),
+            (values["error"] or values["warning"] or "").replace("|", "/"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

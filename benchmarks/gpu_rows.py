@@ -1,5 +1,6 @@
 """What gpu.py measures, one way to compute at a time: training steps and PGD on one device."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A way to compute attacks: a view's choices (None: the model itself), a graph or not.
+    """A way to compute attacks: a view's choices, or None for the model itself.
 
     ``needs``: a module without which there is nothing to measure. ``steps``: whether training
     steps are measured, too.
@@ -69,9 +70,13 @@ class Variant:
 
     name: str
     choices: Choices | None = None
-    graphs: bool = False
     needs: str | None = None
     steps: bool = True
+
+    @property
+    def graphs(self) -> bool:
+        """Whether it can do nothing without CUDA."""
+        return self.choices is not None and self.choices.graphs
 
     def cases(self, size: Size) -> list[tuple[str, int]]:
         """(what, batch) of each row."""
@@ -89,23 +94,13 @@ class Variant:
             raise ValueError(problem)
         return view
 
-    def attack(self, attack: Attack) -> Attack:
-        """The attack itself, or replayed from a CUDA graph."""
-        if not self.graphs:
-            return attack
-        from lrat.acceleration import graphs
-
-        replayed: Attack = graphs.graphed(attack)
-        return replayed
-
 
 LOW = Choices(precision="bfloat16", channels_last=True)
-GRAPHS = "lrat.acceleration.graphs"
 VARIANTS = (
     Variant(name="plain model, float32"),
     Variant(name="bfloat16, folded", choices=LOW),
     Variant(name="torchattacks", needs="torchattacks", steps=False),
-    Variant(name="bfloat16, folded, graphs", choices=LOW, graphs=True, needs=GRAPHS),
+    Variant(name="bfloat16, folded, graphs", choices=replace(LOW, graphs=True)),
     Variant(name="bfloat16, folded, compiled", choices=replace(LOW, compiled=True)),
     Variant(name="bfloat16, not folded", choices=replace(LOW, fold=False)),
     Variant(name="float32, folded", choices=Choices(channels_last=True)),
@@ -115,7 +110,7 @@ VARIANTS = (
 
 @dataclass(kw_only=True)
 class Row:
-    """One measurement, or why there is none. ``flop`` of one step."""
+    """One measurement, or why there is none. ``flop`` of one step; ``warning`` of the view."""
 
     what: str
     batch: int
@@ -125,6 +120,18 @@ class Row:
     passes_per_image: str = ""
     peak_memory_gib: float | None = None
     error: str | None = None
+    warning: str | None = None
+
+
+class _Warnings(logging.Handler):
+    """Keeps what the view warns of: such as a network that cannot be captured and runs eagerly."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(logging.WARNING)
+        self._row = row
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._row.warning = record.getMessage()[:200]
 
 
 def device() -> torch.device:
@@ -178,10 +185,13 @@ def rows(variant: Variant, size: Size) -> Iterator[Row]:
         measure = _pgd if what == "PGD" else _step
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
+        logger, handler = logging.getLogger("lrat"), _Warnings(row)
+        logger.addHandler(handler)
         try:
             measure(row, variant, size, flop)
         except Exception as error:
             row.error = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        logger.removeHandler(handler)
         if torch.cuda.is_available():
             row.peak_memory_gib = torch.cuda.max_memory_allocated() / 2**30
         yield row
@@ -213,13 +223,8 @@ def _step(row: Row, variant: Variant, size: Size, flop: float) -> None:
     batch = _batch(row.batch, size)
     model = _model(size, batch.images).train()
     objective = size.objective(row.what)
-    terms: list[Any] = [
-        replace(term, attack=variant.attack(term.attack))  # type: ignore[arg-type]
-        for term in objective.terms
-    ]
     settings = Optimisation(epochs=1, lr=0.001)
     view = variant.view(model, batch.images)
-    objective = replace(objective, terms=terms)
     descent = settings.optimizer(model)
     stepper = Stepper(model, view, objective, descent, settings, {})
     with stepper:
@@ -239,18 +244,12 @@ def _pgd(row: Row, variant: Variant, size: Size, flop: float) -> None:
     view = variant.view(model, batch.images)
     work = _torchattacks(model, batch, size)
     if variant.needs != "torchattacks":
-        attack = variant.attack(
-            PGD(threat=Linf(epsilon=EPSILON), steps=size.pgd_steps, step_size=2 / 255)
-        )
+        attack = PGD(threat=Linf(epsilon=EPSILON), steps=size.pgd_steps, step_size=2 / 255)
         work = _ours(attack, view, batch)
     for _ in range(size.warm):
         with PassCounter(view) as counter:
-            result = work()
+            work()
     forwards, backwards = counter.read()
-    if forwards == 0 and not isinstance(result, Tensor):
-        # Hooks do not see into a graph: what the attack itself counted.
-        forwards = int(result.trace.forwards.sum())
-        backwards = int(result.trace.backwards.sum())
     _fill(row, timed(work, dict(size.measured)["PGD"]), forwards, backwards, flop)
 
 

@@ -1,6 +1,7 @@
 """Our attacks on a subject: through the plain model, and through the views that pay here."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
@@ -8,7 +9,7 @@ from lrat.acceleration import Choices, accelerate, choose
 from lrat.attacks import APGD, CW, PGD, SAA, Attack
 from lrat.losses import targeted_dlr
 from lrat.threat import Linf
-from measuring import Entry
+from measuring import Entry, features
 from rivals import TARGETS
 from subjects import EPSILON, STEP_SIZE, Subject
 
@@ -29,16 +30,21 @@ ATTACKS: dict[str, list[tuple[str, Callable[[int], Attack]]]] = {
 
 
 def best_choices(subject: Subject) -> Choices:
-    """What ``accelerate`` takes for this network on this machine."""
-    return choose(subject.model, subject.images)
+    """What ``accelerate`` takes for this network on this machine when nothing else runs.
+
+    It probes bfloat16 by a short timing, which other programs can disturb; here a processor that
+    says that it computes bfloat16 is believed, for networks that are large enough.
+    """
+    probed = choose(subject.model, subject.images)
+    native = {"avx512_bf16", "amx_bf16"} & set(features())
+    return replace(probed, precision="bfloat16") if probed.channels_last and native else probed
 
 
 def views(subject: Subject) -> dict[str, nn.Module]:
     """The network as attacks may see it: plain, in float32, in bfloat16 where that pays."""
     best = best_choices(subject)
-    full = Choices(fold=best.fold, channels_last=best.channels_last)
     found: dict[str, nn.Module] = {"plain model": subject.model}
-    for choices in dict.fromkeys([full, best]):
+    for choices in dict.fromkeys([replace(best, precision="float32"), best]):
         view = accelerate(subject.model, subject.images, choices=choices)
         found[f"{view.choices.precision} view"] = view
     return found

@@ -206,7 +206,7 @@ def render(report: Report, chosen: argparse.Namespace, plan: Plan, rounds: str) 
         "",
         f"`{shlex.join(['python', 'benchmarks/peers.py', *sys.argv[1:]])}`",
         "",
-        f"{processor()} ({features()}), {chosen.threads} threads. "
+        f"{processor()} ({', '.join(features()) or 'instruction sets unknown'}), {chosen.threads} threads. "
         f"{environment(*names)}. Best of {rounds}, in turns. Epsilon 8/255, step 2/255 (training: "
         f"epsilon / 10, {plan.steps} steps; SAA {rivals.TARGETS} targets x {plan.saa_steps} steps),"
         " random start, float32 images. Times include everything that a call of the library does; "

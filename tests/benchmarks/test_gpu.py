@@ -1,6 +1,7 @@
 """The script for GPUs at a tiny size on this processor: it measures, and survives failures."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,9 @@ def test_a_tiny_run_needs_no_gpu_and_writes_what_it_prints(
     assert passes == {"SAT": "3 + 3", "LRAT-SAA": "11 + 7", "PGD": "2 + 2"}
     # Forwards, gradients of inputs and of weights, at the FLOP of a forward each.
     assert folded["SAT", 2]["flop"] == folded["PGD", 2]["flop"] / 4 * 7
+    if not torch.cuda.is_available():
+        errors = {row["error"] for row in rows if row["variant"] == "bfloat16, folded, graphs"}
+        assert errors == {"skipped: CUDA graphs need CUDA"}
     if find_spec("torchattacks") is None:
         errors = {row["error"] for row in rows if row["variant"] == "torchattacks"}
         assert errors == {"skipped: there is no torchattacks here"}
@@ -116,6 +120,17 @@ def test_a_variant_that_raises_is_a_row_and_the_next_case_goes_on(gpu: ModuleTyp
     }
     text = gpu.render(facts, [gpu.record(row, 1.0) for row in rows], size)
     assert "out of /memory" in text
+
+
+def test_what_the_view_warns_of_is_told(gpu: ModuleType, size) -> None:
+    class Eager(gpu.Variant):
+        def view(self, model, images):
+            logging.getLogger("lrat.acceleration.graphs").warning("it runs %s", "eagerly")
+            return model
+
+    rows = list(gpu.gpu_rows.rows(Eager(name="eager", steps=False), size))
+    assert {row.warning for row in rows} == {"it runs eagerly"}
+    assert {row.error for row in rows} == {None}
 
 
 def test_a_process_that_dies_leaves_its_rows_and_its_last_words(gpu: ModuleType, size) -> None:
