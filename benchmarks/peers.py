@@ -63,10 +63,14 @@ class Report:
     floors: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
 
-    def target(self, what: str, found: float, limit: float, *, least: bool) -> None:
-        met = found >= limit if least else found <= limit
+    def target(self, what: str, found: float | None, limit: float, *, least: bool) -> None:
+        """A line that says whether ``found`` (None: not measured) keeps the limit."""
         wanted = f"{'at least' if least else 'at most'} {limit:g}"
-        self.targets.append(f"| {what} | {wanted} | {found:.3f} | {'yes' if met else 'no'} |")
+        verdict, number = "open", "not measured"
+        if found is not None:
+            met = found >= limit if least else found <= limit
+            verdict, number = ("yes" if met else "no"), f"{found:.3f}"
+        self.targets.append(f"| {what} | {wanted} | {number} | {verdict} |")
 
 
 def attack_rows(subject: Subject, steps: int, rounds: int) -> Iterator[tuple[str, list[Measured]]]:
@@ -129,9 +133,9 @@ def pgd_targets(report: Report, subject: Subject, measured: list[Measured]) -> N
     ):
         mine = best.get(f"lrat, {view} view")
         for peer, limit in limits.items():
-            if mine is not None and peer in best:
-                what = f"{subject.title}: PGD-20, {view}: faster than {peer} by the factor"
-                report.target(what, best[peer] / mine, limit, least=True)
+            known = mine is not None and peer in best
+            what = f"{subject.title}: PGD-20, {view}: faster than {peer} by the factor"
+            report.target(what, best[peer] / mine if known else None, limit, least=True)
 
 
 def compare_steps(report: Report, subject: Subject, plan: Plan, rounds: int) -> None:
@@ -206,7 +210,8 @@ def render(report: Report, chosen: argparse.Namespace, plan: Plan, rounds: str) 
         "",
         f"`{shlex.join(['python', 'benchmarks/peers.py', *sys.argv[1:]])}`",
         "",
-        f"{processor()} ({', '.join(features()) or 'instruction sets unknown'}), {chosen.threads} threads. "
+        f"{processor()} ({', '.join(features()) or 'instruction sets unknown'}), "
+        f"{chosen.threads} threads. "
         f"{environment(*names)}. Best of {rounds}, in turns. Epsilon 8/255, step 2/255 (training: "
         f"epsilon / 10, {plan.steps} steps; SAA {rivals.TARGETS} targets x {plan.saa_steps} steps),"
         " random start, float32 images. Times include everything that a call of the library does; "
