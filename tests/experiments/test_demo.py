@@ -6,7 +6,7 @@ import pytest
 from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.compare import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
-from lrat.experiments.demo import conclusion
+from lrat.experiments.demo import _FORWARDS, _Forecast, conclusion
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.reporting.tables import WORST
 
@@ -93,6 +93,41 @@ def test_another_length_is_refused_with_the_difference(shown: tuple[Path, Answer
     again = process("demo", "--epochs", "2", "--suite", "quick", "--workers", "1", "--out", out)
     assert "training.epochs: 2 asked, 1 in the folder" in again.complaint
     assert contents(out) == before
+
+
+def write_epochs(row: Path, epochs: int) -> None:
+    row.mkdir(parents=True, exist_ok=True)
+    (row / "metrics.jsonl").write_text("{}\n" * epochs)
+
+
+def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
+    write_epochs(tmp_path / "sat", 2)
+    forecast = _Forecast(tmp_path, epochs=2, suite="quick")
+    before = forecast.now()
+    assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 14, None)
+    write_epochs(tmp_path / "gairat", 1)
+    cheap = forecast.now()
+    write_epochs(tmp_path / "lrat-saa+cw", 1)
+    dear = forecast.now()
+    assert dear.epochs == cheap.epochs + 1 == 4
+    assert dear.share - cheap.share == pytest.approx(76 / 11 * (cheap.share - before.share))
+    assert cheap.seconds_left is not None
+    assert cheap.seconds_left > 0
+    for name in TABLE_1:
+        write_epochs(tmp_path / name, 2)
+        evaluation = tmp_path / name / "evaluations" / "selected-quick-linf-0.2-360"
+        evaluation.mkdir(parents=True)
+        (evaluation / "summary.json").touch()
+    done = forecast.now()
+    assert (done.share, done.seconds_left) == (1, 0)
+
+
+def test_the_forecast_knows_what_each_row_costs(shown: tuple[Path, Answer]) -> None:
+    out, _ = shown
+    for name, forwards in _FORWARDS.items():
+        (record,) = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
+        passes = record["passes"]
+        assert passes["attack_forwards"] + passes["update_forwards"] == forwards
 
 
 def _comparison(only_a: int, only_b: int) -> Comparison:

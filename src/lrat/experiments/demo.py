@@ -1,32 +1,43 @@
 """The demonstration: Table 1's rows on bundled digits, in parallel worker processes."""
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-
-import torch
 
 from lrat.errors import Interrupted
 from lrat.evaluation import Comparison, compare
 from lrat.experiments.catalogue import check_suite_name
 from lrat.experiments.config import load_config
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
+from lrat.experiments.folder import EVALUATIONS
 from lrat.experiments.paper import DEMO_PRESET, TABLE_1, row_settings
 from lrat.experiments.run import train_run
+from lrat.experiments.workers import in_workers
 from lrat.files import write_text
 from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
+from lrat.training import EpochRecord, StepProgress
+from lrat.training.interrupt import stopping
 
 BASELINE = "sat"
 PAPER_TITLE = "The paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images"
 _LEGEND = (
     "Wilson 95 % intervals in brackets; forwards: network forwards of training per image and epoch."
 )
-_COSTLIEST_FIRST = ("lrat-saa+cw", "lrat-saa", "lsat-saa", "lrat-cw", "lsat-cw", "gairat", "sat")
-_POLL_SECONDS = 1.0
+_FORWARDS = {
+    "lrat-saa+cw": 76,
+    "lrat-saa": 65,
+    "lsat-saa": 65,
+    "lrat-cw": 11,
+    "lsat-cw": 11,
+    "gairat": 11,
+    "sat": 11,
+}
+"""Per image and epoch, the costliest first: the order that leaves no worker idle for long."""
+_EVALUATION = {"quick": 12, "tier": 200}
+"""An evaluation's forwards per training image, as most images stand until the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +79,24 @@ class DemoReport:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowsProgress:
+    """How far the rows are: epochs, the ``share`` of the work that is done (0..1), and a forecast,
+    None as long as this call has done nothing measurable."""
+
+    epochs: int
+    of_epochs: int
+    share: float
+    seconds_left: float | None
+
+
 @runtime_checkable
 class Watcher(Protocol):
     """Told what happens while the rows are made."""
 
     def say(self, line: str) -> None: ...
 
-    def epochs(self, done: int, total: int) -> None: ...
+    def progress(self, now: RowsProgress) -> None: ...
 
 
 def run_demo(
@@ -87,11 +109,11 @@ def run_demo(
     check_suite_name(suite)
     preset = _preset(epochs)
     started = time.perf_counter()
-    workers = min(workers, len(_COSTLIEST_FIRST))
+    workers = min(workers, len(_FORWARDS))
     length = preset["training"]["epochs"]
     made = f"{length} epoch{'' if length == 1 else 's'} each, seed {preset['seed']}, suite {suite}"
     watcher.say(
-        f"{len(_COSTLIEST_FIRST)} methods, {made}, on {workers} worker "
+        f"{len(_FORWARDS)} methods, {made}, on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
     rows = {row.method: row for row in _rows(out, preset, suite, workers, watcher)}
@@ -130,39 +152,56 @@ def _rows(
     workers: int,
     watcher: Watcher,
 ) -> Iterator[Row]:
-    total = len(_COSTLIEST_FIRST) * int(preset["training"]["epochs"])
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        pending: set[Future[Row]] = {
-            pool.submit(_make_row, method, preset, out / method, suite)
-            for method in _COSTLIEST_FIRST
-        }
+    """The rows as they are done."""
+    forecast = _Forecast(out, epochs=int(preset["training"]["epochs"]), suite=suite)
+
+    def announce(reason: str) -> None:
+        watcher.say(
+            f"{reason}: stopping when the rows under way have saved themselves; a second signal "
+            "stops at once"
+        )
+
+    with stopping(announce) as stop:
         try:
-            while pending:
-                done, pending = wait(pending, _POLL_SECONDS, return_when=FIRST_COMPLETED)
-                watcher.epochs(_epochs_done(out), total)
-                for future in done:
-                    row = future.result()
-                    watcher.say(f"{row.method}: {row.seconds:.0f} s of one worker")
-                    yield row
-        except (KeyboardInterrupt, Interrupted):
-            pool.shutdown(cancel_futures=True)
+            for number, row in enumerate(
+                in_workers(
+                    partial(_make_row, preset=preset, out=out, suite=suite),
+                    list(_FORWARDS),
+                    workers=workers,
+                    stop=stop,
+                    tick=lambda: watcher.progress(forecast.now()),
+                ),
+                start=1,
+            ):
+                watcher.say(
+                    f"{row.method}: {row.seconds:.0f} s of one worker; {number} of "
+                    f"{len(_FORWARDS)} rows done"
+                )
+                yield row
+        except Interrupted as stopped:
             raise Interrupted(
-                f"stopped; what was trained is saved in {out}: the same command continues"
+                f"{stopped}; what was trained is saved in {out}: the same command continues"
             ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+class _Quiet:
+    """A row's own progress: the demonstration has another."""
+
+    def on_step(self, progress: StepProgress) -> None:
+        return
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        return
+
+    def say(self, line: str) -> None:
+        return
 
 
-def _make_row(method: str, preset: Mapping[str, Any], folder: Path, suite: str) -> Row:
+def _make_row(method: str, *, preset: Mapping[str, Any], out: Path, suite: str) -> Row:
     started = time.perf_counter()
+    folder = out / method
     config = load_config(row_settings(method, preset))
-    run = train_run(config, folder)
+    run = train_run(config, folder, progress=_Quiet())
     evaluate_run(folder, EvaluationRequest(suite=suite))
     records = run.result.records
     passes = sum(
@@ -177,9 +216,43 @@ def _make_row(method: str, preset: Mapping[str, Any], folder: Path, suite: str) 
     )
 
 
-def _epochs_done(out: Path) -> int:
-    files = out.glob("*/metrics.jsonl")
-    return sum(path.read_bytes().count(b"\n") for path in files)
+class _Forecast:
+    """Reads from the rows' folders how much work is done, in forwards of training images."""
+
+    def __init__(self, out: Path, *, epochs: int, suite: str) -> None:
+        self._out = out
+        self._epochs = epochs
+        self._suite = suite
+        self._started = time.perf_counter()
+        self._at_start = self._work_done()
+
+    def now(self) -> RowsProgress:
+        total = sum(self._epochs * forwards + self._evaluation() for forwards in _FORWARDS.values())
+        done = self._work_done()
+        seconds, here = time.perf_counter() - self._started, done - self._at_start
+        return RowsProgress(
+            epochs=sum(map(self._epochs_of, _FORWARDS)),
+            of_epochs=self._epochs * len(_FORWARDS),
+            share=done / total,
+            seconds_left=seconds * (total - done) / here if here else None,
+        )
+
+    def _work_done(self) -> int:
+        return sum(
+            self._epochs_of(method) * forwards + self._is_evaluated(method) * self._evaluation()
+            for method, forwards in _FORWARDS.items()
+        )
+
+    def _evaluation(self) -> int:
+        return _EVALUATION.get(self._suite, max(_EVALUATION.values()))
+
+    def _epochs_of(self, method: str) -> int:
+        path = self._out / method / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+    def _is_evaluated(self, method: str) -> bool:
+        places = (self._out / method / EVALUATIONS).glob(f"*-{self._suite}-*/summary.json")
+        return any(places)
 
 
 def _paper_table() -> list[list[str]]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lrat.evaluation import Progress as EvaluationProgress
 from lrat.experiments.config import RunConfig
+from lrat.experiments.demo import RowsProgress
 from lrat.experiments.evaluating import ProgressCallback
 from lrat.training import EpochRecord, Progress, StepProgress
 
@@ -152,9 +153,16 @@ class Rows:
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)
 
-    def epochs(self, done: int, total: int) -> None:
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total)
+    def progress(self, now: RowsProgress) -> None:
+        if self._bars is None or self._task is None:
+            return
+        left = now.seconds_left
+        self._bars.update(
+            self._task,
+            completed=now.share,
+            description=f"{now.epochs} of {now.of_epochs} epochs",
+            left="" if left is None else f"about {duration(left)} left",
+        )
 
 
 @contextmanager
@@ -164,8 +172,8 @@ def rows_progress() -> Iterator[Rows]:
     if not console.is_terminal:
         yield Rows(console, None, None)
         return
-    with _bars(console) as bars:
-        yield Rows(console, bars, bars.add_task("epochs of all rows", total=None))
+    with _bars(console, "left") as bars:
+        yield Rows(console, bars, bars.add_task("epochs of all rows", total=1, left=""))
 
 
 def show_tables(tables: Mapping[str, Sequence[Sequence[str]]], below: str) -> None:

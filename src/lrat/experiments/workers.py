@@ -1,0 +1,181 @@
+"""Tasks in worker processes that stop when asked, save themselves, and never outlive their parent.
+
+A worker holds one end of a *lifeline*, a pipe on which nothing is ever sent. When the other end
+closes, because the parent asks it to stop or because the parent died, however it died, the worker
+interrupts its own main thread. Signals from outside would reach a worker several times (Ctrl-C goes
+to the whole process group, and so does the SIGTERM of many a supervisor), and the second would stop
+it before it has saved itself: so workers are deaf to both.
+"""
+
+import _thread
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+import torch
+
+from lrat.errors import Interrupted, LratError
+from lrat.training.interrupt import StopRequest
+
+Result = TypeVar("Result")
+_POLL_SECONDS = 0.5
+
+
+def in_workers(
+    make: Callable[[str], Result],
+    tasks: Sequence[str],
+    *,
+    workers: int,
+    stop: StopRequest,
+    tick: Callable[[], object],
+) -> Iterator[Result]:
+    """``make(task)`` of all tasks, in the order in which they end, in processes of one thread.
+
+    A worker is given its next task when it has ended one, never ahead. ``tick`` is called about
+    twice a second. When ``stop`` is asked for, and when a task fails, the tasks under way are
+    interrupted (``make`` sees what Ctrl-C does: a run saves itself) and their ends waited for; then
+    ``Interrupted`` or the ``LratError`` of the task is raised. ``make`` must be picklable.
+    """
+    waiting = deque(tasks)
+    team: list[_Worker] = []
+    try:
+        while waiting and len(team) < workers:
+            worker = _start(make)
+            team.append(worker)
+            worker.give(waiting.popleft())
+        while any(worker.task is not None for worker in team):
+            busy = {worker.line: worker for worker in team if worker.task is not None}
+            ready = wait(list(busy), _POLL_SECONDS)
+            tick()
+            if stop:
+                raise Interrupted(f"stopped by {stop.reason}")
+            for line in ready:
+                worker = busy[line]  # type: ignore[index]
+                result = worker.take()
+                if waiting:
+                    worker.give(waiting.popleft())
+                yield result
+    finally:
+        _dismiss(team)
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    """A worker as its parent sees it; ``task`` is what it is doing, None when it waits."""
+
+    process: BaseProcess
+    line: Connection
+    lifeline: Connection
+    task: str | None = None
+
+    def give(self, task: str) -> None:
+        self.task = task
+        try:
+            self.line.send(task)
+        except OSError:
+            return  # it died: ``take`` will say so
+
+    def take(self) -> Any:
+        """What came of the task."""
+        task, self.task = self.task, None
+        try:
+            refused, result = self.line.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise LratError(
+                f"the worker process of {task} ended with status {self.process.exitcode}: out of "
+                "memory, or killed? The same command continues"
+            ) from None
+        if refused:
+            raise LratError(result)
+        return result
+
+
+def _start(make: Callable[[str], Any]) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    line, far_line = context.Pipe()
+    far_lifeline, lifeline = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(make, far_line, far_lifeline))
+    with _sigint_blocked():
+        process.start()
+    # Only the worker may hold these ends, so that each side notices the end of the other.
+    far_line.close()
+    far_lifeline.close()
+    return _Worker(process=process, line=line, lifeline=lifeline)
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A process that starts inside inherits the block and keeps it: also while it still imports.
+
+    One that arrives here meanwhile is delivered at the end.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not a POSIX system
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _dismiss(team: Sequence[_Worker]) -> None:
+    """Interrupt who works, send home who waits, and wait for all of them."""
+    for worker in team:
+        if worker.task is not None:
+            worker.lifeline.close()
+            # Ends one that still imports; one that works is deaf to it.
+            worker.process.terminate()
+        worker.line.close()
+    try:
+        for worker in team:
+            worker.process.join()
+    except BaseException:  # a second signal
+        for worker in team:
+            worker.process.kill()
+        raise
+    for worker in team:
+        worker.lifeline.close()
+
+
+def _work(make: Callable[[str], Any], line: Connection, lifeline: Connection) -> None:
+    """The life of a worker."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    threading.Thread(target=_interrupt_when_cut, args=(lifeline,), daemon=True).start()
+    torch.set_num_threads(1)
+    try:
+        while True:
+            line.send(_attempt(make, line.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt, Interrupted):
+        return
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # no interrupt while the interpreter ends
+
+
+def _attempt(make: Callable[[str], Any], task: str) -> tuple[bool, Any]:
+    """Whether the task was refused, and the reason or the result."""
+    try:
+        return False, make(task)
+    except Interrupted:
+        raise
+    except LratError as error:
+        return True, str(error)
+
+
+def _interrupt_when_cut(lifeline: Connection) -> None:
+    wait([lifeline])
+    _thread.interrupt_main()
+    if hasattr(signal, "SIGUSR1"):
+        # The interrupt alone does not wake a main thread that sleeps or waits; a signal does.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)

@@ -1,0 +1,149 @@
+"""The demonstration in a process group of its own, stopped in every way there is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from experiments.commands import one_thread
+from lrat.experiments.paper import TABLE_1
+
+pytestmark = [
+    pytest.mark.xdist_group("demo"),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
+]
+EPOCHS = 12
+PROGRAM = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lrat.experiments import demo
+demo.DEMO_PRESET = {{
+    **demo.DEMO_PRESET,
+    "data": {{"name": "digits", "train_limit": 150}},
+    "model": {{"name": "small-cnn", "width": 4}},
+    "attack": {{"steps": 2, "saa_steps": 2}},
+}}
+from lrat.cli import main
+sys.argv = ["lrat", "demo", "--epochs", "{EPOCHS}", "--suite", "quick", "--workers", "2",
+            "--out", sys.argv[1]]
+main()
+"""
+
+
+def begin(out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(out)],
+        env=one_thread(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def alive(session: int) -> set[int]:
+    """The processes of a session that have not ended."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
+                found.add(int(path.parent.name))
+    return found
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def under_way(out: Path) -> set[str]:
+    """Rows that have begun and not ended."""
+    return {
+        name
+        for name in TABLE_1
+        if (out / name).exists() and not (out / name / "model.safetensors").exists()
+    }
+
+
+@contextmanager
+def demonstration(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """One whose two workers both have ended an epoch."""
+    running = begin(out)
+    try:
+        wait_until(
+            lambda: (
+                running.poll() is not None
+                or sum(path.stat().st_size > 0 for path in out.glob("*/metrics.jsonl")) >= 2
+            )
+        )
+        assert running.poll() is None, running.communicate()
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+
+
+def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
+    wait_until(lambda: not alive(running.pid))
+    assert under_way(out), "it was stopped in the middle"
+    assert len(list(out.iterdir())) < len(TABLE_1), "no further row was begun"
+    for name in under_way(out):
+        saved = sorted(path.stem for path in (out / name / "checkpoints").glob("*.json"))
+        assert saved, name
+        assert not (out / name / ".lock").exists()
+        lines = (out / name / "metrics.jsonl").read_bytes().count(b"\n")
+        assert any("-step-" in stem for stem in saved) or f"epoch-{lines:03d}" in saved
+
+
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [
+        (signal.SIGINT, os.killpg),  # Ctrl-C
+        (signal.SIGTERM, os.killpg),  # `timeout`, a job scheduler
+        (signal.SIGTERM, os.kill),
+    ],
+)
+def test_stopped_it_saves_all_rows_and_begins_no_other(
+    number: signal.Signals, send: Callable[[int, int], None], tmp_path: Path
+) -> None:
+    out = tmp_path / "demo"
+    with demonstration(out) as running:
+        send(running.pid, number)
+        said, err = running.communicate(timeout=200)
+        assert running.returncode == 130, err
+        assert_saved_and_gone(out, running)
+    assert f"\n{number.name}: stopping when the rows under way have saved themselves" in said
+    assert err == (
+        f"lrat: stopped by {number.name}; what was trained is saved in {out}: "
+        "the same command continues\n"
+    )
+
+
+def test_its_workers_do_not_outlive_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    with demonstration(out) as running:
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        assert_saved_and_gone(out, running)
+    saved = {
+        name: (out / name / "metrics.jsonl").read_text().splitlines() for name in under_way(out)
+    }
+    again = begin(out)
+    said, err = again.communicate(timeout=400)
+    assert again.returncode == 0, err
+    assert err == ""
+    assert f"; 7 of {len(TABLE_1)} rows done\n" in said
+    for name, lines in saved.items():
+        whole = (out / name / "metrics.jsonl").read_text().splitlines()
+        assert len(whole) == EPOCHS
+        assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
