@@ -1,11 +1,13 @@
 """The commands as a user types them; how each behaves in detail is under ``experiments/``."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from experiments.commands import TINY, assert_same_result, done, lrat, process, python
 from lrat import __version__
+from lrat.errors import LratError
 from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
 LIGHT = """
@@ -78,6 +80,20 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], cause: str, cure: s
     complaint = lrat(*arguments).complaint
     assert cause in complaint
     assert cure in complaint
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="not on this system")
+def test_the_demo_has_as_many_workers_as_it_may_use_processors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run_demo(out: Path, *, workers: int, **others: object) -> None:
+        raise LratError(f"{workers} workers")
+
+    monkeypatch.setattr("lrat.experiments.demo.run_demo", run_demo)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert lrat("demo", "--out", tmp_path).complaint == "3 workers"
+    assert lrat("demo", "--out", tmp_path, "--workers", 2).complaint == "2 workers"
 
 
 def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,11 +211,17 @@ def demo(
     from lrat.experiments.demo import PAPER_TITLE, run_demo
     from lrat.experiments.terminal import rows_progress, show_tables
 
-    count = workers or os.cpu_count() or 1
+    count = workers or _processors()
     with rows_progress() as watcher:
         report = run_demo(out, epochs=epochs, suite=suite, workers=count, watcher=watcher)
     show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
     print(f"{report.seconds:.0f} s; this table is in {report.path}")
+
+
+def _processors() -> int:
+    """Those that this process may use: in a container or under a scheduler not all there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 @app.command(name="list")
