@@ -142,7 +142,7 @@ def trained(name: str) -> nn.Module:
     with torch.no_grad():
         for value in [*model.parameters(), *model.buffers()]:
             if value.is_floating_point():
-                value.add_(0.1 * torch.rand(value.shape, generator=generator))
+                value.add_(0.1 * (torch.rand(value.shape, generator=generator) - 0.5))
     return model.train()
 
 

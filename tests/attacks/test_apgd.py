@@ -10,6 +10,7 @@ from lrat.attacks import APGD, SAA
 from lrat.attacks.ascent import checkpoints
 from lrat.errors import ModelError, SettingError
 from lrat.losses import cross_entropy, logit_margin, probability_margin, targeted_dlr
+from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
 from lrat.threat import Linf
 from trained import THREAT, held_out, trained
@@ -213,3 +214,61 @@ class Ranked:
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         APGD(threat=THREAT, **settings)
+
+
+@pytest.mark.parametrize("every", [1, 7, 10])
+@pytest.mark.parametrize("kind", ["ce", "targeted"])
+def test_retiring_fools_the_same_images_with_fewer_passes(kind: str, every: int) -> None:
+    model = trained()
+    images, labels = held_out(model, 80)
+    settings = {"threat": THREAT, "steps": 30}
+    if kind == "targeted":
+        settings |= {"loss": targeted_dlr, "targets": 3}
+    whole = APGD(**settings)(model, images, labels, noise=5)
+    retiring = APGD(**settings, retire_every=every)(model, images, labels, noise=5)
+    with torch.no_grad():
+        fooled = [model(each.images).argmax(1) != labels for each in (whole, retiring)]
+    assert 0 < fooled[0].sum() < len(labels)
+    assert torch.equal(*fooled)
+    assert whole.trace is not None
+    assert retiring.trace is not None
+    standing = ~fooled[0]
+    assert torch.equal(retiring.images[standing], whole.images[standing])
+    assert torch.equal(retiring.trace.forwards[standing], whole.trace.forwards[standing])
+    assert (retiring.trace.forwards <= whole.trace.forwards).all()
+    assert retiring.trace.forwards[fooled[0]].sum() < whole.trace.forwards[fooled[0]].sum()
+    assert float(THREAT.violation(retiring.images, images).max()) <= THREAT.tolerance
+
+
+def test_retiring_counts_the_model_s_own_passes() -> None:
+    model = trained()
+    images, labels = held_out(model, 60)
+    attack = APGD(threat=THREAT, steps=20, loss=targeted_dlr, targets=3, retire_every=4)
+    with torch.no_grad():
+        clean = model(images)
+    with PassCounter(model) as counter:
+        variant = attack(model, images, labels, noise=1, clean_logits=clean)
+    assert variant.trace is not None
+    assert int(variant.trace.forwards.sum()) == counter.forwards
+    assert int(variant.trace.backwards.sum()) == counter.backwards
+
+
+def test_retiring_a_whole_batch_calls_no_empty_model() -> None:
+    class Refusing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            assert len(images) > 0
+            flat = images.flatten(1).sum(1, keepdim=True)
+            return torch.cat([flat, 1 - flat], dim=1)
+
+    images = torch.full((4, 1, 2, 2), 0.13)
+    labels = torch.ones(4, dtype=torch.long)
+    attack = APGD(threat=Linf(epsilon=0.2), steps=12, retire_every=2)
+    variant = attack(Refusing(), images, labels)
+    assert (Refusing()(variant.images).argmax(1) == 0).all()
+
+
+def test_retiring_is_refused_where_tries_are_stacked() -> None:
+    with pytest.raises(SettingError, match="retire_every=5: at least 1, and not with stacked=True"):
+        APGD(threat=THREAT, retire_every=5, stacked=True)
+    with pytest.raises(SettingError, match="retire_every=0"):
+        APGD(threat=THREAT, retire_every=0)

@@ -24,8 +24,9 @@ def test_tier_adds_auto_pgd(classes, targets):
     suite = tier(THREAT, classes)
     assert suite.names == ("natural", "pgd-20", "cw-20", "apgd-ce", "apgd-t")
     plain, targeted = (member.attack for member in suite.members[2:])
-    assert plain == APGD(threat=THREAT, steps=100, loss=cross_entropy)
-    assert targeted == APGD(threat=THREAT, steps=100, loss=targeted_dlr, targets=targets)
+    assert plain == APGD(threat=THREAT, steps=100, loss=cross_entropy, retire_every=10)
+    settings = {"loss": targeted_dlr, "targets": targets, "retire_every": 10}
+    assert targeted == APGD(threat=THREAT, steps=100, **settings)
 
 
 def test_tier_refuses_a_single_class():

@@ -48,6 +48,20 @@ def foldable_pairs(model: nn.Module) -> list[Pair]:
     ]
 
 
+def output_layer(model: nn.Module) -> str | None:
+    """The name of the linear layer whose output is the model's; None where there is no such one.
+
+    Where the model cannot be traced: its last linear layer.
+    """
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    graph = _graph_of(model)
+    if graph is None:
+        return linear[-1] if linear else None
+    (result,) = (node for node in graph.nodes if node.op == "output")
+    names = (str(node.target) for node in result.all_input_nodes)
+    return next((name for name in names if name in linear), None)
+
+
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of the layer that does what ``layer`` and then ``norm`` do in eval mode.
 
@@ -70,10 +84,16 @@ class _Tracer(torch.fx.Tracer):
         )
 
 
-def _traced_pairs(model: nn.Module) -> list[Pair] | None:
+def _graph_of(model: nn.Module) -> torch.fx.Graph | None:
     try:
-        graph = _Tracer().trace(model)
+        return _Tracer().trace(model)
     except Exception:
+        return None
+
+
+def _traced_pairs(model: nn.Module) -> list[Pair] | None:
+    graph = _graph_of(model)
+    if graph is None:
         return None
     calls = [node for node in graph.nodes if node.op == "call_module"]
     by_name: dict[str, list[torch.fx.Node]] = {}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded
+from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded, output_layer
 from lrat.acceleration.graphs import GraphedNetwork
 from lrat.acceleration.modes import evaluating
 from lrat.errors import SettingError
@@ -117,13 +117,14 @@ class FastView(View):
             sketch = copy.deepcopy(original)
         with torch.random.fork_rng(devices=[]):
             pairs = foldable_pairs(sketch.eval()) if choices.fold else []
+            head = output_layer(sketch)
         self.folded, self.unfolded = len(pairs), _norms_in(original) - len(pairs)
         fast.eval()
         self._pairs: list[Pair] = pairs
         for pair in pairs:
             _install(fast, pair)
         if choices.precision == "bfloat16":
-            _lower(fast)
+            _lower(fast, head)
         fast.requires_grad_(False)
         if choices.channels_last:
             fast.to(memory_format=torch.channels_last)
@@ -174,12 +175,24 @@ def _install(fast: nn.Module, pair: Pair) -> None:
     setattr(fast.get_submodule(parent), name, nn.Identity())
 
 
-def _lower(fast: nn.Module) -> None:
-    """Store convolutions and linear layers in bfloat16; autocast converts what flows into them."""
-    seen: set[int] = set()
-    for module in fast.modules():
-        if type(module) in _LOW_PRECISION_LAYERS and id(module) not in seen:
-            seen.add(id(module))
+class _Float32Linear(nn.Linear):
+    """A linear layer that stays in float32 under autocast."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def _lower(fast: nn.Module, head: str | None) -> None:
+    """Store convolutions and linear layers in bfloat16; autocast converts what flows into them.
+
+    The layer that makes the logits stays in float32: losses compare logits with each other, and
+    8 bits of them cost Auto-PGD on the DLR loss .003 of mean margin on Fashion-MNIST.
+    """
+    for name, module in fast.named_modules():
+        if name == head:
+            module.__class__ = _Float32Linear
+        elif type(module) in _LOW_PRECISION_LAYERS:
             module.to(torch.bfloat16)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -52,6 +53,9 @@ class APGD(GradientAttack):
     ``keep={iterate: count}`` (stacked only) halves the tries on the way: after this iterate each
     image goes on with the ``count`` tries whose candidates have the smallest probability margins,
     their step sizes, momentum and best points as they are. The other tries are forgotten.
+
+    ``retire_every=N`` (one by one only): every N iterates the images that are fooled leave the
+    batch, as an evaluation wants it: the same images are fooled, by an earlier iterate.
     """
 
     threat: Ball
@@ -63,6 +67,7 @@ class APGD(GradientAttack):
     choice: Choice = "misclassified"
     stacked: bool = False
     keep: Mapping[int, int] | None = field(default=None, hash=False)
+    retire_every: int | None = None
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
@@ -78,6 +83,11 @@ class APGD(GradientAttack):
             raise SettingError(f"APGD(loss={loss!r}, targets={self.targets}): {needed}")
         if self.targets is not None and self.targets < 1:
             raise SettingError(f"targets={self.targets}: a targeted attack needs at least one")
+        if self.retire_every is not None and (self.retire_every < 1 or self.stacked):
+            raise SettingError(
+                f"retire_every={self.retire_every}: at least 1, and not with stacked=True, which "
+                "keeps the batch as it is"
+            )
         if self.keep is not None:
             object.__setattr__(self, "keep", dict(sorted(self.keep.items())))
             self._check_keep(self.keep)
@@ -99,8 +109,11 @@ class APGD(GradientAttack):
             )
 
     def __repr__(self) -> str:
-        """Without ``keep`` where nothing is given up: what older evaluations are known by."""
-        shown = [part.name for part in fields(self) if part.name != "keep" or self.keep]
+        """Without the later settings where they are not used: older evaluations lack them."""
+        later = {"keep", "retire_every"}
+        shown = [
+            part.name for part in fields(self) if part.name not in later or getattr(self, part.name)
+        ]
         return f"APGD({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
@@ -198,48 +211,87 @@ class APGD(GradientAttack):
         noise: Noise,
         clean: Tensor | None,
     ) -> Variant:
-        kept: tuple[Tensor, ...] = ()
-        source = torch.zeros_like(labels)
-        runs = torch.zeros_like(labels)
+        kept = _Kept.empty(images, labels)
         left = torch.arange(len(images), device=images.device)
         for each in tries:
             center, truth = images[left], labels[left]
-            loss = each.prepare(as_loss(self.loss), truth, None if clean is None else clean[left])
-            own_noise = each.noise(noise).select(left)
-            start = starting_point(self.start, self.threat, center, own_noise)
+            start = starting_point(self.start, self.threat, center, each.noise(noise).select(left))
             found = ascend(
                 model,
-                loss,
+                each.prepare(as_loss(self.loss), truth, None if clean is None else clean[left]),
                 start,
                 center,
                 truth,
                 threat=self.threat,
                 steps=self.steps,
                 track_wrong=self.choice == "misclassified",
+                narrow=partial(self._retire, kept, left, each),
             )
-            candidate = self._candidate(found)
-            runs[left] += 1
-            own = (candidate.images, candidate.margin, candidate.step)
-            if not kept:
-                kept = own
-            else:
-                better = candidate.margin < kept[1][left]
-                rows = left[better]
-                for target, part in zip(kept, own, strict=True):
-                    target[rows] = part[better]
-                source[rows] = each.number
-            if each is not tries[-1]:
-                left = left[~found.ever_wrong]
-                if len(left) == 0:
-                    break
-        images, margin, step = kept
+            kept.take(left[found.row], self._candidate(found), found, each)
+            left = left[~kept.fooled[left]]
+            if len(left) == 0:
+                break
+        return kept.variant()
+
+    def _retire(self, kept: "_Kept", left: Tensor, each: _Try, run: Ascent) -> Tensor | None:
+        """Take what is fooled out of the batch every so many iterates; the rest goes on."""
+        if self.retire_every is None or run.number % self.retire_every:
+            return None
+        gone = run.ever_wrong.clone()
+        if bool(gone.all()):
+            gone[0] = False  # no model is called on an empty batch
+        if not bool(gone.any()):
+            return None
+        fooled = run.select(gone.nonzero().flatten())
+        kept.take(left[fooled.row], self._candidate(fooled), fooled, each)
+        return (~gone).nonzero().flatten()
+
+
+@dataclass
+class _Kept:
+    """The best candidate so far of each image of a batch, and what it cost."""
+
+    images: Tensor
+    margin: Tensor
+    step: Tensor
+    source: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    fooled: Tensor
+
+    @staticmethod
+    def empty(images: Tensor, labels: Tensor) -> "_Kept":
+        zeros = torch.zeros_like(labels)
+        return _Kept(
+            images=images.clone(),
+            margin=torch.full_like(images[:, 0, 0, 0], float("inf")),
+            step=zeros.clone(),
+            source=zeros.clone(),
+            forwards=zeros.clone(),
+            backwards=zeros.clone(),
+            fooled=zeros.bool(),
+        )
+
+    def take(self, rows: Tensor, candidate: Candidate, run: Ascent, each: _Try) -> None:
+        """What a run found for these images: its start and ``run.number`` iterates are spent."""
+        self.forwards[rows] += run.number + 1
+        self.backwards[rows] += run.gradients
+        self.fooled[rows] |= run.ever_wrong
+        better = candidate.margin < self.margin[rows]
+        rows = rows[better]
+        self.images[rows] = candidate.images[better]
+        self.margin[rows] = candidate.margin[better]
+        self.step[rows] = candidate.step[better]
+        self.source[rows] = each.number
+
+    def variant(self) -> Variant:
         return Variant(
-            images=images,
+            images=self.images,
             trace=Trace(
-                margin=margin,
-                step=step,
-                source=source,
-                forwards=runs * (self.steps + 1),
-                backwards=runs * self.steps,
+                margin=self.margin,
+                step=self.step,
+                source=self.source,
+                forwards=self.forwards,
+                backwards=self.backwards,
             ),
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import image_gradient
 from lrat.losses import Prepared, probability_margin
+from lrat.outputs import logits_of
 from lrat.threat import Ball
 
 _MOMENTUM = 0.75
@@ -85,6 +86,7 @@ class Ascent:
     loss_at_mark: Tensor
     halved_at_mark: Tensor
     last_mark: int
+    gradients: int = 1
 
     @property
     def last(self) -> Candidate:
@@ -145,10 +147,11 @@ def ascend(
     for number in range(1, steps + 1):
         _move(run, threat, pull=1.0 if number == 1 else _MOMENTUM)
         if number == steps:
-            logits = model(run.current).float()
+            logits = logits_of(model(run.current))
             _judge(run, run.loss(logits), logits)
         else:
             run.gradient, losses, logits = image_gradient(model, run.loss, run.current)
+            run.gradients += 1
             better = _judge(run, losses, logits)
             wide = _wide(better, run.gradient)
             run.best_gradient = torch.where(wide, run.gradient, run.best_gradient)

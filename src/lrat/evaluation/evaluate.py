@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,23 @@ from lrat.types import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where an evaluation stands: ``done`` images finished under ``attack``, ``robust`` of them."""
+    """Where an evaluation stands: ``done`` images finished under ``attack``, ``robust`` of them.
+
+    ``total``: how many there are, None where the batches do not tell.
+    """
 
     attack: str
     done: int
     robust: int
+    total: int | None = None
+
+
+@runtime_checkable
+class _Sized(Protocol):
+    """Batches that know how many images they hold, or that nobody does."""
+
+    @property
+    def size(self) -> int | None: ...
 
 
 def evaluate_suite(
@@ -55,7 +67,8 @@ def evaluate_suite(
     forward of ``model`` on the returned image, which must lie in the suite's region.
 
     ``view``: what attacks see in place of ``model`` (an accelerated one); verdicts stay with
-    ``model``. ``device``: where images go, by default where the model is; the model is not moved.
+    ``model``. ``batches``: their ``size``, if they have one, is the number of images that
+    ``on_progress`` is told. ``device``: where images go, by default where the model is; the model is not moved.
     With ``folder``, each batch of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
     model (its digest) and under ``data`` the data set (before any limit on the number of images);
@@ -78,6 +91,7 @@ def evaluate_suite(
     chunks: list[Outcomes] = []
     seen: set[int] = set()
     tally = {name: [0, 0] for name in suite.names}
+    total = batches.size if isinstance(batches, _Sized) else None
     with evaluating(model), evaluating(run.view):
         for number, batch in enumerate(batches):
             _note_images(batch, seen)
@@ -88,7 +102,7 @@ def evaluate_suite(
                     tally[name][0] += len(outcomes)
                     tally[name][1] += int((~outcomes.fooled).sum())
                     done, robust = tally[name]
-                    on_progress(Progress(attack=name, done=done, robust=robust))
+                    on_progress(Progress(attack=name, done=done, robust=robust, total=total))
     if not seen:
         raise DataError("there are no images to evaluate: the data source is empty")
     result = EvaluationResult(
