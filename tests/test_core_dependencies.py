@@ -86,7 +86,7 @@ threat = Linf(epsilon=8 / 255)
 objective = lrat(Simulated(threat=threat, steps=2, saa_steps=3), ["saa", "cw"])
 model = SmallCNN(classes=4, width=2)
 
-batch = next(in_order(data, batch_size=24))
+batch = next(iter(in_order(data, batch_size=24)))
 step = StepContext(epoch=0, progress=0.0, noise=Keyed(keys(0, batch.index)))
 output = objective.loss(model, batch, objective.attack(model, batch, step), step)
 loss = output.total / output.normalizer

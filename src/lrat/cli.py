@@ -132,8 +132,8 @@ def evaluate(
     profile: Profile = False,
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
+    from lrat.experiments.attack_progress import evaluation_progress
     from lrat.experiments.evaluating import EvaluationRequest, evaluate_file, evaluate_run
-    from lrat.experiments.terminal import evaluation_progress
 
     request = EvaluationRequest(
         suite=suite,

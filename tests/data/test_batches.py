@@ -126,10 +126,13 @@ def test_augmentation_depends_on_epoch_and_image_alone() -> None:
 
 def test_evaluation_goes_in_order() -> None:
     data = ramp(7)
-    batches = list(in_order(data, batch_size=3))
+    source = in_order(data, batch_size=3)
+    assert source.size == 7
+    batches = list(source)
     assert [len(batch) for batch in batches] == [3, 3, 1]
     assert torch.equal(torch.cat([batch.images for batch in batches]), data.images.float() / 255)
     assert torch.equal(torch.cat([batch.index for batch in batches]), data.index)
+    assert [len(batch) for batch in source] == [3, 3, 1], "and again"
 
 
 def test_a_batch_size_below_one_is_refused() -> None:

@@ -375,6 +375,18 @@ def test_progress_counts_images_per_attack():
     assert [progress.done for progress in heard if progress.attack == "natural"] == [16, 32, 40]
 
 
+def test_progress_knows_the_number_of_images_where_the_batches_do():
+    class Sized(list):
+        size = 40
+
+    for kind, total in ((list, None), (Sized, 40)):
+        heard = []
+        batches = kind(batches_of(*images_and_labels(), 16))
+        suite = custom(THREAT, {"step": Calls()})
+        evaluate_suite(linear(), batches, suite, on_progress=heard.append)
+        assert {progress.total for progress in heard} == {total}
+
+
 def test_an_adapted_attack_is_the_same_as_a_plain_callable():
     adapted = evaluate(suite=custom(THREAT, {"step": as_attack(Calls())}))
     assert adapted.accuracy == evaluate().accuracy

@@ -1,6 +1,7 @@
 """Batches out of memory: shuffled and resumable for training, in order for evaluation."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,15 +87,28 @@ class InMemory:
         return Batch(images=images, labels=batch.labels, index=batch.index)
 
 
-def in_order(
-    data: ImageData, *, batch_size: int, device: torch.device | str = "cpu"
-) -> Iterator[Batch]:
+@dataclass(frozen=True, kw_only=True)
+class InOrder:
+    """Every image once, in its place; each ``iter()`` begins anew. Made by ``in_order``."""
+
+    data: ImageData
+    batch_size: int
+    device: torch.device | str
+
+    @property
+    def size(self) -> int:
+        """How many images."""
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.size, self.batch_size):
+            yield self.data.batch(slice(start, start + self.batch_size), self.device)
+
+
+def in_order(data: ImageData, *, batch_size: int, device: torch.device | str = "cpu") -> InOrder:
     """Every image once, in its place, as float32 batches on ``device``; the last may be short."""
     _check_batch_size("in_order", batch_size)
-    return (
-        data.batch(slice(start, start + batch_size), device)
-        for start in range(0, len(data), batch_size)
-    )
+    return InOrder(data=data, batch_size=batch_size, device=device)
 
 
 def _check_batch_size(name: str, batch_size: int) -> None:

@@ -67,8 +67,9 @@ def evaluate_suite(
     forward of ``model`` on the returned image, which must lie in the suite's region.
 
     ``view``: what attacks see in place of ``model`` (an accelerated one); verdicts stay with
-    ``model``. ``batches``: their ``size``, if they have one, is the number of images that
-    ``on_progress`` is told. ``device``: where images go, by default where the model is; the model is not moved.
+    ``model``. ``device``: where images go, by default where the model is; the model is not moved.
+    ``on_progress`` is called after each batch of each attack; it learns the number of images from
+    the ``size`` of ``batches``, where they have one.
     With ``folder``, each batch of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
     model (its digest) and under ``data`` the data set (before any limit on the number of images);

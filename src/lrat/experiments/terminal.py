@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
+from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
@@ -11,13 +13,12 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from lrat.evaluation import Progress as EvaluationProgress
 from lrat.experiments.config import RunConfig
 from lrat.experiments.demo import RowsProgress
-from lrat.experiments.evaluating import ProgressCallback
 from lrat.training import EpochRecord, Progress, StepProgress
 
-_FORECAST_AFTER_STEPS = 5
+_FORECAST_STEPS = 5
+_FORECAST_SECONDS = 1.0
 
 
 def duration(seconds: float) -> str:
@@ -50,38 +51,62 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
 class _TrainingLines:
     """Plain lines: a forecast before the first epoch ends, then a line per epoch."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
+    def __init__(self, console: Console, epochs: int, *, validates: bool) -> None:
         self._console = console
         self._epochs = epochs
+        self._without = ", without validation" if validates else ""
         self._steps = 0
+        self._forecast_due = True
+        self._seconds: list[float] = []
 
     def on_step(self, progress: StepProgress) -> None:
         self._steps += 1
-        if self._steps == _FORECAST_AFTER_STEPS and progress.seconds_left is not None:
-            self._say(
-                f"epoch {progress.epoch}/{self._epochs}  about {duration(progress.seconds_left)} "
-                f"to the end of the run  {progress.images_per_second:.0f} images/s"
+        left = progress.seconds_left
+        if self._forecast_due and left is not None and _knows_enough(progress, self._steps):
+            self._forecast_due = False
+            self.say(
+                f"epoch {progress.epoch}/{self._epochs}  about {duration(left)} to the end of the "
+                f"run{self._without}  {progress.images_per_second:.0f} images/s"
             )
 
     def on_epoch(self, record: EpochRecord) -> None:
-        self._say(epoch_line(record, self._epochs))
+        self._forecast_due = False
+        self._seconds.append(record.seconds + record.evaluation_seconds)
+        left = (self._epochs - record.epoch) * fmean(self._seconds)
+        self.say(
+            epoch_line(record, self._epochs) + (f"  about {duration(left)} left" if left else "")
+        )
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)
+
+
+def _knows_enough(progress: StepProgress, steps: int) -> bool:
+    """Whether a forecast is due after so many steps of this process: five of them, or a second's,
+    but always before the first epoch ends, where it has two steps at least."""
+    size = progress.images / progress.step
+    seconds = steps * size / progress.images_per_second
+    epoch = ceil((progress.images_per_epoch or progress.images) / size)
+    return seconds >= _FORECAST_SECONDS or steps >= min(_FORECAST_STEPS, max(1, epoch - 1))
 
 
 class _TrainingBar:
     """A bar over the whole run, with the last epoch's accuracies beside it."""
 
-    def __init__(self, bars: Bars, task: TaskID, epochs: int) -> None:
+    def __init__(self, bars: Bars, task: TaskID, epochs: int, *, validates: bool) -> None:
         self._bars = bars
         self._task = task
         self._epochs = epochs
+        self._without = " without validation" if validates else ""
 
     def on_step(self, progress: StepProgress) -> None:
         size = progress.images_per_epoch
         done = progress.epoch - 1 + (progress.images / size if size else 0)
-        left = "" if progress.seconds_left is None else f"{duration(progress.seconds_left)} left"
+        left = (
+            ""
+            if progress.seconds_left is None
+            else f"{duration(progress.seconds_left)} left{self._without}"
+        )
         self._bars.update(
             self._task,
             completed=done,
@@ -90,6 +115,7 @@ class _TrainingBar:
         )
 
     def on_epoch(self, record: EpochRecord) -> None:
+        self._without = ""  # from here on the speed includes it
         self._bars.update(
             self._task,
             completed=record.epoch,
@@ -97,8 +123,12 @@ class _TrainingBar:
             f"clean {_percent(record.clean_accuracy)}",
         )
 
+    def say(self, line: str) -> None:
+        self._bars.console.print(line, soft_wrap=True, highlight=False)
 
-def _bars(console: Console, *fields: str) -> Bars:
+
+def bars_with(console: Console, *fields: str) -> Bars:
+    """Bars that are gone at the end; each task has these ``fields`` as texts behind its own."""
     columns = [TextColumn(f"{{task.fields[{field}]}}") for field in fields]
     return Bars(
         TextColumn("{task.description}"),
@@ -115,31 +145,13 @@ def training_progress(config: RunConfig) -> Iterator[Progress]:
     """What to hand to ``train_run``."""
     console = Console(file=sys.stdout)
     epochs = config.training.epochs
+    validates = bool(config.data.validation or config.training.monitor.attacks)
     if not console.is_terminal:
-        yield _TrainingLines(console, epochs)
+        yield _TrainingLines(console, epochs, validates=validates)
         return
-    with _bars(console, "speed", "accuracy") as bars:
+    with bars_with(console, "speed", "accuracy") as bars:
         task = bars.add_task(config.method.name, total=epochs, speed="", accuracy="")
-        yield _TrainingBar(bars, task, epochs)
-
-
-@contextmanager
-def evaluation_progress() -> Iterator[ProgressCallback]:
-    """What to hand to ``evaluate_run``: a bar per attack on a terminal, silence elsewhere."""
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield lambda progress: None
-        return
-    tasks: dict[str, TaskID] = {}
-    with _bars(console, "state") as bars:
-
-        def show(progress: EvaluationProgress) -> None:
-            if progress.attack not in tasks:
-                tasks[progress.attack] = bars.add_task(progress.attack, total=None, state="")
-            state = f"{progress.robust} of {progress.done} images stand"
-            bars.update(tasks[progress.attack], state=state)
-
-        yield show
+        yield _TrainingBar(bars, task, epochs, validates=validates)
 
 
 class Rows:
@@ -172,7 +184,7 @@ def rows_progress() -> Iterator[Rows]:
     if not console.is_terminal:
         yield Rows(console, None, None)
         return
-    with _bars(console, "left") as bars:
+    with bars_with(console, "left") as bars:
         yield Rows(console, bars, bars.add_task("epochs of all rows", total=1, left=""))
 
 
