@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -9,11 +10,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.commands import assert_same_result, contents, done, lrat, one_thread, process
 from experiments.conftest import COMMAND
+from lrat.errors import Interrupted
+from lrat.evaluation import EvaluationResult, Progress
+from lrat.experiments import run as run_module
+from lrat.experiments.config import load_config
 from lrat.files import read_table
 
 pytestmark = pytest.mark.xdist_group("interruption")  # one uninterrupted run for all tests here
@@ -76,8 +82,9 @@ def test_interrupted_it_saves_itself_and_the_same_command_goes_on(
     with training(out) as running:
         wait_for_epochs(out, running, 2)
         running.send_signal(number)
-        _, err = running.communicate(timeout=200)
+        said, err = running.communicate(timeout=200)
         assert running.returncode == 130
+    assert f"\n{number.name}: stopping after the step under way; a second signal stops" in said
     assert err.startswith(f"lrat: stopped by {number.name} "), err
     assert err.count("\n") == 1
     assert str(out) in err
@@ -93,11 +100,42 @@ def test_interrupted_it_saves_itself_and_the_same_command_goes_on(
     if number is signal.SIGINT:
         answer = process(*LONG, "--out", out)
         assert answer.status == 0, answer.err
+        where = (f"continuing after epoch {reached}\n", f"continuing in epoch {reached + 1} after ")
+        assert answer.out.startswith(where)
         assert f"epoch {reached}/{EPOCHS}  loss" not in answer.out, "what was done is not repeated"
     else:
         done(*LONG, "--out", out)
     assert_same_result(out, whole)
     assert_same_weights(out, whole)
+
+
+def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    evaluate = run_module.evaluate_suite
+
+    def interrupted(*arguments: Any, **settings: Any) -> EvaluationResult:
+        def on_progress(progress: Progress) -> None:
+            heard.append(progress.attack)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        return evaluate(*arguments, **settings, on_progress=on_progress)
+
+    monkeypatch.setattr(run_module, "evaluate_suite", interrupted)
+    config = load_config(
+        {
+            "method": {"name": "sat"},
+            "attack": {"steps": 1},
+            "data": {"train_limit": 64},
+            "training": {"epochs": 1},
+        }
+    )
+    with pytest.raises(Interrupted, match="stopped by SIGTERM in epoch 1 after step 1; saved in"):
+        run_module.train_run(config, tmp_path)
+    assert heard == ["natural"], "the attack after it was left"
+    assert (tmp_path / "checkpoints" / "epoch-001-step-000001.json").is_file()
+    monkeypatch.undo()
+    (record,) = run_module.train_run(config, tmp_path).result.records
+    assert record.validation.keys() == {"natural", "pgd-10"}
 
 
 def test_killed_outright_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
