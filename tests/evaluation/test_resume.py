@@ -148,6 +148,18 @@ def test_a_folder_that_is_no_evaluation_is_named(tmp_path):
         EvaluationResult.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize("attack", ["natural", "step"])
+def test_a_missing_part_is_told_and_made_anew(tmp_path, attack):
+    """Of 40 images in batches of 16, a part holds 16 or 8."""
+    result = evaluate(tmp_path, Calls())
+    part = sorted((tmp_path / "outcomes").glob(f"{attack}-*"))[0]
+    part.unlink()
+    with pytest.raises(RunFolderError, match=f"with 40 images and holds 24 of {attack}: parts are"):
+        EvaluationResult.from_folder(tmp_path)
+    evaluate(tmp_path, Calls())
+    assert_same(result, EvaluationResult.from_folder(tmp_path))
+
+
 def test_parts_hold_no_pickles(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     evaluate(tmp_path, Calls())

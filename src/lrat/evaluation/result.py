@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.statistics import Proportion, wilson
-from lrat.evaluation.storage import Identity, read_finished
+from lrat.evaluation.storage import SUMMARY, Identity, read_finished, read_json
 from lrat.evaluation.suites import NATURAL
 
 
@@ -36,10 +37,14 @@ class EvaluationResult:
 
     @staticmethod
     def from_folder(folder: Path | str) -> "EvaluationResult":
-        """Read a finished evaluation back; ``RunFolderError`` for anything else."""
-        identity, rows = read_finished(Path(folder))
+        """Read a finished evaluation back; ``RunFolderError`` for anything else, also for one of
+        which a part is missing."""
+        place = Path(folder)
+        identity, rows = read_finished(place)
         names = (NATURAL, *identity["attacks"])
-        return EvaluationResult(outcomes=rows.arranged(names), identity=identity)
+        outcomes = rows.arranged(names)
+        _check_complete(place, names, outcomes)
+        return EvaluationResult(outcomes=outcomes, identity=identity)
 
     @property
     def suite(self) -> str:
@@ -136,6 +141,18 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def _check_complete(folder: Path, names: Iterable[str], outcomes: Outcomes) -> None:
+    """Refuse fewer rows than there were images: every share would silently be of the rest."""
+    images = read_json(folder / SUMMARY).get("images")
+    for name in names:
+        held = len(outcomes.under(name))
+        if held != images:
+            raise RunFolderError(
+                f"{folder} was finished with {images} images and holds {held} of {name}: parts are "
+                "missing; run the same evaluation again, which makes them anew"
+            )
 
 
 def _share(right: npt.NDArray[np.bool_]) -> Proportion:

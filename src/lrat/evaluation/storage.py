@@ -22,7 +22,7 @@ from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
 Identity = dict[str, Any]
 _PARTS = "outcomes"
 _IDENTITY = "identity.json"
-_SUMMARY = "summary.json"
+SUMMARY = "summary.json"
 _MISSING = "(absent)"
 
 
@@ -136,13 +136,13 @@ class OutcomeStore:
                     f"{beyond[0]} and {len(beyond) - 1} more): evaluate all of them, or choose a "
                     "new folder"
                 )
-        write_json(self.folder / _SUMMARY, summary)
+        write_json(self.folder / SUMMARY, summary)
 
 
 def read_finished(folder: Path) -> tuple[Identity, Outcomes]:
     """Identity and rows of a finished evaluation; ``RunFolderError`` for an unfinished one."""
     identity = read_json(folder / _IDENTITY)
-    if not (folder / _SUMMARY).exists():
+    if not (folder / SUMMARY).exists():
         raise RunFolderError(
             f"{folder} is not finished: run the same evaluation again, it continues by itself"
         )
