@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 BENCH := $(BENCH_VENV)/bin/python
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+CALL_WITH = \`make $(or $(MAKECMDGOALS),demo) PYTHON=/usr/bin/python3.12\`
 
 .PHONY: demo test check soak bench format clean
 
@@ -35,11 +36,18 @@ format: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("lrat needs Python >= 3.11") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(VENV)
+# An environment is whole or not there: half of one, as Python without ensurepip leaves it, would
+# break every later call. Its pip is the last thing that is made. A folder that was there stays.
+$(VENV)/bin/pip $(BENCH_VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "lrat: '$(PYTHON)' is no Python >= 3.11: name one, as $(CALL_WITH)" >&2; exit 1; }
+	@test -e $(@:/bin/pip=) && kept=yes || kept=; \
+	$(PYTHON) -m venv $(@:/bin/pip=) && test -e $@ || { \
+	  test -n "$$kept" || rm -rf $(@:/bin/pip=); \
+	  echo "lrat: '$(PYTHON)' cannot make a virtual environment with pip: on Debian and Ubuntu" \
+	    "install python3-venv, or name another Python, as $(CALL_WITH)" >&2; exit 1; }
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(INSTALL) -e .
 	touch $@
 
@@ -47,9 +55,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
 	touch $@
 
-$(BENCH_VENV)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requirements*.txt)
-	$(PYTHON) -c 'import sys; sys.exit("lrat needs Python >= 3.11") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv $(BENCH_VENV)
+$(BENCH_VENV)/.installed: pyproject.toml constraints.txt $(wildcard benchmarks/requirements*.txt) | $(BENCH_VENV)/bin/pip
 	$(BENCH) -m pip install --disable-pip-version-check -q -c constraints.txt -e . -r benchmarks/requirements.txt
 	$(BENCH) -m pip install --disable-pip-version-check -q --no-deps -r benchmarks/requirements-alone.txt
 	touch $@
