@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from builders import seeded
-from lrat.acceleration import Choices, FastView, PlainView, accelerate, disagreement
+from lrat.acceleration import Choices, FastView, PlainView, accelerate, choose, disagreement
 from lrat.attacks import PGD, SAA
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy
@@ -160,7 +160,7 @@ def plain_logits(model: nn.Module, images: Tensor = IMAGES) -> Tensor:
 def test_the_view_has_the_original_s_logits(name: str) -> None:
     model = trained(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    view = accelerate(model, IMAGES)
+    view = accelerate(model, IMAGES, choices=Choices())
     assert (view.folded, view.unfolded) == MODELS[name][1:]
     torch.testing.assert_close(view(IMAGES), plain_logits(model), rtol=1e-4, atol=1e-4)
     assert all(module.training for module in model.modules())
@@ -173,7 +173,7 @@ def test_the_view_has_the_original_s_logits(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_refresh_takes_over_every_change(name: str) -> None:
     model = trained(name)
-    view = accelerate(model, IMAGES)
+    view = accelerate(model, IMAGES, choices=Choices())
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     with torch.random.fork_rng(devices=[]):  # dropout draws
         for _ in range(3):
@@ -319,7 +319,7 @@ def test_attacks_find_as_much_through_the_view() -> None:
     for attack in (PGD(threat=threat, steps=5, step_size=0.03), SAA(threat=threat, steps=5)):
         margins = [
             cross_entropy(plain_logits(model, attack(seen, IMAGES, LABELS).images), LABELS).mean()
-            for seen in (model, accelerate(model, IMAGES), FastView(model, FAST))
+            for seen in (model, FastView(model, Choices()), FastView(model, FAST))
         ]
         assert abs(margins[1] - margins[0]) < 0.02 * margins[0]
         assert abs(margins[2] - margins[0]) < 0.05 * margins[0]
@@ -346,3 +346,14 @@ def test_graphs_change_nothing_off_cuda() -> None:
         for graphs in (False, True)
     ]
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_what_is_chosen_follows_from_the_model_and_the_processor(
+    pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrat.acceleration.choosing._bfloat16_pays", lambda kind: pays)
+    small, large = trained("small-cnn"), seeded(0, lambda: ResNet18(width=16))
+    assert choose(small, IMAGES) == Choices()
+    expected = FAST if pays else Choices(channels_last=True)
+    assert choose(large, torch.rand(2, 3, 32, 32, generator=torch.Generator())) == expected

@@ -21,9 +21,10 @@ AGREEMENT = 0.995
 """Least share of the probe images on which a low-precision view must choose the same class."""
 _LOW_PRECISION_FLOP = 2e5
 _CHANNELS_LAST_FLOP = 2e6
-"""Forward FLOP per image from which they pay. Measured on a processor with AVX-512 bfloat16, best of
-60, one image-gradient pass against the plain model: small-cnn on 8x8 (.47 MFLOP) folded 1.18x, in
-channels_last 1.06x, in bfloat16 and channels_last 1.69x; on 28x28 (.91 MFLOP) 1.47x, 1.58x, 3.22x."""
+"""Forward FLOP per image from which they pay. Measured on a processor with AVX-512 bfloat16, best
+of 60, one image-gradient pass against the plain model: small-cnn on 8x8 (.47 MFLOP) folded 1.18x,
+with channels_last 1.06x, in bfloat16 with channels_last 1.69x; on 28x28 (.91 MFLOP) 1.47x, 1.58x,
+3.22x."""
 _TIE = 2.0**-6
 """Two best logits closer than this, relative to them, are a tie: bfloat16 keeps 8 bits, and a deep
 network's rounding adds up (one of 128 images of a fresh ResNet-18 fell within it)."""
