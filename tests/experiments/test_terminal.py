@@ -188,7 +188,7 @@ def test_the_bar_of_the_rows_shows_the_time_left(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(
-    ("epochs", "left"), [((), "1 s left without validation"), ((record(1),), "1 s left")]
+    ("epochs", "left"), [((), r"1 s left \+ validation"), ((record(1),), "1 s left")]
 )
 def test_a_training_bar_says_what_its_forecast_leaves_out(
     epochs: tuple[EpochRecord, ...], left: str, capsys: pytest.CaptureFixture[str]

@@ -97,7 +97,7 @@ class _TrainingBar:
         self._bars = bars
         self._task = task
         self._epochs = epochs
-        self._without = " without validation" if validates else ""
+        self._without = " + validation" if validates else ""
 
     def on_step(self, progress: StepProgress) -> None:
         size = progress.images_per_epoch
