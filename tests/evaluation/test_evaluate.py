@@ -310,8 +310,8 @@ class Returning(nn.Module):
         (lambda images: images.flatten(1)[:, 0], r"shape \(16,\) for 16 images"),
         (lambda images: images.flatten(1)[:, :1], "K >= 2 classes"),
         (lambda images: images.flatten(1)[:3], r"shape \(3, 9\)"),
-        (lambda images: (images.flatten(1),), "returns tuple"),
-        (lambda images: {"logits": images.flatten(1)}, "returns dict"),
+        (lambda images: (), "returns tuple"),
+        (lambda images: {"scores": images.flatten(1)}, "returns dict"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(make, message):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from builders import seeded
 from lrat.attacks import APGD, CW, PGD, SAA, Variant
-from lrat.errors import SettingError
+from lrat.errors import RegionViolationError, SettingError
 from lrat.losses import cross_entropy
 from lrat.methods import Simulated
 from lrat.objectives import Objective, Reweighted, Term
@@ -310,4 +310,13 @@ def test_a_weighting_of_the_wrong_shape_is_named() -> None:
 
     objective = Reweighted(terms=[Term(name="mine", attack=PGD_2, weighting=Column())])
     with pytest.raises(SettingError, match=r"'mine'.*returned shape \(\d+, 1\)"):
+        attack_and_score(objective, model(), BATCH)
+
+
+def test_training_on_images_outside_the_box_is_refused() -> None:
+    def leaving(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return images + 5
+
+    objective = Reweighted(terms=[Term(name="mine", attack=leaving)])
+    with pytest.raises(RegionViolationError, match="leaving left Linf"):
         attack_and_score(objective, model(), BATCH)

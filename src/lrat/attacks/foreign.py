@@ -21,8 +21,8 @@ AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 """What objectives and suites take: an ``Attack``, or ``(model, images, labels) -> images``."""
 
 
-_BOX = Linf(epsilon=1)
-"""The whole box: where an image must lie whatever the threat."""
+BOX = Linf(epsilon=1)
+"""All of [0, 1]: where what is trained on must lie, when no threat is known."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ class Foreign:
 
     The callable sees the model in eval mode and global random states (Python, numpy, torch) seeded
     from ``noise``; modes, gradients and random states come back as they were. With ``threat``
-    given, a result outside it raises ``RegionViolationError``; one outside [0, 1] always does.
+    given, a result outside it raises ``RegionViolationError``.
     """
 
     function: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -105,13 +105,13 @@ class Foreign:
                 f"{tuple(images.shape)}"
             )
         result = result.detach().to(images)
-        region = self.threat or _BOX
-        excess = float(region.violation(result, images).amax())
-        if not excess <= region.tolerance:
-            raise RegionViolationError(
-                f"{self._name} left {self.threat or 'the box [0, 1]'} by {excess:.2e}: "
-                "check its epsilon and that it works on images in [0, 1]"
-            )
+        if self.threat is not None:
+            excess = float(self.threat.violation(result, images).amax())
+            if not excess <= self.threat.tolerance:
+                raise RegionViolationError(
+                    f"{self._name} left {self.threat} by {excess:.2e}: "
+                    "check its epsilon and that it works on images in [0, 1]"
+                )
         return Variant(images=result)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import AttackLike, as_attack
+from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -37,7 +37,7 @@ class Term:
     def __post_init__(self) -> None:
         if not self.name or self.name == CLEAN:
             raise SettingError(f"Term(name={self.name!r}): give a name other than {CLEAN!r}")
-        attack = as_attack(self.attack)
+        attack = as_attack(self.attack, threat=BOX)
         object.__setattr__(self, "attack", attack)
         missing = self.weighting.needs - attack.provides
         if missing:
@@ -85,7 +85,7 @@ class Reweighted:
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         """A variant per term, each from its own noise; the clean logits are taken once for all."""
-        attacks = {term.name: as_attack(term.attack) for term in self.terms}
+        attacks = {term.name: as_attack(term.attack, threat=BOX) for term in self.terms}
         clean_logits = None
         if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import AttackLike, as_attack
+from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.losses import Loss, cross_entropy, kl
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -35,12 +35,12 @@ class Trades:
     def __post_init__(self) -> None:
         if not math.isfinite(self.beta) or self.beta < 0:
             raise SettingError(f"beta={self.beta}: must be a number >= 0")
-        object.__setattr__(self, "attack_with", as_attack(self.attack_with))
+        object.__setattr__(self, "attack_with", as_attack(self.attack_with, threat=BOX))
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
             clean_logits = logits_of(view(batch.images))
-        ascent = as_attack(self.attack_with)
+        ascent = as_attack(self.attack_with, threat=BOX)
         noise = step.noise.child(_TERM)
         variant = ascent(view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits)
         return {_TERM: variant}
