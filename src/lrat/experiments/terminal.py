@@ -1,5 +1,6 @@
 """What people see: bars on a terminal, plain lines elsewhere, and tables."""
 
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -201,6 +202,14 @@ def _rich_table(title: str, lines: Sequence[Sequence[str]]) -> Table:
     for place, name in enumerate(header):
         table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
-        # The interval goes below its value, so that a table of six attacks fits 80 columns.
-        table.add_row(*(cell.replace(" [", "\n[").replace("[", r"\[") for cell in row))
+        table.add_row(*(_narrow(cell) for cell in row))
     return table
+
+
+def _narrow(cell: str) -> str:
+    """``45.2 [40.1, 50.4]`` as ``45.2`` over ``40–50``: six attacks fit into 80 columns."""
+    interval = re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", cell)
+    if interval is None:
+        return cell.replace("[", r"\[")
+    value, low, high = interval.groups()
+    return f"{value}\n{float(low):.0f}–{float(high):.0f}"
