@@ -4,8 +4,8 @@ Every recipe takes the attacks simulated in training (``Simulated``), so that tw
 their objective alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lrat.attacks import CW, PGD, SAA, Attack
 from lrat.errors import UnknownNameError
@@ -20,6 +20,7 @@ from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
 class Simulated:
     """The attacks simulated in training. ``step_size`` None is the paper's epsilon / 10.
 
+    ``saa_keep``: see ``SAA(keep=)``; None is the exact SAA.
     The authors' earlier code steps 0.007 at epsilon 0.031: pass ``step_size``.
     """
 
@@ -28,6 +29,7 @@ class Simulated:
     step_size: float | None = None
     saa_steps: int = 20
     saa_targets: int = 3
+    saa_keep: Mapping[int, int] | None = field(default=None, hash=False)
 
     @property
     def pace(self) -> float:
@@ -37,7 +39,12 @@ class Simulated:
     def make(self, name: str) -> Attack:
         """The attack called ``pgd``, ``cw`` or ``saa``."""
         if name == "saa":
-            return SAA(threat=self.threat, steps=self.saa_steps, targets=self.saa_targets)
+            return SAA(
+                threat=self.threat,
+                steps=self.saa_steps,
+                targets=self.saa_targets,
+                keep=self.saa_keep,
+            )
         if name == "cw":
             return CW(threat=self.threat, steps=self.steps, step_size=self.pace)
         if name == "pgd":

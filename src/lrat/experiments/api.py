@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,13 +16,16 @@ from lrat.data import (
     InMemory,
     hold_out,
     image_data,
+    in_order,
+    stratified_subset,
 )
 from lrat.errors import SettingError
 from lrat.evaluation import EvaluationResult, Suite
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings
 from lrat.experiments.evaluating import evaluate_network
-from lrat.experiments.run import accuracy_measure
+from lrat.experiments.lock import locked
+from lrat.experiments.run import CLEAN_SUBSET, accuracy_measure
 from lrat.methods import Simulated
 from lrat.objectives import Objective
 from lrat.threat import Ball
@@ -100,20 +104,25 @@ def fit(
     source = InMemory(
         train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
     )
-    result = train(
-        model,
-        source,
-        objective,
-        optimisation,
-        watch=Watch(
-            validate=validate,
-            select_by=None if held is None else _VALIDATION_ATTACK,
-            progress=progress or Silent(),
+    watch = Watch(
+        clean=tuple(
+            in_order(stratified_subset(train_part, CLEAN_SUBSET, seed=0), batch_size=_BATCH)
         ),
-        storage=None if out is None else Storage(folder=Path(out), identity=identity),
-        view=lambda _: view,
-        device=place,
+        validate=validate,
+        select_by=None if held is None else _VALIDATION_ATTACK,
+        progress=progress or Silent(),
     )
+    with nullcontext() if out is None else locked(Path(out)):
+        result = train(
+            model,
+            source,
+            objective,
+            optimisation,
+            watch=watch,
+            storage=None if out is None else Storage(folder=Path(out), identity=identity),
+            view=lambda _: view,
+            device=place,
+        )
     model.load_state_dict(result.weights)
     model.eval()
     return FitResult(

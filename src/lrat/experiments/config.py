@@ -38,12 +38,16 @@ class MethodSettings(_Section):
 
 
 class SimulationSettings(_Section):
-    """The attacks simulated in training; ``step_size`` null is epsilon / 10."""
+    """The attacks simulated in training; ``step_size`` null is epsilon / 10.
+
+    ``saa_keep``: a cheaper SAA that gives up targets on the way, as {6: 1}; see ``attacks.SAA``.
+    """
 
     steps: int = Field(default=10, ge=1)
     step_size: float | None = Field(default=None, ge=0)
     saa_steps: int = Field(default=20, ge=1)
     saa_targets: int = Field(default=3, ge=1)
+    saa_keep: dict[int, int] | None = None
 
 
 class DataSettings(_Section):
@@ -142,6 +146,7 @@ class RunConfig(_Section):
         content = self.model_dump(mode="json")
         # JSON has no numbers for keys, YAML has.
         content["training"]["drops"] = dict(self.training.drops)
+        content["attack"]["saa_keep"] = self.attack.saa_keep
         # Absolute paths hold in any folder.
         data, model = content["data"], content["model"]
         if data["root"] is not None:
@@ -220,7 +225,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping) and key != "drops":
+        if (
+            isinstance(below, Mapping)
+            and isinstance(value, Mapping)
+            and key not in {"drops", "saa_keep"}
+        ):
             merged[key] = _merge(below, value)
         else:
             merged[key] = value

@@ -33,7 +33,7 @@ from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.watch import Silent
 
-_CLEAN_SUBSET = 512
+CLEAN_SUBSET = 512
 _EVALUATION_BATCH = 256
 
 
@@ -216,7 +216,7 @@ def _watch(
             "training.selection=robust needs held-out images: set data.validation above 0, or "
             "training.selection=last"
         )
-    subset = stratified_subset(splits.training(), _CLEAN_SUBSET, seed=0)
+    subset = stratified_subset(splits.training(), CLEAN_SUBSET, seed=0)
     validate = monitor = None
     if validation is not None:
         suite = build.attacks_as_suite((_selection_key(config),), ball)
