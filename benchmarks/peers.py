@@ -1,6 +1,6 @@
 """Attacks and training steps of lrat beside those of other libraries, in turns, passes counted.
 
-    python benchmarks/peers.py [--quick] [--threads N] [--rounds N] [--only NAME] [--out FILE]
+    python benchmarks/peers.py [--quick] [--threads N] [--rounds N] [--only NAME] [--steps-only] [--out FILE]
 
 ``make bench`` installs the peers and runs it. Peers that are not installed are left out and named.
 Every attack has the same epsilon, step size and steps and meets a network that it cannot fool, so
@@ -246,6 +246,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, help="rounds of every network (default: its own)")
     parser.add_argument("--only", help="networks whose name holds this text")
+    parser.add_argument("--steps-only", action="store_true", help="the training steps alone")
     parser.add_argument("--out", type=Path, help="Markdown file to write too")
     return parser.parse_args()
 
@@ -258,7 +259,8 @@ def main() -> None:
     found = [each for each in subjects(quick=chosen.quick) if (chosen.only or "") in each.name]
     rounds = {each.name: chosen.rounds or each.rounds for each in found}
     for each in found:
-        compare_attacks(report, each, steps, rounds[each.name])
+        if not chosen.steps_only:
+            compare_attacks(report, each, steps, rounds[each.name])
         compare_steps(report, each, plan, rounds[each.name])
     text = ", ".join(f"{count} rounds ({name})" for name, count in rounds.items())
     result = render(report, chosen, plan, text)

@@ -48,6 +48,10 @@ class Ball(Region, Protocol):
         """Into ball and box. ``center`` lies in the box."""
         ...
 
+    def around(self, center: Images) -> "Projection":
+        """``project`` for one center, for loops that call it again and again."""
+        ...
+
     def sample(self, center: Images, noise: Noise) -> Images:
         """A start drawn uniformly from the ball, then clipped to the box."""
         ...
@@ -59,6 +63,47 @@ class Ball(Region, Protocol):
     def ascend(self, gradient: Images) -> Images:
         """The direction of norm 1 (in this ball's norm) along which the loss grows fastest."""
         ...
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """The projection into a ball around fixed centers."""
+
+    def __call__(self, images: Images) -> Images:
+        """New images, inside ball and box."""
+        ...
+
+    def select(self, rows: Tensor) -> "Projection":
+        """The projection of these rows (integer or boolean [B])."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """The box of pixels that an L_inf ball and [0, 1] have in common."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def __call__(self, images: Images) -> Images:
+        return images.clamp(self.lower, self.upper)
+
+    def select(self, rows: Tensor) -> "_Clip":
+        return _Clip(self.lower[rows], self.upper[rows])
+
+
+@dataclass(frozen=True)
+class _Around:
+    """A ball's ``project`` with its center filled in."""
+
+    ball: Ball
+    center: Tensor
+
+    def __call__(self, images: Images) -> Images:
+        return self.ball.project(images, self.center)
+
+    def select(self, rows: Tensor) -> "_Around":
+        return _Around(self.ball, self.center[rows])
 
 
 def _check_epsilon(name: str, epsilon: float, largest: float) -> None:
@@ -92,7 +137,11 @@ class Linf:
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin_z |z - x|_2 over ball and box: both are boxes, so clipping is exact."""
-        return images.clamp(center - self.epsilon, center + self.epsilon).clamp(0, 1)
+        return self.around(center)(images)
+
+    def around(self, center: Images) -> Projection:
+        """Both bounds once: a step then costs one clip."""
+        return _Clip((center - self.epsilon).clamp(0, 1), (center + self.epsilon).clamp(0, 1))
 
     def sample(self, center: Images, noise: Noise) -> Images:
         drawn = noise.uniform(center.shape, "start").mul_(2).sub_(1)
@@ -135,6 +184,9 @@ class L2:
         offset = images - center
         norm = _per_image(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
         return (center + offset / (norm + _TINY) * norm.clamp(max=self.epsilon)).clamp(0, 1)
+
+    def around(self, center: Images) -> Projection:
+        return _Around(self, center)
 
     def sample(self, center: Images, noise: Noise) -> Images:
         direction = self.ascend(noise.normal(center.shape, "start"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.attacks import PGD, Variant
 from lrat.losses import cross_entropy, probability_margin
-from lrat.methods import Simulated, lrat, lsat, sat
+from lrat.methods import LocalSettings, Simulated, lrat, lsat, sat
 from lrat.objectives import ObjectiveOutput, Reweighted, Term
 from lrat.threat import Linf
 from lrat.weighting import MarginPower, Uniform, Weighting
@@ -150,10 +150,10 @@ def test_sat_is_cross_entropy_on_the_pgd_images() -> None:
     [
         lsat(SIMULATED),
         lrat(SIMULATED),
-        lrat(SIMULATED, min_weight=3.9),
-        lrat(SIMULATED, min_weight=3.9, anchor="clean"),
-        lrat(SIMULATED, normalization="instance"),
-        lrat(SIMULATED, normalization="none"),
+        lrat(SIMULATED, settings=LocalSettings(min_weight=3.9)),
+        lrat(SIMULATED, settings=LocalSettings(min_weight=3.9, anchor="clean")),
+        lrat(SIMULATED, settings=LocalSettings(normalization="instance")),
+        lrat(SIMULATED, settings=LocalSettings(normalization="none")),
     ],
     ids=["lsat", "batch", "floor", "clean", "instance", "none"],
 )

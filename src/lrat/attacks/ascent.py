@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrat.attacks.base import image_gradient
 from lrat.losses import Prepared, probability_margin
 from lrat.outputs import logits_of
-from lrat.threat import Ball
+from lrat.threat import Ball, Projection
 
 _MOMENTUM = 0.75
 _RHO = 0.75
@@ -66,7 +66,7 @@ class Ascent:
     """
 
     loss: Prepared
-    center: Tensor
+    inside: Projection
     labels: Tensor
     row: Tensor
     number: int
@@ -101,7 +101,7 @@ class Ascent:
 def _of_rows(part: Any, rows: Tensor) -> Any:
     if isinstance(part, Tensor):
         return part[rows]
-    return part.select(rows) if isinstance(part, Candidate | Prepared) else part
+    return part.select(rows) if isinstance(part, Candidate | Prepared | Projection) else part
 
 
 Narrowing = Callable[[Ascent], Tensor | None]
@@ -182,7 +182,7 @@ def _begin(
     zeros, wrong = torch.zeros_like(losses), logits.argmax(1) != labels
     return Ascent(
         loss=loss,
-        center=center,
+        inside=threat.around(center),
         labels=labels,
         row=torch.arange(len(labels), device=labels.device),
         number=0,
@@ -208,10 +208,11 @@ def _begin(
 def _move(run: Ascent, threat: Ball, pull: float) -> None:
     """The next iterate: a projected step, drawn back towards the momentum's direction."""
     current, previous = run.current, run.previous
+    # In place on what is new here: the same sums in the same order, fewer tensors of images.
     step = _wide(run.step_size, current) * threat.ascend(run.gradient)
-    target = threat.project(current + step, run.center)
-    moved = current + (target - current) * pull + (current - previous) * (1 - pull)
-    run.current, run.previous = threat.project(moved, run.center), current
+    moved = run.inside(step.add_(current)).sub_(current).mul_(pull).add_(current)
+    moved.add_((current - previous).mul_(1 - pull))
+    run.current, run.previous = run.inside(moved), current
     run.number += 1
 
 

@@ -82,12 +82,13 @@ class PGD(GradientAttack):
     ) -> Variant:
         loss = as_loss(self.loss).prepare(labels, clean)
         current = starting_point(self.start, self.threat, images, noise)
+        inside = self.threat.around(images)
         survived = torch.zeros_like(labels)
         for _ in range(self.steps):
             gradient, _, logits = image_gradient(model, loss, current)
             survived += logits.argmax(1) == labels
             direction = self.threat.ascend(gradient)
-            current = self.threat.project(current + self.step_size * direction, images)
+            current = inside(current + self.step_size * direction)
         return Variant(
             images=current,
             steps_survived=survived,
