@@ -1,6 +1,7 @@
 """Attacks and training steps of lrat beside those of other libraries, in turns, passes counted.
 
-    python benchmarks/peers.py [--quick] [--threads N] [--rounds N] [--only NAME] [--steps-only] [--out FILE]
+    python benchmarks/peers.py [--quick] [--threads N] [--rounds N] [--only NAME] [--steps-only]
+                               [--out FILE]
 
 ``make bench`` installs the peers and runs it. Peers that are not installed are left out and named.
 Every attack has the same epsilon, step size and steps and meets a network that it cannot fool, so
