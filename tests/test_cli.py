@@ -106,7 +106,8 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run = tmp_path / "runs" / "lrat-saa+cw-digits-0"
     lines = first.out.splitlines()
     assert lines[-1] == "runs/lrat-saa+cw-digits-0"
-    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/2", "2/2"]
+    finished = [line for line in lines if line.startswith("epoch ") and " loss " in line]
+    assert [line.split()[1] for line in finished] == ["1/2", "2/2"]
 
     done("train", "--config", run / "config.yaml", "--out", "again")
     assert_same_result(run, tmp_path / "again")

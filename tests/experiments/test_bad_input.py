@@ -147,7 +147,7 @@ CASES = {
         data("normalised"),
         "(test): float images must lie in [0, 1], but range o",
     ),
-    "NaN": (data("nan"), "nan.npz (test): images hold NaN"),
+    "NaN": (data("nan"), "pixels are NaN or infinite, in 45 images (the others range over [5.7"),
     "label -1": (data("negative"), "labels must lie in 0..2, but -1 occur"),
     "label K": (data("beyond"), "labels must lie in 0..2, but 3 occur"),
     "labels that are no integers": (data("halves"), "class numbers must be integers"),
@@ -344,10 +344,10 @@ def test_a_damaged_part_of_an_evaluation_is_named(run: Path) -> None:
     done("evaluate", run, "--limit", "10")
 
 
-def test_an_evaluation_of_other_weights_is_not_continued(run: Path) -> None:
+def test_an_evaluation_of_other_images_is_not_continued(run: Path) -> None:
     done("evaluate", run, "--limit", "10")
     identity = next(run.rglob("identity.json"))
     stored = json.loads(identity.read_text())
-    identity.write_text(json.dumps({**stored, "model": "0" * 64}))
+    identity.write_text(json.dumps({**stored, "data": "0" * 64}))
     complaint = lrat("evaluate", run, "--limit", "10").complaint
-    assert "belongs to another evaluation (model: 0000" in complaint
+    assert "belongs to another evaluation (data: 0000" in complaint

@@ -11,7 +11,7 @@ from torch import nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate, evaluating
-from lrat.attacks import APGD, CW, PGD, SAA, Attack
+from lrat.attacks import CW, PGD, SAA, Attack
 from lrat.data import (
     CropAndFlip,
     ImageData,
@@ -27,7 +27,6 @@ from lrat.evaluation import Member, Suite, quick, tier
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
-from lrat.losses import targeted_dlr
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
@@ -36,6 +35,8 @@ from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 
 _PROBE_IMAGES = 128
+_MOST_CLASSES = 10
+"""As many as targeted Auto-PGD can aim at in a suite; with fewer it aims at those there are."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +245,9 @@ def attack(name: str, ball: Ball) -> Attack:
         steps, step_size = int(counted[2]), ball.epsilon / 4
         make = PGD if counted[1] == "pgd" else CW
         return make(threat=ball, steps=steps, step_size=step_size)
-    if name == "apgd-ce":
-        return APGD(threat=ball)
-    if name == "apgd-t":
-        return APGD(threat=ball, loss=targeted_dlr, targets=9)
+    for member in tier(ball, _MOST_CLASSES).members:
+        if member.name == name:
+            return member.attack
     if name == "saa":
         return SAA(threat=ball)
     raise UnknownNameError("attack", name, ["pgd-20", "cw-20", "apgd-ce", "apgd-t", "saa"])
