@@ -106,6 +106,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run = tmp_path / "runs" / "lrat-saa+cw-digits-0"
     lines = first.out.splitlines()
     assert lines[-1] == "runs/lrat-saa+cw-digits-0"
+    assert lines[0].startswith("attacks see the model in float32, BatchNorm folded (3 of 3)")
     finished = [line for line in lines if line.startswith("epoch ") and " loss " in line]
     assert [line.split()[1] for line in finished] == ["1/2", "2/2"]
 

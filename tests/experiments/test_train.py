@@ -112,7 +112,10 @@ def test_what_computes_a_run_is_not_part_of_its_identity(run: Path) -> None:
 
 
 def test_output_off_a_terminal_is_a_forecast_and_a_line_per_epoch(tmp_path: Path) -> None:
-    out = done("train", "sat", *TINY, "--epochs", "2", "--out", tmp_path / "run").splitlines()
+    view, *out = done(
+        "train", "sat", *TINY, "--epochs", "2", "--out", tmp_path / "run"
+    ).splitlines()
+    assert view == "attacks see the model in float32, BatchNorm folded (3 of 3)"
     assert out[0].startswith("epoch 1/2  about ")
     assert "to the end of the run" in out[0]
     for number, line in enumerate(out[1:3], start=1):

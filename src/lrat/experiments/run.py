@@ -1,5 +1,6 @@
 """One training run: configuration in, a folder with everything about it out."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import View
+from lrat.acceleration import View, describe
 from lrat.data import ImageData, InMemory, Splits, in_order, stratified_subset
 from lrat.errors import CheckpointError, ConfigurationError, ModelError
 from lrat.evaluation import Suite, evaluate_suite
@@ -31,7 +32,7 @@ from lrat.experiments.lock import locked
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
-from lrat.training.watch import Silent
+from lrat.training.watch import Silent, tell
 
 CLEAN_SUBSET = 512
 _EVALUATION_BATCH = 256
@@ -105,6 +106,9 @@ def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> Tr
         write_json(folder / CONTENTS, contents(config, splits))
         record_choices(folder, view)
         write_text(folder / CONFIG, config.to_yaml())
+        if isinstance(view, View):
+            seen = f"attacks see the model in {describe(view)}"
+            tell(watch.progress, seen, level=logging.INFO)
     result = train(
         network,
         source,
