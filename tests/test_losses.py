@@ -271,3 +271,12 @@ def test_losses_print_and_pickle_by_name(loss: Loss) -> None:
 
 def test_a_user_s_loss_pickles_by_its_function() -> None:
     assert pickle.loads(pickle.dumps(Untargeted(F.nll_loss))) == Untargeted(F.nll_loss)  # noqa: S301
+
+
+def test_true_probability_by_hand() -> None:
+    """Eq. 5: exp(1) / (exp(1) + exp(2) + exp(0)) and exp(0) / the same sum."""
+    logits = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]])
+    total = math.exp(1) + math.exp(2) + 1
+    expected = torch.tensor([math.exp(1) / total, 1 / total])
+    torch.testing.assert_close(losses.true_probability(logits, torch.tensor([0, 2])), expected)
+    assert losses.true_probability(logits.bfloat16(), torch.tensor([0, 2])).dtype == torch.float32
