@@ -1,0 +1,81 @@
+"""The commands together, and what becomes of their errors."""
+
+import logging
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from lrat import __version__
+from lrat.cli.comparing import compare
+from lrat.cli.evaluating import evaluate
+from lrat.cli.listing import list_
+from lrat.cli.training import demo, train
+from lrat.errors import Interrupted, LratError
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adversarial training with local reweighting (LRAT), its baselines, and their evaluation.",
+)
+# In the order of the help.
+app.command()(train)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(demo)
+app.command(name="list")(list_)
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        print(f"lrat {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More of what happens.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Entry point: an error of ours or of usage is one line and status 2, an interrupted run 130.
+
+    Without arguments it shows the help.
+    """
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except Interrupted as stopped:
+        _fail(str(stopped), 130)
+    except LratError as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        # typer's own: their classes live in typer or in click, depending on typer's version.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _fail(f"{explain().rstrip('.')}; {_help_hint(error)} shows what there is", 2)
+    if status == 130:
+        _fail("interrupted", 130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"lrat: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _help_hint(error: Exception) -> str:
+    """``lrat train --help``: the help of the command that was used wrongly."""
+    context = getattr(error, "ctx", None)
+    command = "" if context is None or context.parent is None else f" {context.info_name}"
+    return f"`lrat{command} --help`"

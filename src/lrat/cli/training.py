@@ -1,0 +1,80 @@
+"""``lrat train`` and ``lrat demo``."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrat.cli.options import Data, DataRoot, Device, Profile, Seed, Set, Threat, given
+
+
+def train(
+    method: Annotated[str | None, typer.Argument(help="See `lrat list methods`.")] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    model: Annotated[
+        str | None, typer.Option(help="small-cnn, resnet-18 or FILE.py:FUNCTION.")
+    ] = None,
+    threat: Threat = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/METHOD-DATA-SEED by default.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML, as a run's config.yaml.")] = None,
+    set_: Set = None,
+    device: Device = None,
+    profile: Profile = False,
+) -> None:
+    """Train a classifier. The same command continues an interrupted run."""
+    from lrat.experiments.config import load_config, parse_assignments, read_yaml
+    from lrat.experiments.folder import default_folder
+    from lrat.experiments.run import train_run
+    from lrat.experiments.terminal import training_progress
+
+    options = given(
+        method__name=method,
+        data__name=data,
+        data__root=data_root,
+        model__name=model,
+        training__epochs=epochs,
+        threat=threat,
+        seed=seed,
+        device=device,
+    )
+    settings = load_config(
+        {} if config is None else read_yaml(config), options, parse_assignments(set_ or [])
+    )
+    if profile:
+        from lrat.experiments.profiling import profile_training
+
+        print(profile_training(settings))
+        return
+    folder = default_folder(settings) if out is None else out
+    with training_progress(settings) as progress:
+        report = train_run(settings, folder, progress=progress)
+    print(report)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a quick look.")] = None,
+    suite: Annotated[str, typer.Option()] = "tier",
+    workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
+) -> None:
+    """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
+    from lrat.experiments.demo import PAPER_TITLE, run_demo
+    from lrat.experiments.terminal import rows_progress, show_tables
+
+    count = workers or _processors()
+    with rows_progress() as watcher:
+        report = run_demo(out, epochs=epochs, suite=suite, workers=count, watcher=watcher)
+    show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
+    print(f"{report.seconds:.0f} s; this table is in {report.path}")
+
+
+def _processors() -> int:
+    """Those that this process may use: in a container or under a scheduler not all there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
