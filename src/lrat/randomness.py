@@ -27,6 +27,15 @@ NoiseLike: TypeAlias = "Noise | torch.Generator | int | None"
 class Noise(Protocol):
     """Random numbers for a batch: ``shape`` starts with its size B, ``stream`` names the draw."""
 
+    @property
+    def per_image(self) -> bool:
+        """Whether each image has numbers of its own, whatever the batch around it.
+
+        Where other libraries draw once for a whole batch, attacks draw for each image if this is
+        true, and once as those libraries do if it is not.
+        """
+        ...
+
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
         """Float32 in [0, 1)."""
         ...
@@ -90,6 +99,10 @@ class Keyed:
 
     keys: Tensor
 
+    @property
+    def per_image(self) -> bool:
+        return True
+
     def _bits(self, shape: Sequence[int], stream: str) -> Tensor:
         batch, *rest = shape
         if batch != len(self.keys):
@@ -129,6 +142,10 @@ class Sequential:
 
     generator: torch.Generator
     device: torch.device | str = "cpu"
+
+    @property
+    def per_image(self) -> bool:
+        return False
 
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
         source = self.generator

@@ -5,6 +5,7 @@ from lrat.attacks.base import Attack, GradientAttack, Trace, Variant
 from lrat.attacks.foreign import Foreign, as_attack
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, FGSM, SAA
+from lrat.attacks.square import Square
 
 __all__ = [
     "APGD",
@@ -15,6 +16,7 @@ __all__ = [
     "Attack",
     "Foreign",
     "GradientAttack",
+    "Square",
     "Trace",
     "Variant",
     "as_attack",
