@@ -2,6 +2,7 @@
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, GradientAttack, Trace, Variant
+from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import Foreign, as_attack
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, FGSM, SAA
@@ -10,6 +11,7 @@ from lrat.attacks.square import Square
 __all__ = [
     "APGD",
     "CW",
+    "FAB",
     "FGSM",
     "PGD",
     "SAA",
