@@ -44,10 +44,43 @@ class Prepared:
         return Prepared(self.function, tuple(part[rows] for part in self.context))
 
     @staticmethod
-    def stack(parts: Sequence["Prepared"]) -> "Prepared":
-        """One prepared loss for several batches of the same loss, stacked along the rows."""
+    def stack(parts: Sequence["Prepared"], sizes: Sequence[int] | None = None) -> "Prepared":
+        """One prepared loss for several batches stacked along the rows, each with its own loss.
+
+        ``sizes``: the rows of each part, for losses that keep nothing per row in ``context``.
+        """
+        if any(part.function is not parts[0].function for part in parts):
+            counts = [len(part.context[0]) for part in parts] if sizes is None else list(sizes)
+            together = _EachOnItsRows(tuple(parts), tuple(counts))
+            return Prepared(together, (together.rows,))
         contexts = zip(*(part.context for part in parts), strict=True)
         return Prepared(parts[0].function, tuple(torch.cat(tensors) for tensors in contexts))
+
+
+class _EachOnItsRows:
+    """Several prepared losses as one function of the stacked logits and the rows' numbers [B].
+
+    Called with all ``rows`` as they were stacked it splits the logits without a wait for the
+    device; with some of them it sorts them by part first, which waits.
+    """
+
+    def __init__(self, parts: tuple[Prepared, ...], sizes: tuple[int, ...]) -> None:
+        self._parts = parts
+        self._sizes = list(sizes)
+        device = next((kept.device for part in parts for kept in part.context), None)
+        self.rows = torch.arange(sum(sizes), device=device)
+
+    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
+        if rows is self.rows:
+            pieces = zip(self._parts, torch.split(logits, self._sizes), strict=True)
+            return torch.cat([part(piece) for part, piece in pieces])
+        order = rows.argsort()
+        losses, first = [], 0
+        for part, size in zip(self._parts, self._sizes, strict=True):
+            mine = order[(rows[order] >= first) & (rows[order] < first + size)]
+            losses.append(part.select(rows[mine] - first)(logits[mine]))
+            first += size
+        return torch.cat(losses)[order.argsort()]
 
 
 @runtime_checkable

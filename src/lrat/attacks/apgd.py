@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.ascent import Ascent, Candidate, ascend
-from lrat.attacks.base import GradientAttack, Trace, Variant
+from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.pgd import Start, check_start, check_steps, every_image, starting_point
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
@@ -123,9 +123,23 @@ class APGD(GradientAttack):
     def perturb(
         self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
-        tries = self._tries(clean)
-        run = self._all_at_once if self.stacked else self._one_by_one
-        return run(tries, model, images, labels, noise, clean)
+        if self.stacked:
+            return self.variant(self.run(model, self.rows(images, labels, noise, clean)), images)
+        return self._one_by_one(self._tries(clean), model, images, labels, noise, clean)
+
+    @property
+    def stride(self) -> tuple[object, ...] | None:
+        """What attacks must have in common to take their steps as one batch: see ``shared``.
+
+        None for an attack whose batch shrinks on the way.
+        """
+        alone = not self.stacked or self.keep
+        return None if alone else (self.threat, self.steps, self.choice)
+
+    @property
+    def most_tries(self) -> int:
+        """Rows per image where ``stacked``; fewer where there are not as many wrong classes."""
+        return (self.targets or 1) * self.restarts
 
     def _tries(self, clean: Tensor | None) -> list[_Try]:
         ranks: list[int | None] = [None]
@@ -146,34 +160,42 @@ class APGD(GradientAttack):
             best = best.replace((best.step == 0) & ~found.ever_wrong, found.last)
         return best if found.wrong is None else best.replace(found.ever_wrong, found.wrong)
 
-    def _all_at_once(
-        self,
-        tries: list[_Try],
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        noise: Noise,
-        clean: Tensor | None,
-    ) -> Variant:
+    def rows(self, images: Tensor, labels: Tensor, noise: Noise, clean: Tensor | None) -> Rows:
+        """The starts of all tries, stacked over the images."""
+        tries = self._tries(clean)
         starts = [
             starting_point(self.start, self.threat, images, each.noise(noise)) for each in tries
         ]
-        batch = len(images)
-        found = ascend(
+        losses = [each.prepare(as_loss(self.loss), labels, clean) for each in tries]
+        return Rows(
+            loss=Prepared.stack(losses, [len(images)] * len(tries)),
+            start=torch.cat(starts),
+            center=torch.cat([images] * len(tries)),
+            labels=torch.cat([labels] * len(tries)),
+            batch=len(images),
+        )
+
+    def run(self, model: nn.Module, rows: Rows) -> Ascent:
+        """The ascent of all rows, whichever attacks of this stride they belong to."""
+        return ascend(
             model,
-            Prepared.stack([each.prepare(as_loss(self.loss), labels, clean) for each in tries]),
-            torch.cat(starts),
-            torch.cat([images] * len(tries)),
-            torch.cat([labels] * len(tries)),
+            rows.loss,
+            rows.start,
+            rows.center,
+            rows.labels,
             threat=self.threat,
             steps=self.steps,
             track_wrong=self.choice == "misclassified",
-            narrow=lambda run: self._survivors(run, batch),
+            narrow=lambda run: self._survivors(run, rows.batch),
         )
+
+    def variant(self, found: Ascent, images: Tensor) -> Variant:
+        """What to return of this attack's own rows."""
+        batch = len(images)
         candidate, count = self._candidate(found), len(found.row) // batch
         source = candidate.margin.view(count, batch).argmin(0)
         rows = source * batch + torch.arange(batch, device=images.device)
-        forwards, backwards = self._passes(len(tries))
+        forwards, backwards = self._passes(len(self._tries(found.logits)))
         return Variant(
             images=candidate.images[rows],
             trace=Trace(

@@ -97,6 +97,12 @@ class Ascent:
         """The run of these rows (integers) alone, to be gone on with as if it had been so."""
         return Ascent(**{name: _of_rows(part, rows) for name, part in vars(self).items()})
 
+    def part(self, first: int, stop: int) -> "Ascent":
+        """The run of these consecutive rows, of which none was given up, numbered from 0."""
+        run = self.select(torch.arange(first, stop, device=self.row.device))
+        run.row = run.row - first
+        return run
+
 
 def _of_rows(part: Any, rows: Tensor) -> Any:
     if isinstance(part, Tensor):

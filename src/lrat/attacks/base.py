@@ -1,6 +1,8 @@
 """What an attack is, what it returns, and the frame that every attack of ours runs in."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, final, runtime_checkable
 
@@ -110,14 +112,65 @@ class GradientAttack(ABC):
         loop of one's own must pass noise, else every epoch starts from the same points.
         ``clean_logits`` [B K]: the logits of ``images``, if the caller has them.
         """
-        with torch.inference_mode(False), evaluating(model), torch.no_grad():
-            images, labels = _recordable(images.detach().float()), _recordable(labels.long())
+        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
             adapted = as_noise(noise, len(images), images.device)
-            if clean_logits is None and self.needs_clean:
-                clean_logits = logits_of(model(images))
-            elif clean_logits is not None:
-                clean_logits = _recordable(clean_logits.detach().float())
-            return self.perturb(model, images, labels, adapted, clean_logits)
+            return self.perturb(model, given.images, given.labels, adapted, given.clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What an attack works on: float32 images, int64 labels, the clean logits where asked for."""
+
+    images: Tensor
+    labels: Tensor
+    clean: Tensor | None
+
+
+@contextmanager
+def framed(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    clean_logits: Tensor | None,
+    *,
+    needs_clean: bool,
+) -> Iterator[Given]:
+    """The frame of attacks: ``model`` in eval mode, no gradient but for images, tensors adapted."""
+    with torch.inference_mode(False), evaluating(model), torch.no_grad():
+        images, labels = _recordable(images.detach().float()), _recordable(labels.long())
+        if clean_logits is None and needs_clean:
+            clean_logits = logits_of(model(images))
+        elif clean_logits is not None:
+            clean_logits = _recordable(clean_logits.detach().float())
+        yield Given(images=images, labels=labels, clean=clean_logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What an attack sends through the model in each step: its tries, stacked over its images.
+
+    ``start``, ``center`` [R C H W] and ``labels`` [R] with R = tries * ``batch``; ``loss`` of these
+    rows.
+    """
+
+    loss: Prepared
+    start: Tensor
+    center: Tensor
+    labels: Tensor
+    batch: int
+
+    @staticmethod
+    def stack(parts: Sequence["Rows"]) -> "Rows":
+        """The rows of several attacks on the same images, one attack after the other."""
+        return Rows(
+            loss=Prepared.stack(
+                [part.loss for part in parts], [len(part.labels) for part in parts]
+            ),
+            start=torch.cat([part.start for part in parts]),
+            center=torch.cat([part.center for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            batch=parts[0].batch,
+        )
 
 
 def _recordable(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import GradientAttack, Trace, Variant, image_gradient
+from lrat.attacks.base import GradientAttack, Rows, Trace, Variant, image_gradient
 from lrat.errors import SettingError
 from lrat.losses import LossLike, as_loss, cross_entropy
 from lrat.randomness import Noise
@@ -45,6 +45,18 @@ def every_image(count: int, images: Tensor) -> Tensor:
     return torch.full((len(images),), count, device=images.device)
 
 
+@dataclass(frozen=True)
+class Walk:
+    """Where PGD's steps led: the last iterates [R C H W] and the steps that they survived [R]."""
+
+    images: Tensor
+    survived: Tensor
+
+    def part(self, first: int, stop: int) -> "Walk":
+        """The walk of these consecutive rows."""
+        return Walk(self.images[first:stop], self.survived[first:stop])
+
+
 @dataclass(frozen=True, kw_only=True)
 class PGD(GradientAttack):
     """x(t+1) = project(x(t) + step_size * ascend(gradient)): Eq. 3 and Algorithm 2 (Madry 2018).
@@ -80,18 +92,44 @@ class PGD(GradientAttack):
     def perturb(
         self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
-        loss = as_loss(self.loss).prepare(labels, clean)
-        current = starting_point(self.start, self.threat, images, noise)
-        inside = self.threat.around(images)
-        survived = torch.zeros_like(labels)
+        return self.variant(self.run(model, self.rows(images, labels, noise, clean)), images)
+
+    @property
+    def stride(self) -> tuple[object, ...]:
+        """What attacks must have in common to take their steps as one batch: see ``shared``."""
+        return (self.threat, self.steps, self.step_size)
+
+    @property
+    def most_tries(self) -> int:
+        """Rows per image."""
+        return 1
+
+    def rows(self, images: Tensor, labels: Tensor, noise: Noise, clean: Tensor | None) -> Rows:
+        """The start of each image."""
+        return Rows(
+            loss=as_loss(self.loss).prepare(labels, clean),
+            start=starting_point(self.start, self.threat, images, noise),
+            center=images,
+            labels=labels,
+            batch=len(images),
+        )
+
+    def run(self, model: nn.Module, rows: Rows) -> Walk:
+        """All steps of all rows, whichever attacks of this stride they belong to."""
+        current, inside = rows.start, self.threat.around(rows.center)
+        survived = torch.zeros_like(rows.labels)
         for _ in range(self.steps):
-            gradient, _, logits = image_gradient(model, loss, current)
-            survived += logits.argmax(1) == labels
+            gradient, _, logits = image_gradient(model, rows.loss, current)
+            survived += logits.argmax(1) == rows.labels
             direction = self.threat.ascend(gradient)
             current = inside(current + self.step_size * direction)
+        return Walk(current, survived)
+
+    def variant(self, found: Walk, images: Tensor) -> Variant:
+        """What to return of this attack's own rows."""
         return Variant(
-            images=current,
-            steps_survived=survived,
+            images=found.images,
+            steps_survived=found.survived,
             max_steps=self.steps,
             trace=Trace(
                 forwards=every_image(self.steps, images),
