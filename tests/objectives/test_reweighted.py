@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -94,6 +94,25 @@ def test_attack_phase_of_lrat_spends_no_more_than_its_attacks() -> None:
     with counted(net) as forwards:
         METHODS["lrat-saa+cw"].attack(net, BATCH, step_of(BATCH))
     assert forwards == [False] * (1 + 4 + 2)
+
+
+@pytest.mark.parametrize("name", ["gd+cw", "saa+cw+gd"])
+def test_attacks_that_step_alike_share_batches(name: str) -> None:
+    """CW's and PGD's two steps, on their images together; the same variants as by themselves."""
+    shared = METHODS[name].at(0.5)
+    apart = replace(shared, share_rows=0)
+    net, step = model(), step_of(BATCH)
+    with counted(net) as few:
+        found = shared.attack(net, BATCH, step)
+    with counted(net) as many:
+        expected = apart.attack(net, BATCH, step)
+    assert len(many) - len(few) == 2
+    assert list(found) == list(expected) == [term.name for term in shared.terms]
+    for term, variant in expected.items():
+        torch.testing.assert_close(found[term].images, variant.images)
+        assert found[term].max_steps == variant.max_steps
+        if variant.steps_survived is not None:
+            assert torch.equal(found[term].steps_survived, variant.steps_survived)
 
 
 TRAINING_FORWARDS = dict.fromkeys(NAMES, 1) | {
@@ -229,6 +248,52 @@ def test_another_process_with_weights_prevents_the_fallback() -> None:
     assert output.total == 0
 
 
+def fixed(weights: list[float]) -> Any:
+    """A weighting that returns these numbers."""
+
+    class Fixed:
+        needs: ClassVar[frozenset[str]] = frozenset()
+
+        def __call__(self, evidence: Evidence) -> Tensor:
+            return torch.tensor(weights)
+
+    return Fixed()
+
+
+@pytest.mark.parametrize("normalization", ["batch", "instance", "none"])
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+@pytest.mark.parametrize("bad", [-0.1, -1.0, math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_none_makes_no_number(
+    normalization: str, floor: float, bad: float
+) -> None:
+    """Also -1, which cancels against the 1 beside it and would look like no weight at all."""
+    terms = [Term(name="mine", attack=PGD_2, weighting=fixed([bad, 1.0]))]
+    objective = Reweighted(terms=terms, normalization=normalization, min_weight=floor)
+    batch = batch_of(as_images([[0.9, 0.1], [0.5, 0.1]]), torch.tensor([0, 0]))
+    output = objective.loss(
+        linear([[1.0, 0.0], [0.0, 1.0]]),
+        batch,
+        {"mine": Variant(images=batch.images)},
+        step_of(batch),
+    )
+    assert not torch.isfinite(output.total / output.normalizer)
+    assert output.fallback == 0
+    torch.testing.assert_close(
+        output.per_example["weight/mine"], torch.tensor([bad, 1.0]), equal_nan=True
+    )
+
+
+def test_an_earlier_batch_of_the_step_with_weight_prevents_the_fallback() -> None:
+    terms = [Term(name="a", attack=PGD_2, weighting=MarginPower())]
+    batch = batch_of(as_images([[1.0, 0.0]]), torch.tensor([0]))
+    variants = {"a": Variant(images=batch.images)}
+    for weighed, expected in ((True, 0), (False, 1)):
+        step = replace(step_of(batch), weighed=torch.tensor(weighed))
+        output = Reweighted(terms=terms).loss(linear(SURE), batch, variants, step)
+        assert output.fallback == output.stand_in == expected
+        assert output.normalizer == expected
+
+
 def test_a_weighting_of_ones_own_gets_no_gradient() -> None:
     """Also one with parameters: weights are constants of Eq. 7."""
     strength = torch.ones((), requires_grad=True)
@@ -284,6 +349,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"terms": [A], "min_weight": math.nan}, "must be >= 0"),
     ({"terms": [A], "min_weight": math.inf}, "must be >= 0"),
     ({"terms": [A], "anchor": "b"}, r"choose one of \['a', 'clean'\]"),
+    ({"terms": [A], "share_rows": -1}, "share_rows=-1: must be >= 0"),
     ({"terms": []}, "natural training needs"),
     ({"terms": [], "min_weight": 1.0}, "natural training needs"),
     ({"terms": [], "anchor": "clean"}, "natural training needs"),

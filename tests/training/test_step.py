@@ -1,4 +1,7 @@
 import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +13,10 @@ from lrat.losses import cross_entropy
 from lrat.objectives import Reweighted, Term
 from lrat.threat import Linf
 from lrat.training import Optimisation, Watch, train
-from lrat.training.step import own_randomness
+from lrat.training.outcome import StepOutcome
+from lrat.training.step import Stepper, own_randomness
+from lrat.types import Batch
+from lrat.weighting import Evidence
 from training.toys import ToySource, Weighted, assert_same, data, network, run, weights
 
 
@@ -50,6 +56,87 @@ def test_a_non_finite_loss_names_epoch_step_and_term() -> None:
     with pytest.raises(NonFiniteError, match=r"^epoch 2, step 2: the loss of term 'noisy'[^\n]*$"):
         run(model=model, objective=Weighted(break_at=26 + 8))
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The weight of an image by its label: what ``weights`` says, else 0."""
+
+    weights: dict[int, float]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, evidence: Evidence) -> torch.Tensor:
+        return torch.tensor([self.weights.get(label, 0.0) for label in evidence.labels.tolist()])
+
+
+def still(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return images
+
+
+def one_step(
+    weights_by_label: dict[int, float], size: int, normalization: str = "batch"
+) -> tuple[dict[str, torch.Tensor], StepOutcome]:
+    """Weights and outcome of one step over 6 images, labels 0 0 1 1 2 2, ``size`` at a time."""
+    term = Term(name="mine", attack=still, weighting=Chosen(weights=weights_by_label))
+    objective = Reweighted(terms=[term], normalization=normalization)
+    model = network(normalised=False)
+    settings = Optimisation(epochs=1, lr=0.5)
+    images, labels = data(6).images, torch.tensor([0, 0, 1, 1, 2, 2])
+    batches = [
+        Batch(images=part, labels=truth, index=index)
+        for part, truth, index in zip(
+            images.split(size), labels.split(size), torch.arange(6).split(size), strict=True
+        )
+    ]
+    with Stepper(model, model, objective, settings.optimizer(model), settings, {}) as stepper:
+        outcome = stepper(batches, epoch=0, step=0)
+    return weights(model), outcome
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    "given", [{0: 1.0}, {1: 2.0}, {2: 0.5}, {0: 1.0, 2: 3.0}, {1: 1.0, 2: 2.0}, {}], ids=str
+)
+def test_batches_without_weight_count_as_in_one_large_batch(
+    given: dict[int, float], size: int
+) -> None:
+    """Uniform weights stand in only where no image of the whole step has weight."""
+    reference, whole = one_step(given, 6)
+    found, parts = one_step(given, size)
+    assert whole.fallbacks == (not given)
+    assert parts.fallbacks == whole.fallbacks
+    torch.testing.assert_close(parts.loss, whole.loss)
+    for name, value in reference.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+    for kind, values in whole.terms["mine"].values.items():
+        torch.testing.assert_close(parts.terms["mine"].values[kind], values)
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_an_instance_without_weight_falls_back_alone_in_any_split(size: int) -> None:
+    reference, whole = one_step({1: 1.0}, 6, "instance")
+    found, parts = one_step({1: 1.0}, size, "instance")
+    assert whole.fallbacks == parts.fallbacks == 1
+    for name, value in reference.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [2, 6])
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (-0.5, "a weight of term 'mine' is -0.5: a weighting must return finite numbers >= 0"),
+        (-math.inf, "a weight of term 'mine' is -inf: a weighting must return"),
+        (math.nan, "the weight of term 'mine' became NaN or infinite: a weighting must return"),
+        (math.inf, "the weight of term 'mine' became NaN or infinite: a weighting must return"),
+    ],
+)
+def test_a_weight_that_is_none_is_named_before_the_update(
+    weight: float, said: str, size: int
+) -> None:
+    with pytest.raises(NonFiniteError, match=f"^epoch 1, step 1: {said}") as caught:
+        one_step({0: 0.5, 1: weight}, size)
+    assert "\n" not in str(caught.value)
 
 
 def test_attacks_use_the_view_refreshed_before_each_step() -> None:

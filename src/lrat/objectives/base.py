@@ -22,6 +22,7 @@ class StepContext:
     ``epoch`` counts from 0; ``progress`` = epoch / schedule_epochs, so that a schedule of 100
     epochs stopped after 66 keeps its fractions; ``noise`` of this batch's images in this epoch;
     ``mean_across_processes`` averages a tensor over processes (the identity for one);
+    ``weighed`` (bool): whether an earlier batch of the same step had weight, None for the first;
     ``memory``: named tensors that live across steps and are checkpointed.
     """
 
@@ -29,6 +30,7 @@ class StepContext:
     progress: float
     noise: Noise
     mean_across_processes: Callable[[Tensor], Tensor] = _alone
+    weighed: Tensor | None = None
     memory: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -39,6 +41,8 @@ class ObjectiveOutput:
     ``per_example``: detached [B] records: ``loss/<term>``, ``weight/<term>`` (raw) and
     ``share/<term>`` (the coefficient under the normalisation, in units where the mean row is 1).
     ``fallback`` is 1 where all weights were zero and uniform ones were used instead.
+    ``stand_in`` is 1 where that holds of the whole batch, so that total and normalizer count only
+    if no other batch of the step has weight either; None from objectives that have no such case.
     ``correct`` [B] bool: whether the training forward still classified the first variant (the
     clean image where there is none) correctly: robust training accuracy without a pass of its own.
     """
@@ -47,6 +51,7 @@ class ObjectiveOutput:
     normalizer: Scalar
     per_example: Mapping[str, PerExample]
     fallback: Scalar | None = None
+    stand_in: Scalar | None = None
     correct: Tensor | None = None
 
 

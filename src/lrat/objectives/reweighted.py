@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
+from lrat.attacks.shared import Asked, attack_together
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -20,6 +21,8 @@ from lrat.weighting.base import Evidence, Uniform, Weighting
 
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
+SHARE_ROWS = 512
+"""Largest batch that attacks share; see ``results/benchmarks/shared_batches.md``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +61,19 @@ class Reweighted:
     * ``"instance"``: each image's floor and weights sum to 1;
     * ``"none"``: Algorithm 1 as printed.
 
-    Weights carry no gradient and are computed from the training forward's logits. Variants are
-    forwarded one by one, so BatchNorm sees each attack's images as a batch of its own.
+    Weights carry no gradient and are computed from the training forward's logits; one that is not
+    finite and >= 0 makes the total NaN. Variants are forwarded one by one, so BatchNorm sees each
+    attack's images as a batch of its own.
+
+    Attacks that step alike are made as one batch of at most ``share_rows`` images, with the same
+    results (see ``attack_together``); 0 makes each by itself, for the least memory.
     """
 
     terms: Sequence[Term]
     min_weight: float = 0.0
     normalization: Normalization = "batch"
     anchor: str | None = None
+    share_rows: int = SHARE_ROWS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
@@ -74,6 +82,8 @@ class Reweighted:
             raise SettingError(f"terms {names}: names must differ, each draws its own noise")
         if not math.isfinite(self.min_weight) or self.min_weight < 0:
             raise SettingError(f"min_weight={self.min_weight}: the floor C must be >= 0")
+        if self.share_rows < 0:
+            raise SettingError(f"share_rows={self.share_rows}: must be >= 0 images, 0 for none")
         if self.normalization not in get_args(Normalization):
             raise SettingError(
                 f"normalization={self.normalization!r}: choose one of {get_args(Normalization)}"
@@ -90,29 +100,34 @@ class Reweighted:
         if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():
                 clean_logits = logits_of(view(batch.images))
-        return {
-            name: attack(
-                view,
-                batch.images,
-                batch.labels,
-                noise=step.noise.child(name),
-                clean_logits=clean_logits,
-            )
-            for name, attack in attacks.items()
-        }
+        variants = attack_together(
+            view,
+            batch.images,
+            batch.labels,
+            [
+                Asked(attack=attack, noise=step.noise.child(name))
+                for name, attack in attacks.items()
+            ],
+            clean_logits=clean_logits,
+            most_rows=self.share_rows,
+        )
+        return dict(zip(attacks, variants, strict=True))
 
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
         """Total and normalizer of Eq. 7; with Eq. 15 their quotient is the mean over the batch."""
         losses: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
         correct: Tensor | None = None
         for term in self.terms:
             variant = variants[term.name]
             logits = logits_of(model(variant.images))
             losses[term.name] = cross_entropy(logits, batch.labels)
-            weights[term.name] = self._weigh(term, logits, batch, variant)
+            found[term.name] = self._weigh(term, logits, batch, variant)
+            # Anything else would cancel against other weights, or look like none at all.
+            weights[term.name] = torch.where(found[term.name] >= 0, found[term.name], torch.nan)
             correct = self._correct(logits, batch) if correct is None else correct
         if self.min_weight > 0:
             anchor = self.anchor or self.terms[0].name
@@ -132,7 +147,7 @@ class Reweighted:
         normalizer = rows.sum() if self.normalization == "batch" else count
         weighted = [coefficients[name] * losses[name] for name in coefficients]
         records = {f"loss/{name}": part.detach() for name, part in losses.items()}
-        records |= {f"weight/{name}": part for name, part in weights.items()}
+        records |= {f"weight/{name}": part for name, part in found.items()}
         # Another process may hold all the weight of a step; then this one's shares are 0, not NaN.
         scale = torch.where(normalizer > 0, count / normalizer, 0.0)
         records |= {f"share/{name}": part * scale for name, part in coefficients.items()}
@@ -141,6 +156,7 @@ class Reweighted:
             normalizer=normalizer,
             per_example=records,
             fallback=fallback,
+            stand_in=fallback if self.normalization == "batch" else None,
             correct=correct,
         )
 
@@ -172,7 +188,9 @@ class Reweighted:
         if self.normalization == "none":
             return coefficients, torch.zeros_like(rows[0])
         if self.normalization == "batch":
-            empty = (step.mean_across_processes(rows.mean()) == 0).expand_as(rows)
+            none = step.mean_across_processes(rows.mean()) == 0
+            none = none if step.weighed is None else none & ~step.weighed
+            empty = none.expand_as(rows)
         else:
             empty = rows == 0
         filled = {name: torch.where(empty, 1.0, part) for name, part in coefficients.items()}

@@ -48,8 +48,8 @@ class Passes:
 class StepOutcome:
     """One optimiser step over one or several batches; tensors detached, on the step's device.
 
-    ``loss``: total / normalizer of the step. ``correct`` [B] and ``fallbacks`` as the objective
-    told them.
+    ``loss``: total / normalizer of the step. ``correct`` [B] as the objective told it;
+    ``fallbacks`` is 1 where it fell back to uniform weights in any of the batches.
     """
 
     loss: Scalar
@@ -76,7 +76,7 @@ def merge(
         images=sum(len(batch) for batch in batches),
         terms=_terms(batches, outputs),
         correct=torch.cat(corrects) if corrects else None,
-        fallbacks=summed(fallbacks) if fallbacks else None,
+        fallbacks=torch.stack(fallbacks).amax() if fallbacks else None,
         passes=passes,
     )
 

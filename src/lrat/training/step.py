@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,9 @@ from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed, tra
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
 
+_DIVERGED = "lower the learning rate, clip gradients, or look at the images of this step"
+_WEIGHTS = "a weighting must return finite numbers >= 0"
+
 
 @runtime_checkable
 class Refreshable(Protocol):
@@ -28,8 +32,9 @@ class Stepper:
     """Takes one optimiser step from one or several batches.
 
     Gradients of the objective's totals add up over the batches and are divided once by the summed
-    normalizer, so that several small batches weigh exactly as one large batch does. The loss is
-    looked at before the weights change: one host synchronisation per step, none elsewhere here.
+    normalizer, so that several small batches weigh exactly as one large batch does; also where
+    some have no weight at all: what stood in for it is taken back when a later batch has some. The
+    loss is looked at before the weights change: one host synchronisation per step, none elsewhere.
     A context manager, for the hooks that count passes.
     """
 
@@ -74,19 +79,21 @@ class Stepper:
             self._view.refresh()
         with own_randomness(self._optimisation.seed, epoch, step, batches[0].images.device):
             for batch in batches:
-                context = self._context(batch, epoch)
+                context = self._context(batch, epoch, outputs)
                 variants, attack_passes = self._attack(batch, context)
                 output, update_passes = self._score(batch, variants, context)
                 outputs.append(output)
                 passes = passes + attack_passes + update_passes
+            outputs = settled(outputs)
             loss = self._update(outputs, epoch, step)
         return merge(batches, outputs, loss, passes)
 
-    def _context(self, batch: Batch, epoch: int) -> StepContext:
+    def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
         return StepContext(
             epoch=epoch,
             progress=self._optimisation.progress(epoch),
             noise=Keyed(keys(self._optimisation.seed, batch.index)).child(epoch),
+            weighed=_weighed(before[-1]) if before else None,
             memory=self.memory,
         )
 
@@ -101,13 +108,27 @@ class Stepper:
         return variants, Passes(attack_forwards=known[0], attack_backwards=known[1])
 
     def _score(
-        self, batch: Batch, variants: Mapping[str, Variant], context: StepContext
+        self,
+        batch: Batch,
+        variants: Mapping[str, Variant],
+        context: StepContext,
     ) -> tuple[ObjectiveOutput, Passes]:
         before = self._update_passes.read()
         output = self._objective.loss(self._model, batch, variants, context)
+        if context.weighed is not None:
+            self._take_back(_weighed(output), context.weighed)
         output.total.backward()  # type: ignore[no-untyped-call]
         forwards, backwards = self._update_passes.since(before)
         return output, Passes(update_forwards=forwards, update_backwards=backwards)
+
+    def _take_back(self, weighed: Tensor | None, weighed_before: Tensor) -> None:
+        """Drop the gradients so far if this is the step's first batch that has weight."""
+        if weighed is None:
+            return
+        first = weighed & ~weighed_before
+        for value in self._parameters:
+            if value.grad is not None:
+                value.grad.masked_fill_(first, 0)
 
     def _update(self, outputs: Sequence[ObjectiveOutput], epoch: int, step: int) -> Tensor:
         normalizer = summed([output.normalizer.detach() for output in outputs])
@@ -116,14 +137,39 @@ class Stepper:
         if gradients:
             torch._foreach_mul_(gradients, 1 / normalizer)
         if not torch.isfinite(loss).item():
-            raise NonFiniteError(
-                f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs)} became NaN or infinite: "
-                "lower the learning rate, clip gradients, or look at the images of this step"
-            )
+            raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs)}")
         if self._optimisation.clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._optimisation.clip)
         self._optimizer.step()
         return loss
+
+
+def _weighed(output: ObjectiveOutput) -> Tensor | None:
+    """Whether a batch of the step had weight up to this one; None where nobody says."""
+    return None if output.stand_in is None else output.stand_in.detach() == 0
+
+
+def settled(outputs: Sequence[ObjectiveOutput]) -> list[ObjectiveOutput]:
+    """The outputs of a step's batches without what stood in for weights that came later."""
+    last = outputs[-1].stand_in
+    if len(outputs) == 1 or last is None:
+        return list(outputs)
+    found = []
+    for output in outputs:
+        kept = output if output.stand_in is None else _where(output.stand_in <= last, output)
+        found.append(kept)
+    return found
+
+
+def _where(counts: Tensor, output: ObjectiveOutput) -> ObjectiveOutput:
+    """The output if it counts, else one that adds nothing."""
+    fallback = output.fallback
+    return replace(
+        output,
+        total=torch.where(counts, output.total, 0.0),
+        normalizer=torch.where(counts, output.normalizer, 0.0),
+        fallback=None if fallback is None else torch.where(counts, fallback, 0.0),
+    )
 
 
 @contextmanager
@@ -144,12 +190,15 @@ def own_randomness(seed: int, epoch: int, step: int, device: torch.device) -> It
 
 
 def _blame(outputs: Sequence[ObjectiveOutput]) -> str:
-    """The first record that is not finite, in words."""
+    """The first record that is not what it must be, in words, with the cure."""
     for output in outputs:
         for name, values in output.per_example.items():
             kind, _, term = name.partition("/")
+            if kind == "weight" and (values < 0).any():
+                return f"a weight of term {term!r} is {values[values < 0].min():g}: {_WEIGHTS}"
             if kind in KINDS and not torch.isfinite(values).all():
-                return f"the {kind} of term {term!r}"
+                cure = _WEIGHTS if kind == "weight" else _DIVERGED
+                return f"the {kind} of term {term!r} became NaN or infinite: {cure}"
     if all(torch.isfinite(output.total) for output in outputs):
-        return "the normalizer is 0, so that the loss"
-    return "the loss (though no term alone)"
+        return f"the normalizer is 0, so that the loss became NaN or infinite: {_DIVERGED}"
+    return f"the loss (though no term alone) became NaN or infinite: {_DIVERGED}"
