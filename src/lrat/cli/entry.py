@@ -8,6 +8,7 @@ import typer
 
 from lrat import __version__
 from lrat.cli.comparing import compare
+from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
 from lrat.cli.listing import list_
 from lrat.cli.training import demo, train
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(curve)
 app.command()(demo)
 app.command(name="list")(list_)
 

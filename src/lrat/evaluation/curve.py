@@ -177,7 +177,7 @@ def _narrowed(
     index = brackets.index[rows]
     wrong = result.outcomes.under(NATURAL).at(index).fooled
     fooled, reached = wrong.copy(), np.full(len(rows), level)
-    for name in result.names[1:]:
+    for name in result.identity["attacks"]:
         found = result.outcomes.under(name).at(index)
         fooled |= found.fooled
         # Only of an attack that ran is the distance that of its image.

@@ -1,0 +1,55 @@
+"""``lrat curve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrat.cli.options import Acceleration, Data, DataRoot
+
+
+def curve(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, all in one figure.")],
+    attack: Annotated[str, typer.Option(help="See `lrat list attacks`.")] = "apgd-ce",
+    max_epsilon: Annotated[
+        float | None,
+        typer.Option(help="Where the curve ends; by default at three times the trained epsilon."),
+    ] = None,
+    levels: Annotated[int, typer.Option(min=1, help="Steps of epsilon up to there.")] = 32,
+    limit: Annotated[
+        int, typer.Option(min=1, help="A fixed, stratified part of the images.")
+    ] = 500,
+    checkpoint: Annotated[str, typer.Option(help="selected, last or epoch-N.")] = "selected",
+    seed: Annotated[int, typer.Option(min=0, help="Root of the attack's noise.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    data: Data = None,
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The figure's file; in the first run's figures by default."),
+    ] = None,
+    acceleration: Annotated[
+        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
+    ] = Acceleration.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Accuracy against epsilon for one attack, from one search per image, as a figure."""
+    from lrat.experiments.curve_progress import curve_progress
+    from lrat.experiments.curves import CurveRequest, measure_curves
+
+    request = CurveRequest(
+        attack=attack,
+        max_epsilon=max_epsilon,
+        levels=levels,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        checkpoint=checkpoint,
+        acceleration=acceleration.value,
+        device=device,
+    )
+    with curve_progress() as progress:
+        report = measure_curves(
+            runs, request, data=data, data_root=data_root, out=out, progress=progress
+        )
+    print(report)

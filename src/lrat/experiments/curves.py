@@ -1,0 +1,280 @@
+"""Security curves of runs: measured once, kept in the run's folder, drawn together."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from lrat.acceleration import View
+from lrat.data import in_order, stratified_subset
+from lrat.errors import LratError, RunFolderError, SettingError
+from lrat.evaluation.brackets import Brackets, Curve
+from lrat.evaluation.curve import CurveProgress, security_curve
+from lrat.evaluation.result import aligned, percent
+from lrat.evaluation.storage import read_json
+from lrat.evaluation.suites import Member
+from lrat.experiments import build, catalogue
+from lrat.experiments.folder import OFF, evaluated, evaluated_choices, read_config
+from lrat.experiments.subjects import Source, Subject, weights_digest
+from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
+from lrat.reporting.figures import Drawn, security_curve_figure
+
+CURVES = "curves"
+FIGURES = "figures"
+_CURVE, _IMAGES, _IDENTITY = "curve.json", "images", "identity.json"
+_LIMIT_SEED = 0
+_BEYOND_TRAINED = 3
+_SHOWN_ROWS = 8
+
+ProgressCallback: TypeAlias = Callable[[str, CurveProgress], None]
+"""Called with a run's name and where its search stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveRequest:
+    """What to measure; ``max_epsilon`` None is three times what was trained for, at most all of
+    [0, 1]; ``limit`` None all images."""
+
+    attack: str = "apgd-ce"
+    max_epsilon: float | None = None
+    levels: int = 32
+    limit: int | None = 500
+    seed: int = 0
+    batch_size: int = 256
+    checkpoint: str = "selected"
+    acceleration: Literal["auto", "off"] = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCurve:
+    """A run's curve and where it is kept."""
+
+    name: str
+    curve: Curve
+    trained_epsilon: float
+    folder: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.curve.as_dict(), "trained_epsilon": self.trained_epsilon}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvesReport:
+    """The curves of several runs and the figure that shows them."""
+
+    measured: tuple[MeasuredCurve, ...]
+    drawn: Drawn
+
+    def __str__(self) -> str:
+        """The curve's own table, or one with a column per run; then where everything lies."""
+        curves = {each.name: each.curve for each in self.measured}
+        table = str(self.measured[0].curve) if len(curves) == 1 else _side_by_side(curves)
+        kept = [f"evidence in {each.folder}" for each in self.measured]
+        return "\n".join([table, *kept, f"figure in {self.drawn.pdf} and {self.drawn.png}"])
+
+
+def measure_curves(
+    runs: Sequence[Path],
+    request: CurveRequest,
+    *,
+    data: str | None = None,
+    data_root: str | None = None,
+    out: Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> CurvesReport:
+    """The security curve of each run under one attack, and all of them in one figure.
+
+    What is finished is read back, what was broken off goes on. ``data`` and ``data_root``: where
+    the runs' data lie now, if they were moved. ``out``: the figure's path without ending, by
+    default in the first run's folder. Raises the errors of ``lrat.errors``.
+    """
+    if not runs:
+        raise SettingError("no run to measure: name at least one run folder")
+    norm, highest = _common_scale(runs, request)
+    build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))  # refused before any work
+    build.device(request.device)
+    names = _names(runs)
+    measured = []
+    for run, name in zip(runs, names, strict=True):
+        source = Source(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
+        measured.append(_measure(source.open(), run, name, request, highest, progress))
+    stem = out or runs[0] / FIGURES / ("security-curve" if len(runs) == 1 else "security-curves")
+    drawn = security_curve_figure({each.name: each.as_dict() for each in measured}, stem)
+    return CurvesReport(measured=tuple(measured), drawn=drawn)
+
+
+def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, float]:
+    """The norm of all runs, and how far epsilon goes."""
+    trained = [catalogue.parse_threat(read_config(run).threat) for run in runs]
+    norms = sorted({norm for norm, _ in trained})
+    if len(norms) > 1:
+        raise SettingError(
+            f"the runs were trained in {' and '.join(norms)}, which have no common axis: draw "
+            "them apart"
+        )
+    highest = request.max_epsilon
+    if highest is None:
+        highest = _BEYOND_TRAINED * max(epsilon for _, epsilon in trained)
+        highest = float(f"{min(highest, 1.0) if norms[0] == 'linf' else highest:.6g}")
+    return norms[0], highest
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' own names, or their paths where two are called the same."""
+    short = [run.resolve().name for run in runs]
+    twice = {name for name, times in Counter(short).items() if times > 1}
+    names = [str(run) if name in twice else name for run, name in zip(runs, short, strict=True)]
+    again = [name for name, times in Counter(names).items() if times > 1]
+    if again:
+        raise SettingError(f"{again[0]} is named twice: name each run once")
+    return names
+
+
+def _measure(
+    subject: Subject,
+    run: Path,
+    name: str,
+    request: CurveRequest,
+    highest: float,
+    progress: ProgressCallback | None,
+) -> MeasuredCurve:
+    build.check_fit(subject.network, subject.test)
+    place = build.device(request.device)
+    images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
+    ball = build.threat(subject.threat)
+    norm, trained = catalogue.parse_threat(subject.threat)
+    digest = weights_digest(subject.network.state_dict())
+    folder = run / CURVES / _folder_name(request, norm, highest, len(images))
+    if evaluated(folder, "model") not in (None, digest):
+        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
+    network = subject.network.to(place)
+    with subject.threads():
+        view = build.view(request.acceleration, network, images, evaluated_choices(folder))
+        largest = build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))
+        identity = {
+            "model": digest,
+            "data": subject.test.digest(),
+            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+            "attack": request.attack,
+            "settings": Member(name=request.attack, attack=largest).description,
+            "norm": type(ball).__name__,
+            "max_epsilon": highest,
+            "levels": request.levels,
+            "images": len(images),
+            "seed": request.seed,
+        }
+        store = _Store(folder)
+        known = store.open(identity)
+        if (folder / _CURVE).is_file() and known is not None:
+            curve = Curve.from_dict(read_json(folder / _CURVE), known.columns())
+            return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
+
+        def note(step: CurveProgress) -> None:
+            store.keep(step.brackets)
+            if progress is not None:
+                progress(name, step)
+
+        curve = security_curve(
+            network,
+            in_order(images, batch_size=request.batch_size, device=place),
+            lambda smaller: build.attack(request.attack, smaller),
+            ball,
+            max_epsilon=highest,
+            levels=request.levels,
+            name=request.attack,
+            view=view,
+            seed=request.seed,
+            known=known,
+            on_progress=note,
+            device=place,
+        )
+    store.finish(curve, trained)
+    return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
+
+
+def _folder_name(request: CurveRequest, norm: str, highest: float, images: int) -> str:
+    """``selected-apgd-ce-linf-0.6-32-500``; the seed is told where it is not 0."""
+    parts = (request.checkpoint, request.attack, norm, f"{highest:g}", request.levels, images)
+    name = "-".join(map(str, parts))
+    return name if request.seed == 0 else f"{name}-seed-{request.seed}"
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A curve's folder: its identity, the images' brackets so far, the curve once it is done."""
+
+    folder: Path
+
+    def open(self, identity: Mapping[str, Any]) -> Brackets | None:
+        """Begin the folder, or what is known there; ``RunFolderError`` for another identity."""
+        if not (self.folder / _IDENTITY).is_file():
+            write_json(self.folder / _IDENTITY, identity)
+            return None
+        stored = read_json(self.folder / _IDENTITY)
+        differing = [
+            f"{key}: {stored.get(key)} there, {identity.get(key)} here"
+            for key in sorted({*stored, *identity})
+            if stored.get(key) != identity.get(key)
+        ]
+        if differing:
+            raise RunFolderError(
+                f"{self.folder} holds another curve ({'; '.join(differing)}): remove it, or repeat "
+                "the old settings"
+            )
+        found = [
+            self.folder / f"{_IMAGES}{suffix}"
+            for suffix in TABLE_SUFFIXES
+            if (self.folder / f"{_IMAGES}{suffix}").is_file()
+        ]
+        return _read_brackets(found[0]) if found else None
+
+    def keep(self, brackets: Brackets) -> None:
+        write_table(self.folder / _IMAGES, brackets.columns())
+
+    def finish(self, curve: Curve, trained_epsilon: float) -> None:
+        write_table(self.folder / _IMAGES, curve.columns())
+        write_json(self.folder / _CURVE, {**curve.as_dict(), "trained_epsilon": trained_epsilon})
+
+
+def _read_brackets(path: Path) -> Brackets:
+    try:
+        return Brackets.from_columns(read_table(path))
+    except LratError as error:
+        raise RunFolderError(f"{path}: {error}; remove it and measure again") from None
+    except Exception as error:
+        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(f"{path} is damaged ({reason}): remove it and measure again") from None
+
+
+def _side_by_side(curves: Mapping[str, Curve]) -> str:
+    """Accuracy with its interval at some epsilons, a column per run, and what sums them up."""
+    first = next(iter(curves.values()))
+    stride = max(1, first.levels // _SHOWN_ROWS)
+    rows = [("epsilon", *curves)]
+    for at in sorted({*range(0, first.levels + 1, stride), first.levels}):
+        cells = [" [".join(percent(curve.accuracy[at])) + "]" for curve in curves.values()]
+        rows.append((f"{first.epsilons[at]:.4f}", *cells))
+    rows.append(("area", *(f"{curve.area:.4f}" for curve in curves.values())))
+    rows.append(("mean smallest", *(_mean(curve) for curve in curves.values())))
+    rows.append(("median smallest", *(_median(curve) for curve in curves.values())))
+    withstand = [f"{100 * curve.censored.value:.1f} %" for curve in curves.values()]
+    rows.append((f"withstand {first.max_epsilon:g}", *withstand))
+    sizes = sorted({curve.n for curve in curves.values()})
+    about = (
+        f"accuracy in %, Wilson 95 % intervals; {first.attack}, {first.norm}, "
+        f"n {' and '.join(map(str, sizes))}, seed {first.seed}, "
+        f"{first.levels} steps of {first.max_epsilon / first.levels:.4g}"
+    )
+    return f"{aligned(rows)}\n{about}"
+
+
+def _mean(curve: Curve) -> str:
+    return f"{'>= ' if curve.censored.value else ''}{curve.mean_epsilon:.4f}"
+
+
+def _median(curve: Curve) -> str:
+    median = curve.median_epsilon
+    return f"> {curve.max_epsilon:g}" if median is None else f"{median:.4f}"

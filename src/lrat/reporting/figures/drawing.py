@@ -1,0 +1,109 @@
+"""What all figures share: sizes, colours, fonts, how names are written and files are saved."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrat.files import write_atomically, write_text
+
+COLUMN = 3.3
+"""Width of a paper's column, in inches; ``PAGE`` is that of its text."""
+PAGE = 6.9
+DPI = 300
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that colour-blind readers can tell apart (Okabe & Ito 2008), without the yellow, which
+white paper swallows."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+"""A second sign besides the colour; more lines than colours differ in it alone."""
+_LONGEST_NAME = 32
+_SETTINGS: dict[str, Any] = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "savefig.dpi": DPI,
+    # Type 42 keeps text in a PDF as text, which publishers ask for.
+    "pdf.fonttype": 42,
+    # Names are shown as they are: no mathematics between dollar signs.
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure's files, and the caption that says what it shows and how it was made."""
+
+    pdf: Path
+    png: Path
+    caption: str
+
+
+@contextmanager
+def our_style() -> Iterator[None]:
+    """Our settings alone inside, whatever a user's matplotlibrc says; the user's afterwards."""
+    import matplotlib
+
+    settings: Any = _SETTINGS
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings)
+        yield
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure in inches, without pyplot: no global figure and no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def shortened(name: str) -> str:
+    """A name that fits beside a line: of a long one its end, which tells paths apart."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+
+
+def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> Any:
+    """A legend that shows every name, also one with a leading underscore, which hides a line."""
+    made = axes.legend(handles, [str(place) for place in range(len(names))], **options)
+    for text, name in zip(made.get_texts(), names, strict=True):
+        text.set_text(name)
+    return made
+
+
+def save(figure: Any, stem: Path, caption: str) -> Drawn:
+    """``stem``.pdf, .png and .txt (the caption), each whole or not there; equal for equal content.
+
+    An ending of ``stem`` that is one of these is dropped.
+    """
+    if stem.suffix in {".pdf", ".png", ".txt"}:
+        stem = stem.with_suffix("")
+    pdf, png, words = (stem.with_name(f"{stem.name}{end}") for end in (".pdf", ".png", ".txt"))
+    with warnings.catch_warnings():
+        # Names may hold signs that the font lacks: they become boxes.
+        warnings.filterwarnings("ignore", message=".*Glyph.*missing")
+        write_atomically(
+            pdf,
+            lambda file: figure.savefig(
+                file, format="pdf", metadata={"Subject": caption, "CreationDate": None}
+            ),
+        )
+        write_atomically(
+            png,
+            lambda file: figure.savefig(
+                file, format="png", metadata={"Description": caption, "Software": None}
+            ),
+        )
+    write_text(words, caption + "\n")
+    return Drawn(pdf=pdf, png=png, caption=caption)
