@@ -1,0 +1,157 @@
+"""Checks that look at what goes in and what comes out: no attack, no gradient."""
+
+import torch
+from torch import Tensor
+
+from lrat.acceleration import evaluating
+from lrat.errors import LratError
+from lrat.evaluation.masking import limits
+from lrat.evaluation.masking.panel import Check, Status
+from lrat.evaluation.masking.subject import Subject
+from lrat.outputs import logits_of
+from lrat.threat import Ball
+
+_COMPANY = 16
+"""Images that are classified alone and among others: one forward each."""
+
+RANGE = "range and epsilon"
+LOGITS = "logits, not probabilities"
+REPEATED = "same images, same answer"
+ALONE = "no influence of the batch"
+
+
+def image_range(images: Tensor, threat: Ball) -> Check:
+    """Whether images [n C H W] and epsilon belong together. The value is epsilon."""
+    status, sentence = _range_finding(images, threat)
+    return Check(
+        name=RANGE,
+        status=status,
+        value=float(threat.epsilon),
+        limit=float(threat.distance(torch.full_like(images, 0.5), images).median()),
+        sentence=sentence,
+    )
+
+
+def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
+    low, high = float(images.min()), float(images.max())
+    flat = images.flatten(1)
+    n = len(images)
+    if not (low >= 0 and high <= 1):  # written so that NaN counts
+        return "failed", (
+            f"The images run from {low:g} to {high:g} and must lie in [0, 1]: scale them and put "
+            "the normalisation into the model."
+        )
+    if threat.epsilon == 0:
+        return "failed", "Epsilon is 0, so nothing is attacked: choose one above 0."
+    if n > 1 and high - low < limits.NARROW:
+        return "failed", (
+            f"All pixels lie between {low:.3g} and {high:.3g}: the images were probably divided "
+            "by 255 twice, which makes epsilon far too large; scale them to fill [0, 1]."
+        )
+    constant = int((flat.amax(1) == flat.amin(1)).sum())
+    share, status = limits.CONSTANT.of_share(constant, n)
+    if status != "passed":
+        return status, (
+            f"{100 * share:.1f} % of the images are one colour throughout: look at the images, "
+            "the data set is probably read wrongly."
+        )
+    grey = threat.distance(torch.full_like(images, 0.5), images) <= threat.epsilon
+    share, status = limits.GREY.of_share(int(grey.sum()), n)
+    if status != "passed":
+        return status, (
+            f"Epsilon is so large that {100 * share:.0f} % of the images may be replaced by plain "
+            "grey, where no classifier can be right: choose a smaller epsilon (8/255, not 8)."
+        )
+    if threat.epsilon < limits.HALF_A_LEVEL:
+        return "suspicious", (
+            "Epsilon is less than half a grey level of an 8-bit image, so almost anything counts "
+            "as robust: check that it was not divided by 255 twice."
+        )
+    return "passed", "The images fill [0, 1] and epsilon is of a sensible size for them."
+
+
+def real_logits(subject: Subject) -> Check:
+    """Share of images whose outputs are probabilities. Raises ``NonFiniteError``."""
+    logits = subject.clean
+    sums_to_one = (logits.sum(1) - 1).abs() <= limits.SUM_OF_PROBABILITIES
+    share = float((sums_to_one & ((logits >= 0) & (logits <= 1)).all(1)).float().mean())
+    # One image of two classes may look so by chance; all of several do not.
+    looks_so = share == 1
+    return Check(
+        name=LOGITS,
+        status="failed" if looks_so else "passed",
+        value=share,
+        limit=0.5,
+        sentence=(
+            "The model returns probabilities, whose gradients vanish where it is sure: remove its "
+            "last softmax (or sigmoid) and evaluate again."
+            if looks_so
+            else "The model returns finite logits, as attacks need them."
+        ),
+    )
+
+
+def repeated(subject: Subject) -> Check:
+    """Largest relative difference of logits between two forwards of the same images."""
+    again = subject.answers_to(subject.batch.images, "natural")
+    value = _relative_difference(subject.clean, again)
+    flips = int((subject.clean.argmax(1) != again.argmax(1)).sum())
+    random = value > limits.REPEATED_FORWARD
+    return Check(
+        name=REPEATED,
+        status="failed" if random else "passed",
+        value=value,
+        limit=limits.REPEATED_FORWARD,
+        sentence=(
+            f"The model answers the same images differently each time ({flips} of {subject.n} "
+            "change class), so single gradients mislead: switch its randomness off (dropout, "
+            "noise), or let attacks average gradients over many forwards."
+            if random
+            else "Asked twice, the model gives the same answer."
+        ),
+    )
+
+
+def alone(subject: Subject) -> Check:
+    """Largest relative difference between an image's logits alone and among other images."""
+    images = subject.batch.images[:_COMPANY]
+    company = torch.cat([images, 1 - images])
+    try:
+        among = _forward(subject, company)[: len(images)]
+        singly = torch.cat([_forward(subject, image[None]) for image in images])
+    except (LratError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        return Check(
+            name=ALONE,
+            status="failed",
+            value=None,
+            limit=limits.BATCH_MATES,
+            sentence=(
+                f"The model cannot classify a single image ({reason}): set its BatchNorm to "
+                "running statistics, as model.eval() should."
+            ),
+        )
+    value = _relative_difference(among, singly)
+    depends = value > limits.BATCH_MATES
+    return Check(
+        name=ALONE,
+        status="failed" if depends else "passed",
+        value=value,
+        limit=limits.BATCH_MATES,
+        sentence=(
+            "The answer for an image changes with the images beside it, or from call to call: "
+            "BatchNorm or dropout still works as in training; make the model obey model.eval()."
+            if depends
+            else "An image gets the same answer alone as among others."
+        ),
+    )
+
+
+def _forward(subject: Subject, images: Tensor) -> Tensor:
+    with evaluating(subject.model), torch.no_grad():
+        return logits_of(subject.model(images))
+
+
+def _relative_difference(one: Tensor, other: Tensor) -> float:
+    scale = one.abs().amax().clamp(min=1)
+    return float((one - other).abs().amax() / scale)

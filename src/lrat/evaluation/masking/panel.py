@@ -1,0 +1,100 @@
+"""What the masking checks found: values that print as a table and survive JSON."""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from lrat.errors import DataError
+
+Status = Literal["passed", "not run", "suspicious", "failed"]
+"""From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;
+``not run``: the check could not be made, so nothing speaks for the model either."""
+
+_ORDER: tuple[Status, ...] = get_args(Status)
+_WIDTH = 100
+_INDENT = "    "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check: its number, the limit above which it is no longer passed, and what it means.
+
+    ``value`` and ``limit`` are None where there is nothing to measure. ``sentence`` says what was
+    found and, unless all is well, what to do about it.
+    """
+
+    name: str
+    status: Status
+    value: float | None
+    limit: float | None
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """All checks of one model under one threat, on ``n`` images."""
+
+    checks: tuple[Check, ...]
+    n: int
+    threat: str
+
+    @property
+    def status(self) -> Status:
+        """The worst of the checks."""
+        return max((check.status for check in self.checks), key=_ORDER.index, default="not run")
+
+    def __getitem__(self, name: str) -> Check:
+        """The check of this name; ``KeyError`` for another."""
+        return {check.name: check for check in self.checks}[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``from_dict`` reads them back."""
+        return {
+            "status": self.status,
+            "n": self.n,
+            "threat": self.threat,
+            "checks": [asdict(check) for check in self.checks],
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "Panel":
+        """Raises ``DataError`` for what ``as_dict`` did not write."""
+        try:
+            checks = tuple(Check(**check) for check in values["checks"])
+            panel = Panel(checks=checks, n=int(values["n"]), threat=str(values["threat"]))
+            known = all(check.status in _ORDER for check in checks)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"this is no masking panel ({type(error).__name__}: {error}): run the checks again"
+            ) from None
+        if not known:
+            raise DataError(f"a status other than {', '.join(_ORDER)}: run the checks again")
+        return panel
+
+    def __str__(self) -> str:
+        """Columns check, status, value and limit; below each row its sentence."""
+        rows = [("check", "status", "value", "limit")]
+        rows += [
+            (check.name, check.status, _number(check.value), _number(check.limit))
+            for check in self.checks
+        ]
+        name, status, value, limit = (max(len(row[place]) for row in rows) for place in range(4))
+        lines = [
+            f"{row[0]:<{name}}  {row[1]:<{status}}  {row[2]:>{value}}  {row[3]:>{limit}}".rstrip()
+            for row in rows
+        ]
+        body = [
+            f"{line}\n{textwrap.fill(check.sentence, _WIDTH, **_INDENTED)}"
+            for line, check in zip(lines[1:], self.checks, strict=True)
+        ]
+        rule = "-" * (name + status + value + limit + 6)
+        about = f"masking: {self.status}; n {self.n}, {self.threat}"
+        return "\n".join([lines[0], rule, *body, about])
+
+
+_INDENTED: dict[str, Any] = {"initial_indent": _INDENT, "subsequent_indent": _INDENT}
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

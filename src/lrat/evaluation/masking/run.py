@@ -1,0 +1,173 @@
+"""The whole panel on one model."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrat.errors import DataError, LratError, NonFiniteError, SettingError
+from lrat.evaluation.forward import check_classes
+from lrat.evaluation.masking import gradients, outputs, strength
+from lrat.evaluation.masking.panel import Check, Panel
+from lrat.evaluation.masking.subject import Subject
+from lrat.evaluation.result import EvaluationResult
+from lrat.evaluation.suites import NATURAL, describe_threat
+from lrat.threat import Ball
+from lrat.types import Batch
+
+_Make = Callable[[Subject], Check]
+
+_FORWARD: dict[str, _Make] = {
+    outputs.REPEATED: outputs.repeated,
+    outputs.ALONE: outputs.alone,
+}
+_OF_RIGHT: dict[str, _Make] = {
+    gradients.VANISHING: gradients.vanishing,
+    gradients.SATURATED: gradients.saturated,
+}
+_ATTACKING: dict[str, _Make] = {
+    gradients.STEPS: gradients.converged,
+    gradients.NOISE: gradients.against_noise,
+    strength.AGREEMENT: strength.agreement,
+    strength.SCALING: strength.scaling,
+    strength.GROWTH: strength.growth,
+    strength.BLACK_BOX: strength.black_box,
+}
+
+
+def masking_panel(
+    model: nn.Module,
+    batch: Batch,
+    threat: Ball,
+    *,
+    view: nn.Module | None = None,
+    seed: int = 0,
+    result: EvaluationResult | None = None,
+    on_progress: Callable[[Check], None] | None = None,
+) -> Panel:
+    """Twelve checks of whether attacks on ``model`` can be believed, on the images of ``batch``.
+
+    A model whose gradients are hidden looks robust until another attack comes (Athalye et al. 2018;
+    Carlini et al. 2019; Tramer et al. 2020); the panel looks for the signs. 256 images are enough
+    for gross masking; with fewer, gaps are suspicious rather than failed (see ``limits``).
+
+    ``view``: what attacks see in place of ``model`` (an accelerated one); verdicts and gradients
+    are the original's, in float32. ``seed``: of all noise, with the images' indices. ``result``: an
+    evaluation of the same model under the same threat; what its attacks fooled counts too.
+    ``on_progress`` is called with each finished check.
+
+    A check that cannot be made says why and is "not run"; a model without gradients or with NaN
+    logits has failed. Raises ``DataError`` for no images and negative labels,
+    ``SettingError`` for a ``result`` under another threat, ``ModelError`` for outputs that are no
+    logits of the labels' classes. Modes and the global random state are as before, also for a model
+    that draws random numbers.
+    """
+    if len(batch) == 0:
+        raise DataError("there are no images to check: pass at least one")
+    if int(batch.labels.min()) < 0:
+        raise DataError(f"labels start at 0, found {int(batch.labels.min())}")
+    device = next((tensor.device for tensor in model.parameters()), batch.images.device)
+    subject = Subject(
+        model=model,
+        view=model if view is None else view,
+        batch=batch.to(device),
+        threat=threat,
+        seed=seed,
+    )
+    if result is not None:
+        subject.also_fooled.update(_fooled(result, subject))
+    checks: list[Check] = []
+    with _seeded(seed, subject.batch.images.device):
+        for check in _checks(subject):
+            checks.append(check)
+            if on_progress is not None:
+                on_progress(check)
+    return Panel(checks=tuple(checks), n=subject.n, threat=describe_threat(threat))
+
+
+def _checks(subject: Subject) -> Iterator[Check]:
+    """One check for each name, in order; what would mislead after a failed one is not run."""
+    given = outputs.image_range(subject.batch.images, subject.threat)
+    yield given
+    rest = [*_FORWARD, *_OF_RIGHT, *_ATTACKING]
+    low, high = float(subject.batch.images.min()), float(subject.batch.images.max())
+    if subject.threat.epsilon == 0 or not (low >= 0 and high <= 1):
+        yield from _skipped([outputs.LOGITS, *rest], "images and epsilon must be put right first")
+        return
+    try:
+        check_classes(subject.batch.labels, subject.classes)
+    except NonFiniteError as error:
+        yield _failed(outputs.LOGITS, error)
+        yield from _skipped(rest, "the logits must be finite first")
+        return
+    yield outputs.real_logits(subject)
+    for name, make in _FORWARD.items():
+        yield _made(name, make, subject)
+    if not bool(subject.right.any()):
+        reason = "the model classifies none of the images correctly, so none can be attacked"
+        yield from _skipped([*_OF_RIGHT, *_ATTACKING], reason)
+        return
+    found = [_made(name, make, subject) for name, make in _OF_RIGHT.items()]
+    yield from found
+    if found[0].value is None:
+        yield from _skipped(_ATTACKING, "the model has no gradients that attacks could follow")
+        return
+    for name, make in _ATTACKING.items():
+        yield _made(name, make, subject)
+
+
+def _made(name: str, make: _Make, subject: Subject) -> Check:
+    try:
+        return make(subject)
+    except NonFiniteError as error:
+        return _failed(name, error)
+    except LratError as error:
+        return _not_run(name, str(error).rstrip("."))
+
+
+def _failed(name: str, error: NonFiniteError) -> Check:
+    sentence = f"The model breaks down: {error}; find where it divides by 0 or overflows."
+    return Check(name=name, status="failed", value=None, limit=None, sentence=sentence)
+
+
+def _not_run(name: str, reason: str) -> Check:
+    sentence = f"Not run: {reason}."
+    return Check(name=name, status="not run", value=None, limit=None, sentence=sentence)
+
+
+def _skipped(names: Iterable[str], reason: str) -> Iterator[Check]:
+    yield from map(partial(_not_run, reason=reason), names)
+
+
+def _fooled(result: EvaluationResult, subject: Subject) -> dict[str, Tensor]:
+    """What each attack of ``result`` fooled of the subject's images; those it lacks stand."""
+    if result.threat != describe_threat(subject.threat):
+        raise SettingError(
+            f"the result was made under {result.threat}, the panel is under "
+            f"{describe_threat(subject.threat)}: pass one under the same threat"
+        )
+    index = subject.batch.index.cpu().numpy()
+    held = np.isin(index, result.index)
+    fooled = {}
+    for name in result.names:
+        if name == NATURAL or not held.any():
+            continue
+        rows = np.zeros(len(index), dtype=bool)
+        rows[held] = result.outcomes.under(name).at(index[held]).fooled
+        fooled[name] = torch.from_numpy(rows).to(subject.batch.labels.device)
+    return fooled
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A model that draws from the global state draws the same each time, and leaves no trace."""
+    on_cuda = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        # Not torch.manual_seed: it reseeds devices whose state is not kept here.
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,202 @@
+"""Checks that compare attacks: a stronger or a different one must not change the picture."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lrat.attacks.apgd import APGD
+from lrat.attacks.pgd import PGD
+from lrat.attacks.presets import CW
+from lrat.attacks.square import Square
+from lrat.attacks.through import LogitScaled
+from lrat.errors import SettingError
+from lrat.evaluation.masking import limits
+from lrat.evaluation.masking.gradients import pgd, standing_noise
+from lrat.evaluation.masking.panel import Check
+from lrat.evaluation.masking.subject import Subject
+from lrat.losses import targeted_dlr
+from lrat.threat import L2, Ball, Linf
+
+AGREEMENT = "PGD, CW, AutoAttack agree"
+SCALING = "scaled logits"
+GROWTH = "falls as epsilon grows"
+BLACK_BOX = "white box beats Square"
+
+_RETIRE = 5
+_RETIRE_QUERIES = 50
+_LARGEST_L2 = 30.0
+
+
+def agreement(subject: Subject) -> Check:
+    """Accuracy under PGD-20 minus that under the union of the other white-box attacks."""
+    ours = subject.standing("pgd-20", pgd(subject, 20))
+    others = {"CW-20": _cw(subject), "targeted Auto-PGD": _targeted(subject)}
+    others |= {name: subject.right & ~fooled for name, fooled in subject.also_fooled.items()}
+    theirs = torch.stack(list(others.values())).all(0)
+    gap, status = limits.DISAGREEMENT.of_gap(
+        int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), subject.n
+    )
+    strongest = min(others, key=lambda name: int(others[name].sum()))
+    numbers = (
+        f"{_percent(ours)} % stand under PGD-20, {_percent(others[strongest])} % under "
+        f"{strongest}, {_percent(theirs)} % under all others"
+    )
+    return Check(
+        name=AGREEMENT,
+        status=status,
+        value=gap,
+        limit=limits.DISAGREEMENT.limit,
+        sentence=(
+            f"Other attacks find little that PGD does not ({numbers})."
+            if status == "passed"
+            else f"Another attack breaks much that PGD leaves standing ({numbers}): do not report "
+            "this model's accuracy under PGD, report AutoAttack or the worst case."
+        ),
+    )
+
+
+def scaling(subject: Subject) -> Check:
+    """Accuracy under PGD-20 minus that under PGD-20 on logits times the best of the scales.
+
+    One scale more brings the median lead of the clean logits to 1, where it is outside the others.
+    """
+    plain = subject.standing("pgd-20", pgd(subject, 20))
+    stands = {
+        scale: subject.standing(
+            f"pgd-20 on logits times {scale:g}",
+            LogitScaled(attack=pgd(subject, 20), scale=scale),
+        )
+        for scale in _scales(subject)
+    }
+    best = min(stands, key=lambda scale: int(stands[scale].sum()))
+    gap, status = limits.SCALING.of_gap(
+        int((plain & ~stands[best]).sum()), int((stands[best] & ~plain).sum()), subject.n
+    )
+    numbers = f"{_percent(plain)} % stand, {_percent(stands[best])} % at scale {best:g}"
+    return Check(
+        name=SCALING,
+        status=status,
+        value=gap,
+        limit=limits.SCALING.limit,
+        sentence=(
+            f"Multiplying the logits by a constant changes little, as it should ({numbers})."
+            if status == "passed"
+            else f"Multiplying the logits by a constant, which changes no answer, makes PGD "
+            f"stronger ({numbers}): the size of the logits hides the gradient; report scaled PGD "
+            "or AutoAttack."
+        ),
+    )
+
+
+def growth(subject: Subject) -> Check:
+    """PGD's accuracy when the ball holds every image."""
+    left = {1.0: subject.standing("pgd-20", pgd(subject, 20))}
+    for threat in _growing(subject):
+        name = f"pgd-20 at epsilon {threat.epsilon:g}"
+        attack = PGD(threat=threat, steps=20, step_size=threat.epsilon / 4)
+        left[threat.epsilon / subject.threat.epsilon] = subject.standing(name, attack)
+    final = list(left.values())[-1]
+    share, status = limits.UNBOUNDED.of_share(int(final.sum()), subject.n)
+    numbers = ", ".join(f"{_percent(stands)} % at {factor:.3g}" for factor, stands in left.items())
+    return Check(
+        name=GROWTH,
+        status=status,
+        value=share,
+        limit=limits.UNBOUNDED.limit,
+        sentence=(
+            f"With room enough the attack fools everything (times epsilon: {numbers})."
+            if status == "passed"
+            else f"Even free to change every pixel at will the attack fails on {_percent(final)} % "
+            f"(times epsilon: {numbers}), so it is the attack that is weak, not the model that is "
+            "strong: attack with CW, other step sizes, or Square."
+        ),
+    )
+
+
+def black_box(subject: Subject) -> Check:
+    """Share of images that Square or noise fools and no gradient attack does.
+
+    Where these are few they are attacked again by Auto-PGD at its full length.
+    """
+    stands = subject.standing("pgd-20", pgd(subject, 20)) & _cw(subject) & _targeted(subject)
+    for steps in limits.STEPS:
+        stands = stands & subject.standing(f"pgd-{steps}", pgd(subject, steps))
+    square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=_RETIRE_QUERIES)
+    found = stands & ~(subject.standing("square", square, among=stands) & standing_noise(subject))
+    if float(found.float().mean()) <= limits.SECOND_TRY:
+        found = found & _second_try(subject, among=found)
+    share, status = limits.BLACK_BOX.of_share(int(found.sum()), subject.n)
+    numbers = f"{int(found.sum())} of {subject.n} images, {_percent(stands)} % stood before"
+    return Check(
+        name=BLACK_BOX,
+        status=status,
+        value=share,
+        limit=limits.BLACK_BOX.limit,
+        sentence=(
+            f"Attacks that know the gradient are at least as strong as blind search ({numbers})."
+            if status == "passed"
+            else f"Blind search (Square, noise) fools images that gradient attacks do not "
+            f"({numbers}): the gradients mislead; count Square's result, run it with 5,000 "
+            "queries, and smooth or bypass what hides the gradient."
+        ),
+    )
+
+
+def _cw(subject: Subject) -> Tensor:
+    attack = CW(threat=subject.threat, steps=20, step_size=subject.threat.epsilon / 4)
+    return subject.standing("cw-20", attack)
+
+
+def _targeted(subject: Subject) -> Tensor:
+    attack = APGD(
+        threat=subject.threat,
+        steps=limits.TARGETED_STEPS,
+        loss=targeted_dlr,
+        targets=_targets(subject),
+        retire_every=_RETIRE,
+    )
+    return subject.standing("apgd-t", attack)
+
+
+def _second_try(subject: Subject, among: Tensor) -> Tensor:
+    """[n]: right also after long runs of Auto-PGD from new starts, on these images."""
+    common = partial(
+        APGD, threat=subject.threat, steps=limits.LONG_STEPS, restarts=2, retire_every=_RETIRE
+    )
+    attacks = {
+        "apgd-ce, long": common(),
+        "apgd-t, long": common(loss=targeted_dlr, targets=_targets(subject)),
+    }
+    stands = [subject.standing(name, attack, among) for name, attack in attacks.items()]
+    return torch.stack(stands).all(0)
+
+
+def _targets(subject: Subject) -> int:
+    return min(limits.MOST_TARGETS, subject.classes - 1)
+
+
+def _scales(subject: Subject) -> list[float]:
+    top = subject.clean[subject.right].topk(2, dim=1).values
+    lead = float((top[:, 0] - top[:, 1]).median())
+    scales = [scale for scale in limits.SCALES if scale != 1]
+    unit = 1 / lead if lead > 0 else 1.0
+    if math.isfinite(unit) and not min(scales) <= unit <= max(scales):
+        scales.append(unit)
+    return scales
+
+
+def _growing(subject: Subject) -> list[Ball]:
+    """Larger balls of the same kind, the last of which reaches every corner of the box."""
+    threat, images = subject.threat, subject.batch.images
+    if not isinstance(threat, Linf | L2):
+        raise SettingError(f"{threat!r} cannot be grown: known are Linf and L2")
+    whole = min(float(threat.distance((images < 0.5).float(), images).amax()), _LARGEST_L2)
+    grown = [threat.epsilon * factor for factor in limits.GROWTH]
+    return [replace(threat, epsilon=each) for each in (*(g for g in grown if g < whole), whole)]
+
+
+def _percent(stands: Tensor) -> str:
+    return f"{100 * float(stands.float().mean()):.1f}"

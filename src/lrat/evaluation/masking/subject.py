@@ -1,0 +1,130 @@
+"""The model under examination, and what attacks on it left standing."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.attacks.base import Attack, image_gradient
+from lrat.errors import ModelError, RegionViolationError
+from lrat.evaluation.forward import classify
+from lrat.losses import Prepared, cross_entropy
+from lrat.randomness import Keyed, keys
+from lrat.threat import Ball
+from lrat.types import Batch
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A model, the view that attacks see, and images with the ball around them.
+
+    Every attack draws the same noise, so that two attacks differ in their settings alone, and each
+    is run once however many checks ask for it.
+    """
+
+    model: nn.Module
+    view: nn.Module
+    batch: Batch
+    threat: Ball
+    seed: int
+    also_fooled: dict[str, Tensor] = field(default_factory=dict)
+    _answers: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.batch)
+
+    @property
+    def noise(self) -> Keyed:
+        return Keyed(keys(self.seed, self.batch.index))
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Logits [n K] of the clean images."""
+        return self.answers_to(self.batch.images, "natural")
+
+    @cached_property
+    def right(self) -> Tensor:
+        """[n]: the clean image is classified correctly."""
+        return self.clean.argmax(1) == self.batch.labels
+
+    @property
+    def classes(self) -> int:
+        return self.clean.shape[1]
+
+    def answers_to(self, images: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
+        """Float32 logits of the original model, by which every verdict is given."""
+        index = self.batch.index if rows is None else self.batch.index[rows]
+        parts = [
+            classify(self.model, images[chunk], index[chunk].cpu().numpy(), name)
+            for chunk in _chunks(len(images))
+        ]
+        return torch.cat(parts)
+
+    def after(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
+        """Logits [n K] after the attack on the images that are right (and ``among`` these).
+
+        Images that are not attacked keep their clean logits. Kept under ``name``. Raises
+        ``RegionViolationError``, and ``ModelError`` for a model without gradients.
+        """
+        if name not in self._answers:
+            chosen = self.right if among is None else self.right & among
+            answers = self.clean.clone()
+            chosen_rows = chosen.nonzero().flatten()
+            for chunk in _chunks(len(chosen_rows)):
+                rows = chosen_rows[chunk]
+                answers[rows] = self._attacked(name, attack, rows)
+            self._answers[name] = answers
+        return self._answers[name]
+
+    def standing(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
+        """[n]: right when clean and after the attack."""
+        answers = self.after(name, attack, among)
+        return self.right & (answers.argmax(1) == self.batch.labels)
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        """[n]: the largest absolute entry of the cross-entropy's input gradient, in float32.
+
+        Of the original model. Raises ``ModelError`` where there is none.
+        """
+        loss = cross_entropy.prepare(self.batch.labels)
+        parts = []
+        with evaluating(self.model):
+            rows = torch.arange(self.n, device=self.batch.labels.device)
+            for chunk in _chunks(self.n):
+                part = loss.select(rows[chunk])
+                gradient = self._gradient(part, self.batch.images[chunk])
+                parts.append(gradient.abs().flatten(1).amax(1))
+        return torch.cat(parts)
+
+    def _gradient(self, loss: Prepared, images: Tensor) -> Tensor:
+        try:
+            return image_gradient(self.model, loss, images)[0]
+        except RuntimeError as error:
+            # Autograd's own refusals: an operation without a derivative, a graph cut in two.
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"no gradient reaches the images ({reason})") from None
+
+    def _attacked(self, name: str, attack: Attack, rows: Tensor) -> Tensor:
+        images, labels = self.batch.images[rows], self.batch.labels[rows]
+        variant = attack(
+            self.view,
+            images,
+            labels,
+            noise=self.noise.select(rows),
+            clean_logits=self.clean[rows],
+        )
+        region = getattr(attack, "threat", self.threat)
+        excess = float(region.violation(variant.images, images).amax())
+        if not excess <= region.tolerance:
+            raise RegionViolationError(f"{name} left {region} by {excess:.2e}")
+        return self.answers_to(variant.images, name, rows)
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
