@@ -2,11 +2,13 @@
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, GradientAttack, Trace, Variant
+from lrat.attacks.cascade import AutoAttack, Cascade, Restarts
 from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import Foreign, as_attack
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, FGSM, SAA
 from lrat.attacks.square import Square
+from lrat.attacks.through import LogitScaled, Transfer
 
 __all__ = [
     "APGD",
@@ -16,10 +18,15 @@ __all__ = [
     "PGD",
     "SAA",
     "Attack",
+    "AutoAttack",
+    "Cascade",
     "Foreign",
     "GradientAttack",
+    "LogitScaled",
+    "Restarts",
     "Square",
     "Trace",
+    "Transfer",
     "Variant",
     "as_attack",
 ]

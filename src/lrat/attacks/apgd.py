@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.ascent import Ascent, Candidate, ascend
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
+from lrat.attacks.confirm import confirmed
 from lrat.attacks.pgd import Start, check_start, check_steps, every_image, starting_point
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
@@ -55,7 +56,8 @@ class APGD(GradientAttack):
     their step sizes, momentum and best points as they are. The other tries are forgotten.
 
     ``retire_every=N`` (one by one only): every N iterates the images that are fooled leave the
-    batch, as an evaluation wants it: the same images are fooled, by an earlier iterate.
+    batch, as an evaluation wants it: the same images are fooled, by an earlier iterate. Through an
+    accelerated view only those leave that its original confirms; the others are attacked on.
     """
 
     threat: Ball
@@ -247,25 +249,29 @@ class APGD(GradientAttack):
                 threat=self.threat,
                 steps=self.steps,
                 track_wrong=self.choice == "misclassified",
-                narrow=partial(self._retire, kept, left, each),
+                narrow=partial(self._retire, model, kept, left, each),
             )
-            kept.take(left[found.row], self._candidate(found), found, each)
+            candidate = self._candidate(found)
+            fooled = confirmed(model, candidate.images, truth[found.row], found.ever_wrong)
+            kept.take(left[found.row], candidate, fooled, found, each)
             left = left[~kept.fooled[left]]
             if len(left) == 0:
                 break
         return kept.variant()
 
-    def _retire(self, kept: "_Kept", left: Tensor, each: _Try, run: Ascent) -> Tensor | None:
+    def _retire(
+        self, model: nn.Module, kept: "_Kept", left: Tensor, each: _Try, run: Ascent
+    ) -> Tensor | None:
         """Take what is fooled out of the batch every so many iterates; the rest goes on."""
         if self.retire_every is None or run.number % self.retire_every:
             return None
-        gone = run.ever_wrong.clone()
+        gone = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong).clone()
         if bool(gone.all()):
             gone[0] = False  # no model is called on an empty batch
         if not bool(gone.any()):
             return None
-        fooled = run.select(gone.nonzero().flatten())
-        kept.take(left[fooled.row], self._candidate(fooled), fooled, each)
+        leaving = run.select(gone.nonzero().flatten())
+        kept.take(left[leaving.row], self._candidate(leaving), leaving.ever_wrong, leaving, each)
         return (~gone).nonzero().flatten()
 
 
@@ -294,11 +300,13 @@ class _Kept:
             fooled=zeros.bool(),
         )
 
-    def take(self, rows: Tensor, candidate: Candidate, run: Ascent, each: _Try) -> None:
+    def take(
+        self, rows: Tensor, candidate: Candidate, fooled: Tensor, run: Ascent, each: _Try
+    ) -> None:
         """What a run found for these images: its start and ``run.number`` iterates are spent."""
         self.forwards[rows] += run.number + 1
         self.backwards[rows] += run.gradients
-        self.fooled[rows] |= run.ever_wrong
+        self.fooled[rows] |= fooled
         better = candidate.margin < self.margin[rows]
         rows = rows[better]
         self.images[rows] = candidate.images[better]

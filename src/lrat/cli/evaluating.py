@@ -5,25 +5,55 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Acceleration, Data, DataRoot, Limit, Profile, Threat
+from lrat.cli.options import (
+    Acceleration,
+    Checkpoint,
+    Data,
+    DataRoot,
+    Limit,
+    ModelFile,
+    Noise,
+    Out,
+    Profile,
+    Run,
+    Suite,
+    Threat,
+    Weights,
+)
 
 
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last or epoch-N.")] = "selected",
-    suite: Annotated[str, typer.Option(help="See `lrat list suites`.")] = "quick",
+    run: Run = None,
+    checkpoint: Checkpoint = "selected",
+    suite: Suite = "quick",
     threat: Threat = None,
     limit: Limit = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="Stop after so long (90s, 30m, 2h) with the images finished by then."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    model_file: Annotated[
-        str | None, typer.Option(help="Instead of a run: FILE.py:FUNCTION returning an nn.Module.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Its weights, .safetensors.")] = None,
+    model_file: ModelFile = None,
+    weights: Weights = None,
     data: Data = None,
     data_root: DataRoot = None,
-    out: Annotated[
-        Path | None, typer.Option(help="With --model-file: folder for the evidence.")
+    out: Out = None,
+    loss: Annotated[
+        str | None, typer.Option(help="FILE.py:NAME: adaptive attacks on your own loss, added.")
+    ] = None,
+    transfer: Annotated[
+        list[Path] | None, typer.Option(help="A run folder: attacks made on its model, added.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Keep the adversarial images (safetensors).")
+    ] = False,
+    noise: Annotated[
+        Noise, typer.Option(help="sequential: draw as AutoAttack's original does.")
+    ] = Noise.keyed,
+    part: Annotated[
+        str | None,
+        typer.Option(help="i/n: only this part of the images, as one of several machines."),
     ] = None,
     acceleration: Annotated[
         Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
@@ -33,7 +63,9 @@ def evaluate(
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.experiments.attack_progress import evaluation_progress
-    from lrat.experiments.evaluating import EvaluationRequest, evaluate_file, evaluate_run
+    from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject
+    from lrat.experiments.subjects import Source
+    from lrat.experiments.wording import fraction_of, seconds_in
 
     request = EvaluationRequest(
         suite=suite,
@@ -43,43 +75,30 @@ def evaluate(
         batch_size=batch_size,
         acceleration=acceleration.value,
         device=device,
+        loss=loss,
+        transfer=tuple(transfer or ()),
+        seconds=None if time is None else seconds_in(time),
+        keep_images=images,
+        noise=noise.value,
+        part=None if part is None else fraction_of(part),
+    )
+    request.check()
+    source = Source(
+        run=run,
+        checkpoint=checkpoint,
+        model_file=model_file,
+        weights=weights,
+        data=data,
+        data_root=data_root,
+        out=out,
     )
     if profile:
         from lrat.experiments.profiling import profile_evaluation
 
-        measured = profile_evaluation(
-            request,
-            run=run,
-            checkpoint=checkpoint,
-            model_file=model_file,
-            weights=weights,
-            data=data,
-            data_root=data_root,
-        )
-        print(measured)
+        print(profile_evaluation(source, request))
         return
     with evaluation_progress() as progress:
-        if run is not None and not (model_file or weights or out):
-            place, result = evaluate_run(
-                run,
-                request,
-                checkpoint=checkpoint,
-                data=data,
-                data_root=data_root,
-                progress=progress,
-            )
-            folder: Path | None = place
-        else:
-            folder, result = evaluate_file(
-                request,
-                run=run,
-                model_file=model_file,
-                weights=weights,
-                data=data,
-                data_root=data_root,
-                out=out,
-                progress=progress,
-            )
+        folder, result = evaluate_subject(source.open(threat), request, progress)
     print(result)
     if folder is not None:
         print(f"evidence in {folder}")

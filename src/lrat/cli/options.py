@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,21 @@ Profile = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.lr=0.05; repeatable.")
 ]
+Run = Annotated[Path | None, typer.Argument(help="A run folder.")]
+Checkpoint = Annotated[str, typer.Option(help="selected, last or epoch-N.")]
+Suite = Annotated[str, typer.Option(help="A name of `lrat list suites`, or FILE.yaml.")]
+ModelFile = Annotated[
+    str | None, typer.Option(help="Instead of a run: FILE.py:FUNCTION returning an nn.Module.")
+]
+Weights = Annotated[Path | None, typer.Option(help="Its weights, .safetensors.")]
+Out = Annotated[Path | None, typer.Option(help="With --model-file: folder for the evidence.")]
+
+
+class Noise(StrEnum):
+    """Typer's way to name two words."""
+
+    keyed = "keyed"
+    sequential = "sequential"
 
 
 class Acceleration(StrEnum):

@@ -5,7 +5,17 @@ from lrat.evaluation.evaluate import Progress, evaluate_suite
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult, MeanPasses
 from lrat.evaluation.statistics import Difference, Proportion, mcnemar, paired_difference, wilson
-from lrat.evaluation.suites import NATURAL, Member, Suite, custom, quick, tier
+from lrat.evaluation.suites import (
+    NATURAL,
+    Member,
+    Suite,
+    adaptive,
+    custom,
+    paper,
+    quick,
+    strong,
+    tier,
+)
 
 __all__ = [
     "NATURAL",
@@ -19,12 +29,15 @@ __all__ = [
     "Progress",
     "Proportion",
     "Suite",
+    "adaptive",
     "compare",
     "custom",
     "evaluate_suite",
     "mcnemar",
     "paired_difference",
+    "paper",
     "quick",
+    "strong",
     "tier",
     "wilson",
 ]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
-from lrat.errors import ModelError, NonFiniteError
+from lrat.errors import DataError, ModelError, NonFiniteError
 from lrat.outputs import logits_of
+from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
 
@@ -67,4 +68,27 @@ def warn_of_probabilities(logits: Tensor) -> None:
         _logger.warning(
             "the model seems to return probabilities instead of logits: gradients vanish and "
             "attacks look weak; remove its softmax"
+        )
+
+
+def check_data(batch: Batch) -> None:
+    """``DataError`` for images outside [0, 1] (NaN too) and for negative labels."""
+    low, high = float(batch.images.min()), float(batch.images.max())
+    # Written so that NaN fails too.
+    if not (low >= 0 and high <= 1):
+        raise DataError(
+            f"images must lie in [0, 1], found {low:g} to {high:g}: scale them and put the "
+            "normalisation into the model"
+        )
+    if int(batch.labels.min()) < 0:
+        raise DataError(f"labels start at 0, found {int(batch.labels.min())}")
+
+
+def check_classes(labels: Tensor, classes: int) -> None:
+    """``ModelError`` for labels [B] beyond the model's classes."""
+    largest = int(labels.max())
+    if largest >= classes:
+        raise ModelError(
+            f"labels go up to {largest}, which takes {largest + 1} classes, but the model has "
+            f"{classes}: it was made for other data"
         )

@@ -1,6 +1,6 @@
 """The evidence of an evaluation: one row per image and attack, in columns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,7 +38,8 @@ class Outcomes:
     the clean and of the returned image, from the float32 forward of the original model. ``step``
     and ``source``: the iterate, and the restart or target, that the image came from; -1 unknown.
     ``forwards``, ``backwards``: passes the attack spent on the image. ``distance``: between
-    returned and clean image, in the threat's norm.
+    returned and clean image, in the threat's norm. A stage of a cascade attacks what the stages
+    before it left; its rows of the others repeat the row of the stage that fooled them.
     """
 
     index: npt.NDArray[np.int64]
@@ -104,6 +105,27 @@ class Outcomes:
             _, first = np.unique(rows.index, return_index=True)
             parts.append(rows.select(first))
         return Outcomes.concatenate(parts)
+
+    def of_cascade(self, name: str, stages: Sequence[str]) -> "Outcomes":
+        """The rows of a cascade from those of its stages, under ``name``.
+
+        Each image's row is that of the stage that fooled it, else of the stage that came closest
+        (smallest margin); ``source`` is that stage's number and passes are the sum over stages.
+        """
+        index = np.sort(self.under(stages[0]).index)
+        rows = [self.under(stage).at(index) for stage in stages]
+        fooled = np.stack([each.fooled for each in rows])
+        margin = np.stack([each.margin for each in rows])
+        decided = np.where(fooled[-1], fooled.argmax(0), margin.argmin(0))
+        columns = {
+            key: np.stack([each.columns()[key] for each in rows])[decided, np.arange(len(index))]
+            for key in _TYPES
+        }
+        for key in ("forwards", "backwards"):
+            columns[key] = sum(each.columns()[key] for each in rows)
+        columns["source"] = np.where(columns["forwards"] > 0, decided, UNKNOWN)
+        columns["attack"] = np.full(len(index), name)
+        return Outcomes.from_columns(columns)
 
     def holds(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """For each image number whether a row has it."""

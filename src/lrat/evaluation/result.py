@@ -1,5 +1,6 @@
 """What an evaluation found: everything here is derived from the outcomes."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,11 +30,20 @@ class EvaluationResult:
     """Outcomes of a suite on a set of images, with the identity they were made under.
 
     ``identity``: ``suite``, ``threat``, ``tolerance``, ``seed``, ``attacks`` (name to settings, in
-    order) and what the caller added about model and data.
+    order), ``cascades`` (name to the attacks that are its stages) and what the caller added about
+    model and data. ``notes``: what a reader of the numbers must know, in sentences.
     """
 
     outcomes: Outcomes
     identity: Identity
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for cascade, stages in self.stages.items():
+            if cascade not in self.outcomes.attack:
+                whole = self.outcomes.of_cascade(cascade, stages)
+                joined = Outcomes.concatenate([self.outcomes, whole])
+                object.__setattr__(self, "outcomes", joined)
 
     @staticmethod
     def from_folder(folder: Path | str) -> "EvaluationResult":
@@ -43,8 +53,10 @@ class EvaluationResult:
         identity, rows = read_finished(place)
         names = (NATURAL, *identity["attacks"])
         outcomes = rows.arranged(names)
-        _check_complete(place, names, outcomes)
-        return EvaluationResult(outcomes=outcomes, identity=identity)
+        summary = read_json(place / SUMMARY)
+        _check_complete(place, names, outcomes, summary.get("images"))
+        notes = tuple(summary.get("notes", ()))
+        return EvaluationResult(outcomes=outcomes, identity=identity, notes=notes)
 
     @property
     def suite(self) -> str:
@@ -59,9 +71,28 @@ class EvaluationResult:
         return int(self.identity["seed"])
 
     @property
+    def stages(self) -> dict[str, tuple[str, ...]]:
+        """Each cascade's stages: ``autoattack`` has ``autoattack.apgd-ce`` and so on."""
+        return {name: tuple(names) for name, names in self.identity.get("cascades", {}).items()}
+
+    @property
     def names(self) -> tuple[str, ...]:
-        """``natural``, then the attacks in the suite's order."""
-        return (NATURAL, *self.identity["attacks"])
+        """``natural``, then the attacks in the suite's order; a cascade counts as one attack."""
+        whole = {stages[-1]: cascade for cascade, stages in self.stages.items()}
+        earlier = {stage for stages in self.stages.values() for stage in stages[:-1]}
+        attacks = [name for name in self.identity["attacks"] if name not in earlier]
+        return (NATURAL, *(whole.get(name, name) for name in attacks))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of each of ``names`` but ``natural``."""
+        told: dict[str, str] = self.identity["attacks"]
+        stages = self.stages
+        return {
+            name: "; ".join(f"{stage}: {told[stage]}" for stage in stages.get(name, ()))
+            or told[name]
+            for name in self.names[1:]
+        }
 
     @cached_property
     def index(self) -> npt.NDArray[np.int64]:
@@ -78,8 +109,24 @@ class EvaluationResult:
     @cached_property
     def accuracy(self) -> dict[str, Proportion]:
         """Share of images that are right, ``natural`` first. Images that are wrong when clean
-        count as not robust under every attack."""
-        return {name: _share(self.robust([name])) for name in self.names}
+        count as not robust under every attack. A cascade's stages are there too: what is left
+        after each."""
+        return {name: _share(self.robust([name])) for name in self._rows}
+
+    @cached_property
+    def average(self) -> float:
+        """Mean accuracy over the attacks, ``natural`` left out; NaN without attacks. The union of
+        the attacks is ``1 - worst_case``."""
+        attacks = self.names[1:]
+        if not attacks:
+            return float("nan")
+        return sum(self.accuracy[name].value for name in attacks) / len(attacks)
+
+    @property
+    def _rows(self) -> tuple[str, ...]:
+        """``names``, each cascade followed by its stages."""
+        stages = self.stages
+        return tuple(part for name in self.names for part in (name, *stages.get(name, ())))
 
     @cached_property
     def worst_case(self) -> Proportion:
@@ -93,7 +140,7 @@ class EvaluationResult:
             name: MeanPasses(
                 forwards=float(rows.forwards.mean()), backwards=float(rows.backwards.mean())
             )
-            for name, rows in ((name, self.outcomes.under(name)) for name in self.names)
+            for name, rows in ((name, self.outcomes.under(name)) for name in self._rows)
         }
 
     def summary(self) -> dict[str, Any]:
@@ -103,26 +150,31 @@ class EvaluationResult:
             "interval": "Wilson 95 %",
             "accuracy": {name: _as_dict(share) for name, share in self.accuracy.items()},
             "worst_case": _as_dict(self.worst_case),
+            "average": None if math.isnan(self.average) else self.average,
             "passes": {
                 name: {"forwards": spent.forwards, "backwards": spent.backwards}
                 for name, spent in self.passes.items()
             },
             "identity": self.identity,
+            "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
         """A table in per cent; passes are means per image."""
         rows = [("attack", "accuracy %", "95 % interval", "forwards", "backwards")]
-        for name in self.names:
-            spent = self.passes[name]
-            share = self.accuracy[name]
-            rows.append((name, *percent(share), f"{spent.forwards:.1f}", f"{spent.backwards:.1f}"))
-        forwards = sum(spent.forwards for spent in self.passes.values())
-        backwards = sum(spent.backwards for spent in self.passes.values())
+        stages = {stage: cascade for cascade, all in self.stages.items() for stage in all}
+        for name in self._rows:
+            spent, share = self.passes[name], self.accuracy[name]
+            shown = name
+            if name in stages:
+                shown = f"  after {name.removeprefix(stages[name] + '.')}"
+            rows.append((shown, *percent(share), f"{spent.forwards:.1f}", f"{spent.backwards:.1f}"))
+        forwards = sum(self.passes[name].forwards for name in self.names)
+        backwards = sum(self.passes[name].backwards for name in self.names)
         total = (f"{forwards:.1f}", f"{backwards:.1f}")
         rows.append(("worst case", *percent(self.worst_case), *total))
         about = f"n {len(self.index)}, seed {self.seed}, {self.threat}; passes are means per image"
-        return f"{aligned(rows)}\n{about}"
+        return "\n".join([aligned(rows), about, *(f"note: {note}" for note in self.notes)])
 
 
 def percent(share: Proportion) -> tuple[str, str]:
@@ -143,9 +195,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
 
-def _check_complete(folder: Path, names: Iterable[str], outcomes: Outcomes) -> None:
+def _check_complete(
+    folder: Path, names: Iterable[str], outcomes: Outcomes, images: int | None
+) -> None:
     """Refuse fewer rows than there were images: every share would silently be of the rest."""
-    images = read_json(folder / SUMMARY).get("images")
     for name in names:
         held = len(outcomes.under(name))
         if held != images:

@@ -1,6 +1,7 @@
 """Outcomes on disk: one part per attack and chunk, an identity that guards them, a summary.
 
-A folder holds ``identity.json``, ``outcomes/`` and, once all images are done, ``summary.json``.
+A folder holds ``identity.json``, ``outcomes/``, on request ``images/`` (what the attacks returned)
+and, once all images are done, ``summary.json``.
 Every file appears whole or not at all. A part is named after its attack and its images, so parts of
 several runs or processes over the same identity can lie in one folder.
 """
@@ -14,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from lrat.errors import LratError, RunFolderError
+from lrat.errors import LratError, RunFolderError, SettingError
 from lrat.evaluation.outcomes import Outcomes
-from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
+from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
 Identity = dict[str, Any]
-_PARTS = "outcomes"
+_PARTS, _IMAGES = "outcomes", "images"
 _IDENTITY = "identity.json"
 SUMMARY = "summary.json"
 _MISSING = "(absent)"
@@ -44,11 +47,15 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_part(folder: Path, outcomes: Outcomes) -> Path:
     """One part with the rows of one attack: Parquet, or .npz with the same columns if pyarrow is
     not there. The rows' order does not matter."""
-    name = str(outcomes.attack[0])
-    images = np.sort(outcomes.index)
-    digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
-    stem = f"{name}-{images[0]:08d}-{digest}"
+    stem = _stem(str(outcomes.attack[0]), outcomes.index)
     return write_table(folder / _PARTS / stem, outcomes.columns())
+
+
+def _stem(attack: str, index: npt.NDArray[np.int64]) -> str:
+    """A name for these images under this attack, whatever their order."""
+    images = np.sort(index)
+    digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
+    return f"{attack}-{images[0]:08d}-{digest}"
 
 
 def read_part(path: Path) -> Outcomes:
@@ -81,15 +88,20 @@ class OutcomeStore:
 
     folder: Path | None
     known: dict[str, Outcomes] = field(default_factory=dict)
+    keep_images: bool = False
 
     @staticmethod
-    def open(folder: Path | None, identity: Identity) -> "OutcomeStore":
+    def open(
+        folder: Path | None, identity: Identity, *, keep_images: bool = False
+    ) -> "OutcomeStore":
         """Begin a folder, or continue one of the same identity.
 
         Raises ``RunFolderError`` that shows the difference for a folder of another identity, and
         for one that holds outcomes without an identity.
         """
         if folder is None:
+            if keep_images:
+                raise SettingError("keep_images needs a folder to write the images into")
             return OutcomeStore(folder=None)
         if (folder / _IDENTITY).exists():
             _refuse_difference(folder, read_json(folder / _IDENTITY), identity)
@@ -99,7 +111,8 @@ class OutcomeStore:
             write_json(folder / _IDENTITY, identity)
         rows = read_parts(folder)
         names = [str(name) for name in np.unique(rows.attack)]
-        return OutcomeStore(folder=folder, known={name: rows.arranged([name]) for name in names})
+        known = {name: rows.arranged([name]) for name in names}
+        return OutcomeStore(folder=folder, known=known, keep_images=keep_images)
 
     def stored(
         self, attack: str, index: npt.NDArray[np.int64], label: npt.NDArray[np.int64]
@@ -120,9 +133,28 @@ class OutcomeStore:
             )
         return rows
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the finished evaluation that the folder holds."""
+        if self.folder is None or not (self.folder / SUMMARY).is_file():
+            return ()
+        return tuple(read_json(self.folder / SUMMARY).get("notes", ()))
+
     def add(self, outcomes: Outcomes) -> None:
         if self.folder is not None and len(outcomes):
             write_part(self.folder, outcomes)
+
+    def add_images(self, attack: str, index: npt.NDArray[np.int64], images: Tensor) -> None:
+        """What ``attack`` returned for the images of these numbers, [B C H W], if wanted."""
+        if self.folder is not None and self.keep_images:
+            from safetensors.torch import save  # the core works without it
+
+            path = self.folder / _IMAGES / f"{_stem(attack, index)}.safetensors"
+            held = {
+                "images": images.float().cpu().contiguous(),
+                "index": torch.from_numpy(index.copy()),
+            }
+            write_atomically(path, lambda file: file.write(save(held)))
 
     def finish(self, summary: Mapping[str, Any], index: npt.NDArray[np.int64]) -> None:
         """Write the summary, unless the folder knows images beyond ``index``, this run's."""

@@ -2,16 +2,21 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack
+from lrat.attacks.cascade import AutoAttack, Cascade, Restarts
+from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import as_attack
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW
+from lrat.attacks.square import Square
+from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
-from lrat.losses import targeted_dlr
+from lrat.losses import LossLike, as_loss, targeted_dlr
 from lrat.threat import Ball, Region
 
 NATURAL = "natural"
@@ -19,17 +24,23 @@ NATURAL = "natural"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _MOST_TARGETS = 9
-_RETIRE = 10
-"""Auto-PGD runs of 100 iterates look this often whose images are fooled."""
+_RETIRE, _RETIRE_SQUARE = 10, 50
+"""Attacks of 100 iterates and of 5,000 queries look this often whose images are fooled."""
+_LONG = 100
+LOGIT_SCALES = (0.1, 1.0, 10.0, 100.0)
 _SHORT_DECIMAL = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """An attack of a suite; ``name`` labels its rows, its files and its noise."""
+    """An attack of a suite; ``name`` labels its rows, its files and its noise.
+
+    ``after``: the member whose survivors it attacks; None for all images that are right when clean.
+    """
 
     name: str
     attack: Attack
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -59,15 +70,49 @@ class Suite:
     members: tuple[Member, ...]
 
     def __post_init__(self) -> None:
-        names = self.names
+        names = [*self.names, *self.cascades]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SettingError(f"suite {self.name!r} holds {', '.join(twice)} twice: rename one")
+        for number, step in enumerate(self.steps):
+            if step.after is not None and step.after not in self.names[: number + 1]:
+                raise SettingError(
+                    f"suite {self.name!r}: {step.name} comes after {step.after!r}, which is no "
+                    "earlier attack of this suite"
+                )
+
+    @cached_property
+    def cascades(self) -> dict[str, tuple[str, ...]]:
+        """The names of the stages of each cascade: ``autoattack`` has ``autoattack.apgd-ce`` ..."""
+        return {
+            member.name: tuple(f"{member.name}.{stage}" for stage in member.attack.members)
+            for member in self.members
+            if isinstance(member.attack, Cascade)
+        }
+
+    @cached_property
+    def steps(self) -> tuple[Member, ...]:
+        """What is run, in order: the members, a cascade's stages each after the one before."""
+        steps: list[Member] = []
+        for member in self.members:
+            if not isinstance(member.attack, Cascade):
+                steps.append(member)
+                continue
+            before = member.after
+            stages = zip(self.cascades[member.name], member.attack.members.values(), strict=True)
+            for name, attack in stages:
+                steps.append(Member(name=name, attack=attack, after=before))
+                before = name
+        return tuple(steps)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``natural``, then the members in order."""
-        return (NATURAL, *(member.name for member in self.members))
+        """``natural``, then the names of the steps: those under which outcomes are kept."""
+        return (NATURAL, *(step.name for step in self.steps))
+
+    def with_members(self, *members: Member, name: str | None = None) -> "Suite":
+        """This suite and these members too."""
+        return replace(self, name=name or self.name, members=(*self.members, *members))
 
 
 def quick(threat: Ball) -> Suite:
@@ -92,7 +137,51 @@ def tier(threat: Ball, classes: int) -> Suite:
             attack=APGD(threat=threat, loss=targeted_dlr, targets=targets, retire_every=_RETIRE),
         ),
     )
-    return Suite(name="tier", threat=threat, members=(*quick(threat).members, *members))
+    return quick(threat).with_members(*members, name="tier")
+
+
+def paper(threat: Ball) -> Suite:
+    """``quick`` and AutoAttack: the columns of the paper's tables."""
+    autoattack = Member(name="autoattack", attack=AutoAttack(threat=threat))
+    return quick(threat).with_members(autoattack, name="paper")
+
+
+def strong(threat: Ball) -> Suite:
+    """``paper``, PGD-100 with 10 restarts, and PGD-20 on logits times .1, 1, 10 and 100, which is
+    what exposed GAIRAT (Hitaj et al. 2021)."""
+    long = PGD(threat=threat, steps=_LONG, step_size=threat.epsilon / 4)
+    short = PGD(threat=threat, steps=20, step_size=threat.epsilon / 4)
+    return paper(threat).with_members(
+        Member(name="pgd-100x10", attack=Restarts(attack=long, count=10)),
+        *(
+            Member(name=f"pgd-20-scale-{scale:g}", attack=LogitScaled(attack=short, scale=scale))
+            for scale in LOGIT_SCALES
+        ),
+        name="strong",
+    )
+
+
+def adaptive(threat: Ball, loss: LossLike) -> tuple[Member, ...]:
+    """Every attack here on a loss of one's own: what an adaptive attack adds to a suite.
+
+    A loss of (logits, labels): PGD-20, Auto-PGD and Square ascend it. A targeted loss (see
+    ``losses.Targeted``), positive where the image is past the boundary: targeted Auto-PGD and FAB
+    do. Success stays what it was: another class than the label's, on the model itself.
+    """
+    own = as_loss(loss)
+    if own.targeted:
+        attacks: dict[str, Attack] = {
+            "apgd-t": APGD(threat=threat, loss=own, targets=_MOST_TARGETS, retire_every=_RETIRE),
+            "fab-t": FAB(threat=threat, loss=own, retire_every=_RETIRE),
+        }
+    else:
+        attacks = {
+            "pgd-20": PGD(threat=threat, steps=20, step_size=threat.epsilon / 4, loss=own),
+            "apgd": APGD(threat=threat, loss=own, retire_every=_RETIRE),
+        }
+        if not own.needs_clean:
+            attacks["square"] = Square(threat=threat, loss=own, retire_every=_RETIRE_SQUARE)
+    return tuple(Member(name=f"{name}-adaptive", attack=attack) for name, attack in attacks.items())
 
 
 def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") -> Suite:
@@ -107,6 +196,22 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
     # No threat for the adapter: the evaluation checks each result and can name the image.
     members = tuple(Member(name=key, attack=as_attack(attack)) for key, attack in attacks.items())
     return Suite(name=name, threat=threat, members=members)
+
+
+def replaced(suite: Suite, classes: int) -> tuple[str, ...]:
+    """In words, what attacks do differently on a model with so few classes; empty from 10 on."""
+    notes = []
+    targeted = [step for step in suite.steps if getattr(step.attack, "targets", None) is not None]
+    for step in targeted:
+        wanted = int(step.attack.targets)  # type: ignore[attr-defined]
+        if wanted > classes - 1:
+            notes.append(f"{step.name} aims at {classes - 1} wrong classes instead of {wanted}")
+        if classes < 4 and getattr(step.attack, "loss", None) is targeted_dlr:
+            notes.append(
+                f"{step.name} ascends z_t - z_y: the targeted DLR loss needs four classes, the "
+                f"model has {classes}"
+            )
+    return tuple(notes)
 
 
 def describe_threat(threat: Region) -> str:

@@ -20,12 +20,16 @@ from lrat.data import (
     stratified_subset,
 )
 from lrat.errors import SettingError
-from lrat.evaluation import EvaluationResult, Suite
+from lrat.evaluation import EvaluationResult, Suite, adaptive
+from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings
-from lrat.experiments.evaluating import evaluate_network
+from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
 from lrat.experiments.run import CLEAN_SUBSET, accuracy_measure
+from lrat.experiments.suites import check_suite
+from lrat.experiments.suites import suite as suite_named
+from lrat.losses import LossLike
 from lrat.methods import Simulated
 from lrat.objectives import Objective
 from lrat.threat import Ball
@@ -144,26 +148,48 @@ def evaluate(
     folder: Path | str | None = None,
     acceleration: Literal["auto", "off"] = "auto",
     device: torch.device | str | None = None,
+    loss: LossLike | None = None,
+    seconds: float | None = None,
+    keep_images: bool = False,
+    noise: NoiseKind = "keyed",
 ) -> EvaluationResult:
     """Attack ``model`` on ``data`` inside ``threat``; ``print(result)`` is the table.
 
-    ``data`` as for ``fit``; ``suite``: a name of ``lrat list suites`` or a ``Suite`` of one's own;
-    ``limit``: a fixed, stratified part of the images. With ``folder`` the evidence per image is
-    kept there and the same call continues it. ``result.accuracy["pgd-20"]`` and
-    ``result.worst_case`` have ``.value``, ``.low`` and ``.high``, fractions with Wilson 95 %
-    intervals.
+    ``data`` as for ``fit``; ``suite``: a name of ``lrat list suites``, a YAML file or a ``Suite``
+    of one's own; ``limit``: a fixed, stratified part of the images. With ``folder`` the evidence
+    per image is kept there (with ``keep_images`` also what the attacks returned) and the same call
+    continues it. ``loss``: one's own, (logits, labels) -> [B] or a ``Loss``; adaptive attacks that
+    ascend it join the suite. ``seconds``: stop after so long; the numbers are then of the images
+    that were finished, taken in random order. ``noise="sequential"`` draws as AutoAttack's original
+    does; by default an image's noise depends on that image alone.
+    ``result.accuracy["pgd-20"]`` and ``result.worst_case`` have ``.value``, ``.low`` and ``.high``,
+    fractions with Wilson 95 % intervals.
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
+    images, ball = _images(data), _ball(threat)
+    attacks = suite if isinstance(suite, Suite) else None
+    name = "custom" if isinstance(suite, Suite) else suite
+    if loss is not None:
+        attacks = attacks or suite_named(name, ball, build.check_fit(model, images))
+        attacks = attacks.with_members(*adaptive(ball, loss))
+    elif attacks is None:
+        check_suite(name)
     return evaluate_network(
         model,
-        _images(data),
-        threat=_ball(threat),
-        suite=suite,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        acceleration=acceleration,
+        images,
+        threat=ball,
+        request=EvaluationRequest(
+            suite=name,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size,
+            acceleration=acceleration,
+            seconds=seconds,
+            keep_images=keep_images,
+            noise=noise,
+        ),
+        attacks=attacks,
         folder=None if folder is None else Path(folder),
         device=_device(model, device),
     )

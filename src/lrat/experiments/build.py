@@ -11,7 +11,7 @@ from torch import nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate, evaluating
-from lrat.attacks import CW, PGD, SAA, Attack
+from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
 from lrat.data import (
     CropAndFlip,
     ImageData,
@@ -23,7 +23,7 @@ from lrat.data import (
     mnist,
 )
 from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNameError
-from lrat.evaluation import Member, Suite, quick, tier
+from lrat.evaluation import Member, Suite
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
@@ -35,8 +35,6 @@ from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 
 _PROBE_IMAGES = 128
-_MOST_CLASSES = 10
-"""As many as targeted Auto-PGD can aim at in a suite; with fewer it aims at those there are."""
 
 
 @dataclass(frozen=True)
@@ -239,24 +237,18 @@ def optimisation(config: RunConfig) -> Optimisation:
 
 
 def attack(name: str, ball: Ball) -> Attack:
-    """An evaluation attack by name: pgd-20, cw-20 (any number of steps), apgd-ce, apgd-t, saa."""
+    """An evaluation attack by name: pgd-20, cw-20 (any number of steps), those of AutoAttack,
+    saa."""
     counted = re.fullmatch(r"(pgd|cw)-([1-9]\d*)", name)
     if counted:
         steps, step_size = int(counted[2]), ball.epsilon / 4
         make = PGD if counted[1] == "pgd" else CW
         return make(threat=ball, steps=steps, step_size=step_size)
-    for member in tier(ball, _MOST_CLASSES).members:
-        if member.name == name:
-            return member.attack
-    if name == "saa":
-        return SAA(threat=ball)
-    raise UnknownNameError("attack", name, ["pgd-20", "cw-20", "apgd-ce", "apgd-t", "saa"])
-
-
-def suite(name: str, ball: Ball, classes: int) -> Suite:
-    """An evaluation suite by name."""
-    catalogue.check_suite_name(name)
-    return quick(ball) if name == "quick" else tier(ball, classes)
+    whole = AutoAttack(threat=ball)
+    named: dict[str, Attack] = {**whole.members, "autoattack": whole, "saa": SAA(threat=ball)}
+    if name not in named:
+        raise UnknownNameError("attack", name, ["pgd-20", "cw-20", *named])
+    return named[name]
 
 
 def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:

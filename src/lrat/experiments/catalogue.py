@@ -29,11 +29,17 @@ ATTACKS: Mapping[str, str] = {
     "cw-N": "PGD on the logit margin: N steps of epsilon / 4, uniform start",
     "apgd-ce": "Auto-PGD on cross-entropy, 100 steps",
     "apgd-t": "Auto-PGD on the targeted DLR loss, 100 steps towards each of 9 classes",
+    "fab-t": "targeted FAB: the nearest misclassified image, 100 steps towards each of 9 classes",
+    "square": "Square: random search without gradients, 5,000 queries",
+    "autoattack": "apgd-ce, apgd-t, fab-t and square, each on what the ones before left",
     "saa": "the paper's short targeted Auto-PGD, 20 steps, 3 targets (used in training)",
 }
 SUITES: Mapping[str, str] = {
     "quick": "natural, pgd-20, cw-20",
     "tier": "quick, apgd-ce and apgd-t: the two Auto-PGD members of AutoAttack",
+    "paper": "quick and AutoAttack: the columns of the paper's tables",
+    "strong": "paper, PGD-100 with 10 restarts, PGD-20 on logits times .1, 1, 10 and 100",
+    "FILE.yaml": "attacks of your own choice: see docs/evaluation.md",
 }
 DATA: Mapping[str, str] = {
     "digits": "1,797 handwritten digits 8x8, bundled with scikit-learn; test fold = seed mod 5",
@@ -83,7 +89,7 @@ def check_model_name(name: str) -> str:
 
 
 def check_suite_name(name: str) -> str:
-    if name not in SUITES:
+    if name not in SUITES or name == "FILE.yaml":
         raise UnknownNameError("suite", name, SUITES)
     return name
 

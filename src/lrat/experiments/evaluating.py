@@ -1,47 +1,42 @@
-"""Evaluation of a run or of somebody's model, and comparison of two."""
+"""Evaluation of a run or of somebody's model."""
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrat.acceleration import View
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError, SettingError
-from lrat.evaluation import (
-    Comparison,
-    EvaluationResult,
-    Progress,
-    Suite,
-    compare,
-    evaluate_suite,
-)
+from lrat.evaluation import Comparison, EvaluationResult, Progress, Suite, compare, evaluate_suite
+from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build, catalogue
-from lrat.experiments.config import DataSettings, load_config
-from lrat.experiments.folder import (
-    EVALUATIONS,
-    OFF,
-    evaluated,
-    evaluated_choices,
-    read_config,
-    threat_slug,
-)
-from lrat.experiments.run import fill, load_weights, read_safetensors
-from lrat.experiments.users_code import model_from_file
+from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices, threat_slug
+from lrat.experiments.subjects import Source, Subject, weights_digest
+from lrat.experiments.suites import check_suite, slug, suite
+from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 
 _LIMIT_SEED = 0
+_CHUNKS_PER_BLOCK = 4
+"""So many chunks of images are gathered: what a stage of a cascade leaves of them fills the chunks
+of the next one."""
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What to attack with; ``threat`` None is the one trained for, ``limit`` None all images."""
+    """What to attack with; ``threat`` None is the one trained for, ``limit`` None all images.
+
+    ``suite``: a name or a YAML file. ``loss`` (``FILE.py:NAME``) adds adaptive attacks on it,
+    ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
+    ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
+    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does.
+    """
 
     suite: str = "quick"
     threat: str | None = None
@@ -50,12 +45,64 @@ class EvaluationRequest:
     batch_size: int = 256
     acceleration: Literal["auto", "off"] = "auto"
     device: str = "auto"
+    loss: str | None = None
+    transfer: tuple[Path, ...] = ()
+    seconds: float | None = None
+    keep_images: bool = False
+    noise: NoiseKind = "keyed"
+    part: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot be meant before anything is loaded."""
+        check_suite(self.suite)
+        build.device(self.device)
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise ConfigurationError(
+                f"part {self.part[0]}/{self.part[1]}: write i/n with i from 1 to n, as 2/4"
+            )
+        if self.noise == "sequential" and (self.part or self.seconds):
+            raise ConfigurationError(
+                "sequential noise depends on all images at once: leave out the part and the time"
+            )
 
     def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
-        """``selected-quick-linf-8-255-10000``; the seed is told where it is not 0."""
+        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was."""
         images = len(test) if self.limit is None else min(self.limit, len(test))
-        name = f"{checkpoint}-{self.suite}-{threat_slug(threat)}-{images}"
-        return name if self.seed == 0 else f"{name}-seed-{self.seed}"
+        name = f"{checkpoint}-{slug(self.suite)}-{threat_slug(threat)}-{images}"
+        name += f"-seed-{self.seed}" if self.seed else ""
+        name += "-adaptive" if self.loss else ""
+        name += "".join(f"-from-{Path(run).name}" for run in self.transfer)
+        name += "-images" if self.keep_images else ""
+        return name if self.noise == "keyed" else f"{name}-{self.noise}"
+
+
+def evaluate_subject(
+    subject: Subject, request: EvaluationRequest, progress: ProgressCallback | None = None
+) -> tuple[Path | None, EvaluationResult]:
+    """Attack a subject; the evidence goes into a folder of its own among its evaluations.
+
+    The same request continues an evaluation that was broken off and reads a finished one back; for
+    weights that changed since (a run that trains on) it begins another.
+    """
+    request.check()
+    folder = None
+    if subject.evaluations is not None:
+        name = request.folder_name(subject.label, subject.threat, subject.test)
+        folder = subject.evaluations / name
+        digest = weights_digest(subject.network.state_dict())
+        if evaluated(folder, "model") not in (None, digest):
+            folder = folder.with_name(f"{folder.name}-{digest[:8]}")
+    with subject.threads():
+        result = evaluate_network(
+            subject.network,
+            subject.test,
+            threat=build.threat(subject.threat),
+            request=request,
+            folder=folder,
+            device=build.device(request.device),
+            progress=progress,
+        )
+    return folder, result
 
 
 def evaluate_run(
@@ -69,88 +116,15 @@ def evaluate_run(
 ) -> tuple[Path, EvaluationResult]:
     """Attack a run's weights on its test images; the evidence goes into the run's folder.
 
-    The same request continues an evaluation that was broken off and reads a finished one back; for
-    weights that changed since (a run that trains on) it begins another. ``data`` and ``data_root``:
-    where the run's data lie now, if they were moved.
+    ``data`` and ``data_root``: where the run's data lie now, if they were moved. Continues and
+    reuses as ``evaluate_subject`` does.
     """
-    config = read_config(run)
-    moved = {"name": data, "root": data_root}
-    place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
-    config = config.model_copy(update={"data": place})
-    catalogue.check_suite_name(request.suite)
-    build.device(request.device)  # refused before anything is loaded
-    splits = build.data(config.data, config.seed)
-    network = build.model(config, splits.test.shape, splits.test.classes)
-    weights = load_weights(run, config, checkpoint)
-    fill(network, weights, f"{run} ({checkpoint})")
-    threat = catalogue.canonical_threat(request.threat or config.threat)
-    folder = run / EVALUATIONS / request.folder_name(checkpoint, threat, splits.test)
-    digest = weights_digest(network.state_dict())
-    if evaluated(folder, "model") not in (None, digest):
-        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
-    with build.threads(config):
-        result = _answer(request, network, splits.test, threat, folder, progress)
+    request.check()
+    source = Source(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
+    folder, result = evaluate_subject(source.open(request.threat), request, progress)
+    if folder is None:
+        raise ConfigurationError(f"{run} has no place for evaluations")
     return folder, result
-
-
-def evaluate_file(
-    request: EvaluationRequest,
-    *,
-    model_file: str | None,
-    run: Path | None = None,
-    weights: Path | None = None,
-    data: str | None = None,
-    data_root: str | None = None,
-    out: Path | None = None,
-    progress: ProgressCallback | None = None,
-) -> tuple[Path | None, EvaluationResult]:
-    """Attack somebody's model: ``FILE.py:FUNCTION``, its weights, and data by name."""
-    if model_file is None or run is not None:
-        raise ConfigurationError(
-            "name either a run folder, whose model and data are known, or --model-file "
-            "FILE.py:FUNCTION with --data, --weights and --out"
-        )
-    if data is None:
-        raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
-    config = load_config(
-        {"data": {"name": data, "root": data_root}, "model": {"name": model_file}},
-        {} if request.threat is None else {"threat": request.threat},
-    )
-    catalogue.check_suite_name(request.suite)
-    build.device(request.device)  # refused before anything is loaded
-    settings = DataSettings(name=data, root=data_root, validation=0)
-    splits = build.data(settings, seed=0)
-    network = model_from_file(model_file, seed=0)
-    if weights is not None:
-        fill(network, read_safetensors(weights), str(weights))
-    folder = None
-    if out is not None:
-        folder = out / request.folder_name("model", config.threat, splits.test)
-    result = _answer(request, network, splits.test, config.threat, folder, progress)
-    return folder, result
-
-
-def _answer(
-    request: EvaluationRequest,
-    network: nn.Module,
-    test: ImageData,
-    threat: str,
-    folder: Path | None,
-    progress: ProgressCallback | None,
-) -> EvaluationResult:
-    return evaluate_network(
-        network,
-        test,
-        threat=build.threat(threat),
-        suite=request.suite,
-        limit=request.limit,
-        seed=request.seed,
-        batch_size=request.batch_size,
-        acceleration=request.acceleration,
-        folder=folder,
-        device=build.device(request.device),
-        progress=progress,
-    )
 
 
 def compare_runs(first: Path, second: Path, *, suite: str | None = None) -> Comparison:
@@ -158,53 +132,75 @@ def compare_runs(first: Path, second: Path, *, suite: str | None = None) -> Comp
     return compare(_finished(first, suite), _finished(second, suite))
 
 
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes: the identity of a model's weights."""
-    sha = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
 def evaluate_network(
     network: nn.Module,
     test: ImageData,
     *,
     threat: Ball,
-    suite: str | Suite,
-    limit: int | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    acceleration: str = "auto",
+    request: EvaluationRequest | None = None,
+    attacks: Suite | None = None,
     folder: Path | None = None,
     device: torch.device,
     progress: ProgressCallback | None = None,
 ) -> EvaluationResult:
-    """Attack ``network`` on ``test`` or a fixed part of it: what every evaluation here comes to."""
+    """Attack ``network`` on ``test`` or a fixed part of it: what every evaluation here comes to.
+
+    ``attacks``: a suite in place of the one that ``request`` names.
+    """
+    request = request or EvaluationRequest()
     classes = build.check_fit(network, test)
-    chosen = build.suite(suite, threat, classes) if isinstance(suite, str) else suite
+    chosen = attacks or suite(
+        request.suite, threat, classes, loss=request.loss, transfer=request.transfer
+    )
     if chosen.threat != threat:
         raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
-    images = stratified_subset(test, limit, seed=_LIMIT_SEED)
+    images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
     network.to(device)
-    view = build.view(acceleration, network, images, evaluated_choices(folder))
-    return evaluate_suite(
+    view = build.view(request.acceleration, network, images, evaluated_choices(folder))
+    per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
+    result = evaluate_suite(
         network,
-        in_order(images, batch_size=batch_size, device=device),
+        in_order(_taken(images, request), batch_size=per_block, device=device),
         chosen,
-        seed=seed,
+        seed=request.seed,
         view=view,
         folder=folder,
-        identity={
-            "model": weights_digest(network.state_dict()),
-            "data": test.digest(),
-            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
-        },
+        identity=_identity(network, test, view),
         on_progress=progress,
         device=device,
+        chunk=request.batch_size,
+        noise=request.noise,
+        seconds=request.seconds,
+        keep_images=request.keep_images,
+        is_part=request.part is not None,
     )
+    if request.part is None:
+        return result
+    number, of = request.part
+    note = (
+        f"part {number} of {of}: when the others are done too, the same command without the part "
+        "joins them"
+    )
+    return replace(result, notes=(*result.notes, note))
+
+
+def _identity(network: nn.Module, test: ImageData, view: nn.Module) -> Mapping[str, str]:
+    return {
+        "model": weights_digest(network.state_dict()),
+        "data": test.digest(),
+        "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+    }
+
+
+def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
+    """This part's images; in random order where the time may end before they do."""
+    if request.part is not None:
+        number, of = request.part
+        images = images.select(torch.arange(number - 1, len(images), of))
+    if request.seconds is not None:
+        drawn = Keyed(keys(_LIMIT_SEED, images.index)).uniform((len(images),), "order")
+        images = images.select(drawn.argsort(stable=True))
+    return images
 
 
 def _finished(place: Path, suite: str | None) -> EvaluationResult:

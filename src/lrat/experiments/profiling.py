@@ -5,25 +5,21 @@ What a run builds is built here too, and takes a bounded number of steps under c
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from lrat.acceleration import evaluating
 from lrat.data import ImageData, InMemory, in_order, stratified_subset
-from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
-from lrat.experiments import build, catalogue
-from lrat.experiments.config import DataSettings, RunConfig, load_config
+from lrat.experiments import build
+from lrat.experiments.config import RunConfig
 from lrat.experiments.evaluating import EvaluationRequest
-from lrat.experiments.folder import read_config
 from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObjective, Meter
-from lrat.experiments.run import fill, load_weights, read_safetensors
-from lrat.experiments.users_code import model_from_file
+from lrat.experiments.subjects import Source
+from lrat.experiments.suites import suite
 from lrat.outputs import raw_logits
 from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.reporting.profile import Profile
@@ -106,58 +102,30 @@ def _training(config: RunConfig, budget: Budget) -> Profile:
 
 
 def profile_evaluation(
-    request: EvaluationRequest,
-    *,
-    run: Path | None = None,
-    checkpoint: str = "selected",
-    model_file: str | None = None,
-    weights: Path | None = None,
-    data: str | None = None,
-    data_root: str | None = None,
-    budget: Budget | None = None,
+    source: Source, request: EvaluationRequest, *, budget: Budget | None = None
 ) -> Profile:
-    """Some batches of the evaluation that ``evaluate_run`` or ``evaluate_file`` would do.
+    """Some batches of the evaluation that ``evaluate_subject`` would do.
 
     Batches are smaller than asked for where one would take too much of the budget; the title says
-    how large they are. Raises what those functions raise for settings, data and models.
+    how large they are. Raises what that function raises for settings, data and models.
     """
-    catalogue.check_suite_name(request.suite)
+    request.check()
     place = build.device(request.device)
-    threads: AbstractContextManager[None] = nullcontext()
-    if run is not None and not (model_file or weights or data or data_root):
-        config = read_config(run)
-        test = build.data(config.data, config.seed).test
-        network = build.model(config, test.shape, test.classes)
-        fill(network, load_weights(run, config, checkpoint), f"{run} ({checkpoint})")
-        threads = build.threads(config)
-    elif run is None and model_file is not None and data is not None:
-        config = load_config(
-            {"data": {"name": data, "root": data_root}, "model": {"name": model_file}},
-            {} if request.threat is None else {"threat": request.threat},
-        )
-        settings = DataSettings(name=data, root=data_root, validation=0)
-        test = build.data(settings, request.seed).test
-        network = model_from_file(model_file, seed=0)
-        if weights is not None:
-            fill(network, read_safetensors(weights), str(weights))
-    else:
-        raise ConfigurationError(
-            "name either a run folder, whose model and data are known, or --model-file "
-            "FILE.py:FUNCTION with --data and --weights"
-        )
-    with threads:
-        ball = build.threat(request.threat or config.threat)
-        suite = build.suite(request.suite, ball, build.check_fit(network, test))
-        images = stratified_subset(test, request.limit, seed=0)
-        name = f"{suite.name} on {run or model_file}"
-        return _evaluation(name, network.to(place), images, suite, request, budget or Budget())
+    subject = source.open(request.threat)
+    with subject.threads():
+        ball, classes = build.threat(subject.threat), build.check_fit(subject.network, subject.test)
+        chosen = suite(request.suite, ball, classes, loss=request.loss, transfer=request.transfer)
+        images = stratified_subset(subject.test, request.limit, seed=0)
+        name = f"{chosen.name} on {subject.name}"
+        network = subject.network.to(place)
+        return _evaluation(name, network, images, chosen, request, budget or Budget())
 
 
 def _evaluation(
     name: str,
     network: nn.Module,
     images: ImageData,
-    suite: Suite,
+    chosen: Suite,
     request: EvaluationRequest,
     budget: Budget,
 ) -> Profile:
@@ -167,12 +135,12 @@ def _evaluation(
     meter = Meter(network, view, probe)
     clock = meter.clock
     clocked = replace(
-        suite,
+        chosen,
         members=tuple(
             replace(
                 member, attack=ClockedAttack(name=member.name, attack=member.attack, meter=meter)
             )
-            for member in suite.members
+            for member in chosen.steps
         ),
     )
 

@@ -1,4 +1,4 @@
-"""``FILE.py:FUNCTION``: a user's own model, from a file that is run as Python."""
+"""``FILE.py:NAME``: a user's own model, loss or attack, from a file that is run as Python."""
 
 import hashlib
 import importlib.util
@@ -26,19 +26,33 @@ def model_from_file(place: str, seed: int) -> nn.Module:
     The file sees its own folder on the import path, as a script would. What it draws from torch's
     global random state follows from ``seed``. Everything it raises is one line.
     """
-    path, _, name = place.rpartition(":")
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise ConfigurationError(f"model {place!r}: there is no Python file {path}")
-    with seeded(seed), _importable(file) as module:
-        made = getattr(module, name, None)
-        if made is None:
-            raise ConfigurationError(f"model {place!r}: {path} has no {name!r}")
-        if callable(made) and not isinstance(made, nn.Module):
-            made = _one_line(place, f"{name}()", made)
+    name = place.rpartition(":")[2]
+    with seeded(seed), _member(place, "model") as found:
+        is_maker = callable(found) and not isinstance(found, nn.Module)
+        made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
     return made
+
+
+def object_from_file(place: str, what: str) -> Any:
+    """The object that ``FILE.py:NAME`` names, as it is: a loss, an attack; ``what`` for errors."""
+    with seeded(0), _member(place, what) as found:
+        return found
+
+
+@contextmanager
+def _member(place: str, what: str) -> Iterator[Any]:
+    """The named object of the user's file, while the file's folder is on the import path."""
+    path, _, name = place.rpartition(":")
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigurationError(f"{what} {place!r}: there is no Python file {path}")
+    with _importable(file, what) as module:
+        found = getattr(module, name, None)
+        if found is None:
+            raise ConfigurationError(f"{what} {place!r}: {path} has no {name!r}")
+        yield found
 
 
 def file_digest(place: str) -> str:
@@ -56,7 +70,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _importable(file: Path) -> Iterator[ModuleType]:
+def _importable(file: Path, what: str) -> Iterator[ModuleType]:
     """The file as a module that is registered (dataclasses look themselves up) and can import its
     neighbours; it stays registered, since its classes refer to it, the path is as before."""
     name = f"_lrat_users_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
@@ -68,7 +82,8 @@ def _importable(file: Path) -> Iterator[ModuleType]:
     sys.path.insert(0, str(file.parent))
     sys.modules[name] = module
     try:
-        _one_line(str(file), file.name, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+        place = f"{what} {str(file)!r}"
+        _one_line(place, file.name, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
         yield module
     except BaseException:
         sys.modules.pop(name, None)
@@ -83,4 +98,4 @@ def _one_line(place: str, what: str, call: Callable[[], Any]) -> Any:
         return call()
     except (Exception, SystemExit) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"model {place!r}: {what} fails: {cause}") from error
+        raise ConfigurationError(f"{place}: {what} fails: {cause}") from error

@@ -1,0 +1,172 @@
+"""Attacks one after the other, each on the images that withstood those before it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.attacks.apgd import APGD
+from lrat.attacks.base import Attack, Trace, Variant
+from lrat.attacks.fab import FAB
+from lrat.attacks.foreign import as_attack
+from lrat.attacks.square import Square
+from lrat.errors import SettingError
+from lrat.losses import probability_margin, targeted_dlr
+from lrat.outputs import logits_of
+from lrat.passes import PassCounter
+from lrat.randomness import Noise, NoiseLike, as_noise
+from lrat.threat import Ball
+from lrat.types import Images, Labels, Logits
+
+_RETIRE = 10
+"""Gradient attacks look this often whose images are fooled, and let them leave."""
+_RETIRE_SQUARE = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade:
+    """Attacks by name, in order, each on the images that withstood the ones before.
+
+    An image is fooled when the model it is attacked through misclassifies what an attack returned;
+    it keeps its first success, else the candidate with the smallest probability margin. The trace's
+    ``source`` is the member's number. Each member draws from the noise's child of its name; an
+    evaluation walks the members itself, so that it has evidence of every one.
+
+    Raises ``SettingError`` for a cascade without attacks.
+    """
+
+    members: Mapping[str, Attack] = field(hash=False)
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise SettingError("a cascade needs at least one attack: {'pgd': PGD(...)}")
+        adapted = {name: as_attack(attack) for name, attack in self.members.items()}
+        object.__setattr__(self, "members", adapted)
+
+    @property
+    def needs_clean(self) -> bool:
+        return any(attack.needs_clean for attack in self.members.values())
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
+        own = as_noise(noise, len(images), images.device)
+        parts = [(attack, own.child(name)) for name, attack in self.members.items()]
+        return one_after_the_other(parts, model, images, labels, clean_logits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """One attack ``count`` times from different starts, each on the images not fooled yet.
+
+    What is kept is as for ``Cascade``; the trace's ``source`` is the restart's number.
+    Raises ``SettingError`` for a count below 1.
+    """
+
+    attack: Attack
+    count: int
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise SettingError(f"Restarts(count={self.count}): an attack runs at least once")
+
+    @property
+    def needs_clean(self) -> bool:
+        return self.attack.needs_clean
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
+        own = as_noise(noise, len(images), images.device)
+        parts = [(self.attack, own.child(number)) for number in range(self.count)]
+        return one_after_the_other(parts, model, images, labels, clean_logits)
+
+
+def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 - the attack's name
+    """AutoAttack's standard version (Croce & Hein 2020): Auto-PGD on cross-entropy, on the targeted
+    DLR loss (9 targets), targeted FAB and Square with 5,000 queries.
+
+    With fewer than ten classes there are as many targets as wrong classes, and losses that are
+    undefined for so few are replaced (see ``losses``). ``retire``: fooled images leave the batch on
+    the way, which costs a synchronisation now and then and changes no verdict.
+    """
+    every, rarely = (_RETIRE, _RETIRE_SQUARE) if retire else (None, None)
+    return Cascade(
+        members={
+            "apgd-ce": APGD(threat=threat, retire_every=every),
+            "apgd-t": APGD(threat=threat, loss=targeted_dlr, targets=9, retire_every=every),
+            "fab-t": FAB(threat=threat, retire_every=every),
+            "square": Square(threat=threat, retire_every=rarely),
+        }
+    )
+
+
+def one_after_the_other(
+    parts: Iterable[tuple[Attack, Noise]],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    clean_logits: Tensor | None,
+) -> Variant:
+    """The first success of each image over these attacks, else its smallest margin."""
+    images, labels = images.detach().float(), labels.long()
+    zeros = torch.zeros_like(labels)
+    kept = images.clone()
+    margin = torch.full_like(zeros, torch.inf, dtype=torch.float32)
+    columns: dict[str, Tensor] = {
+        name: zeros.clone() for name in ("step", "source", "forwards", "backwards")
+    }
+    left = torch.arange(len(labels), device=labels.device)
+    for number, (attack, noise) in enumerate(parts):
+        clean = None if clean_logits is None else clean_logits[left]
+        with PassCounter(model) as counted:
+            variant = attack(
+                model, images[left], labels[left], noise=noise.select(left), clean_logits=clean
+            )
+        with evaluating(model), torch.no_grad():
+            found = probability_margin(logits_of(model(variant.images)), labels[left])
+        spent = _spent(variant.trace, counted, left)
+        columns["forwards"][left] += spent["forwards"] + 1
+        columns["backwards"][left] += spent["backwards"]
+        better = found < margin[left]
+        rows = left[better]
+        kept[rows], margin[rows] = variant.images[better], found[better]
+        columns["step"][rows] = spent["step"][better]
+        columns["source"][rows] = number
+        left = left[margin[left] >= 0]
+        if len(left) == 0:
+            break
+    return Variant(images=kept, trace=Trace(margin=margin, **columns))
+
+
+def _spent(trace: Trace | None, counted: PassCounter, left: Tensor) -> dict[str, Tensor]:
+    """Step and passes per image: the attack's own, else -1 and the passes counted."""
+    otherwise: dict[str, Any] = {
+        "step": -1,
+        "forwards": -(-counted.forwards // len(left)),
+        "backwards": -(-counted.backwards // len(left)),
+    }
+    told = {name: getattr(trace, name, None) for name in otherwise}
+    return {
+        name: torch.full_like(left, otherwise[name]) if value is None else value
+        for name, value in told.items()
+    }

@@ -1,0 +1,28 @@
+"""Successes seen through an accelerated view, checked on the model itself."""
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import PlainView, View, evaluating
+from lrat.outputs import logits_of
+
+
+def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor) -> Tensor:
+    """[B]: where ``claimed`` [B] and the view's original misclassifies the image too.
+
+    What is no view, or a plain one, needs no confirmation. One float32 forward of the claimed
+    images; waits for the device, so it is called where images leave a batch, not in every step.
+    """
+    if not isinstance(model, View) or isinstance(model, PlainView):
+        return claimed
+    rows = claimed.nonzero().flatten()
+    if len(rows) == 0:
+        return claimed
+    original = model.original
+    with (
+        torch.no_grad(),
+        torch.autocast(images.device.type, enabled=False),
+        evaluating(original),
+    ):
+        wrong = logits_of(original(images[rows])).argmax(1) != labels[rows]
+    return claimed.index_put((rows,), wrong)

@@ -1,0 +1,102 @@
+"""Attacks through another model than the one attacked: scaled logits, transfer."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration import evaluating
+from lrat.attacks.base import Attack, Trace, Variant
+from lrat.errors import SettingError
+from lrat.outputs import logits_of
+from lrat.randomness import NoiseLike
+from lrat.types import Images, Labels, Logits
+
+
+class _Scaled(nn.Module):
+    """The logits of ``model``, in float32, times a constant."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.model(images)).float() * self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitScaled:
+    """An attack that sees the model's logits times ``scale``.
+
+    The class of an image does not change, but the gradient of the cross-entropy does: it vanishes
+    where the softmax is saturated, which a small scale undoes, and is dominated by rounding where
+    the logits are close together, which a large one undoes. A model that is fooled only at another
+    scale than 1 hides its gradients (Hitaj et al. 2021 on GAIRAT).
+
+    Raises ``SettingError`` for a scale that is not positive and finite.
+    """
+
+    attack: Attack
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < float("inf"):
+            raise SettingError(f"LogitScaled(scale={self.scale}): a scale is a number > 0")
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return self.attack.provides
+
+    @property
+    def needs_clean(self) -> bool:
+        return self.attack.needs_clean
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
+        clean = None if clean_logits is None else clean_logits * self.scale
+        with evaluating(model):
+            scaled = _Scaled(model, self.scale).eval()
+            return self.attack(scaled, images, labels, noise=noise, clean_logits=clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """An attack made on ``source``, a second model, and shown to the model under evaluation.
+
+    ``name`` says which model that is: it is part of an evaluation's identity. The passes in the
+    trace are those of the source. Where the images come from another training run with the same
+    data this is the black-box test that hidden gradients cannot pass (Athalye et al. 2018).
+    """
+
+    attack: Attack
+    source: nn.Module = field(repr=False)
+    name: str
+    provides: ClassVar[frozenset[str]] = frozenset()
+    needs_clean: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
+        with torch.no_grad():
+            found = self.attack(self.source, images, labels, noise=noise)
+        told = found.trace
+        # The margin and steps are the source's: they say nothing about the model in question.
+        trace = None if told is None else Trace(forwards=told.forwards, backwards=told.backwards)
+        return Variant(images=found.images, trace=trace)

@@ -1,0 +1,263 @@
+"""One evaluation at work: blocks of images, step after step, in chunks that fit into memory."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lrat.attacks.base import Trace, Variant
+from lrat.errors import NonFiniteError, RegionViolationError, SettingError
+from lrat.evaluation.forward import check_classes, check_data, classify, warn_of_probabilities
+from lrat.evaluation.outcomes import UNKNOWN, Outcomes
+from lrat.evaluation.storage import OutcomeStore
+from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat
+from lrat.losses import logit_margin
+from lrat.passes import PassCounter
+from lrat.randomness import Keyed, Noise, Sequential, keys
+from lrat.threat import Ball, Region
+from lrat.types import Batch
+
+NoiseKind = Literal["keyed", "sequential"]
+Rows = npt.NDArray[np.int64]
+
+
+class OutOfTimeError(Exception):
+    """The time that an evaluation may take is over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that stays the same from block to block.
+
+    ``chunk``: how many images an attack gets at once, None for all that a block has left.
+    ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
+    each chunk when it is done. ``classes`` holds the model's number of classes once it was called.
+    """
+
+    model: nn.Module
+    view: nn.Module
+    suite: Suite
+    seed: int
+    noise: NoiseKind
+    chunk: int | None
+    store: OutcomeStore
+    device: torch.device | None
+    deadline: float | None
+    report: Callable[[Outcomes], None]
+    classes: list[int] = field(default_factory=list)
+
+    def block(self, batch: Batch) -> Outcomes:
+        """The rows of a block's images for ``natural`` and each step, or ``OutOfTimeError``."""
+        index, label = batch.index.cpu().numpy(), batch.labels.cpu().numpy()
+        known = {name: self.store.stored(name, index, label) for name in self.suite.names}
+        if all(rows.holds(index).all() for rows in known.values()):
+            stored = [known[name].at(index) for name in self.suite.names]
+            for rows in stored:
+                self.report(rows)
+            return Outcomes.concatenate(stored)
+        self._look_at_the_clock()
+        check_data(batch)
+        if self.device is not None:
+            batch = batch.to(self.device)
+        logits = self._classified(batch.images, index, NATURAL)
+        check_classes(batch.labels, logits.shape[1])
+        if not self.classes:
+            warn_of_probabilities(logits)
+            self.classes.append(logits.shape[1])
+        clean = _clean_rows(index, label, logits, batch.labels)
+        done = {NATURAL: self._kept(known[NATURAL], clean).at(index)}
+        self.report(done[NATURAL])
+        for step in self.suite.steps:
+            base = done[step.after or NATURAL]
+            done[step.name] = self._under(step, batch, logits, base, known[step.name])
+        return Outcomes.concatenate(done.values())
+
+    def _look_at_the_clock(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTimeError
+
+    def _classified(self, images: Tensor, index: Rows, attack: str) -> Tensor:
+        parts = self._chunks(np.arange(len(index)))
+        return torch.cat(
+            [classify(self.model, images[_on(rows, images)], index[rows], attack) for rows in parts]
+        )
+
+    def _chunks(self, rows: Rows) -> Iterator[Rows]:
+        size = self.chunk or max(len(rows), 1)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]
+
+    def _kept(self, known: Outcomes, rows: Outcomes) -> Outcomes:
+        """Write those of ``rows`` that are not known yet and join them with what is."""
+        fresh = rows.select(~known.holds(rows.index))
+        self.store.add(fresh)
+        return Outcomes.concatenate([known, fresh])
+
+    def _under(
+        self, step: Member, batch: Batch, logits: Tensor, base: Outcomes, known: Outcomes
+    ) -> Outcomes:
+        """The block's rows under a step, which attacks the images that stand in ``base``."""
+        index = base.index
+        # Not attacked; written together with the first chunk.
+        rest = _repeated(base.select(base.fooled), step.name)
+        # Chunks do not depend on what is known already: sequential noise does depend on chunks.
+        for rows in self._chunks(np.flatnonzero(~base.fooled)):
+            missing = rows[~known.holds(index[rows])]
+            if len(missing):
+                self._look_at_the_clock()
+                attacked = rows if self.noise == "sequential" else missing
+                columns = _repeated(base.select(attacked), step.name).columns()
+                columns |= self._attack(step, batch, logits, attacked)
+                made = Outcomes.from_columns(columns)
+                known = self._kept(known, Outcomes.concatenate([rest, made]))
+            self.report(known.at(index[rows]))
+        known = self._kept(known, rest)
+        self.report(known.at(index[base.fooled]))
+        return known.at(index)
+
+    def _attack(
+        self, step: Member, batch: Batch, logits: Tensor, rows: Rows
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What ``step`` did to these rows of the block, by column name."""
+        place = _on(rows, batch.images)
+        images, labels, clean = batch.images[place].float(), batch.labels[place], logits[place]
+        index = batch.index[place].cpu().numpy()
+
+        def attacked(model: nn.Module, some: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+            noise = self._noise(step, batch.index[place][some])
+            with PassCounter(model) as counted:
+                variant = step.attack(
+                    model, images[some], labels[some], noise=noise, clean_logits=clean[some]
+                )
+            names = index[some.cpu().numpy()]
+            returned = self._checked(step.name, variant.images, images[some], names)
+            after = classify(self.model, returned, names, step.name)
+            return returned, after, _spent(variant, counted, len(some))
+
+        everything = torch.arange(len(rows), device=images.device)
+        returned, after, spent = attacked(self.view, everything)
+        again = self._unconfirmed(after, labels, spent.pop("claimed"))
+        if len(again):
+            # Fooled through the view but not in float32: attacked again without it, so that
+            # nothing is lost by computing faster.
+            returned[again], after[again], more = attacked(self.model, again)
+            at = again.cpu().numpy()
+            for name in ("forwards", "backwards"):
+                spent[name] = spent[name].astype(np.float64)
+                spent[name][at] += more[name]
+            for name in ("step", "source"):
+                spent[name][at] = more[name]
+        self.store.add_images(step.name, index, returned)
+        prediction = after.argmax(1)
+        return {
+            "fooled": _numpy(prediction != labels),
+            "prediction": _numpy(prediction),
+            "margin": _numpy(logit_margin(after, labels)),
+            "distance": _numpy(distance(self.suite.threat, returned, images)),
+            **spent,
+        }
+
+    def _noise(self, step: Member, index: Tensor) -> Noise:
+        if self.noise == "keyed":
+            return Keyed(keys(self.seed, index)).child(step.name)
+        # As AutoAttack draws: each attack begins the sequence anew for each of its batches.
+        return Sequential(torch.Generator().manual_seed(self.seed), index.device)
+
+    def _unconfirmed(self, after: Tensor, labels: Tensor, claimed: Tensor | None) -> Tensor:
+        if self.view is self.model or claimed is None:
+            return labels[:0]
+        return (claimed & (after.argmax(1) == labels)).nonzero().flatten()
+
+    def _checked(self, attack: str, returned: Tensor, images: Tensor, index: Rows) -> Tensor:
+        """The attack's images as they are, or an error that names the first bad one."""
+        if returned.shape != images.shape:
+            raise SettingError(
+                f"{attack} returned images of shape {tuple(returned.shape)} for "
+                f"{tuple(images.shape)}: an attack keeps the shape"
+            )
+        returned = returned.detach().to(images)
+        broken = _numpy(returned.flatten(1).isnan().any(1))
+        if broken.any():
+            raise NonFiniteError(
+                f"{attack} returned NaN for image {index[broken][0]} ({int(broken.sum())} such "
+                "images in this batch): the attack or the model's gradient is broken"
+            )
+        excess = _numpy(self.suite.threat.violation(returned, images))
+        outside = ~(excess <= self.suite.threat.tolerance)
+        if outside.any():
+            raise RegionViolationError(
+                f"{attack} left {describe_threat(self.suite.threat)} on image {index[outside][0]} "
+                f"by {excess[outside][0]:.3g} ({int(outside.sum())} such images in this batch): "
+                "check its epsilon, and that it keeps to [0, 1]"
+            )
+        return returned
+
+
+def distance(threat: Region, images: Tensor, center: Tensor) -> Tensor:
+    """[B]: the perturbation's norm in a ball's own norm; NaN for a region without one."""
+    if isinstance(threat, Ball):
+        return threat.distance(images, center)
+    return torch.full((len(images),), float("nan"), device=images.device)
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
+
+
+def _on(rows: Rows, images: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(images.device)
+
+
+def _clean_rows(index: Rows, label: Rows, logits: Tensor, labels: Tensor) -> Outcomes:
+    count = len(index)
+    prediction = logits.argmax(1)
+    margin = _numpy(logit_margin(logits, labels))
+    return Outcomes.from_columns(
+        {
+            "index": index,
+            "label": label,
+            "attack": np.full(count, NATURAL),
+            "fooled": _numpy(prediction != labels),
+            "prediction": _numpy(prediction),
+            "margin_clean": margin,
+            "margin": margin,
+            "step": np.full(count, UNKNOWN),
+            "source": np.full(count, UNKNOWN),
+            "forwards": np.ones(count),
+            "backwards": np.zeros(count),
+            "distance": np.zeros(count),
+        }
+    )
+
+
+def _repeated(rows: Outcomes, name: str) -> Outcomes:
+    """The same images under another attack, which spent nothing on them."""
+    columns = rows.columns()
+    nothing = np.zeros(len(rows))
+    columns |= {"attack": np.full(len(rows), name), "forwards": nothing, "backwards": nothing}
+    return Outcomes.from_columns(columns)
+
+
+def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, Any]:
+    """Step, source and passes: what the attack tells, else -1 and the passes counted, shared out
+    evenly over the images. ``claimed`` [B]: where it says that it succeeded, None if it is silent.
+    """
+    trace = variant.trace or Trace()
+    otherwise = {
+        "step": UNKNOWN,
+        "source": UNKNOWN,
+        "forwards": counted.forwards / count,
+        "backwards": counted.backwards / count,
+    }
+    told = {name: getattr(trace, name) for name in otherwise}
+    found: dict[str, Any] = {
+        name: np.full(count, otherwise[name]) if value is None else _numpy(value).copy()
+        for name, value in told.items()
+    }
+    return {**found, "claimed": None if trace.margin is None else trace.margin < 0}

@@ -1,0 +1,128 @@
+"""What is attacked: a run's model or somebody's, with the images to attack it on."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lrat.data import ImageData
+from lrat.errors import ConfigurationError
+from lrat.experiments import build, catalogue
+from lrat.experiments.config import DataSettings, RunConfig, load_config
+from lrat.experiments.folder import EVALUATIONS, read_config
+from lrat.experiments.run import fill, load_weights, read_safetensors
+from lrat.experiments.users_code import model_from_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model in hand: ``test`` are the images that it is attacked on, inside ``threat``.
+
+    ``label`` says which of a run's weights these are; ``evaluations`` is where evidence goes, None
+    for nowhere; ``config`` is a run's own, or what can be said of somebody's model.
+    """
+
+    name: str
+    label: str
+    network: nn.Module
+    test: ImageData
+    threat: str
+    config: RunConfig
+    evaluations: Path | None
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """As many processor threads as the run took; for somebody's model as many as there are."""
+        if self.label == SOMEBODYS:
+            yield
+            return
+        with build.threads(self.config):
+            yield
+
+
+SOMEBODYS = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a subject comes from: a run folder, or ``FILE.py:FUNCTION`` with weights and data.
+
+    ``data`` and ``data_root`` say for a run where its data lie now, if they were moved; ``out``
+    takes the evidence about somebody's model.
+    """
+
+    run: Path | None = None
+    checkpoint: str = "selected"
+    model_file: str | None = None
+    weights: Path | None = None
+    data: str | None = None
+    data_root: str | None = None
+    out: Path | None = None
+
+    def open(self, threat: str | None = None) -> Subject:
+        """The model with its weights, and its images; ``threat`` None is the one trained for.
+
+        Raises ``ConfigurationError`` where it is not clear what is meant.
+        """
+        if self.run is not None and not (self.model_file or self.weights or self.out):
+            return self._of_run(self.run, threat)
+        if self.model_file is None or self.run is not None:
+            raise ConfigurationError(
+                "name either a run folder, whose model and data are known, or --model-file "
+                "FILE.py:FUNCTION with --data, --weights and --out"
+            )
+        if self.data is None:
+            raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
+        return self._of_file(self.model_file, self.data, threat)
+
+    def _of_run(self, run: Path, threat: str | None) -> Subject:
+        config = read_config(run)
+        moved = {"name": self.data, "root": self.data_root}
+        place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
+        config = config.model_copy(update={"data": place})
+        splits = build.data(config.data, config.seed)
+        network = build.model(config, splits.test.shape, splits.test.classes)
+        fill(network, load_weights(run, config, self.checkpoint), f"{run} ({self.checkpoint})")
+        return Subject(
+            name=str(run),
+            label=self.checkpoint,
+            network=network,
+            test=splits.test,
+            threat=catalogue.canonical_threat(threat or config.threat),
+            config=config,
+            evaluations=run / EVALUATIONS,
+        )
+
+    def _of_file(self, model_file: str, data: str, threat: str | None) -> Subject:
+        config = load_config(
+            {"data": {"name": data, "root": self.data_root}, "model": {"name": model_file}},
+            {} if threat is None else {"threat": threat},
+        )
+        settings = DataSettings(name=data, root=self.data_root, validation=0)
+        splits = build.data(settings, seed=0)
+        network = model_from_file(model_file, seed=0)
+        if self.weights is not None:
+            fill(network, read_safetensors(self.weights), str(self.weights))
+        return Subject(
+            name=model_file,
+            label=SOMEBODYS,
+            network=network,
+            test=splits.test,
+            threat=config.threat,
+            config=config,
+            evaluations=self.out,
+        )
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes: the identity of a model's weights."""
+    sha = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
