@@ -7,7 +7,7 @@ import lrat
 from builders import seeded
 from experiments.commands import python
 from lrat import losses
-from lrat.attacks import APGD, CW, PGD, SAA
+from lrat.attacks import APGD, CW, PGD, SAA, Square
 from lrat.losses import cross_entropy
 from lrat.methods import Simulated
 from lrat.models import SmallCNN
@@ -62,6 +62,10 @@ def test_attacks_as_written() -> None:
     )
     assert apgd == APGD(threat=BALL)
     assert SAA(threat=BALL, steps=20, targets=3) == SAA(threat=BALL)
+    square = Square(
+        threat=BALL, queries=5000, p_init=0.8, restarts=1, loss=losses.cw, retire_every=None
+    )
+    assert square == Square(threat=BALL)
 
 
 def test_losses_per_example() -> None:

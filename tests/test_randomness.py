@@ -182,6 +182,13 @@ def test_sequential_draws_what_torch_draws() -> None:
     assert torch.equal(chosen, torch.randint(9, (1, 4), generator=expected))
 
 
+def test_noise_says_whether_images_have_numbers_of_their_own() -> None:
+    noise = keyed(3)
+    for part in (noise, noise.child("a"), noise.select(torch.tensor([1]))):
+        assert part.per_image
+    assert not Sequential(torch.Generator()).child("a").per_image
+
+
 def test_what_callers_may_pass_as_noise() -> None:
     index = torch.arange(4)
     for given_noise, seed in ((None, 0), (0, 0), (9, 9)):

@@ -140,7 +140,7 @@ class _Search:
             moves=moves,
             labels=labels,
             row=row,
-            best=start,
+            best=start.clone(),
             logits=logits,
             losses=loss(logits),
             step=torch.zeros_like(labels),
@@ -153,11 +153,12 @@ class _Search:
         logits = logits_of(self.model(images))
         losses, wrong = self.loss(logits), logits.argmax(1) != self.labels
         taken = ((losses > self.losses) | wrong) & ~self.fooled
-        self.best = torch.where(taken[:, None, None, None], images, self.best)
+        # Weights of 0 and 1 interpolate exactly, and several times faster than ``where`` chooses.
+        self.best.lerp_(images, taken[:, None, None, None].to(images))
         self.logits = torch.where(taken[:, None], logits, self.logits)
         self.losses = torch.where(taken, losses, self.losses)
-        self.step = self.step.masked_fill(taken, query + 1)
-        self.fooled = self.fooled | wrong
+        self.step.masked_fill_(taken, query + 1)
+        self.fooled |= wrong
         self.asked += 1
 
     def select(self, rows: Tensor) -> "_Search":

@@ -129,7 +129,7 @@ class L2Moves:
         )
 
     def _gather(self, delta: Tensor, first: Tensor, second: Tensor, bumps: Tensor) -> Tensor:
-        """[B C H*W]: the perturbation with the mass of both windows ([B 1 S*S]) in the first."""
+        """[B C H*W]: ``delta``, changed in place, with the mass of both windows ([B 1 S*S]) in the first."""
         count, channels = delta.shape[:2]
         flat = delta.flatten(2)
         either = torch.zeros_like(flat[:, :1]).scatter_(2, torch.cat([first, second], dim=2), 1)
@@ -140,13 +140,13 @@ class L2Moves:
         unused = (radius - _norm(delta.flatten(1)).square()).clamp(min=0)[:, :, None]
         mass = (unused / channels + _norm(flat * either).square()).sqrt()
         bumps = bumps / (_TINY + _norm(bumps)) * mass
-        return flat.scatter(2, second, 0.0).scatter(2, first, bumps)
+        return flat.scatter_(2, second, 0.0).scatter_(2, first, bumps)
 
     def _on_sphere(self, delta: Tensor) -> Tensor:
         """At distance epsilon in this direction, clipped to the box."""
         delta = delta.flatten(1)
-        direction = (delta / (_norm(delta) + _TINY)).view(self.center.shape)
-        return (self.center + direction * self.threat.epsilon).clamp(0, 1)
+        moved = (delta / (_norm(delta) + _TINY)).mul_(self.threat.epsilon)
+        return moved.view(self.center.shape).add_(self.center).clamp_(0, 1)
 
     def _pixels(self, corners: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """The flat positions [B 1 side*side] of the pixels in both windows."""

@@ -3,18 +3,19 @@
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lrat.randomness import Noise
-from lrat.threat import Linf, Projection
+from lrat.threat import Linf
 
 BLOCK = 100
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+@runtime_checkable
 class Moves(Protocol):
     """Where the search begins and what it tries next, for one batch of B images."""
 
@@ -87,7 +88,8 @@ class LinfMoves:
     center: Tensor
     noise: Noise
     sides: Tensor
-    inside: Projection
+    lower: Tensor
+    upper: Tensor
     windows: _Windows | None = None
 
     @staticmethod
@@ -96,34 +98,41 @@ class LinfMoves:
     ) -> "LinfMoves":
         shape = center.shape[1:]
         sides = [window_side(query, p_init, shape) for query in range(queries)]
+        inside = threat.around(center)
         return LinfMoves(
             threat=threat,
             center=center,
             noise=noise,
             sides=torch.tensor(sides, device=center.device),
-            inside=threat.around(center),
+            lower=inside(center - 1),
+            upper=inside(center + 1),
         )
 
     def start(self) -> Tensor:
         count, channels, _, width = self.center.shape
         drawn = self.noise.uniform((count, channels, 1, width), "stripes")
-        return self.inside(self.center + self.threat.epsilon * random_signs(drawn))
+        return self._inside(self.center + self.threat.epsilon * random_signs(drawn))
 
     def propose(self, best: Tensor, query: int, fooled: Tensor) -> Tensor:
         if self.windows is None or query % BLOCK == 0:
             self.windows = self._draw(query)
         offset = query - self.windows.first
-        moved = torch.addcmul(best, self.windows.rows[offset], self.windows.columns[offset])
-        return self.inside(moved)
+        windows = self.windows.rows[offset], self.windows.columns[offset]
+        return self._inside(torch.addcmul(best, *windows))
 
     def select(self, rows: Tensor) -> "LinfMoves":
         return replace(
             self,
             center=self.center[rows],
             noise=self.noise.select(rows),
-            inside=self.inside.select(rows),
+            lower=self.lower[rows],
+            upper=self.upper[rows],
             windows=None if self.windows is None else self.windows.select(rows),
         )
+
+    def _inside(self, moved: Tensor) -> Tensor:
+        # A ball and the box are one box of pixels, whose ends were taken once: one clip, in place.
+        return moved.clamp_(self.lower, self.upper)
 
     def _draw(self, first: int) -> _Windows:
         """The windows of the block's queries: row, column and a sign per channel for each."""
