@@ -1,46 +1,26 @@
+import json
+
 import numpy as np
 import pytest
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
+from evaluation.results import result
 from lrat.errors import DataError, LratError, SettingError
-from lrat.evaluation import EvaluationResult, Outcomes, compare, custom, evaluate_suite
+from lrat.evaluation import EvaluationResult, compare, custom, evaluate_suite
 
 N = 100
-
-
-def result(stands, *, labels=None, first=0, threat="Linf(epsilon=8/255)", attacks=None, **identity):
-    """A result whose images survive as ``stands`` says, per attack."""
-    count = len(next(iter(stands.values())))
-    labels = np.zeros(count) if labels is None else labels
-    parts = []
-    for name, right in {"natural": np.ones(count, dtype=bool), **stands}.items():
-        columns = dict.fromkeys(
-            ("margin_clean", "margin", "step", "source", "forwards", "backwards", "distance"),
-            np.zeros(count),
-        )
-        parts.append(
-            Outcomes.from_columns(
-                columns
-                | {
-                    "index": np.arange(first, first + count),
-                    "label": labels,
-                    "attack": np.full(count, name),
-                    "fooled": ~right,
-                    "prediction": np.where(right, labels, labels + 1),
-                }
-            )
-        )
-    settings = {"suite": "s", "threat": threat, "tolerance": 1e-6, "seed": 0}
-    attacks = attacks or dict.fromkeys(stands, "settings")
-    return EvaluationResult(
-        outcomes=Outcomes.concatenate(parts), identity={**settings, "attacks": attacks, **identity}
-    )
 
 
 def survive(*right):
     stands = np.zeros(N, dtype=bool)
     for start, stop in right:
         stands[start:stop] = True
+    return stands
+
+
+def stood(*images):
+    stands = np.zeros(10, dtype=bool)
+    stands[list(images)] = True
     return stands
 
 
@@ -52,7 +32,8 @@ def test_identical_results_cannot_be_told_apart():
         assert contrast.p == 1
         assert contrast.difference.value == 0
         assert contrast.difference.low < 0 < contrast.difference.high
-        assert contrast.verdict == "cannot be told apart on 100 images"
+        assert "cannot be told apart at n = 100: differences below about" in contrast.words
+        assert contrast.verdict == "not told apart"
 
 
 def test_counts_difference_and_verdict():
@@ -67,6 +48,7 @@ def test_counts_difference_and_verdict():
     assert not pgd.distinguishable
     assert (cw.only_a, cw.only_b, cw.p) == (0, 9, pytest.approx(2 / 512))
     assert cw.verdict == "b is better"
+    assert cw.words == "cw: b is better by 9.0 points (p 0.0156)"
     assert compare(b, a).contrasts["cw"].verdict == "a is better"
     assert (worst.a.value, worst.b.value) == (pytest.approx(0.2), pytest.approx(0.29))
 
@@ -79,13 +61,50 @@ def test_the_table_says_everything():
     assert header.split()[:3] == ["attack", "a", "%"]
     assert set(rule) == {"-"}
     pgd = next(row for row in rows if row.startswith("pgd"))
-    assert "20.00" in pgd
-    assert "29.00" in pgd
-    assert "-9.00" in pgd
-    assert "0.0039" in pgd
+    for cell in ("20.00", "29.00", "-9.00", "0/9", "0.0039", "0.0117"):
+        assert cell in pgd
     assert pgd.endswith("b is better")
-    assert "100 common images" in rows[-1]
-    assert "McNemar" in rows[-1]
+    assert "b is better than a by this many points: pgd 9.0, worst case 9.0." in text
+    assert "a and b cannot be told apart at n = 100" in text
+    assert "100 common images" in text
+    assert "McNemar" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_average_counts_attacks_and_tests_their_sum():
+    # Of 10 images, a withstands both attacks on 2 and one on 4; b one on 3 of these.
+    a = result({"pgd": stood(0, 1, 2, 3), "cw": stood(0, 1, 4, 5)})
+    b = result({"pgd": stood(2, 3), "cw": stood(4)})
+    average = compare(a, b).contrasts["average"]
+    assert (average.a.value, average.b.value) == (pytest.approx(0.4), pytest.approx(0.15))
+    # Scores 2, 2 on images 0 and 1 and 1 on image 5: of +-2 +-2 +-1 two of eight sums are 5.
+    assert (average.only_a, average.only_b) == (3, 0)
+    assert average.p == pytest.approx(2 / 8)
+    rows = compare(a, b).contrasts
+    for side in ("low", "high"):
+        ends = [getattr(rows[name].difference, side) for name in ("pgd", "cw")]
+        assert getattr(average.difference, side) == pytest.approx(sum(ends) / 2)
+    assert "average" not in compare(result({"pgd": stood(0)}), result({"pgd": stood(1)})).contrasts
+
+
+def test_claims_are_held_to_the_adjusted_p():
+    a, b = result({"pgd": survive((0, 20))}), result({"pgd": survive((0, 26))})
+    pgd = compare(a, b).contrasts["pgd"]
+    assert pgd.p == pytest.approx(2 / 64)
+    assert pgd.p_adjusted == pytest.approx(3 * 2 / 64)
+    assert pgd.distinguishable
+    assert not pgd.told_apart
+    assert pgd.verdict == "not told apart"
+
+
+def test_the_record_holds_all_and_is_plain():
+    a, b = result({"pgd": survive((0, 20))}), result({"pgd": survive((0, 29))})
+    record = json.loads(json.dumps(compare(a, b).record(), allow_nan=False))
+    assert record["images"] == 100
+    pgd = record["contrasts"]["pgd"]
+    assert pgd["verdict"] == "b is better"
+    assert pgd["difference"]["value"] == pytest.approx(-0.09)
+    assert 0 < pgd["detectable"] < 1
 
 
 def test_only_shared_attacks_and_images_are_compared():

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from pathlib import Path
@@ -31,18 +32,19 @@ def table(out: str) -> str:
 
 def rows(out: str) -> dict[str, list[str]]:
     """Cells by attack, split at two spaces or more."""
-    lines = table(out).splitlines()[2:-1]
+    lines = table(out).partition("\n\n")[0].splitlines()[2:]
     return {cells[0]: cells[1:] for cells in (re.split(r"\s{2,}", line) for line in lines)}
 
 
-def test_a_run_against_itself(pair: tuple[Path, Path]) -> None:
-    out = done("compare", pair[0], pair[0])
+def test_a_run_against_its_copy(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    out = done("compare", pair[0], shutil.copytree(pair[0], tmp_path / "copy"))
     for cells in rows(out).values():
-        a, b, difference, _, only_a, only_b, p, verdict = cells
+        a, b, difference, _, only, p, adjusted, verdict = cells
         assert a == b
-        assert (difference, only_a, only_b, p) == ("+0.00", "0", "0", "1.0000")
-        assert verdict == "cannot be told apart on 60 images"
-    assert list(rows(out)) == ["natural", "pgd-20", "cw-20", "worst case"]
+        assert (difference, only, p, adjusted) == ("+0.00", "0/0", "1.0000", "1.0000")
+        assert verdict == "not told apart"
+    assert list(rows(out)) == ["natural", "pgd-20", "cw-20", "average", "worst case"]
+    assert "a and b cannot be told apart at n = 60, where differences below about" in out
 
 
 def test_two_runs_both_ways(pair: tuple[Path, Path]) -> None:
@@ -50,10 +52,13 @@ def test_two_runs_both_ways(pair: tuple[Path, Path]) -> None:
     reverse = done("compare", *reversed(pair))
     assert reverse.startswith(f"a: {pair[1]}\nb: {pair[0]}\n")
     theirs = rows(reverse)
-    for name, (a, b, difference, _, only_a, only_b, p, _) in ours.items():
+    for name, (a, b, difference, _, only, p, adjusted, _) in ours.items():
         assert theirs[name][:2] == [b, a]
         assert float(theirs[name][2]) == -float(difference)
-        assert theirs[name][4:7] == [only_b, only_a, p]
+        only_a, only_b = only.split("/")
+        assert theirs[name][4:7] == [f"{only_b}/{only_a}", p, adjusted]
+        if name == "average":
+            continue
         assert float(difference) == pytest.approx(100 * (int(only_a) - int(only_b)) / 60, abs=0.01)
 
 
@@ -95,4 +100,86 @@ def test_what_cannot_be_compared(pair: tuple[Path, Path], trained: Path, tmp_pat
     shutil.rmtree(first / "evaluations")
     done("train", *COMMAND[1:], "--seed", "1", "--out", tmp_path / "fold")
     done("evaluate", tmp_path / "fold", "--limit", "10")
+    folder = next((tmp_path / "fold" / "evaluations").iterdir())
     assert "the data differ" in lrat("compare", tmp_path / "fold", pair[0]).complaint
+    (folder / "summary.json").unlink()
+    assert "is not finished: run the same" in lrat("compare", folder, pair[0]).complaint
+    assert "holds no finished" in lrat("compare", tmp_path / "fold", pair[0]).complaint
+
+
+def test_nothing_is_compared_with_itself(pair: tuple[Path, Path]) -> None:
+    first, second = pair
+    assert "is named twice: name every run once" in lrat("compare", first, first).complaint
+    folder = next((first / "evaluations").iterdir())
+    complaint = lrat("compare", first, second, folder).complaint
+    assert f"{folder} is named twice (also as {first})" in complaint
+
+
+def test_one_run_alone_shows_its_attack_seeds(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(pair[0], tmp_path / "run"))
+    assert "is one evaluation: name two runs or more" in lrat("compare", run).complaint
+    assert "Missing argument" in lrat("compare").complaint
+    done("evaluate", run, "--limit", "60", "--seed", "1")
+    out = done("compare", run, "--json", tmp_path / "found.json")
+    assert "attack seeds 0, 1" in out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert (record["kind"], record["attack_seeds"]) == ("attack seeds", [0, 1])
+    natural, pgd = record["spreads"]["natural"], record["spreads"]["pgd-20"]
+    assert natural["mean"]["deviation"] == 0
+    assert pgd["over_seeds"]["value"] <= min(pgd["values"])
+    done("evaluate", run, "--limit", "20")
+    assert "hold other images" in lrat("compare", run).complaint
+
+
+@pytest.fixture(scope="module")
+def seeds(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two seeds of each of two methods, on two folds of the digits."""
+    place = tmp_path_factory.mktemp("seeds")
+    runs = list(pair)
+    for method in ("sat", "natural"):
+        runs.append(place / method)
+        done("train", method, *COMMAND[2:], "--seed", "1", "--out", runs[-1])
+        done("evaluate", runs[-1], "--limit", "60")
+    return runs
+
+
+def test_groups_by_configuration(seeds: list[Path], tmp_path: Path) -> None:
+    out = done("compare", *seeds, "--json", tmp_path / "found.json")
+    assert max(map(len, out.splitlines())) <= 100
+    assert "natural against sat" in out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["kind"] == "groups"
+    assert [(each["name"], each["seeds"]) for each in record["groups"]] == [
+        ("sat", [0, 1]),
+        ("natural", [0, 1]),
+    ]
+    assert record["groups"][0]["runs"] == [str(seeds[0]), str(seeds[2])]
+    for group, runs in zip(record["groups"], (seeds[::2], seeds[1::2]), strict=True):
+        for attack, score in group["scores"].items():
+            if attack == "average":
+                continue
+            found = [_share(run, attack) for run in runs]
+            assert score["value"] == pytest.approx(sum(found) / 2)
+    assert {each["basis"] for each in record["contrasts"]} <= {"paired t", "images"}
+    assert out.count("\nnatural against") == 1
+
+
+def _share(run: Path, attack: str) -> float:
+    (path,) = (run / "evaluations").glob("*/summary.json")
+    summary = json.loads(path.read_text())
+    share = summary["worst_case"] if attack == "worst case" else summary["accuracy"][attack]
+    return float(share["value"])
+
+
+def test_groups_are_told_apart_by_what_differs(seeds: list[Path], tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    done("train", "sat", *COMMAND[2:], "--epochs", "3", "--out", longer)
+    done("evaluate", longer, "--limit", "60")
+    out = done("compare", seeds[0], longer, seeds[1])
+    assert "sat epochs=3 against sat epochs=2" in out
+    assert "natural against sat epochs=2" in out
+    copied = Path(shutil.copytree(seeds[0], tmp_path / "copy"))
+    complaint = lrat("compare", seeds[0], seeds[1], copied).complaint
+    assert f"{seeds[0]} and {copied} are the same configuration with the same seed 0" in complaint
+    other = lrat("compare", seeds[0], seeds[1], seeds[2].parent).complaint
+    assert "holds no finished evaluation" in other

@@ -7,14 +7,25 @@ import typer
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run or evaluation folder.")],
-    second: Annotated[Path, typer.Argument(help="Another one, evaluated on the same images.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Runs or evaluation folders, all on the same images.")
+    ],
     suite: Annotated[
         str | None, typer.Option(help="Which evaluation, where there are several.")
     ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write everything into this JSON file.")
+    ] = None,
 ) -> None:
-    """Paired tests of two runs on the same images (exact McNemar)."""
-    from lrat.experiments.evaluating import compare_runs
+    """Which of several runs is better, and whether this many images and seeds can tell.
 
-    comparison = compare_runs(first, second, suite=suite)
-    print(f"a: {first}\nb: {second}\n\n{comparison}")
+    Two runs: paired tests on the same images. Three or more: runs that differ in their seed alone
+    are one group, and every group is compared with that of the first run. One run: how far its
+    evaluations with several attack seeds differ.
+    """
+    from lrat.experiments.comparing import compare_places
+
+    compared = compare_places(runs, suite=suite)
+    print(compared)
+    if json is not None:
+        compared.write(json)

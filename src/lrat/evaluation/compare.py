@@ -1,24 +1,42 @@
 """Two evaluations on the same images: where they differ, and whether chance explains it."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrat.errors import DataError, SettingError
-from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.averages import mean_difference, mean_proportion
+from lrat.evaluation.common import (
+    AVERAGE,
+    Standing,
+    common_images,
+    shared_attacks,
+    standing,
+)
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import (
     ALPHA,
     Difference,
     Proportion,
+    holm,
     mcnemar,
     paired_difference,
+    sign_flip,
+    smallest_detectable,
     wilson,
 )
-from lrat.evaluation.suites import NATURAL
-
-WORST_CASE = "worst case"
+from lrat.evaluation.words import (
+    better_by,
+    by_points,
+    interval,
+    not_told_apart,
+    paragraph,
+    points,
+    untold,
+    written_p,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +44,10 @@ class Contrast:
     """Two models under one attack on the same images.
 
     ``difference``: a minus b with Tango's interval; ``only_a``, ``only_b``: images that this model
-    alone gets right; ``p``: McNemar's exact test.
+    alone gets right (in the average over attacks: under more attacks than the other); ``p``:
+    McNemar's exact test, in the average the exact sign-flip test; ``p_adjusted``: Holm's
+    correction of it for the table's ``rows``; ``detectable``: the difference that such a table
+    would show in four of five cases, as a fraction.
     """
 
     name: str
@@ -36,22 +57,46 @@ class Contrast:
     only_a: int
     only_b: int
     p: float
+    p_adjusted: float | None = None
+    rows: int = 1
 
     @property
     def distinguishable(self) -> bool:
-        """p below .05."""
+        """p below .05, for this row alone."""
         return self.p < ALPHA
 
     @property
+    def told_apart(self) -> bool:
+        """Adjusted p below .05: what may be claimed of one row among several."""
+        return self._p_of_verdict < ALPHA
+
+    @property
+    def _p_of_verdict(self) -> float:
+        return self.p if self.p_adjusted is None else self.p_adjusted
+
+    @property
+    def detectable(self) -> float:
+        return smallest_detectable(self.only_a + self.only_b, self.a.n, comparisons=self.rows)
+
+    @property
     def verdict(self) -> str:
-        if not self.distinguishable:
-            return f"cannot be told apart on {self.a.n} images"
-        return "a is better" if self.only_a > self.only_b else "b is better"
+        if not self.told_apart:
+            return "not told apart"
+        return "a is better" if self.difference.value > 0 else "b is better"
+
+    @property
+    def words(self) -> str:
+        """A sentence: which is better and by how much, or what this many images could not show."""
+        if not self.told_apart:
+            return untold(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
+        points = f"{100 * abs(self.difference.value):.1f} points"
+        return f"{self.name}: {self.verdict} by {points} (p {written_p(self._p_of_verdict)})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """``contrasts`` by name: natural, the shared attacks, and the worst case over all of these."""
+    """``contrasts`` by name: natural, the shared attacks, their average where there are several,
+    and the worst case over natural and all of these."""
 
     contrasts: dict[str, Contrast]
     n: int
@@ -60,39 +105,68 @@ class Comparison:
     threat: str
 
     def __str__(self) -> str:
+        """The table, a sentence per row, and how it was made."""
         header = (
             "attack",
             "a %",
             "b %",
             "a - b",
             "95 % interval",
-            "only a",
-            "only b",
+            "only a/b",
             "p",
+            "p Holm",
             "verdict",
         )
         rows: list[tuple[str, ...]] = [header]
         for contrast in self.contrasts.values():
-            gap = contrast.difference
+            adjusted = contrast.p if contrast.p_adjusted is None else contrast.p_adjusted
             rows.append(
                 (
                     contrast.name,
                     percent(contrast.a)[0],
                     percent(contrast.b)[0],
-                    f"{100 * gap.value:+.2f}",
-                    f"{100 * gap.low:+.2f} to {100 * gap.high:+.2f}",
-                    str(contrast.only_a),
-                    str(contrast.only_b),
-                    f"{contrast.p:.4f}" if contrast.p >= 1e-4 else "<.0001",
+                    points(contrast.difference.value),
+                    interval(contrast.difference.low, contrast.difference.high),
+                    f"{contrast.only_a}/{contrast.only_b}",
+                    written_p(contrast.p),
+                    written_p(adjusted),
                     contrast.verdict,
                 )
             )
-        return (
-            f"{aligned(rows)}\n"
+        notes = [
             f"{self.n} common images (a has {self.n_a}, b has {self.n_b}), {self.threat}; exact "
-            f"McNemar test at {ALPHA:g} per row, not corrected for the number of rows; "
-            "Tango's interval of the paired difference"
-        )
+            "McNemar test (average:",
+            "exact sign-flip test) with Holm's correction for the rows; Tango's interval of the "
+            "paired difference",
+        ]
+        return "\n".join([aligned(rows), "", *self._conclusion(), "", *notes])
+
+    def _conclusion(self) -> list[str]:
+        """Who is better where, and where nobody is known to be."""
+        every = self.contrasts.values()
+        gains = {each.name: each.difference.value for each in every if each.told_apart}
+        return [
+            *paragraph(better_by("a", "b"), by_points(gains)),
+            *paragraph(better_by("b", "a"), by_points({k: -gain for k, gain in gains.items()})),
+            *paragraph(
+                not_told_apart(("a", "b"), f"n = {self.n}"),
+                by_points({x.name: x.detectable for x in every if not x.told_apart}),
+            ),
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values for JSON; shares and differences are fractions."""
+        contrasts = {
+            name: {
+                **asdict(contrast),
+                "detectable": contrast.detectable,
+                "verdict": contrast.verdict,
+                "words": contrast.words,
+            }
+            for name, contrast in self.contrasts.items()
+        }
+        sizes = {"images": self.n, "images_a": self.n_a, "images_b": self.n_b}
+        return {"threat": self.threat, **sizes, "contrasts": contrasts}
 
 
 def compare(a: EvaluationResult, b: EvaluationResult) -> Comparison:
@@ -102,16 +176,16 @@ def compare(a: EvaluationResult, b: EvaluationResult) -> Comparison:
     shared attacks and, where both name it in their identity, ``data``. ``EvaluationResult
     .from_folder`` reads stored ones. Raises ``SettingError`` or ``DataError`` when they do not.
     """
-    attacks = _shared_attacks(a, b)
-    images = _common_images(a, b)
-    stands = {
-        name: (_stands(a.outcomes, name, images), _stands(b.outcomes, name, images))
-        for name in attacks
-    }
-    worst = [np.logical_and.reduce(side) for side in zip(*stands.values(), strict=True)]
-    stands[WORST_CASE] = (worst[0], worst[1])
+    attacks = shared_attacks([a, b])
+    images = common_images([a, b])
+    of_a, of_b = standing(a, attacks, images), standing(b, attacks, images)
+    contrasts = contrasts_of(of_a, of_b, attacks)
+    adjusted = holm([contrast.p for contrast in contrasts.values()])
     return Comparison(
-        contrasts={name: _contrast(name, *sides) for name, sides in stands.items()},
+        contrasts={
+            name: replace(contrast, p_adjusted=p, rows=len(contrasts))
+            for (name, contrast), p in zip(contrasts.items(), adjusted, strict=True)
+        },
         n=len(images),
         n_a=len(a.index),
         n_b=len(b.index),
@@ -119,56 +193,29 @@ def compare(a: EvaluationResult, b: EvaluationResult) -> Comparison:
     )
 
 
-def _shared_attacks(a: EvaluationResult, b: EvaluationResult) -> list[str]:
-    if a.threat != b.threat:
-        raise SettingError(
-            f"the threats differ ({a.threat} and {b.threat}): evaluate both under one"
+def contrasts_of(a: Standing, b: Standing, attacks: Sequence[str]) -> dict[str, Contrast]:
+    """A contrast for each row of two standings on the same images, p not adjusted."""
+    contrasts = {name: _contrast(name, a[name], b[name]) for name in a if name != AVERAGE}
+    if AVERAGE in a:
+        parts = [contrasts[name] for name in attacks]
+        gaps = a[AVERAGE] - b[AVERAGE]
+        contrasts[AVERAGE] = Contrast(
+            name=AVERAGE,
+            a=mean_proportion([part.a for part in parts]),
+            b=mean_proportion([part.b for part in parts]),
+            difference=mean_difference([part.difference for part in parts]),
+            only_a=int((gaps > 0).sum()),
+            only_b=int((gaps < 0).sum()),
+            p=sign_flip(gaps),
         )
-    of_a, of_b = a.identity["attacks"], b.identity["attacks"]
-    shared = [name for name in of_a if name in of_b]
-    if not shared and (of_a or of_b):
-        raise SettingError(
-            f"no attack in common ({', '.join(of_a) or 'none'} and {', '.join(of_b) or 'none'}): "
-            "evaluate both with one suite"
-        )
-    for name in shared:
-        if of_a[name] != of_b[name]:
-            raise SettingError(
-                f"{name} has other settings in a ({of_a[name]}) than in b ({of_b[name]}): "
-                "evaluate both with one suite"
-            )
-    return [NATURAL, *shared]
-
-
-def _common_images(a: EvaluationResult, b: EvaluationResult) -> npt.NDArray[np.int64]:
-    data_a, data_b = a.identity.get("data"), b.identity.get("data")
-    if data_a is not None and data_b is not None and data_a != data_b:
-        raise DataError(f"the data differ ({data_a} and {data_b}): evaluate both on the same")
-    images = np.intersect1d(a.index, b.index)
-    if not len(images):
-        raise DataError("the two evaluations have no image in common: evaluate both on the same")
-    labels_a = a.outcomes.under(NATURAL).at(images).label
-    labels_b = b.outcomes.under(NATURAL).at(images).label
-    other = np.flatnonzero(labels_a != labels_b)
-    if len(other):
-        at = other[0]
-        raise DataError(
-            f"the data differ: image {images[at]} has label {labels_a[at]} in a and "
-            f"{labels_b[at]} in b ({len(other)} such images); evaluate both on the same"
-        )
-    return images
-
-
-def _stands(outcomes: Outcomes, name: str, images: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    stands: npt.NDArray[np.bool_] = ~outcomes.under(name).at(images).fooled
-    return stands
+    return {name: contrasts[name] for name in a}
 
 
 def _contrast(
-    name: str, right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]
+    name: str, right_a: npt.NDArray[np.int64], right_b: npt.NDArray[np.int64]
 ) -> Contrast:
     n = len(right_a)
-    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    only_a, only_b = int((right_a > right_b).sum()), int((right_b > right_a).sum())
     return Contrast(
         name=name,
         a=wilson(int(right_a.sum()), n),

@@ -1,0 +1,212 @@
+"""Comparison of evaluated runs: two of them, groups of them, or one over its attack seeds."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from lrat.errors import ConfigurationError, RunFolderError
+from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation.group_table import GroupComparison
+from lrat.evaluation.grouping import compare_groups
+from lrat.evaluation.groups import Group, Run
+from lrat.evaluation.spread import AttackSeedSpread, attack_seed_spread
+from lrat.experiments import catalogue
+from lrat.experiments.config import RunConfig
+from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, read_config
+from lrat.files import write_json
+
+Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
+
+_SPLIT_BY_SEED = "digits"
+"""The data set whose test images depend on the training seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What was compared, and what was found. ``kind``: "pair", "groups" or "attack seeds"."""
+
+    kind: str
+    places: tuple[Path, ...]
+    found: Found
+
+    def __str__(self) -> str:
+        """The found tables; those of a pair below the two names."""
+        if self.kind != "pair":
+            return str(self.found)
+        first, second = self.places
+        return f"a: {first}\nb: {second}\n\n{self.found}"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON; intervals are 95 %, shares fractions."""
+        places = [str(place) for place in self.places]
+        return {"kind": self.kind, "places": places, **self.found.record()}
+
+    def write(self, path: Path) -> None:
+        """``record`` as a JSON file, atomically."""
+        write_json(path, self.record())
+
+
+def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compared:
+    """Compare runs or evaluation folders.
+
+    Two: paired tests on the images that both have. Three or more: runs of one configuration that
+    differ in their training seed form a group, and every group is compared with the first one's.
+    One: its evaluations with several attack seeds. ``suite`` chooses where a run has several
+    evaluations. Raises ``LratError`` in one line for everything that cannot be compared.
+    """
+    if not places:
+        raise ConfigurationError("name the runs to compare: `lrat compare RUN RUN`")
+    if len(places) == 1:
+        return Compared(
+            kind="attack seeds", places=tuple(places), found=_over_attack_seeds(places[0], suite)
+        )
+    folders = [_finished(place, suite) for place in places]
+    _refuse_twice(places, folders)
+    results = [EvaluationResult.from_folder(folder) for folder in folders]
+    if len(places) == 2:
+        return Compared(kind="pair", places=tuple(places), found=compare(*results))
+    evaluated = [
+        _evaluated(place, folder, result)
+        for place, folder, result in zip(places, folders, results, strict=True)
+    ]
+    return Compared(kind="groups", places=tuple(places), found=compare_groups(_groups(evaluated)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Evaluated:
+    """A run with what its configuration says; ``key``: equal for runs of one group."""
+
+    run: Run
+    key: str
+    method: str
+    settings: dict[str, Any]
+
+
+def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluated:
+    home = _run_folder(folder)
+    if home is None:
+        # Somebody's model: nothing is known of how it was trained.
+        run = Run(name=str(place), result=result)
+        name = place.name or str(place)
+        return _Evaluated(run=run, key=str(folder.resolve()), method=name, settings={})
+    config = read_config(home)
+    checkpoint = folder.name.partition(f"-{result.suite}-")[0]
+    key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
+    source = _SPLIT_BY_SEED if config.data.name == _SPLIT_BY_SEED else None
+    return _Evaluated(
+        run=Run(name=str(place), result=result, seed=config.seed, source=source),
+        key=key,
+        method=config.method.name,
+        settings={**_leaves(_seedless(config).result_settings()), "checkpoint": checkpoint},
+    )
+
+
+def _groups(evaluated: Sequence[_Evaluated]) -> list[Group]:
+    """In the order in which their first runs were named."""
+    by_key: dict[str, list[_Evaluated]] = {}
+    for each in evaluated:
+        by_key.setdefault(each.key, []).append(each)
+    firsts = [same[0] for same in by_key.values()]
+    return [
+        Group(name=name, runs=tuple(each.run for each in same))
+        for name, same in zip(_names(firsts), by_key.values(), strict=True)
+    ]
+
+
+def _names(groups: Sequence[_Evaluated]) -> list[str]:
+    """A group's method; with the settings that tell it from others of its method, or with its
+    place in the line where these are many."""
+    names = []
+    for number, group in enumerate(groups, start=1):
+        alike = [other.settings for other in groups if other.method == group.method]
+        differing = [
+            f"{key.rpartition('.')[2]}={value}"
+            for key, value in group.settings.items()
+            if any(other.get(key) != value for other in alike)
+        ]
+        if len(alike) == 1:
+            names.append(group.method)
+        elif 0 < len(differing) <= 2:
+            names.append(f"{group.method} {' '.join(differing)}")
+        else:
+            names.append(f"{group.method} ({number})")
+    return names
+
+
+def _over_attack_seeds(place: Path, suite: str | None) -> AttackSeedSpread:
+    folders = _evaluations(place, suite)
+    if len(folders) == 1:
+        raise ConfigurationError(
+            f"{place} is one evaluation: name two runs or more, or evaluate this one with another "
+            "attack seed too (`lrat evaluate RUN --seed 1`)"
+        )
+    results = [EvaluationResult.from_folder(folder) for folder in folders]
+    return attack_seed_spread(sorted(results, key=lambda result: result.seed))
+
+
+def _finished(place: Path, suite: str | None) -> Path:
+    """The one evaluation at ``place``."""
+    found = _evaluations(place, suite)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        how = "its path" if suite else "--suite or its path"
+        raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {names}")
+    return found[0]
+
+
+def _evaluations(place: Path, suite: str | None) -> list[Path]:
+    """The finished evaluations at ``place``: the folder itself, or those in a run's folder."""
+    if suite is not None:
+        catalogue.check_suite_name(suite)
+    if (place / "identity.json").is_file():
+        return [place]
+    if not place.is_dir():
+        raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
+    inside = [*(place / EVALUATIONS).glob("*/summary.json"), *place.glob("*/summary.json")]
+    found = sorted(path.parent for path in inside)
+    if suite is not None:
+        found = [path for path in found if f"-{suite}-" in path.name]
+    if not found:
+        what, how = (f"{suite} evaluation", f" --suite {suite}") if suite else ("evaluation", "")
+        raise RunFolderError(f"{place} holds no finished {what}: run `lrat evaluate {place}{how}`")
+    return found
+
+
+def _refuse_twice(places: Sequence[Path], folders: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for place, folder in zip(places, folders, strict=True):
+        real = folder.resolve()
+        if real in seen:
+            also = "" if seen[real] == place else f" (also as {seen[real]})"
+            raise ConfigurationError(f"{place} is named twice{also}: name every run once")
+        seen[real] = place
+
+
+def _run_folder(evaluation: Path) -> Path | None:
+    """The run that an evaluation folder lies in; None for somebody's model."""
+    parent = evaluation.resolve().parent
+    home = parent.parent
+    return home if parent.name == EVALUATIONS and (home / CONFIG).is_file() else None
+
+
+def _seedless(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"seed": 0})
+
+
+def _model_file(run: Path) -> str:
+    """The digest of a user's model file, which the configuration only names."""
+    try:
+        contents = json.loads((run / CONTENTS).read_text(encoding="utf-8"))
+        return str(contents.get("model file", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, dict)
+        flat |= _leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

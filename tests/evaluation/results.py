@@ -1,0 +1,36 @@
+"""Evaluations made up image by image."""
+
+import numpy as np
+
+from lrat.evaluation import EvaluationResult, Outcomes
+
+
+def result(
+    stands, *, labels=None, first=0, seed=0, threat="Linf(epsilon=8/255)", attacks=None, **identity
+):
+    """A result whose images survive as ``stands`` says, per attack."""
+    count = len(next(iter(stands.values())))
+    labels = np.zeros(count) if labels is None else labels
+    parts = []
+    for name, right in {"natural": np.ones(count, dtype=bool), **stands}.items():
+        columns = dict.fromkeys(
+            ("margin_clean", "margin", "step", "source", "forwards", "backwards", "distance"),
+            np.zeros(count),
+        )
+        parts.append(
+            Outcomes.from_columns(
+                columns
+                | {
+                    "index": np.arange(first, first + count),
+                    "label": labels,
+                    "attack": np.full(count, name),
+                    "fooled": ~right,
+                    "prediction": np.where(right, labels, labels + 1),
+                }
+            )
+        )
+    settings = {"suite": "s", "threat": threat, "tolerance": 1e-6, "seed": seed}
+    attacks = attacks or dict.fromkeys(stands, "settings")
+    return EvaluationResult(
+        outcomes=Outcomes.concatenate(parts), identity={**settings, "attacks": attacks, **identity}
+    )
