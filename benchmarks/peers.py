@@ -213,7 +213,9 @@ def render(report: Report, chosen: argparse.Namespace, plan: Plan, rounds: str) 
         "",
         f"{processor()} ({', '.join(features()) or 'instruction sets unknown'}), "
         f"{chosen.threads} threads. "
-        f"{environment(*names)}. Best of {rounds}, in turns. Epsilon 8/255, step 2/255 (training: "
+        f"{environment(*names)}. Best of {rounds}, in turns"
+        f"{', processor seconds' if chosen.threads == 1 else ''}. Epsilon 8/255, step 2/255 "
+        "(training: "
         f"epsilon / 10, {plan.steps} steps; SAA {rivals.TARGETS} targets x {plan.saa_steps} steps),"
         " random start, float32 images. Times include everything that a call of the library does; "
         "views are made before, and refreshed in each training step.",

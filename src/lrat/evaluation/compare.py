@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.evaluation.averages import mean_difference, mean_proportion
+from lrat.evaluation.averages import mean_difference
 from lrat.evaluation.common import (
     AVERAGE,
     Standing,
@@ -22,6 +22,7 @@ from lrat.evaluation.statistics import (
     Proportion,
     holm,
     mcnemar,
+    mean_proportion,
     paired_difference,
     sign_flip,
     smallest_detectable,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.averages import mean_difference, mean_proportion
+from lrat.evaluation.averages import mean_difference
 from lrat.evaluation.common import (
     AVERAGE,
     Standing,
@@ -21,7 +21,14 @@ from lrat.evaluation.compare import contrasts_of
 from lrat.evaluation.group_table import GroupComparison
 from lrat.evaluation.groups import IMAGES, NO_TEST, Group, GroupContrast, GroupRow, Run
 from lrat.evaluation.means import Mean, MeanDifference, mean_interval, paired_means, welch
-from lrat.evaluation.statistics import Proportion, holm, sign_flip, smallest_detectable, wilson
+from lrat.evaluation.statistics import (
+    Proportion,
+    holm,
+    mean_proportion,
+    sign_flip,
+    smallest_detectable,
+    wilson,
+)
 
 
 def compare_groups(groups: Sequence[Group]) -> GroupComparison:

@@ -1,6 +1,5 @@
 """What an evaluation found: everything here is derived from the outcomes."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.statistics import Proportion, wilson
+from lrat.evaluation.statistics import Proportion, mean_proportion, wilson
 from lrat.evaluation.storage import SUMMARY, Identity, read_finished, read_json
 from lrat.evaluation.suites import NATURAL
 
@@ -114,13 +113,11 @@ class EvaluationResult:
         return {name: _share(self.robust([name])) for name in self._rows}
 
     @cached_property
-    def average(self) -> float:
-        """Mean accuracy over the attacks, ``natural`` left out; NaN without attacks. The union of
-        the attacks is ``1 - worst_case``."""
+    def average(self) -> Proportion | None:
+        """Mean accuracy over the attacks, ``natural`` left out; None without attacks. The ends of
+        the interval are means of theirs, which is never too narrow."""
         attacks = self.names[1:]
-        if not attacks:
-            return float("nan")
-        return sum(self.accuracy[name].value for name in attacks) / len(attacks)
+        return mean_proportion([self.accuracy[name] for name in attacks]) if attacks else None
 
     @property
     def _rows(self) -> tuple[str, ...]:
@@ -150,7 +147,7 @@ class EvaluationResult:
             "interval": "Wilson 95 %",
             "accuracy": {name: _as_dict(share) for name, share in self.accuracy.items()},
             "worst_case": _as_dict(self.worst_case),
-            "average": None if math.isnan(self.average) else self.average,
+            "average": None if self.average is None else _as_dict(self.average),
             "passes": {
                 name: {"forwards": spent.forwards, "backwards": spent.backwards}
                 for name, spent in self.passes.items()

@@ -4,7 +4,7 @@ Spread over training seeds is another question, with another answer: ``means``.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -200,3 +200,20 @@ def _crossing(function: Callable[[float], float], level: float, low: float, high
         else:
             high = middle
     return (low + high) / 2
+
+
+def mean_proportion(shares: Sequence[Proportion]) -> Proportion:
+    """The mean of shares of the same images, the ends being the means of the
+    ends: never too narrow, since the standard deviation of a mean is at most the mean of them."""
+    return Proportion(
+        value=mean_of(share.value for share in shares),
+        low=mean_of(share.low for share in shares),
+        high=mean_of(share.high for share in shares),
+        n=shares[0].n,
+    )
+
+
+def mean_of(values: Iterable[float]) -> float:
+    """The arithmetic mean of at least one number."""
+    every = list(values)
+    return sum(every) / len(every)

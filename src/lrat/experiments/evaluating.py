@@ -10,11 +10,11 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.data import ImageData, in_order, stratified_subset
-from lrat.errors import ConfigurationError, RunFolderError, SettingError
-from lrat.evaluation import Comparison, EvaluationResult, Progress, Suite, compare, evaluate_suite
+from lrat.errors import ConfigurationError, SettingError
+from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.running import NoiseKind
-from lrat.experiments import build, catalogue
-from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices, threat_slug
+from lrat.experiments import build
+from lrat.experiments.folder import OFF, evaluated, evaluated_choices, threat_slug
 from lrat.experiments.subjects import Source, Subject, weights_digest
 from lrat.experiments.suites import check_suite, slug, suite
 from lrat.randomness import Keyed, keys
@@ -127,11 +127,6 @@ def evaluate_run(
     return folder, result
 
 
-def compare_runs(first: Path, second: Path, *, suite: str | None = None) -> Comparison:
-    """Paired tests of two runs (or two evaluation folders) on the images both were attacked on."""
-    return compare(_finished(first, suite), _finished(second, suite))
-
-
 def evaluate_network(
     network: nn.Module,
     test: ImageData,
@@ -201,25 +196,3 @@ def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
         drawn = Keyed(keys(_LIMIT_SEED, images.index)).uniform((len(images),), "order")
         images = images.select(drawn.argsort(stable=True))
     return images
-
-
-def _finished(place: Path, suite: str | None) -> EvaluationResult:
-    """The evaluation at ``place``: the folder itself, or the one in a run's folder."""
-    if (place / "summary.json").is_file():
-        return EvaluationResult.from_folder(place)
-    parent = place / EVALUATIONS
-    places = [*parent.glob("*/summary.json"), *place.glob("*/summary.json")]
-    found = sorted(path.parent for path in places)
-    if suite is not None:
-        catalogue.check_suite_name(suite)
-        found = [path for path in found if f"-{suite}-" in path.name]
-    if not place.is_dir():
-        raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
-    if not found:
-        what, how = (f"{suite} evaluation", f" --suite {suite}") if suite else ("evaluation", "")
-        raise RunFolderError(f"{place} holds no finished {what}: run `lrat evaluate {place}{how}`")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        how = "its path" if suite else "--suite or its path"
-        raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {names}")
-    return EvaluationResult.from_folder(found[0])
