@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from builders import seeded
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
-from lrat.attacks.shared import Asked, attack_together
+from lrat.attacks.shared import Asked, attack_together, rows_that_pay
 from lrat.losses import Prepared, cross_entropy, cw, dlr, kl, targeted_dlr
 from lrat.randomness import Keyed, Sequential, keys
 from lrat.threat import L2, Linf
@@ -200,6 +200,14 @@ def test_modes_come_back_when_a_shared_step_raises() -> None:
         together([PGD(**STEPS), PGD(**STEPS, loss=broken)], net)
     assert [module.training for module in net] == [True, False, True, True, True]
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((1, 8, 8), 512), ((1, 28, 28), 334), ((3, 32, 32), 85), ((3, 512, 512), 0), ((1, 0, 0), 512)],
+)
+def test_larger_images_share_smaller_batches(shape: tuple[int, ...], expected: int) -> None:
+    assert rows_that_pay(torch.empty(4, *shape)) == expected
 
 
 def test_nothing_waits_for_the_device() -> None:

@@ -115,6 +115,21 @@ def test_attacks_that_step_alike_share_batches(name: str) -> None:
             assert torch.equal(found[term].steps_survived, variant.steps_survived)
 
 
+@pytest.mark.parametrize(
+    ("size", "share_rows", "expected"), [(6, None, 1), (500, None, 2), (500, 12, 1), (6, 11, 2)]
+)
+def test_batches_are_shared_where_that_pays_or_as_told(
+    size: int, share_rows: int | None, expected: int
+) -> None:
+    """Six images of ``size`` pixels, two attacks: 12 rows."""
+    terms = [Term(name=name, attack=replace(PGD_2, steps=1)) for name in "ab"]
+    net = linear([[0.0] * size**2, [1.0] * size**2])
+    batch = batch_of(torch.zeros(6, 1, size, size), BATCH.labels % 2)
+    with counted(net) as forwards:
+        Reweighted(terms=terms, share_rows=share_rows).attack(net, batch, step_of(batch))
+    assert len(forwards) == expected
+
+
 TRAINING_FORWARDS = dict.fromkeys(NAMES, 1) | {
     "lrat-saa+cw": 2,
     "gd+cw": 2,

@@ -13,6 +13,17 @@ from lrat.attacks.pgd import PGD
 from lrat.randomness import NoiseLike, Sequential, as_noise
 from lrat.types import Images, Labels, Logits
 
+_MOST_ROWS = 512
+_MOST_VALUES = 2**18
+"""Largest shared batch that pays on a processor, in images and in values of images. Measured (see
+``results/benchmarks/shared_batches.md``): half the calls save up to a quarter of small batches'
+time; beyond, a batch outgrows the caches and two smaller ones are faster. Not measured on a GPU."""
+
+
+def rows_that_pay(images: Images) -> int:
+    """How many rows of images like these a shared batch may have and still save time."""
+    return min(_MOST_ROWS, _MOST_VALUES // max(images[:1].numel(), 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
