@@ -33,7 +33,7 @@ _LARGEST_L2 = 30.0
 def agreement(subject: Subject) -> Check:
     """Accuracy under PGD-20 minus that under the union of the other white-box attacks."""
     ours = subject.standing("pgd-20", pgd(subject, 20))
-    others = {"CW-20": _cw(subject), "targeted Auto-PGD": _targeted(subject)}
+    others = {"CW-20": cw_stands(subject), "targeted Auto-PGD": targeted_stands(subject)}
     others |= {name: subject.right & ~fooled for name, fooled in subject.also_fooled.items()}
     theirs = torch.stack(list(others.values())).all(0)
     gap, status = limits.DISAGREEMENT.of_gap(
@@ -121,7 +121,9 @@ def black_box(subject: Subject) -> Check:
 
     Where these are few they are attacked again by Auto-PGD at its full length.
     """
-    stands = subject.standing("pgd-20", pgd(subject, 20)) & _cw(subject) & _targeted(subject)
+    stands = (
+        subject.standing("pgd-20", pgd(subject, 20)) & cw_stands(subject) & targeted_stands(subject)
+    )
     for steps in limits.STEPS:
         stands = stands & subject.standing(f"pgd-{steps}", pgd(subject, steps))
     square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=_RETIRE_QUERIES)
@@ -145,12 +147,14 @@ def black_box(subject: Subject) -> Check:
     )
 
 
-def _cw(subject: Subject) -> Tensor:
+def cw_stands(subject: Subject) -> Tensor:
+    """[n]: right when clean and under CW-20."""
     attack = CW(threat=subject.threat, steps=20, step_size=subject.threat.epsilon / 4)
     return subject.standing("cw-20", attack)
 
 
-def _targeted(subject: Subject) -> Tensor:
+def targeted_stands(subject: Subject) -> Tensor:
+    """[n]: right when clean and under the panel's targeted Auto-PGD."""
     attack = APGD(
         threat=subject.threat,
         steps=limits.TARGETED_STEPS,

@@ -1,0 +1,215 @@
+"""Every check alone: a model that passes it and one that does not."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evaluation.masking.masked import (
+    BatchStatistics,
+    Cut,
+    Dropping,
+    Noisy,
+    Quantised,
+    Scaled,
+    Slow,
+    digits_batch,
+)
+from lrat.evaluation.masking import Check, gradients, outputs, strength
+from lrat.evaluation.masking.subject import Subject
+from lrat.threat import Linf
+from trained import THREAT, digits, trained
+
+IMAGES = 100
+
+
+def subject(model: nn.Module, threat: Linf = THREAT, count: int = IMAGES) -> Subject:
+    return Subject(model=model, view=model, batch=digits_batch(count), threat=threat, seed=0)
+
+
+def sound() -> Subject:
+    return subject(trained())
+
+
+def in_range(images: Tensor, epsilon: float = 0.2) -> Check:
+    return outputs.image_range(images, Linf(epsilon=epsilon))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        outputs.real_logits,
+        outputs.repeated,
+        outputs.alone,
+        gradients.vanishing,
+        gradients.saturated,
+        gradients.converged,
+        gradients.against_noise,
+        strength.agreement,
+        strength.scaling,
+        strength.growth,
+        strength.black_box,
+    ],
+)
+def test_a_sound_model_passes(check: object) -> None:
+    found: Check = check(sound())  # type: ignore[operator]
+    assert found.status == "passed"
+    assert found.value is not None
+    assert found.limit is not None
+    assert found.value <= found.limit
+
+
+class TestRange:
+    images = digits()[0][:20]
+
+    def test_digits_at_a_fifth_pass(self) -> None:
+        assert in_range(self.images).status == "passed"
+
+    def test_half_the_range_turns_everything_grey(self) -> None:
+        check = in_range(self.images, 0.5)
+        assert check.status == "failed"
+        assert "grey" in check.sentence
+
+    def test_images_divided_by_255_twice(self) -> None:
+        check = in_range(self.images / 255)
+        assert check.status == "failed"
+        assert "twice" in check.sentence
+
+    def test_images_outside_the_box(self) -> None:
+        assert in_range(self.images * 2 - 1).status == "failed"
+        assert in_range(self.images * float("nan")).status == "failed"
+
+    def test_no_epsilon(self) -> None:
+        assert in_range(self.images, 0.0).status == "failed"
+
+    def test_an_epsilon_below_half_a_grey_level_is_suspicious(self) -> None:
+        assert in_range(self.images, 0.2 / 255).status == "suspicious"
+        assert in_range(self.images, 0.6 / 255).status == "passed"
+
+    def test_images_of_one_colour(self) -> None:
+        plain = self.images.amax((1, 2, 3), keepdim=True) * torch.ones_like(self.images)
+        mixed = torch.cat([self.images, plain * torch.linspace(0.2, 1, 20)[:, None, None, None]])
+        assert in_range(mixed).status == "failed"
+
+
+def test_probabilities() -> None:
+    check = outputs.real_logits(subject(nn.Sequential(trained(), nn.Softmax(dim=1))))
+    assert check.status == "failed"
+    assert check.value == 1
+
+
+def test_log_probabilities_are_logits() -> None:
+    model = nn.Sequential(trained(), nn.LogSoftmax(dim=1))
+    assert outputs.real_logits(subject(model)).status == "passed"
+
+
+@pytest.mark.parametrize("layer", [Noisy, Dropping])
+def test_two_forwards_that_differ(layer: type[nn.Module]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        check = outputs.repeated(subject(layer(trained())))
+    assert check.status == "failed"
+
+
+def test_statistics_of_the_batch() -> None:
+    model = BatchStatistics(trained())
+    assert outputs.alone(subject(model)).status == "failed"
+    assert outputs.repeated(subject(model)).status == "passed"
+
+
+def test_batch_norm_that_ignores_eval_mode() -> None:
+    class Training(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(10, momentum=0.0)
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.norm.train()
+            logits: Tensor = self.norm(images.flatten(1)[:, 20:30])
+            return logits
+
+    check = outputs.alone(subject(Training()))
+    assert check.status == "failed"
+    assert "single image" in check.sentence
+
+
+def test_rounding_has_no_gradient() -> None:
+    check = gradients.vanishing(subject(Quantised(trained())))
+    assert check.status == "failed"
+    assert check.value == 1
+
+
+def test_no_gradient_at_all() -> None:
+    check = gradients.vanishing(subject(Cut(trained())))
+    assert check.status == "failed"
+    assert check.value is None
+
+
+def test_saturation_is_seen_from_the_lead_of_a_logit() -> None:
+    assert gradients.saturated(subject(Scaled(trained()))).status == "failed"
+    assert gradients.saturated(subject(Scaled(trained(), 0.001))).status == "passed"
+
+
+def test_an_attack_that_still_gains() -> None:
+    check = gradients.converged(subject(Slow(trained())))
+    assert check.status == "failed"
+    assert check.value is not None
+    assert check.value > 0.02
+
+
+def test_a_loss_that_still_rises_is_suspicious_where_the_accuracy_rests() -> None:
+    """A tiny ball, in which no image falls however far the loss has to go."""
+    check = gradients.converged(subject(Slow(trained()), Linf(epsilon=0.01), count=20))
+    assert check.value == 0
+    assert check.status == "suspicious"
+
+
+def test_noise_beats_dead_gradients() -> None:
+    check = gradients.against_noise(subject(Quantised(trained())))
+    assert check.status == "failed"
+
+
+def test_noise_and_gradients_that_fool_nothing_are_not_compared() -> None:
+    check = gradients.against_noise(subject(trained(), Linf(epsilon=0.001), count=10))
+    assert check.status == "not run"
+
+
+def test_attacks_that_disagree() -> None:
+    check = strength.agreement(subject(Scaled(trained())))
+    assert check.status == "failed"
+    assert "targeted Auto-PGD" in check.sentence
+
+
+def test_a_gap_that_chance_explains_is_suspicious() -> None:
+    """Of 20 images two more fall to the other attacks: 10 points, and nothing to build on."""
+    few = subject(trained(), count=20)
+    stands = few.standing("pgd-20", gradients.pgd(few, 20)) & strength.cw_stands(few)
+    few.also_fooled["another"] = _two_of(stands & strength.targeted_stands(few))
+    check = strength.agreement(few)
+    assert check.status == "suspicious"
+    assert check.value is not None
+    assert check.limit is not None
+    assert check.value > check.limit
+
+
+def _two_of(stands: Tensor) -> Tensor:
+    chosen = torch.zeros_like(stands)
+    chosen[stands.nonzero().flatten()[:2]] = True
+    return chosen
+
+
+def test_logits_that_are_far_apart_are_scaled_down() -> None:
+    check = strength.scaling(subject(Scaled(trained())))
+    assert check.status == "failed"
+    assert check.value is not None
+    assert check.value > 0.2
+
+
+def test_a_ball_as_large_as_the_box_leaves_nothing() -> None:
+    check = strength.growth(subject(Quantised(trained())))
+    assert check.status == "failed"
+
+
+def test_square_beats_dead_gradients() -> None:
+    check = strength.black_box(subject(Quantised(trained())))
+    assert check.status == "failed"
+    assert check.value is not None
+    assert check.value > 0.1
