@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from builders import seeded
-from lrat.attacks import APGD, CW, PGD, SAA, Attack
+from lrat.attacks import APGD, CW, PGD, SAA, Attack, Square
 from lrat.attacks.ascent import ascend
 from lrat.losses import cross_entropy, dlr, kl, targeted_dlr
 from lrat.models import ResNet18
-from lrat.threat import L2, Linf
+from lrat.threat import L2, Ball, Linf
 
 LINF, EUCLIDEAN = Linf(epsilon=8 / 255), L2(epsilon=0.5)
 STEPS = 20
@@ -120,6 +120,18 @@ def test_saa_is_one_stacked_ascent_after_the_clean_pass() -> None:
     assert found.weight_gradients == 0
 
 
+@pytest.mark.parametrize(("threat", "largest"), [(LINF, 30), (EUCLIDEAN, 100)], ids=["linf", "l2"])
+def test_square_is_one_forward_per_query_and_little_else(threat: Ball, largest: int) -> None:
+    """No gradient at all; the windows of a hundred queries are drawn at once."""
+    queries = 100
+    found = measure(Square(threat=threat, queries=queries), 8, fake=True)
+    with torch.no_grad():
+        network = measure(lambda model, images, labels: model(images), 8, fake=True)
+    assert found.counts["convolution"] == (queries + 1) * CONVOLUTIONS
+    assert found.counts["convolution_backward"] == 0
+    assert (found.total - (queries + 1) * network.total) / queries <= largest
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -130,8 +142,10 @@ def test_saa_is_one_stacked_ascent_after_the_clean_pass() -> None:
         SAA(threat=LINF, steps=10),
         SAA(threat=EUCLIDEAN, steps=10),
         APGD(threat=LINF, steps=10, stacked=True, restarts=2),
+        Square(threat=LINF, queries=110),
+        Square(threat=EUCLIDEAN, queries=110),
     ],
-    ids=["pgd", "pgd-l2", "pgd-kl", "cw", "saa", "saa-l2", "apgd-stacked"],
+    ids=["pgd", "pgd-l2", "pgd-kl", "cw", "saa", "saa-l2", "apgd-stacked", "square", "square-l2"],
 )
 def test_nothing_waits_for_the_device(attack: Attack) -> None:
     """Reading a value back to the host raises under fake tensors."""

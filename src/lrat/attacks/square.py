@@ -154,7 +154,7 @@ class _Search:
         losses, wrong = self.loss(logits), logits.argmax(1) != self.labels
         taken = ((losses > self.losses) | wrong) & ~self.fooled
         # Weights of 0 and 1 interpolate exactly, and several times faster than ``where`` chooses.
-        self.best.lerp_(images, taken[:, None, None, None].to(images))
+        self.best.lerp_(images, taken.to(images).view(-1, 1, 1, 1))
         self.logits = torch.where(taken[:, None], logits, self.logits)
         self.losses = torch.where(taken, losses, self.losses)
         self.step.masked_fill_(taken, query + 1)

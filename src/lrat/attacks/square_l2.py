@@ -78,8 +78,9 @@ class L2Moves:
     center: Tensor
     noise: Noise
     sides: list[int]
+    radius: Tensor
     draws: _Draws | None = None
-    patterns: dict[int, Tensor] = field(default_factory=dict)
+    shapes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @staticmethod
     def around(
@@ -87,7 +88,9 @@ class L2Moves:
     ) -> "L2Moves":
         shape = center.shape[1:]
         sides = [window_side(query, p_init, shape, _SMALLEST) for query in range(queries)]
-        return L2Moves(threat=threat, center=center, noise=noise, sides=sides)
+        # Epsilon as float32 knows it, since its square is compared with sums of squares.
+        radius = torch.full((), threat.epsilon, device=center.device)
+        return L2Moves(threat=threat, center=center, noise=noise, sides=sides, radius=radius)
 
     def start(self) -> Tensor:
         count, channels, height, width = self.center.shape
@@ -99,7 +102,8 @@ class L2Moves:
             for column in range(width // side)
         ]
         turned, signs = self._draw_tiles(len(tiles), count, channels)
-        patterns, delta = self._patterns(side), torch.zeros_like(self.center)
+        patterns = self._shapes(side)[0].view(2, side, side)
+        delta = torch.zeros_like(self.center)
         for (top, left), turn, sign in zip(tiles, turned, signs, strict=True):
             # The last tiles of images whose side is no multiple of five may not fit.
             part = delta[:, :, top : top + side, left : left + side]
@@ -114,9 +118,12 @@ class L2Moves:
             self.draws = self._draw_block(query)
         offset, side = query - self.draws.first, self.sides[query]
         turned, signs = self.draws.turned[offset], self.draws.signs[offset]
-        bumps = self._patterns(side).flatten(1)[turned][:, None] * signs[:, :, None]
-        first, second = self._pixels(self.draws.corners[offset], side)
-        return self._on_sphere(self._gather(best - self.center, first, second, bumps))
+        patterns, inside = self._shapes(side)
+        bumps = patterns[turned][:, None] * signs[:, :, None]
+        pixels = self.draws.corners[offset][:, :, None] + inside
+        pixels = pixels.expand(len(best), -1, -1)
+        delta = self._gather(best - self.center, pixels[:, :1], pixels[:, 1:], bumps)
+        return self._on_sphere(delta)
 
     def select(self, rows: Tensor) -> "L2Moves":
         # Shared draws are made anew for each query, so only those of each image need to follow.
@@ -129,15 +136,14 @@ class L2Moves:
         )
 
     def _gather(self, delta: Tensor, first: Tensor, second: Tensor, bumps: Tensor) -> Tensor:
-        """[B C H*W]: ``delta``, changed in place, with the mass of both windows ([B 1 S*S]) in the first."""
+        """[B C H*W]: ``delta``, in place, with the mass of both windows [B 1 S*S] in the first."""
         count, channels = delta.shape[:2]
         flat = delta.flatten(2)
         either = torch.zeros_like(flat[:, :1]).scatter_(2, torch.cat([first, second], dim=2), 1)
         first, second = (part.expand(count, channels, -1) for part in (first, second))
         window = flat.gather(2, first)
         bumps = bumps + window / (_TINY + _norm(window))
-        radius = torch.full((), self.threat.epsilon, device=delta.device).square()
-        unused = (radius - _norm(delta.flatten(1)).square()).clamp(min=0)[:, :, None]
+        unused = (self.radius.square() - _norm(delta.flatten(1)).square()).clamp(min=0)[:, :, None]
         mass = (unused / channels + _norm(flat * either).square()).sqrt()
         bumps = bumps / (_TINY + _norm(bumps)) * mass
         return flat.scatter_(2, second, 0.0).scatter_(2, first, bumps)
@@ -148,18 +154,16 @@ class L2Moves:
         moved = (delta / (_norm(delta) + _TINY)).mul_(self.threat.epsilon)
         return moved.view(self.center.shape).add_(self.center).clamp_(0, 1)
 
-    def _pixels(self, corners: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """The flat positions [B 1 side*side] of the pixels in both windows."""
-        count, width = len(self.center), self.center.shape[3]
-        step = torch.arange(side, device=corners.device)
-        inside = (step[:, None] * width + step).flatten()
-        pixels = (corners[:, :, None] + inside).expand(count, -1, -1)
-        return pixels[:, :1], pixels[:, 1:]
-
-    def _patterns(self, side: int) -> Tensor:
-        if side not in self.patterns:
-            self.patterns[side] = opposed_bumps(side).to(self.center.device)
-        return self.patterns[side]
+    def _shapes(self, side: int) -> tuple[Tensor, Tensor]:
+        """For windows of a side: the bumps [2 S*S], and their pixels' distance [S*S] in the flat
+        image from the first.
+        """
+        if side not in self.shapes:
+            step = torch.arange(side)
+            inside = (step[:, None] * self.center.shape[3] + step).flatten()
+            bumps = opposed_bumps(side).flatten(1)
+            self.shapes[side] = bumps.to(self.center.device), inside.to(self.center.device)
+        return self.shapes[side]
 
     def _draw_tiles(self, tiles: int, count: int, channels: int) -> tuple[Tensor, Tensor]:
         """Per tile whether it is turned ([B] or [1], int64) and its signs [B C]."""
