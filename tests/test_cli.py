@@ -10,6 +10,8 @@ from lrat import __version__
 from lrat.errors import LratError
 from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
+COMMANDS = ("train", "evaluate", "compare", "curve", "why", "demo")
+
 LIGHT = """
 import contextlib, io, sys
 from lrat.cli import main
@@ -21,20 +23,20 @@ for arguments in {arguments!r}:
         except SystemExit as end:
             assert end.code == 0, (arguments, end.code)
     assert out.getvalue().strip(), arguments
-heavy = {{"torch", "numpy", "scipy", "sklearn", "torchvision"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "scipy", "sklearn", "torchvision", "matplotlib"}} & set(sys.modules)
 print(sorted(heavy))
 """
 
 
 def test_help_version_and_lists_load_neither_torch_nor_numpy() -> None:
     arguments = [["--help"], [], ["--version"], *(["list", what] for what in CATALOGUES)]
-    arguments += [[command, "--help"] for command in ("train", "evaluate", "compare", "demo")]
+    arguments += [[command, "--help"] for command in COMMANDS]
     assert python(LIGHT.format(arguments=arguments)) == "[]\n"
 
 
 def test_help_names_every_command() -> None:
     text = lrat("--help").out
-    for command in ("train", "evaluate", "compare", "demo", "list"):
+    for command in (*COMMANDS, "list"):
         assert f" {command} " in text
 
 

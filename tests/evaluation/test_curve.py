@@ -259,6 +259,15 @@ def test_what_it_refuses(changed: dict[str, Any], error: type[Exception], messag
         security_curve(model, batches, attack, Linf(epsilon=0.1), **arguments)
 
 
+def test_what_is_wrong_with_the_model_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model, whole, _ = linear_case()
+    for _ in range(2):
+        caplog.clear()
+        security_curve(nn.Sequential(model, nn.Softmax(1)), [whole], sign_step, Linf(epsilon=0.1))
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "probabilities" in caplog.text
+
+
 def test_an_image_that_comes_twice_is_refused() -> None:
     model, whole, _ = linear_case()
     with pytest.raises(DataError, match="image 0 came twice"):

@@ -12,6 +12,7 @@ from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
 from lrat.cli.listing import list_
 from lrat.cli.training import demo, train
+from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(curve)
+app.command()(why)
 app.command()(demo)
 app.command(name="list")(list_)
 

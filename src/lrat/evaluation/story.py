@@ -19,6 +19,7 @@ from lrat.evaluation.suites import NATURAL, Suite
 from lrat.losses import logit_margin
 from lrat.outputs import raw_logits
 from lrat.randomness import NoiseLike
+from lrat.threat import Region
 from lrat.types import Batch, Images, Labels, Logits
 
 Pixels = npt.NDArray[np.float32]
@@ -29,7 +30,8 @@ class Path:
     """The way of one row that an attack sent through the model, T forwards long.
 
     ``forward`` [T]: the numbers of the attack's calls of the model, from 0; ``margin`` [T]: logit
-    margin (Eq. 6) after each; ``prediction`` [T]: the class. All as the attack saw them, that is
+    margin (Eq. 6) after each; ``prediction`` [T]: the class; ``inside`` [T]: whether the image that
+    was sent lies in the region (FAB comes from outside). All as the attack saw them, that is
     through the view. Attacks that run several tries at once have a path for each of them; those
     that run them one after the other have them in one path.
     """
@@ -37,12 +39,13 @@ class Path:
     forward: npt.NDArray[np.int64]
     margin: npt.NDArray[np.float32]
     prediction: npt.NDArray[np.int64]
+    inside: npt.NDArray[np.bool_]
     label: int
 
     @property
     def failure(self) -> int | None:
-        """The first forward at which the image was misclassified; None if it never was."""
-        wrong = np.flatnonzero(self.prediction != self.label)
+        """The first forward that misclassified an image inside the region; None if none did."""
+        wrong = np.flatnonzero((self.prediction != self.label) & self.inside)
         return int(self.forward[wrong[0]]) if len(wrong) else None
 
 
@@ -64,7 +67,7 @@ class AttackStory:
 
     @property
     def failure(self) -> int | None:
-        """The first forward at which any path was misclassified."""
+        """The first failure of any path."""
         found = [path.failure for path in self.paths if path.failure is not None]
         return min(found) if found else None
 
@@ -108,7 +111,12 @@ def tell_story(
     if len(batch) != 1:
         raise DataError(f"a story is about one image, not {len(batch)}")
     label = int(batch.labels[0])
-    watched = {step.name: _Watched(inner=step.attack) for step in suite.steps}
+    watched = {
+        step.name: _Watched(
+            inner=step.attack, region=suite.threat, center=batch.images.cpu().float()
+        )
+        for step in suite.steps
+    }
     members = tuple(replace(step, attack=watched[step.name]) for step in suite.steps)
     result = evaluate_suite(
         model, [batch], replace(suite, members=members), view=view, seed=seed, device=device
@@ -143,6 +151,8 @@ class _Watched:
     """An attack as it is, with a record of what it returned and of the model's answers."""
 
     inner: Attack
+    region: Region
+    center: Tensor
     returned: list[Tensor] = field(default_factory=list)
     recorders: list["_Recorder"] = field(default_factory=list)
 
@@ -166,7 +176,7 @@ class _Watched:
         noise: NoiseLike = None,
         clean_logits: Logits | None = None,
     ) -> Variant:
-        recorder = _Recorder()
+        recorder = _Recorder(self.region, self.center)
         self.recorders.append(recorder)
         with recorder.watching(model):
             variant = self.inner(model, images, labels, noise=noise, clean_logits=clean_logits)
@@ -181,6 +191,7 @@ class _Row:
     last: Tensor
     forward: list[int]
     logits: list[Tensor]
+    inside: list[bool]
 
 
 class _Recorder:
@@ -190,7 +201,9 @@ class _Recorder:
     whose last image is nearest to it; a row for which there is none begins one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, region: Region, center: Tensor) -> None:
+        self._region = region
+        self._center = center
         self._rows: list[_Row] = []
         self._order: list[int] = []
         self._calls = 0
@@ -213,6 +226,7 @@ class _Recorder:
             forward=np.array(row.forward, dtype=np.int64),
             margin=logit_margin(logits, labels).numpy(),
             prediction=logits.argmax(1).numpy(),
+            inside=np.array(row.inside, dtype=bool),
             label=label,
         )
 
@@ -223,7 +237,9 @@ class _Recorder:
         # Copies: a replayed graph writes its next answer into the same memory.
         logits = raw_logits(output).detach().float().cpu().clone()
         sent = given[0] if given else next(iter(named.values()))
-        images = sent.detach().float().cpu().flatten(1).clone()
+        images = sent.detach().float().cpu().clone()
+        inside = self._inside(images)
+        images = images.flatten(1)
         if len(images) != len(self._order):
             self._order = self._matched(images)
         for place, number in enumerate(self._order):
@@ -231,7 +247,15 @@ class _Recorder:
             row.last = images[place]
             row.forward.append(self._calls)
             row.logits.append(logits[place])
+            row.inside.append(inside[place])
         self._calls += 1
+
+    def _inside(self, images: Tensor) -> list[bool]:
+        """For each row; none is where an attack sends images of another size."""
+        if images.shape[1:] != self._center.shape[1:]:
+            return [False] * len(images)
+        excess = self._region.violation(images, self._center.expand_as(images))
+        return [bool(each <= self._region.tolerance) for each in excess]
 
     def _matched(self, images: Tensor) -> list[int]:
         """The path of each row; nearest pairs first, every path once."""
@@ -246,5 +270,5 @@ class _Recorder:
         for place, number in enumerate(order):
             if number < 0:
                 order[place] = len(self._rows)
-                self._rows.append(_Row(last=images[place], forward=[], logits=[]))
+                self._rows.append(_Row(last=images[place], forward=[], logits=[], inside=[]))
         return order

@@ -115,6 +115,8 @@ def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, flo
             "them apart"
         )
     highest = request.max_epsilon
+    if highest is not None and not highest > 0:
+        raise SettingError(f"max_epsilon={highest}: must be above 0")
     if highest is None:
         highest = _BEYOND_TRAINED * max(epsilon for _, epsilon in trained)
         highest = float(f"{min(highest, 1.0) if norms[0] == 'linf' else highest:.6g}")

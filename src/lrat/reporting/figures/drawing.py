@@ -18,7 +18,6 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 white paper swallows."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 """A second sign besides the colour; more lines than colours differ in it alone."""
-_LONGEST_NAME = 32
 _SETTINGS: dict[str, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -69,9 +68,9 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def shortened(name: str) -> str:
-    """A name that fits beside a line: of a long one its end, which tells paths apart."""
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+def shortened(name: str, longest: int = 32) -> str:
+    """A name that fits in its place: of a long one its end, which tells paths apart."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> Any:

@@ -59,7 +59,7 @@ def caption_of(curves: Mapping[str, Mapping[str, Any]]) -> str:
             same.append(words.format(**{key: values.pop()}))
         else:
             differing += [
-                f"{name}: {words.format(**{key: curve[key]})}" for name, curve in curves.items()
+                f"For {name} {words.format(**{key: curve[key]})}" for name, curve in curves.items()
             ]
     norm = _norm(next(iter(curves.values())))
     areas = ", ".join(
@@ -106,7 +106,7 @@ def _axes(axes: Any, curves: Mapping[str, Mapping[str, Any]], norm: str) -> None
     trained = _trained(curves)
     if trained is not None and trained <= widest:
         axes.axvline(trained, color="black", linewidth=0.8, linestyle=":")
-        # Outside the lines: they fall, so the upper right is free.
+        # To the right of the line and above the curves, which fall.
         axes.annotate(
             f"trained for {trained:.3g}",
             (trained, 97),
@@ -114,6 +114,7 @@ def _axes(axes: Any, curves: Mapping[str, Mapping[str, Any]], norm: str) -> None
             textcoords="offset points",
             fontsize=7,
             verticalalignment="top",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
 
 

@@ -15,18 +15,20 @@ from lrat.reporting.figures.drawing import (
     new_figure,
     our_style,
     save,
+    shortened,
 )
 
 Pixels = npt.NDArray[np.float32]
-_ROW = 1.25
+_ROW = 1.5
 _MOST_BARS = 6
+_LONGEST_NAME = 24
 _SMALLEST_CHANGE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathPicture:
     """A margin path: ``margin`` [T] after each forward, ``forward`` [T] their numbers from 0;
-    ``failure``: the first of these at which the image was misclassified, if any."""
+    ``failure``: the first at which an image inside the threat was misclassified, if any."""
 
     margin: Sequence[float]
     forward: Sequence[int]
@@ -60,7 +62,7 @@ def why_figure(
     """
     with our_style():
         figure = new_figure(PAGE, _ROW * (len(attacks) + 1) + 0.2)
-        grid = figure.add_gridspec(len(attacks) + 1, 3, width_ratios=(1, 1, 2.6))
+        grid = figure.add_gridspec(len(attacks) + 1, 3, width_ratios=(1, 1, 3.4))
         _show(figure.add_subplot(grid[0, 0]), image, title)
         _bars(figure.add_subplot(grid[0, 1:]), probabilities)
         for row, attack in enumerate(attacks, start=1):
@@ -113,7 +115,8 @@ def _frame(axes: Any, title: str) -> None:
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_visible(True)
-    axes.set_title(title, fontsize=7, pad=2)
+    lines = [shortened(line, _LONGEST_NAME) for line in title.splitlines()]
+    axes.set_title("\n".join(lines), fontsize=7, pad=2)
 
 
 def _bars(axes: Any, probabilities: Sequence[tuple[str, float]]) -> None:
@@ -122,13 +125,15 @@ def _bars(axes: Any, probabilities: Sequence[tuple[str, float]]) -> None:
     bars = axes.barh(places, [100 * share for _, share in shown], color=OKABE_ITO[0], height=0.7)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_yticks(places, [name for name, _ in shown])
+    axes.set_yticks(places, [shortened(name, _LONGEST_NAME) for name, _ in shown])
     labels = [f"{100 * share:.1f}" for _, share in shown]
     axes.bar_label(bars, labels, padding=2, fontsize=6)
     axes.set_title("clean: probability (%)", fontsize=7, pad=2)
 
 
 def _paths(axes: Any, attack: AttackPicture) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if not any(len(path.margin) for path in attack.paths):
         axes.axis("off")
         axes.text(0.5, 0.5, "the model was not called", ha="center", va="center", fontsize=7)
@@ -153,6 +158,7 @@ def _paths(axes: Any, attack: AttackPicture) -> None:
                 zorder=5,
             )
     _below_zero(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     failures = [path.failure for path in attack.paths if path.failure is not None]
     first = f"first wrong at forward {min(failures)}" if failures else "never wrong"
     axes.set_title(f"logit margin: {first}", fontsize=7, pad=2)
@@ -161,7 +167,7 @@ def _paths(axes: Any, attack: AttackPicture) -> None:
 def _below_zero(axes: Any) -> None:
     """Shade where the image is misclassified."""
     low, high = axes.get_ylim()
-    pad = 0.08 * max(high - low, _SMALLEST_CHANGE)
+    pad = 0.08 * max(max(high, 0) - min(low, 0), _SMALLEST_CHANGE)
     low, high = min(low, -pad), max(high, pad)
     axes.axhspan(low, 0, color="#D55E00", alpha=0.12, linewidth=0)
     axes.axhline(0, color="black", linewidth=0.6)
