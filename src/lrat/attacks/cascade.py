@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.apgd import APGD
-from lrat.attacks.base import Attack, Trace, Variant
+from lrat.attacks.base import Attack, Given, Trace, Variant, framed
+from lrat.attacks.confirm import confirmed
 from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import as_attack
 from lrat.attacks.square import Square
@@ -30,10 +30,11 @@ _RETIRE_SQUARE = 50
 class Cascade:
     """Attacks by name, in order, each on the images that withstood the ones before.
 
-    An image is fooled when the model it is attacked through misclassifies what an attack returned;
-    it keeps its first success, else the candidate with the smallest probability margin. The trace's
-    ``source`` is the member's number. Each member draws from the noise's child of its name; an
-    evaluation walks the members itself, so that it has evidence of every one.
+    An image is fooled when the model misclassifies what an attack returned (of an accelerated view:
+    when its original does too); it keeps its first success, else the candidate with the smallest
+    probability margin. The trace's ``source`` is the member's number. Each member draws from the
+    noise's child of its name; an evaluation walks the members itself, so that it has evidence of
+    every one.
 
     Raises ``SettingError`` for a cascade without attacks.
     """
@@ -63,7 +64,8 @@ class Cascade:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         own = as_noise(noise, len(images), images.device)
         parts = [(attack, own.child(name)) for name, attack in self.members.items()]
-        return one_after_the_other(parts, model, images, labels, clean_logits)
+        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
+            return _one_after_the_other(parts, model, given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ class Restarts:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         own = as_noise(noise, len(images), images.device)
         parts = [(self.attack, own.child(number)) for number in range(self.count)]
-        return one_after_the_other(parts, model, images, labels, clean_logits)
+        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
+            return _one_after_the_other(parts, model, given)
 
 
 def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 - the attack's name
@@ -120,15 +123,11 @@ def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 -
     )
 
 
-def one_after_the_other(
-    parts: Iterable[tuple[Attack, Noise]],
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    clean_logits: Tensor | None,
+def _one_after_the_other(
+    parts: Iterable[tuple[Attack, Noise]], model: nn.Module, given: Given
 ) -> Variant:
     """The first success of each image over these attacks, else its smallest margin."""
-    images, labels = images.detach().float(), labels.long()
+    images, labels = given.images, given.labels
     zeros = torch.zeros_like(labels)
     kept = images.clone()
     margin = torch.full_like(zeros, torch.inf, dtype=torch.float32)
@@ -137,22 +136,25 @@ def one_after_the_other(
     }
     left = torch.arange(len(labels), device=labels.device)
     for number, (attack, noise) in enumerate(parts):
-        clean = None if clean_logits is None else clean_logits[left]
-        with PassCounter(model) as counted:
-            variant = attack(
-                model, images[left], labels[left], noise=noise.select(left), clean_logits=clean
-            )
-        with evaluating(model), torch.no_grad():
-            found = probability_margin(logits_of(model(variant.images)), labels[left])
+        clean = None if given.clean is None else given.clean[left]
+        own = noise.select(left)
+        # An attack of somebody else's may count on gradients being on.
+        with PassCounter(model) as counted, torch.enable_grad():
+            variant = attack(model, images[left], labels[left], noise=own, clean_logits=clean)
+        logits = logits_of(model(variant.images))
+        found = probability_margin(logits, labels[left])
+        # Not the margin's sign: two probabilities may be equal where their logits are not.
+        wrong = logits.argmax(1) != labels[left]
+        fooled = confirmed(model, variant.images, labels[left], wrong)
         spent = _spent(variant.trace, counted, left)
         columns["forwards"][left] += spent["forwards"] + 1
         columns["backwards"][left] += spent["backwards"]
-        better = found < margin[left]
+        better = fooled | (found < margin[left])
         rows = left[better]
         kept[rows], margin[rows] = variant.images[better], found[better]
         columns["step"][rows] = spent["step"][better]
         columns["source"][rows] = number
-        left = left[margin[left] >= 0]
+        left = left[~fooled]
         if len(left) == 0:
             break
     return Variant(images=kept, trace=Trace(margin=margin, **columns))

@@ -10,6 +10,7 @@ from lrat.acceleration import evaluating
 from lrat.attacks.base import Attack, Trace, Variant
 from lrat.errors import SettingError
 from lrat.outputs import logits_of
+from lrat.passes import PassCounter
 from lrat.randomness import NoiseLike
 from lrat.types import Images, Labels, Logits
 
@@ -73,9 +74,10 @@ class LogitScaled:
 class Transfer:
     """An attack made on ``source``, a second model, and shown to the model under evaluation.
 
-    ``name`` says which model that is: it is part of an evaluation's identity. The passes in the
-    trace are those of the source. Where the images come from another training run with the same
-    data this is the black-box test that hidden gradients cannot pass (Athalye et al. 2018).
+    ``name`` says which model that is: it is part of an evaluation's identity. The images are made
+    where the source is. The passes in the trace are those of the source. Where the images come from
+    another training run with the same data this is the black-box test that hidden gradients cannot
+    pass (Athalye et al. 2018).
     """
 
     attack: Attack
@@ -94,9 +96,20 @@ class Transfer:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
-        with torch.no_grad():
-            found = self.attack(self.source, images, labels, noise=noise)
-        told = found.trace
+        place = next((tensor.device for tensor in self.source.parameters()), images.device)
+        with PassCounter(self.source) as counted:
+            found = self.attack(self.source, images.to(place), labels.to(place), noise=noise)
+        told = found.trace or Trace()
         # The margin and steps are the source's: they say nothing about the model in question.
-        trace = None if told is None else Trace(forwards=told.forwards, backwards=told.backwards)
-        return Variant(images=found.images, trace=trace)
+        trace = Trace(
+            forwards=_every(told.forwards, counted.forwards, labels),
+            backwards=_every(told.backwards, counted.backwards, labels),
+        )
+        return Variant(images=found.images.to(images.device), trace=trace)
+
+
+def _every(told: Tensor | None, counted: int, labels: Tensor) -> Tensor:
+    """Passes per image [B]: what the attack tells, else those counted, shared out evenly."""
+    if told is None:
+        return torch.full_like(labels, -(-counted // len(labels)))
+    return told.to(labels.device)
