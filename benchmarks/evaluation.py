@@ -1,7 +1,8 @@
 """AutoAttack by lrat beside pyautoattack, on models that lrat trained: verdicts, time, passes.
 
     python benchmarks/evaluation.py RUN [RUN ...] [--images 1000] [--block 250] [--chunk 128]
-                                    [--parity] [--state FOLDER] [--only TEXT] [--out FILE.md]
+                                    [--parity] [--only TEXT] [--skip TEXT] --state FOLDER
+                                    [--out FILE.md]
 
 For each run folder (its data where its config.yaml says), block by block and in turns: the whole of
 AutoAttack by pyautoattack 0.2.0, and by lrat with keyed noise through the plain model, the float32
@@ -159,14 +160,14 @@ def pass_seconds(view: nn.Module, images: Tensor) -> dict[str, float]:
     return best
 
 
-def speed(found: Subject, block: int, chunk: int, state: Path, only: str) -> list[Path]:
+def speed(found: Subject, block: int, chunk: int, state: Path, skip: str) -> list[Path]:
     """A file per block and contestant; those that are there are not made again."""
     paths = []
     views: dict[str, nn.Module] = {
         name: found.model if choices is None else FastView(found.model, choices)
         for name, choices in VIEWS.items()
     }
-    contestants = [name for name in (PEER, *VIEWS) if only in name]
+    contestants = [name for name in (PEER, *VIEWS) if not skip or skip not in name]
     for number, rows in enumerate(torch.arange(len(found.batch)).split(block)):
         images, labels = found.batch.images[rows], found.batch.labels[rows]
         shift = number % len(contestants)
@@ -222,7 +223,8 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=250)
     parser.add_argument("--chunk", type=int, default=128)
     parser.add_argument("--parity", action="store_true")
-    parser.add_argument("--only", default="", help="contestants (parity: attacks) with this text")
+    parser.add_argument("--only", default="", help="with --parity: attacks with this text alone")
+    parser.add_argument("--skip", default="", help="leave out contestants with this text")
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -234,7 +236,7 @@ def main() -> None:
         if options.parity:
             paths += parity(found, options.chunk, options.state, options.only)
         else:
-            paths += speed(found, options.block, options.chunk, options.state, options.only)
+            paths += speed(found, options.block, options.chunk, options.state, options.skip)
     text = render([json.loads(path.read_text()) for path in paths], options.chunk)
     print(text)
     if options.out is not None:

@@ -26,6 +26,7 @@ def test_what_lrat_exports() -> None:
         "FitResult",
         "LratError",
         "attacks",
+        "check_masking",
         "evaluate",
         "fit",
         "losses",

@@ -11,6 +11,7 @@ __version__ = "0.1.0.dev0"
 _PLACES = {
     "fit": "lrat.experiments.api",
     "evaluate": "lrat.experiments.api",
+    "check_masking": "lrat.experiments.api",
     "FitResult": "lrat.experiments.api",
     "EvaluationResult": "lrat.evaluation",
     "LratError": "lrat.errors",

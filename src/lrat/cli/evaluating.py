@@ -55,6 +55,10 @@ def evaluate(
         str | None,
         typer.Option(help="i/n: only this part of the images, as one of several machines."),
     ] = None,
+    masking: Annotated[
+        bool | None,
+        typer.Option(help="Check for gradient masking; by default after suites with AutoAttack."),
+    ] = None,
     acceleration: Annotated[
         Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
     ] = Acceleration.auto,
@@ -97,8 +101,14 @@ def evaluate(
 
         print(profile_evaluation(source, request))
         return
+    subject = source.open(threat)
     with evaluation_progress() as progress:
-        folder, result = evaluate_subject(source.open(threat), request, progress)
+        folder, result = evaluate_subject(subject, request, progress)
     print(result)
     if folder is not None:
         print(f"evidence in {folder}")
+    wanted = bool(result.stages) and part is None if masking is None else masking
+    if wanted:
+        from lrat.experiments.masking import examine
+
+        print(f"\n{examine(subject, request, folder=folder, result=result)}")

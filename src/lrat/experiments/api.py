@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from lrat.acceleration import View
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
@@ -20,12 +21,13 @@ from lrat.data import (
     stratified_subset,
 )
 from lrat.errors import SettingError
-from lrat.evaluation import EvaluationResult, Suite, adaptive
+from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
 from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
+from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.run import CLEAN_SUBSET, accuracy_measure
 from lrat.experiments.suites import check_suite
 from lrat.experiments.suites import suite as suite_named
@@ -193,6 +195,32 @@ def evaluate(
         folder=None if folder is None else Path(folder),
         device=_device(model, device),
     )
+
+
+def check_masking(
+    model: nn.Module,
+    data: Data,
+    *,
+    threat: Ball | str,
+    seed: int = 0,
+    acceleration: Literal["auto", "off"] = "auto",
+    device: torch.device | str | None = None,
+) -> Panel:
+    """Is the model's accuracy under attack real, or do the attacks fail? ``print(panel)``.
+
+    Twelve checks on up to 256 of the images (a fixed, stratified part), each passed, suspicious or
+    failed with its number and a sentence; see ``evaluation.masking``. ``data`` as for ``fit``.
+
+    Raises ``LratError`` in one line for data, settings or a model that do not fit.
+    """
+    images = stratified_subset(_images(data), PANEL_IMAGES, seed=0)
+    build.check_fit(model, images)
+    place = _device(model, device)
+    model.to(place)
+    view = build.view(acceleration, model, images)
+    batch = images.batch(torch.arange(len(images))).to(place)
+    seen = view if isinstance(view, View) else None
+    return masking_panel(model, batch, _ball(threat), view=seen, seed=seed)
 
 
 def _images(data: Data) -> ImageData:
