@@ -46,9 +46,9 @@ class FAB(GradientAttack):
     it and from the clean image onto the hyperplane where the loss is 0, stretches both by
     ``overshoot`` and mixes them, with a weight of at most ``alpha_max`` on the clean image's. A
     misclassified image is recorded if none nearer was, and pulled back: the perturbation times
-    ``backward``. Two forwards and one image gradient per step: measured on robust models three of
-    four images are misclassified when checked and need their gradient elsewhere, so taking the
-    gradient of every checked image would cost more than it saves.
+    ``backward``. Two forwards and one image gradient per step: of the points to check 82 to 87 %
+    are misclassified (two adversarially trained classifiers of Fashion-MNIST) and need their
+    gradient elsewhere, so a gradient at every checked point would cost more than it saves.
 
     ``targets``: T tries of ``steps`` steps, towards the wrong classes of rank 1..T at the clean
     image (at most K - 1), each on the images not fooled within epsilon yet. ``loss``: targeted, its
@@ -56,7 +56,8 @@ class FAB(GradientAttack):
 
     Returns the nearest misclassified image found if that lies within epsilon; what was found
     farther away is projected into the ball, and where nothing was found the last iterate is.
-    Images that are misclassified already come back as they are.
+    The reference gives these up; projected, a few of them are misclassified nevertheless. Images
+    that are misclassified already come back as they are.
 
     ``retire_every=N``: every N steps the images that are fooled within epsilon leave the batch with
     the first such point, the same for every N. Through an accelerated view only those leave that
@@ -104,7 +105,7 @@ class FAB(GradientAttack):
                 "the model has a single class, so there is no wrong class to aim at: give it one "
                 "logit per class"
             )
-        found = _Search.begin(images, labels, clean)
+        found = Search.begin(images, labels, clean)
         wrong = confirmed(model, images, labels, clean.argmax(1) != labels)
         left = (~wrong).nonzero().flatten()
         for number in range(min(self.targets, clean.shape[1] - 1)):
@@ -122,7 +123,7 @@ class FAB(GradientAttack):
         )
 
     def _aim(
-        self, model: nn.Module, found: "_Search", left: Tensor, clean: Tensor, number: int
+        self, model: nn.Module, found: "Search", left: Tensor, clean: Tensor, number: int
     ) -> Tensor:
         """All steps towards one target, for the rows ``left``; the rows that are left then."""
         run, taken = found.select(left), 0
@@ -142,7 +143,7 @@ class FAB(GradientAttack):
                 left, run, loss = left[kept], run.select(kept), loss.select(kept)
         return left
 
-    def advance(self, model: nn.Module, run: "_Search", loss: Prepared, number: int) -> None:
+    def advance(self, model: nn.Module, run: "Search", loss: Prepared, number: int) -> None:
         """One step of all rows, and the pull-back of those that it misclassifies."""
         gradient, losses, _ = image_gradient(model, loss, run.current)
         run.current = self._step(run, gradient, losses)
@@ -156,7 +157,7 @@ class FAB(GradientAttack):
         run.take(better, norm, logits, number)
         run.current = torch.lerp(run.center, run.current, _wide(1 - wrong * (1 - self.backward)))
 
-    def _step(self, run: "_Search", gradient: Tensor, losses: Tensor) -> Tensor:
+    def _step(self, run: "Search", gradient: Tensor, losses: Tensor) -> Tensor:
         """The mixture of the stretched steps onto the hyperplane where the linearised loss is 0."""
         current, center, normal = (
             images.flatten(1) for images in (run.current, run.center, gradient)
@@ -170,7 +171,7 @@ class FAB(GradientAttack):
         moved = torch.lerp(stretched[:, 0], stretched[:, 1], weight[:, None])
         return moved.clamp_(0, 1).view_as(run.current)
 
-    def _project(self, model: nn.Module, found: "_Search", left: Tensor) -> None:
+    def _project(self, model: nn.Module, found: "Search", left: Tensor) -> None:
         """What could not be fooled within epsilon: its nearest candidate, put into the ball."""
         if len(left) == 0:
             return
@@ -186,7 +187,7 @@ class FAB(GradientAttack):
 
 
 @dataclass
-class _Search:
+class Search:
     """What is known of each image; every tensor has a row per image, so rows can be dropped.
 
     ``images`` is the nearest misclassified point so far, at distance ``norm`` (inf: none) from
@@ -207,9 +208,9 @@ class _Search:
     backwards: Tensor
 
     @staticmethod
-    def begin(images: Tensor, labels: Tensor, clean: Tensor) -> "_Search":
+    def begin(images: Tensor, labels: Tensor, clean: Tensor) -> "Search":
         zeros = torch.zeros_like(labels)
-        return _Search(
+        return Search(
             center=images,
             labels=labels,
             current=images.clone(),
@@ -223,11 +224,11 @@ class _Search:
             backwards=zeros.clone(),
         )
 
-    def select(self, rows: Tensor) -> "_Search":
+    def select(self, rows: Tensor) -> "Search":
         """The search of these rows (integers) alone."""
-        return _Search(**{name: part[rows] for name, part in vars(self).items()})
+        return Search(**{name: part[rows] for name, part in vars(self).items()})
 
-    def put(self, rows: Tensor, run: "_Search") -> None:
+    def put(self, rows: Tensor, run: "Search") -> None:
         """Take back what became of these rows."""
         for name in ("current", "images", "norm", "logits", "step", "source", "tried"):
             getattr(self, name)[rows] = getattr(run, name)
