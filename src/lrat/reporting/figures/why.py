@@ -160,8 +160,13 @@ def _paths(axes: Any, attack: AttackPicture) -> None:
     _below_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     failures = [path.failure for path in attack.paths if path.failure is not None]
-    first = f"first wrong at forward {min(failures)}" if failures else "never wrong"
-    axes.set_title(f"logit margin: {first}", fontsize=7, pad=2)
+    if failures:
+        words = f"first wrong at forward {min(failures)}"
+    elif any(margin < 0 for path in attack.paths for margin in path.margin):
+        words = "wrong only outside the threat"
+    else:
+        words = "never wrong"
+    axes.set_title(f"logit margin: {words}", fontsize=7, pad=2)
 
 
 def _below_zero(axes: Any) -> None:
