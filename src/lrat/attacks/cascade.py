@@ -11,7 +11,7 @@ from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, Given, Trace, Variant, framed
 from lrat.attacks.confirm import confirmed
 from lrat.attacks.fab import FAB
-from lrat.attacks.foreign import as_attack
+from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.attacks.square import Square
 from lrat.errors import SettingError
 from lrat.losses import probability_margin, targeted_dlr
@@ -30,6 +30,8 @@ _RETIRE_SQUARE = 50
 class Cascade:
     """Attacks by name, in order, each on the images that withstood the ones before.
 
+    ``members``: attacks, or any callables ``(model, images, labels) -> images``.
+
     An image is fooled when the model misclassifies what an attack returned (of an accelerated view:
     when its original does too); it keeps its first success, else the candidate with the smallest
     probability margin. The trace's ``source`` is the member's number. Each member draws from the
@@ -39,18 +41,22 @@ class Cascade:
     Raises ``SettingError`` for a cascade without attacks.
     """
 
-    members: Mapping[str, Attack] = field(hash=False)
+    members: Mapping[str, AttackLike] = field(hash=False)
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.members:
             raise SettingError("a cascade needs at least one attack: {'pgd': PGD(...)}")
-        adapted = {name: as_attack(attack) for name, attack in self.members.items()}
-        object.__setattr__(self, "members", adapted)
+        object.__setattr__(self, "members", self.attacks)
+
+    @property
+    def attacks(self) -> dict[str, Attack]:
+        """The members, those that are plain callables adapted."""
+        return {name: as_attack(attack) for name, attack in self.members.items()}
 
     @property
     def needs_clean(self) -> bool:
-        return any(attack.needs_clean for attack in self.members.values())
+        return any(attack.needs_clean for attack in self.attacks.values())
 
     def __call__(
         self,
@@ -63,7 +69,7 @@ class Cascade:
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         own = as_noise(noise, len(images), images.device)
-        parts = [(attack, own.child(name)) for name, attack in self.members.items()]
+        parts = [(attack, own.child(name)) for name, attack in self.attacks.items()]
         with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
             return _one_after_the_other(parts, model, given)
 
@@ -76,17 +82,18 @@ class Restarts:
     Raises ``SettingError`` for a count below 1.
     """
 
-    attack: Attack
+    attack: AttackLike
     count: int
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attack", as_attack(self.attack))
         if self.count < 1:
             raise SettingError(f"Restarts(count={self.count}): an attack runs at least once")
 
     @property
     def needs_clean(self) -> bool:
-        return self.attack.needs_clean
+        return as_attack(self.attack).needs_clean
 
     def __call__(
         self,
@@ -99,7 +106,8 @@ class Restarts:
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         own = as_noise(noise, len(images), images.device)
-        parts = [(self.attack, own.child(number)) for number in range(self.count)]
+        attack = as_attack(self.attack)
+        parts = [(attack, own.child(number)) for number in range(self.count)]
         with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
             return _one_after_the_other(parts, model, given)
 

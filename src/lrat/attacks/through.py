@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
-from lrat.attacks.base import Attack, Trace, Variant
+from lrat.attacks.base import Trace, Variant
+from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.errors import SettingError
 from lrat.outputs import logits_of
 from lrat.passes import PassCounter
@@ -39,20 +40,21 @@ class LogitScaled:
     Raises ``SettingError`` for a scale that is not positive and finite.
     """
 
-    attack: Attack
+    attack: AttackLike
     scale: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attack", as_attack(self.attack))
         if not 0 < self.scale < float("inf"):
             raise SettingError(f"LogitScaled(scale={self.scale}): a scale is a number > 0")
 
     @property
     def provides(self) -> frozenset[str]:
-        return self.attack.provides
+        return as_attack(self.attack).provides
 
     @property
     def needs_clean(self) -> bool:
-        return self.attack.needs_clean
+        return as_attack(self.attack).needs_clean
 
     def __call__(
         self,
@@ -67,7 +69,8 @@ class LogitScaled:
         clean = None if clean_logits is None else clean_logits * self.scale
         with evaluating(model):
             scaled = _Scaled(model, self.scale).eval()
-            return self.attack(scaled, images, labels, noise=noise, clean_logits=clean)
+            attack = as_attack(self.attack)
+            return attack(scaled, images, labels, noise=noise, clean_logits=clean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +83,14 @@ class Transfer:
     pass (Athalye et al. 2018).
     """
 
-    attack: Attack
+    attack: AttackLike
     source: nn.Module = field(repr=False)
     name: str
     provides: ClassVar[frozenset[str]] = frozenset()
     needs_clean: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attack", as_attack(self.attack))
 
     def __call__(
         self,
@@ -98,7 +104,8 @@ class Transfer:
         """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
         place = next((tensor.device for tensor in self.source.parameters()), images.device)
         with PassCounter(self.source) as counted:
-            found = self.attack(self.source, images.to(place), labels.to(place), noise=noise)
+            attack = as_attack(self.attack)
+            found = attack(self.source, images.to(place), labels.to(place), noise=noise)
         told = found.trace or Trace()
         # The margin and steps are the source's: they say nothing about the model in question.
         trace = Trace(

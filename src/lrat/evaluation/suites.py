@@ -99,7 +99,7 @@ class Suite:
                 steps.append(member)
                 continue
             before = member.after
-            stages = zip(self.cascades[member.name], member.attack.members.values(), strict=True)
+            stages = zip(self.cascades[member.name], member.attack.attacks.values(), strict=True)
             for name, attack in stages:
                 steps.append(Member(name=name, attack=attack, after=before))
                 before = name

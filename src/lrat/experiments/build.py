@@ -245,7 +245,7 @@ def attack(name: str, ball: Ball) -> Attack:
         make = PGD if counted[1] == "pgd" else CW
         return make(threat=ball, steps=steps, step_size=step_size)
     whole = AutoAttack(threat=ball)
-    named: dict[str, Attack] = {**whole.members, "autoattack": whole, "saa": SAA(threat=ball)}
+    named: dict[str, Attack] = {**whole.attacks, "autoattack": whole, "saa": SAA(threat=ball)}
     if name not in named:
         raise UnknownNameError("attack", name, ["pgd-20", "cw-20", *named])
     return named[name]
