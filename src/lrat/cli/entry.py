@@ -11,6 +11,7 @@ from lrat.cli.comparing import compare
 from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
 from lrat.cli.listing import list_
+from lrat.cli.merging import merge
 from lrat.cli.training import demo, train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
@@ -23,6 +24,7 @@ app = typer.Typer(
 # In the order of the help.
 app.command()(train)
 app.command()(evaluate)
+app.command()(merge)
 app.command()(compare)
 app.command()(curve)
 app.command()(why)

@@ -55,6 +55,11 @@ def evaluate(
         str | None,
         typer.Option(help="i/n: only this part of the images, as one of several machines."),
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(help="So many processes: on CUDA one per GPU, on the CPU of one thread each."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="So many machines, each with --devices.")] = 1,
     masking: Annotated[
         bool | None,
         typer.Option(help="Check for gradient masking; by default after suites with AutoAttack."),
@@ -85,6 +90,8 @@ def evaluate(
         keep_images=images,
         noise=noise.value,
         part=None if part is None else fraction_of(part),
+        devices=devices,
+        nodes=nodes,
     )
     request.check()
     source = Source(
@@ -99,11 +106,22 @@ def evaluate(
     if profile:
         from lrat.experiments.profiling import profile_evaluation
 
+        if devices is not None:
+            raise typer.BadParameter("--profile measures one process: leave out --devices")
         print(profile_evaluation(source, request))
         return
-    subject = source.open(threat)
-    with evaluation_progress() as progress:
-        folder, result = evaluate_subject(subject, request, progress)
+    if devices is not None:
+        from lrat.experiments.processes import evaluate_in_processes
+
+        joined = evaluate_in_processes(source, request, evaluation_progress)
+        if joined is None:  # the first of the processes speaks
+            return
+        folder, result = joined
+        subject = None
+    else:
+        subject = source.open(threat)
+        with evaluation_progress() as progress:
+            folder, result = evaluate_subject(subject, request, progress)
     print(result)
     if folder is not None:
         print(f"evidence in {folder}")
@@ -111,4 +129,5 @@ def evaluate(
     if wanted:
         from lrat.experiments.masking import examine
 
+        subject = subject or source.open(threat)
         print(f"\n{examine(subject, request, folder=folder, result=result)}")

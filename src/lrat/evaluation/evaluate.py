@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -56,6 +58,7 @@ def evaluate_suite(
     seconds: float | None = None,
     keep_images: bool = False,
     is_part: bool = False,
+    whole: npt.NDArray[np.int64] | None = None,
 ) -> EvaluationResult:
     """Attack the images of ``batches`` with every member of ``suite`` and keep what happened.
 
@@ -80,7 +83,8 @@ def evaluate_suite(
     ``seconds``: stop after so long; the result covers the images that are done with every attack,
     so let the batches come in random order. ``keep_images``: write what the attacks returned beside
     the outcomes, as safetensors. ``is_part``: these are some of the images of a larger evaluation
-    in the same folder, so no summary is written.
+    in the same folder, so no summary is written. ``whole``: the numbers of all images that the
+    folder is meant to hold in the end, so that joining parts can tell what is missing.
 
     With ``folder``, each chunk of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
@@ -92,12 +96,16 @@ def evaluate_suite(
     modes of the model's modules are as before, also after an error.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    own: dict[str, str] = (
-        {} if noise == "keyed" else {"noise": f"{noise}, {chunk or 'all'} at once"}
+    full_identity, store = begin(
+        suite,
+        seed=seed,
+        folder=folder,
+        identity=identity,
+        noise=noise,
+        chunk=chunk,
+        keep_images=keep_images,
+        whole=whole,
     )
-    own |= {"images": "kept"} if keep_images else {}
-    full_identity = _identity(suite, seed, {**(identity or {}), **own})
-    store = OutcomeStore.open(folder, full_identity, keep_images=keep_images)
     total = batches.size if isinstance(batches, _Sized) else None
     run = Run(
         model=model,
@@ -147,6 +155,32 @@ def evaluate_suite(
     if not is_part:
         store.finish(result.summary(), result.index)
     return result
+
+
+def begin(
+    suite: Suite,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    identity: Mapping[str, str] | None = None,
+    noise: NoiseKind = "keyed",
+    chunk: int | None = None,
+    keep_images: bool = False,
+    whole: npt.NDArray[np.int64] | None = None,
+) -> tuple[Identity, OutcomeStore]:
+    """What ``evaluate_suite`` does first: begin or continue ``folder`` under its full identity.
+
+    One of several processes calls it before the others come. ``RunFolderError`` as there.
+    """
+    own: dict[str, str] = (
+        {} if noise == "keyed" else {"noise": f"{noise}, {chunk or 'all'} at once"}
+    )
+    own |= {"images": "kept"} if keep_images else {}
+    full_identity = _identity(suite, seed, {**(identity or {}), **own})
+    store = OutcomeStore.open(folder, full_identity, keep_images=keep_images)
+    if whole is not None:
+        store.expect(whole)
+    return full_identity, store
 
 
 @dataclass

@@ -15,7 +15,7 @@ from lrat.errors import NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.forward import check_classes, check_data, classify, warn_of_probabilities
 from lrat.evaluation.outcomes import UNKNOWN, Outcomes
 from lrat.evaluation.storage import OutcomeStore
-from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat
+from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat, replaced
 from lrat.losses import logit_margin
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys
@@ -69,6 +69,8 @@ class Run:
         if not self.classes:
             warn_of_probabilities(logits)
             self.classes.append(logits.shape[1])
+            # Before any outcome: whoever finds all of them later cannot know the classes.
+            self.store.keep_notes(replaced(self.suite, logits.shape[1]))
         clean = _clean_rows(index, label, logits, batch.labels)
         done = {NATURAL: self._kept(known[NATURAL], clean).at(index)}
         self.report(done[NATURAL])

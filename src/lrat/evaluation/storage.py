@@ -1,14 +1,17 @@
 """Outcomes on disk: one part per attack and chunk, an identity that guards them, a summary.
 
 A folder holds ``identity.json``, ``outcomes/``, on request ``images/`` (what the attacks returned)
-and, once all images are done, ``summary.json``.
+and, once all images are done, ``summary.json``. ``extent.json`` says how many images that will be,
+``notes.json`` what a reader of the numbers must know, where there is something to say.
 Every file appears whole or not at all. A part is named after its attack and its images, so parts of
 several runs or processes over the same identity can lie in one folder.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,8 @@ from lrat.evaluation.outcomes import Outcomes
 from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
 Identity = dict[str, Any]
-_PARTS, _IMAGES = "outcomes", "images"
-_IDENTITY = "identity.json"
-SUMMARY = "summary.json"
+PARTS, IMAGES = "outcomes", "images"
+IDENTITY, SUMMARY, EXTENT, NOTES = "identity.json", "summary.json", "extent.json", "notes.json"
 _MISSING = "(absent)"
 
 
@@ -48,14 +50,19 @@ def write_part(folder: Path, outcomes: Outcomes) -> Path:
     """One part with the rows of one attack: Parquet, or .npz with the same columns if pyarrow is
     not there. The rows' order does not matter."""
     stem = _stem(str(outcomes.attack[0]), outcomes.index)
-    return write_table(folder / _PARTS / stem, outcomes.columns())
+    return write_table(folder / PARTS / stem, outcomes.columns())
 
 
 def _stem(attack: str, index: npt.NDArray[np.int64]) -> str:
     """A name for these images under this attack, whatever their order."""
     images = np.sort(index)
-    digest = hashlib.blake2b(images.astype("<i8").tobytes(), digest_size=6).hexdigest()
-    return f"{attack}-{images[0]:08d}-{digest}"
+    return f"{attack}-{images[0]:08d}-{digest_of(images)}"
+
+
+def digest_of(index: npt.NDArray[np.int64]) -> str:
+    """Twelve hex digits that stand for a set of image numbers."""
+    images = np.sort(index).astype("<i8")
+    return hashlib.blake2b(images.tobytes(), digest_size=6).hexdigest()
 
 
 def read_part(path: Path) -> Outcomes:
@@ -76,7 +83,7 @@ def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
     paths = sorted(
         path
-        for path in (folder / _PARTS).glob("*")
+        for path in (folder / PARTS).glob("*")
         if path.suffix in TABLE_SUFFIXES and not path.name.startswith(".")
     )
     return Outcomes.concatenate(read_part(path) for path in paths)
@@ -103,12 +110,14 @@ class OutcomeStore:
             if keep_images:
                 raise SettingError("keep_images needs a folder to write the images into")
             return OutcomeStore(folder=None)
-        if (folder / _IDENTITY).exists():
-            _refuse_difference(folder, read_json(folder / _IDENTITY), identity)
-        elif (folder / _PARTS).exists():
-            raise RunFolderError(f"{folder} holds outcomes but no {_IDENTITY}: choose a new folder")
-        else:
-            write_json(folder / _IDENTITY, identity)
+        if not _exists(folder / IDENTITY):
+            if _exists(folder / PARTS):
+                raise RunFolderError(
+                    f"{folder} holds outcomes but no {IDENTITY}: choose a new folder"
+                )
+            _claim(folder / IDENTITY, identity)
+        # Also after writing it: another process may have been there first.
+        _refuse_difference(folder, read_json(folder / IDENTITY), identity)
         rows = read_parts(folder)
         names = [str(name) for name in np.unique(rows.attack)]
         known = {name: rows.arranged([name]) for name in names}
@@ -135,10 +144,18 @@ class OutcomeStore:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Those of the finished evaluation that the folder holds."""
-        if self.folder is None or not (self.folder / SUMMARY).is_file():
-            return ()
-        return tuple(read_json(self.folder / SUMMARY).get("notes", ()))
+        """What must be known about the outcomes that the folder holds."""
+        return () if self.folder is None else read_notes(self.folder)
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Keep these for those who only read the outcomes; nothing to say is not written."""
+        if self.folder is not None and notes:
+            _write_if_new(self.folder / NOTES, {"notes": list(notes)})
+
+    def expect(self, index: npt.NDArray[np.int64]) -> None:
+        """Keep which images the folder is to hold in the end."""
+        if self.folder is not None:
+            _write_if_new(self.folder / EXTENT, {"images": len(index), "digest": digest_of(index)})
 
     def add(self, outcomes: Outcomes) -> None:
         if self.folder is not None and len(outcomes):
@@ -149,7 +166,7 @@ class OutcomeStore:
         if self.folder is not None and self.keep_images:
             from safetensors.torch import save  # the core works without it
 
-            path = self.folder / _IMAGES / f"{_stem(attack, index)}.safetensors"
+            path = self.folder / IMAGES / f"{_stem(attack, index)}.safetensors"
             held = {
                 "images": images.float().cpu().contiguous(),
                 "index": torch.from_numpy(index.copy()),
@@ -171,9 +188,17 @@ class OutcomeStore:
         write_json(self.folder / SUMMARY, summary)
 
 
+def read_notes(folder: Path) -> tuple[str, ...]:
+    """What must be known about the outcomes in ``folder``; by an earlier version, its summary's."""
+    for name in (NOTES, SUMMARY):
+        if (folder / name).is_file():
+            return tuple(read_json(folder / name).get("notes", ()))
+    return ()
+
+
 def read_finished(folder: Path) -> tuple[Identity, Outcomes]:
     """Identity and rows of a finished evaluation; ``RunFolderError`` for an unfinished one."""
-    identity = read_json(folder / _IDENTITY)
+    identity = read_json(folder / IDENTITY)
     if not (folder / SUMMARY).exists():
         raise RunFolderError(
             f"{folder} is not finished: run the same evaluation again, it continues by itself"
@@ -181,20 +206,51 @@ def read_finished(folder: Path) -> tuple[Identity, Outcomes]:
     return identity, read_parts(folder)
 
 
-def _refuse_difference(folder: Path, stored: Identity, wanted: Identity) -> None:
-    differences = list(_differences(stored, wanted))
-    if differences:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
         raise RunFolderError(
-            f"{folder} belongs to another evaluation ({'; '.join(differences)}): "
+            f"cannot look for {path}: {error.strerror}; choose another folder, or make it readable"
+        ) from None
+
+
+def _claim(path: Path, identity: Identity) -> None:
+    """Write the identity of a new folder, unless another process did since we looked.
+
+    A link, in contrast to a rename, does not replace what is there.
+    """
+    ours = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    write_json(ours, identity)
+    try:
+        os.link(ours, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        write_json(path, identity)
+    finally:
+        ours.unlink(missing_ok=True)
+
+
+def _write_if_new(path: Path, value: Mapping[str, Any]) -> None:
+    if not path.is_file() or read_json(path) != value:
+        write_json(path, value)
+
+
+def _refuse_difference(folder: Path, stored: Identity, wanted: Identity) -> None:
+    found = list(differences(stored, wanted))
+    if found:
+        raise RunFolderError(
+            f"{folder} belongs to another evaluation ({'; '.join(found)}): "
             "choose a new folder or repeat the old settings"
         )
 
 
-def _differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:
+def differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:
     """``seed: 0 there, 1 here`` for every leaf that differs."""
     for key in sorted(stored.keys() | wanted.keys()):
         old, new = stored.get(key, _MISSING), wanted.get(key, _MISSING)
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{prefix}{key}.")
+            yield from differences(old, new, f"{prefix}{key}.")
         elif old != new:
             yield f"{prefix}{key}: {old} there, {new} here"

@@ -1,0 +1,181 @@
+"""Parts of one evaluation joined: what is there, what is missing, and the summary once nothing is.
+
+Nothing is attacked here: rows, identity and notes come from the folders alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lrat.errors import RunFolderError
+from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.result import EvaluationResult
+from lrat.evaluation.storage import (
+    EXTENT,
+    IDENTITY,
+    IMAGES,
+    NOTES,
+    PARTS,
+    SUMMARY,
+    Identity,
+    OutcomeStore,
+    differences,
+    digest_of,
+    read_json,
+    read_notes,
+    read_parts,
+)
+from lrat.evaluation.suites import NATURAL
+from lrat.files import write_atomically, write_json
+
+_VERDICT = ("label", "fooled")
+"""What two rows of one image under one attack must agree in. The rest may differ in the last bits
+between machines, and with it which wrong class an attack ended at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """What a folder of parts holds.
+
+    ``result``: of the images that are done with every attack, None where none is. ``missing``: for
+    ``natural`` and each attack, how many of the ``images`` have no outcome; empty once finished.
+    """
+
+    folder: Path
+    images: int
+    result: EvaluationResult | None
+    missing: dict[str, int]
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.missing
+
+    def __str__(self) -> str:
+        """The table of a finished evaluation, else what is missing."""
+        if self.is_finished:
+            return str(self.result)
+        done = 0 if self.result is None else len(self.result.index)
+        gaps = ", ".join(f"{name} {count}" for name, count in self.missing.items())
+        return (
+            f"{done} of {self.images} images are done with every attack; missing are images of "
+            f"{gaps}: evaluate the other parts and merge them too"
+        )
+
+
+def merge(folders: Sequence[Path], out: Path) -> Joined:
+    """Join evaluation folders of one identity in ``out``, which may be one of them or already hold
+    some parts; the others stay as they are.
+
+    Rows that several folders have must agree in label and verdict; the first is kept. Once all
+    images have all attacks the summary is written and ``EvaluationResult.from_folder(out)`` works.
+
+    Raises ``RunFolderError`` for a folder that holds no evaluation, for different identities (it
+    shows the difference) or sets of images, and for rows that contradict each other.
+    """
+    if out.exists() and not (out / IDENTITY).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise RunFolderError(f"{out} holds something else: choose another --out")
+    places = list(dict.fromkeys([*([out] if (out / IDENTITY).is_file() else []), *folders]))
+    identities = [read_json(place / IDENTITY) for place in places]
+    for place, identity in zip(places, identities, strict=True):
+        found = list(differences(identities[0], identity))
+        if found:
+            raise RunFolderError(
+                f"{places[0]} and {place} are different evaluations ({'; '.join(found)}): only "
+                "parts of one can be joined"
+            )
+    rows = Outcomes.concatenate(read_parts(place) for place in places)
+    _check_agreement(rows, places)
+    extent = _extent(places, rows)
+    OutcomeStore.open(out, identities[0])
+    for place in places:
+        if place.resolve() != out.resolve():
+            _copy(place, out)
+    return _joined(out, identities[0], rows, extent)
+
+
+def complete(folder: Path) -> Joined:
+    """What ``folder`` holds by now, from one process or several; writes the summary when nothing
+    is missing. Raises as ``merge``."""
+    rows = read_parts(folder)
+    _check_agreement(rows, [folder])
+    return _joined(folder, read_json(folder / IDENTITY), rows, _extent([folder], rows))
+
+
+def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
+    order = np.lexsort((rows.index, rows.attack))
+    attack, index = rows.attack[order], rows.index[order]
+    same = (attack[1:] == attack[:-1]) & (index[1:] == index[:-1])
+    for name in _VERDICT:
+        column = rows.columns()[name][order]
+        bad = np.flatnonzero(same & (column[1:] != column[:-1]))
+        if len(bad):
+            at = bad[0]
+            raise RunFolderError(
+                f"{' and '.join(map(str, places))} hold rows that contradict each other: image "
+                f"{index[at]} under {attack[at]} has {name} {column[at]} and {column[at + 1]} "
+                f"({len(bad)} such rows): leave out what was made under other conditions"
+            )
+
+
+def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
+    """How many images the whole evaluation is of, and their digest, as ``extent.json`` has it."""
+    told = {place: read_json(place / EXTENT) for place in places if (place / EXTENT).is_file()}
+    if told:
+        first, extent = next(iter(told.items()))
+        for place, other in told.items():
+            if other != extent:
+                raise RunFolderError(
+                    f"{first} is of {extent.get('images')} images and {place} of "
+                    f"{other.get('images')}, and not of the same ones: only parts of one "
+                    "evaluation can be joined"
+                )
+        return extent
+    for place in places:
+        if not (place / SUMMARY).is_file():
+            raise RunFolderError(
+                f"{place} is not finished and does not say of how many images it is: run that "
+                "evaluation to its end"
+            )
+    index = np.unique(rows.under(NATURAL).index)
+    return {"images": len(index), "digest": digest_of(index)}
+
+
+def _copy(place: Path, out: Path) -> None:
+    """Add what ``place`` has and ``out`` has not."""
+    found = [path for kind in (PARTS, IMAGES) for path in sorted((place / kind).glob("*"))]
+    for source in [*found, place / NOTES, place / EXTENT]:
+        target = out / source.relative_to(place)
+        if not source.name.startswith(".") and source.is_file() and not target.exists():
+            write_atomically(target, partial(_transfer, source))
+
+
+def _transfer(source: Path, file: BinaryIO) -> None:
+    with source.open("rb") as stream:
+        copyfileobj(stream, file)
+
+
+def _joined(folder: Path, identity: Identity, rows: Outcomes, extent: dict[str, Any]) -> Joined:
+    names = (NATURAL, *identity["attacks"])
+    rows = rows.arranged(names)
+    seen, images = np.unique(rows.index), int(extent["images"])
+    if len(seen) > images or (len(seen) == images and digest_of(seen) != extent["digest"]):
+        raise RunFolderError(
+            f"{folder} holds outcomes of other images than the {images} that it is meant to: "
+            "evaluate into a new folder"
+        )
+    held = {name: rows.under(name).index for name in names}
+    done = seen[np.logical_and.reduce([np.isin(seen, index) for index in held.values()])]
+    missing = {name: images - len(index) for name, index in held.items() if len(index) < images}
+    result = None
+    if len(done):
+        finished = rows.select(np.isin(rows.index, done))
+        notes = read_notes(folder)
+        result = EvaluationResult(outcomes=finished, identity=identity, notes=notes)
+        if not missing:
+            write_json(folder / SUMMARY, result.summary())
+    return Joined(folder=folder, images=images, result=result, missing=missing)
