@@ -265,9 +265,7 @@ class APGD(GradientAttack):
         """Take what is fooled out of the batch every so many iterates; the rest goes on."""
         if self.retire_every is None or run.number % self.retire_every:
             return None
-        gone = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong).clone()
-        if bool(gone.all()):
-            gone[0] = False  # no model is called on an empty batch
+        gone = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong)
         if not bool(gone.any()):
             return None
         leaving = run.select(gone.nonzero().flatten())

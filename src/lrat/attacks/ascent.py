@@ -111,7 +111,8 @@ def _of_rows(part: Any, rows: Tensor) -> Any:
 
 
 Narrowing = Callable[[Ascent], Tensor | None]
-"""Called after each iterate but the last: the rows (integers) to go on with, None for all."""
+"""Called after each iterate but the last: the rows (integers) to go on with, None for all; with no
+row left the run ends."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -166,6 +167,8 @@ def ascend(
             rows = None if narrow is None else narrow(run)
             if rows is not None:
                 run = run.select(rows)
+                if len(rows) == 0:
+                    break
             if number in marks:
                 _adapt(run)
         if observe is not None:

@@ -60,7 +60,7 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a quick look.")] = None,
-    suite: Annotated[str, typer.Option()] = "tier",
+    suite: Annotated[str, typer.Option()] = "paper",
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
