@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import Answer, contents, done, process
-from lrat.evaluation.compare import Comparison, Contrast
+from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.experiments.demo import _FORWARDS, _Forecast, conclusion
 from lrat.experiments.paper import TABLE_1, TABLE_2

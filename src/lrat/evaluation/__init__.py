@@ -1,18 +1,28 @@
 """Suites of attacks, per-image outcomes, accuracies with intervals, comparisons, masking checks."""
 
-from lrat.evaluation.averages import average_accuracy, fooled_by_any
-from lrat.evaluation.brackets import Curve
-from lrat.evaluation.compare import Comparison, Contrast, compare
+from lrat.evaluation.brackets import Brackets, Curve
+from lrat.evaluation.comparison import (
+    AttackSeedSpread,
+    Comparison,
+    Contrast,
+    Group,
+    GroupComparison,
+    Mean,
+    Run,
+    attack_seed_spread,
+    average_accuracy,
+    compare,
+    compare_groups,
+    fooled_by_any,
+    mean_interval,
+    paired_means,
+    welch,
+)
 from lrat.evaluation.curve import security_curve
 from lrat.evaluation.evaluate import Progress, evaluate_suite
-from lrat.evaluation.group_table import GroupComparison
-from lrat.evaluation.grouping import compare_groups
-from lrat.evaluation.groups import Group, Run
 from lrat.evaluation.masking import Check, Panel, masking_panel
-from lrat.evaluation.means import Mean, mean_interval, paired_means, welch
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult, MeanPasses
-from lrat.evaluation.spread import AttackSeedSpread, attack_seed_spread
 from lrat.evaluation.statistics import (
     Difference,
     Proportion,
@@ -23,6 +33,7 @@ from lrat.evaluation.statistics import (
     smallest_detectable,
     wilson,
 )
+from lrat.evaluation.story import Story, tell_story
 from lrat.evaluation.suites import (
     NATURAL,
     Member,
@@ -38,6 +49,7 @@ from lrat.evaluation.suites import (
 __all__ = [
     "NATURAL",
     "AttackSeedSpread",
+    "Brackets",
     "Check",
     "Comparison",
     "Contrast",
@@ -54,6 +66,7 @@ __all__ = [
     "Progress",
     "Proportion",
     "Run",
+    "Story",
     "Suite",
     "adaptive",
     "attack_seed_spread",
@@ -75,6 +88,7 @@ __all__ = [
     "sign_flip",
     "smallest_detectable",
     "strong",
+    "tell_story",
     "tier",
     "welch",
     "wilson",

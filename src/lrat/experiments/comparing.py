@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import Comparison, EvaluationResult, compare
-from lrat.evaluation.group_table import GroupComparison
-from lrat.evaluation.grouping import compare_groups
-from lrat.evaluation.groups import Group, Run
-from lrat.evaluation.spread import AttackSeedSpread, attack_seed_spread
+from lrat.evaluation.comparison.group_table import GroupComparison
+from lrat.evaluation.comparison.grouping import compare_groups
+from lrat.evaluation.comparison.groups import Group, Run
+from lrat.evaluation.comparison.spread import AttackSeedSpread, attack_seed_spread
 from lrat.experiments import catalogue
 from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, read_config

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lrat.evaluation.groups import IMAGES, NO_TEST, GroupContrast, GroupRow
-from lrat.evaluation.means import Mean
-from lrat.evaluation.result import aligned
-from lrat.evaluation.statistics import Proportion
-from lrat.evaluation.words import (
+from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast, GroupRow
+from lrat.evaluation.comparison.means import Mean
+from lrat.evaluation.comparison.words import (
     WIDTH,
     better_by,
     by_points,
@@ -19,6 +17,8 @@ from lrat.evaluation.words import (
     points,
     written_p,
 )
+from lrat.evaluation.result import aligned
+from lrat.evaluation.statistics import Proportion
 
 _MOST_SEEDS = 5
 _DASH = "–"

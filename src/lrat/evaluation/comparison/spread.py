@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.common import WORST_CASE, attacks_of
-from lrat.evaluation.means import Mean, mean_interval
+from lrat.evaluation.comparison.means import Mean, mean_interval
+from lrat.evaluation.comparison.shared import WORST_CASE, attacks_of
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
 from lrat.evaluation.suites import NATURAL

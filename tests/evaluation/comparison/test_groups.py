@@ -7,8 +7,8 @@ from scipy import stats
 from evaluation.results import result
 from lrat.errors import DataError, SettingError
 from lrat.evaluation import compare, wilson
-from lrat.evaluation.grouping import compare_groups
-from lrat.evaluation.groups import Group, Run
+from lrat.evaluation.comparison.grouping import compare_groups
+from lrat.evaluation.comparison.groups import Group, Run
 
 N = 200
 

@@ -7,13 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.evaluation.averages import mean_difference
-from lrat.evaluation.common import (
+from lrat.evaluation.comparison.averages import mean_difference
+from lrat.evaluation.comparison.shared import (
     AVERAGE,
     Standing,
     common_images,
     shared_attacks,
     standing,
+)
+from lrat.evaluation.comparison.words import (
+    better_by,
+    by_points,
+    interval,
+    not_told_apart,
+    paragraph,
+    points,
+    untold,
+    written_p,
 )
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import (
@@ -27,16 +37,6 @@ from lrat.evaluation.statistics import (
     sign_flip,
     smallest_detectable,
     wilson,
-)
-from lrat.evaluation.words import (
-    better_by,
-    by_points,
-    interval,
-    not_told_apart,
-    paragraph,
-    points,
-    untold,
-    written_p,
 )
 
 

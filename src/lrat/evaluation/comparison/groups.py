@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from lrat.errors import SettingError
-from lrat.evaluation.means import Mean
+from lrat.evaluation.comparison.means import Mean
+from lrat.evaluation.comparison.words import not_compared, untold, written_p
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import ALPHA, Proportion
-from lrat.evaluation.words import not_compared, untold, written_p
 
 IMAGES = "images"
 """The basis of a comparison of these very models: what other images of the same kind would show."""

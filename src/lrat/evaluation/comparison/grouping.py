@@ -9,18 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.averages import mean_difference
-from lrat.evaluation.common import (
+from lrat.evaluation.comparison.averages import mean_difference
+from lrat.evaluation.comparison.group_table import GroupComparison
+from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, Group, GroupContrast, GroupRow, Run
+from lrat.evaluation.comparison.means import (
+    Mean,
+    MeanDifference,
+    mean_interval,
+    paired_means,
+    welch,
+)
+from lrat.evaluation.comparison.pairs import contrasts_of
+from lrat.evaluation.comparison.shared import (
     AVERAGE,
     Standing,
     common_images,
     shared_attacks,
     standing,
 )
-from lrat.evaluation.compare import contrasts_of
-from lrat.evaluation.group_table import GroupComparison
-from lrat.evaluation.groups import IMAGES, NO_TEST, Group, GroupContrast, GroupRow, Run
-from lrat.evaluation.means import Mean, MeanDifference, mean_interval, paired_means, welch
 from lrat.evaluation.statistics import (
     Proportion,
     holm,
