@@ -40,8 +40,8 @@ class Brighten:
 
     by: float
     step: int | None = None
-    met: list[Tensor] = field(default_factory=list)
-    noises: list[Noise] = field(default_factory=list)
+    met: list[Tensor] = field(default_factory=list, repr=False)
+    noises: list[Noise] = field(default_factory=list, repr=False)
     provides = frozenset()
     needs_clean = False
 
