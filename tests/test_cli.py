@@ -72,7 +72,7 @@ def test_aliases_are_listed_with_what_they_stand_for() -> None:
         (("train", "sat", "--seed", "-1"), "'--seed'", "`lrat train --help`"),
         (("train", "sat", "gairat"), "unexpected extra argument", "`lrat train --help`"),
         (("evaluate", "run", "--limit", "0"), "'--limit'", "`lrat evaluate --help`"),
-        (("compare", "run"), "'second'", "`lrat compare --help`"),
+        (("compare",), "'runs'", "`lrat compare --help`"),
         (("demo", "--workers", "0"), "'--workers'", "`lrat demo --help`"),
         (("list",), "'what'", "`lrat list --help`"),
         (("list", "method"), "unknown list 'method': did you mean 'methods'", "Known: attacks"),
@@ -123,7 +123,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     again = done("evaluate", "again", "--limit", 20)
     assert again.splitlines()[:-1] == shown.out.splitlines()[:-1]
 
-    assert "cannot be told apart on 20 images" in done("compare", run, "again")
+    assert "cannot be told apart at n = 20" in done("compare", run, "again")
 
 
 def test_a_wrong_name_in_a_process_of_its_own(tmp_path: Path) -> None:

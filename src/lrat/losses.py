@@ -269,6 +269,12 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     return -difference / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY)
 
 
+@Targeted
+def difference(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """z_t - z_y: negative on the label's side of the boundary to the target, 0 on it."""
+    return _of_class(logits, targets) - _of_class(logits, labels)
+
+
 @Paired
 def kl(logits: Logits, labels: Labels, clean_logits: Logits) -> PerExample:
     """KL(p(clean) || p(x')) per example: what TRADES ascends and descends (Zhang et al. 2019)."""

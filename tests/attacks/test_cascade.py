@@ -15,9 +15,8 @@ from lrat.attacks import (
     Square,
     Variant,
 )
-from lrat.attacks.fab import difference
 from lrat.errors import SettingError
-from lrat.losses import cross_entropy, cw, targeted_dlr
+from lrat.losses import cross_entropy, cw, difference, targeted_dlr
 from lrat.objectives import Reweighted, Term
 from lrat.randomness import Keyed, keys
 from lrat.threat import L2, Linf

@@ -14,9 +14,9 @@ from builders import seeded
 from lrat.acceleration.view import Choices, FastView
 from lrat.attacks import FAB, Variant
 from lrat.attacks.base import image_gradient
-from lrat.attacks.fab import Search, difference
+from lrat.attacks.fab import Search
 from lrat.errors import ModelError, SettingError
-from lrat.losses import Targeted, cw, probability_margin, ranked_targets, targeted_dlr
+from lrat.losses import Targeted, cw, difference, probability_margin, ranked_targets, targeted_dlr
 from lrat.models import ResNet18
 from lrat.threat import L2, Ball, Linf
 from trained import held_out, trained

@@ -11,7 +11,7 @@ from lrat.attacks.confirm import confirmed
 from lrat.attacks.hyperplane import steps_onto
 from lrat.attacks.pgd import check_steps
 from lrat.errors import ModelError, SettingError
-from lrat.losses import LossLike, Prepared, Targeted, as_loss, probability_margin
+from lrat.losses import LossLike, Prepared, as_loss, difference, probability_margin
 from lrat.outputs import logits_of
 from lrat.randomness import Noise
 from lrat.threat import Ball
@@ -19,22 +19,6 @@ from lrat.types import Images, Labels, Logits
 
 _SHORTEST = 1e-8
 """Steps count as at least this long when two are weighed against each other, as in the paper."""
-
-
-def _target_minus_label(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    both = logits.gather(1, torch.stack([targets, labels], dim=1))
-    return both[:, 0] - both[:, 1]
-
-
-@dataclass(frozen=True, repr=False)
-class _Difference(Targeted):
-    """z_t - z_y: negative on the label's side of the boundary between label and target."""
-
-    def __repr__(self) -> str:
-        return "difference"
-
-
-difference = _Difference(_target_minus_label)
 
 
 @dataclass(frozen=True, kw_only=True)

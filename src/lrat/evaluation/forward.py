@@ -15,6 +15,8 @@ from lrat.outputs import logits_of
 from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
+_SUM_OF_PROBABILITIES = 1e-4
+"""How far from 1 the float32 sum of a softmax's outputs may lie."""
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
@@ -60,11 +62,16 @@ def _full_float32(kind: str) -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
+def look_like_probabilities(logits: Tensor) -> Tensor:
+    """[B]: whether a row [K] of what should be logits sums to 1 and lies in [0, 1]."""
+    sums_to_one = (logits.sum(1) - 1).abs() <= _SUM_OF_PROBABILITIES
+    return sums_to_one & ((logits >= 0) & (logits <= 1)).all(1)
+
+
 def warn_of_probabilities(logits: Tensor) -> None:
-    """Log once per call when every row sums to 1 and lies in [0, 1]: a softmax at the end hides
-    the logits' scale, so gradients vanish and attacks look weak."""
-    sums_to_one = (logits.sum(1) - 1).abs().max() < 1e-4
-    if bool(sums_to_one) and bool(((logits >= 0) & (logits <= 1)).all()):
+    """Log once per call when every row looks like probabilities: a softmax at the end hides the
+    logits' scale, so gradients vanish and attacks look weak."""
+    if bool(look_like_probabilities(logits).all()):
         _logger.warning(
             "the model seems to return probabilities instead of logits: gradients vanish and "
             "attacks look weak; remove its softmax"

@@ -9,11 +9,13 @@ left undone is done by the next call, with any number of processes.
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -62,7 +64,8 @@ def evaluate_in_processes(
     if request.devices is None:
         raise ConfigurationError("devices: say in how many processes")
     kept = source.run is not None or source.out is not None
-    with TemporaryDirectory(prefix="lrat-") as scratch, _environment_kept():
+    place = nullcontext("") if kept else TemporaryDirectory(prefix="lrat-")
+    with place as scratch, _environment_kept():
         work = _Work(source=source, request=request, scratch=scratch, watcher=watcher)
         fabric = _fabric(request, "popen")
         environment = fabric.strategy.cluster_environment
@@ -149,6 +152,7 @@ class _Work:
         self.__dict__.update(state)
         logging.basicConfig(level=self.level, format="%(levelname)s: %(message)s")
         _quiet()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def __call__(self, fabric: Any) -> str:
         if fabric.global_rank > 0:
@@ -206,6 +210,14 @@ class _Work:
                 tell(replace(progress, attack=f"{progress.attack} (process 1 of {of})"))
 
             yield told
+
+
+def _end_with_parent() -> None:
+    """However the one who started us ends. What is half written is not there for readers."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _meet(fabric: Any) -> None:

@@ -1,6 +1,6 @@
 """The same model under the same attacks with other noise: how much an accuracy owes to its seed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,9 +12,8 @@ from lrat.evaluation.comparison.means import Mean, mean_interval
 from lrat.evaluation.comparison.shared import WORST_CASE, attacks_of
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
+from lrat.evaluation.storage import differences
 from lrat.evaluation.suites import NATURAL
-
-_ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,8 @@ def _spread(name: str, stands: Sequence[npt.NDArray[np.bool_]]) -> Spread:
 
 
 def _check_same(first: EvaluationResult, other: EvaluationResult) -> None:
-    differing = list(_differences(first.identity, other.identity))
+    same_seed = {**other.identity, "seed": first.seed}
+    differing = list(differences(first.identity, same_seed))
     if differing:
         raise SettingError(
             f"the evaluations differ in more than the attack seed ({'; '.join(differing)}): "
@@ -137,15 +137,3 @@ def _check_same(first: EvaluationResult, other: EvaluationResult) -> None:
             f"the evaluations hold other images ({len(first.index)} and {len(other.index)}): "
             "evaluate with one --limit"
         )
-
-
-def _differences(
-    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
-) -> Iterator[str]:
-    """``model: 20d9 and 4db2`` for every leaf that differs, the seed left out."""
-    for key in sorted(one.keys() | other.keys()):
-        left, right = one.get(key, _ABSENT), other.get(key, _ABSENT)
-        if isinstance(left, dict) and isinstance(right, dict):
-            yield from _differences(left, right, f"{prefix}{key}.")
-        elif left != right and f"{prefix}{key}" != "seed":
-            yield f"{prefix}{key}: {left} and {right}"

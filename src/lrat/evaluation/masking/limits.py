@@ -47,8 +47,6 @@ BATCH_MATES = 1e-3
 """The same for an image alone and among others. Other batch sizes sum in another order: 3e-7 was
 measured; BatchNorm on the batch's own statistics makes .1 and more."""
 
-SUM_OF_PROBABILITIES = 1e-4
-"""How far from 1 the outputs of an image may sum to count as probabilities."""
 
 VANISHED = 1e-12
 """A gradient of the cross-entropy that is nowhere larger is (nearly) zero. A float32 softmax

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lrat.acceleration import evaluating
 from lrat.errors import LratError
+from lrat.evaluation.forward import look_like_probabilities
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.masking.subject import Subject
@@ -72,9 +73,7 @@ def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
 
 def real_logits(subject: Subject) -> Check:
     """Share of images whose outputs are probabilities. Raises ``NonFiniteError``."""
-    logits = subject.clean
-    sums_to_one = (logits.sum(1) - 1).abs() <= limits.SUM_OF_PROBABILITIES
-    share = float((sums_to_one & ((logits >= 0) & (logits <= 1)).all(1)).float().mean())
+    share = float(look_like_probabilities(subject.clean).float().mean())
     # One image of two classes may look so by chance; all of several do not.
     looks_so = share == 1
     return Check(
