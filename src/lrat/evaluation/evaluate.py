@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -92,9 +92,10 @@ def evaluate_suite(
     suite, threat, attacks and seed are added here.
 
     Raises ``RegionViolationError`` (attack, image, excess), ``NonFiniteError`` (attack, image),
-    ``ModelError``, ``DataError``, and ``RunFolderError`` for a folder of another identity. The
-    modes of the model's modules are as before, also after an error.
+    ``ModelError``, ``DataError``, ``SettingError``, and ``RunFolderError`` for a folder of another
+    identity. The modes of the model's modules are as before, also after an error.
     """
+    _check(chunk, noise, seconds, is_part)
     deadline = None if seconds is None else time.monotonic() + seconds
     full_identity, store = begin(
         suite,
@@ -155,6 +156,19 @@ def evaluate_suite(
     if not is_part:
         store.finish(result.summary(), result.index)
     return result
+
+
+def _check(chunk: int | None, noise: str, seconds: float | None, is_part: bool) -> None:
+    if noise not in get_args(NoiseKind):
+        raise SettingError(f"noise={noise!r}: choose one of {', '.join(get_args(NoiseKind))}")
+    if chunk is not None and chunk < 1:
+        raise SettingError(f"chunk={chunk}: an attack gets at least one image at once")
+    if seconds is not None and not seconds > 0:
+        raise SettingError(f"seconds={seconds:g}: a time is more than 0")
+    if noise == "sequential" and (seconds is not None or is_part):
+        raise SettingError(
+            "sequential noise depends on all images at once: leave out the part and the time"
+        )
 
 
 def begin(
