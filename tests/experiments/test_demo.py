@@ -6,7 +6,9 @@ import pytest
 from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
-from lrat.experiments.demo import _FORWARDS, _Forecast, conclusion
+from lrat.experiments import demo_rows
+from lrat.experiments.demo import _joined, conclusion
+from lrat.experiments.demo_rows import FORWARDS, Forecast, Plan
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.reporting.tables import WORST
 
@@ -102,7 +104,7 @@ def write_epochs(row: Path, epochs: int) -> None:
 
 def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
     write_epochs(tmp_path / "sat", 2)
-    forecast = _Forecast(tmp_path, epochs=2, suite="quick")
+    forecast = Forecast(tmp_path, Plan(epochs=2, suite="quick"))
     before = forecast.now()
     assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 14, None)
     write_epochs(tmp_path / "gairat", 1)
@@ -124,7 +126,7 @@ def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
 
 def test_the_forecast_knows_what_each_row_costs(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
-    for name, forwards in _FORWARDS.items():
+    for name, forwards in FORWARDS.items():
         (record,) = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
         passes = record["passes"]
         assert passes["attack_forwards"] + passes["update_forwards"] == forwards
@@ -161,3 +163,17 @@ def test_the_papers_rows_are_its_own() -> None:
     assert TABLE_1["gairat"].pgd == 60.82
     assert TABLE_2["lrat-saa+cw"] is TABLE_1["lrat-saa+cw"]
     assert len({*TABLE_1, *TABLE_2}) == 10
+
+
+def test_with_autoattack_the_short_attacks_meet_all_images(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_rows, "AUTOATTACKED", 12)
+    short, whole = Plan(suite="paper").evaluate(run)
+    assert (len(short.index), len(whole.index)) == (360, 12)
+    joined = _joined([short, whole])
+    assert list(joined["accuracy"]) == ["natural", "pgd-20", "cw-20", "autoattack"]
+    counts = [share["n"] for share in joined["accuracy"].values()]
+    assert counts == [360, 360, 360, 12]
+    assert joined["worst_case"]["n"] == 12
+    assert joined["worst_case"]["value"] <= joined["accuracy"]["autoattack"]["value"]

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Data, DataRoot, Device, Profile, Seed, Set, Threat, given
+from lrat.cli.options import (
+    Acceleration,
+    Data,
+    DataRoot,
+    Device,
+    Profile,
+    Seed,
+    Set,
+    Suite,
+    Threat,
+    given,
+)
 
 
 def train(
@@ -60,16 +71,21 @@ def train(
 def demo(
     out: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/demo"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Fewer for a quick look.")] = None,
-    suite: Annotated[str, typer.Option()] = "paper",
+    suite: Suite = "paper",
+    acceleration: Annotated[
+        Acceleration, typer.Option(help="off: attacks see the model itself.")
+    ] = Acceleration.auto,
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
     from lrat.experiments.demo import PAPER_TITLE, run_demo
+    from lrat.experiments.demo_rows import Plan
     from lrat.experiments.terminal import rows_progress, show_tables
 
     count = workers or _processors()
+    plan = Plan(suite=suite, epochs=epochs, acceleration=acceleration.value)
     with rows_progress() as watcher:
-        report = run_demo(out, epochs=epochs, suite=suite, workers=count, watcher=watcher)
+        report = run_demo(out, plan, workers=count, watcher=watcher)
     show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
     print(f"{report.seconds:.0f} s; this table is in {report.path}")
 

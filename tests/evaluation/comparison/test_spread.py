@@ -67,7 +67,11 @@ BASE = {"pgd": stands(0)}
             SettingError,
             r"more than the attack seed \(model: a there, b here",
         ),
-        (result(BASE, seed=1, attacks={"pgd": "x"}), SettingError, "attacks.pgd: settings there, x here"),
+        (
+            result(BASE, seed=1, attacks={"pgd": "x"}),
+            SettingError,
+            "attacks.pgd: settings there, x here",
+        ),
         (result(BASE, seed=1, threat="L2(epsilon=1)"), SettingError, "threat: "),
         (result(BASE, seed=1, first=4, model="a"), DataError, "other images"),
         (result({"pgd": stands(n=9)}, seed=1, model="a"), DataError, r"other images \(20 and 9\)"),
