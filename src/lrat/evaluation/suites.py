@@ -1,7 +1,7 @@
 """Which attacks an evaluation runs. Natural accuracy is always measured and is not a member."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from lrat.attacks.presets import CW
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
-from lrat.losses import LossLike, as_loss, targeted_dlr
+from lrat.losses import LossLike, as_loss, dlr, targeted_dlr
 from lrat.threat import Ball, Region
 
 NATURAL = "natural"
@@ -29,6 +29,7 @@ _RETIRE, _RETIRE_SQUARE = 10, 50
 _LONG = 100
 LOGIT_SCALES = (0.1, 1.0, 10.0, 100.0)
 _SHORT_DECIMAL = 6
+_CLASSES_OF_DLR, _CLASSES_OF_TARGETED_DLR = 3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,17 +202,33 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
 def replaced(suite: Suite, classes: int) -> tuple[str, ...]:
     """In words, what attacks do differently on a model with so few classes; empty from 10 on."""
     notes = []
-    targeted = [step for step in suite.steps if getattr(step.attack, "targets", None) is not None]
-    for step in targeted:
-        wanted = int(step.attack.targets)  # type: ignore[attr-defined]
-        if wanted > classes - 1:
-            notes.append(f"{step.name} aims at {classes - 1} wrong classes instead of {wanted}")
-        if classes < 4 and getattr(step.attack, "loss", None) is targeted_dlr:
-            notes.append(
-                f"{step.name} ascends z_t - z_y: the targeted DLR loss needs four classes, the "
-                f"model has {classes}"
-            )
-    return tuple(notes)
+    for step in suite.steps:
+        for attack in _inside(step.attack):
+            wanted, loss = getattr(attack, "targets", None), getattr(attack, "loss", None)
+            if isinstance(wanted, int) and wanted > classes - 1:
+                notes.append(f"{step.name} aims at {classes - 1} wrong classes instead of {wanted}")
+            if loss is targeted_dlr and classes < _CLASSES_OF_TARGETED_DLR:
+                notes.append(
+                    f"{step.name} ascends z_t - z_y: the targeted DLR loss needs four classes, the "
+                    f"model has {classes}"
+                )
+            if loss is dlr and classes < _CLASSES_OF_DLR:
+                notes.append(
+                    f"{step.name} ascends the logit margin: the DLR loss needs three classes, the "
+                    f"model has {classes}"
+                )
+    return tuple(dict.fromkeys(notes))
+
+
+def _inside(attack: Any) -> Iterator[Any]:
+    """The attack itself, or those that it wraps."""
+    if isinstance(attack, Cascade):
+        for member in attack.members.values():
+            yield from _inside(member)
+    elif isinstance(getattr(attack, "attack", None), Attack):
+        yield from _inside(attack.attack)
+    else:
+        yield attack
 
 
 def describe_threat(threat: Region) -> str:

@@ -16,9 +16,11 @@ from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build
+from lrat.experiments.carried import prepare_sources
 from lrat.experiments.folder import OFF, evaluated, evaluated_choices, threat_slug
 from lrat.experiments.subjects import Source, Subject, weights_digest
-from lrat.experiments.suites import check_suite, slug, suite
+from lrat.experiments.suites import check_suite, run_name, slug, suite
+from lrat.experiments.users_code import code_of, file_digest
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 
@@ -102,12 +104,15 @@ class EvaluationRequest:
             )
 
     def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
-        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was."""
+        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.
+
+        A loss of one's own is worked on, so each version of its file has a folder of its own.
+        """
         images = len(test) if self.limit is None else min(self.limit, len(test))
         name = f"{checkpoint}-{slug(self.suite)}-{threat_slug(threat)}-{images}"
         name += f"-seed-{self.seed}" if self.seed else ""
-        name += "-adaptive" if self.loss else ""
-        name += "".join(f"-from-{Path(run).name}" for run in self.transfer)
+        name += f"-adaptive-{file_digest(self.loss)[:8]}" if self.loss else ""
+        name += "".join(f"-from-{run_name(run)}" for run in self.transfer)
         name += "-images" if self.keep_images else ""
         return name if self.noise == "keyed" else f"{name}-{self.noise}"
 
@@ -146,14 +151,15 @@ def evaluate_subject(
 
 
 def evaluation_folder(subject: Subject, request: EvaluationRequest) -> Path | None:
-    """Where the evidence goes: a folder that no other weights have taken; None for nowhere."""
+    """Where the evidence goes: a folder that no other weights (nor another version of a user's own
+    model file) have taken; None for nowhere."""
     if subject.evaluations is None:
         return None
     name = request.folder_name(subject.label, subject.threat, subject.test)
     folder = subject.evaluations / name
-    digest = weights_digest(subject.network.state_dict())
-    if evaluated(folder, "model") not in (None, digest):
-        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
+    for key, own in _of_model(subject.network).items():
+        if evaluated(folder, key) not in (None, own):
+            folder = folder.with_name(f"{folder.name}-{own[:8]}")
     return folder
 
 
@@ -262,6 +268,7 @@ def _planned(
     )
     if chosen.threat != threat:
         raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
+    prepare_sources(chosen, test, device)
     images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
     network.to(device)
     view = build.view(request.acceleration, network, images, evaluated_choices(folder))
@@ -279,10 +286,17 @@ def _planned(
 
 def _identity(network: nn.Module, test: ImageData, view: nn.Module) -> Mapping[str, str]:
     return {
-        "model": weights_digest(network.state_dict()),
+        **_of_model(network),
         "data": test.digest(),
         "acceleration": str(view.choices) if isinstance(view, View) else OFF,
     }
+
+
+def _of_model(network: nn.Module) -> dict[str, str]:
+    """What tells a model from others: its weights, and the code of a user's own file."""
+    code = code_of(network)
+    weights = {"model": weights_digest(network.state_dict())}
+    return weights if code is None else {**weights, "code": code}
 
 
 def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:

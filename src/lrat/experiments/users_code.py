@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from lrat.errors import ConfigurationError, ModelError
+
+_CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def names_a_file(name: str) -> bool:
@@ -32,7 +35,13 @@ def model_from_file(place: str, seed: int) -> nn.Module:
         made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
+    _CODE[made] = file_digest(place)
     return made
+
+
+def code_of(network: nn.Module) -> str | None:
+    """The digest of the user's file that ``network`` was made by; None for our own and others."""
+    return _CODE.get(network)
 
 
 def object_from_file(place: str, what: str) -> Any:
