@@ -1,0 +1,36 @@
+"""The measurement of several processes runs, and sees the same verdicts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.commands import TINY, done
+from experiments.evaluations import has_two_processors
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evaluation_processes.py"
+
+
+@pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
+def test_a_tiny_run(tmp_path: Path) -> None:
+    run, written = tmp_path / "run", tmp_path / "deep" / "processes.md"
+    done("train", "sat", *TINY, "--epochs", "1", "--out", run)
+    before = sorted(run.rglob("*"))
+    options = ("--suite", "quick", "--limit", "20", "--rounds", "1", "--out", written)
+    ended = subprocess.run(
+        [sys.executable, str(SCRIPT), str(run), *map(str, options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert written.read_text() == ended.stdout
+    assert sorted(run.rglob("*")) == before, "the run itself is left alone"
+    lines = ended.stdout.splitlines()
+    alone, both = [line.split("|")[1:-1] for line in lines if " of one thread |" in line]
+    assert (alone[0].strip(), alone[-1].strip()) == ("1 process of one thread", "1.00")
+    assert both[0].strip() == "2 processes of one thread"
+    assert lines[-1] == "Verdicts are the same."
