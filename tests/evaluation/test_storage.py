@@ -88,4 +88,6 @@ def test_notes_are_kept_from_the_first_outcome_on(tmp_path: Path) -> None:
     assert store.notes == ()
     assert not (tmp_path / "notes.json").exists()
     store.keep_notes(("two classes",))
-    assert OutcomeStore.open(tmp_path, {"seed": 0}).notes == ("two classes",)
+    store.keep_notes(("probabilities", "two classes"))
+    again = OutcomeStore.open(tmp_path, {"seed": 0})
+    assert again.notes == ("two classes", "probabilities"), "whoever found them"

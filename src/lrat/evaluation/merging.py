@@ -19,7 +19,6 @@ from lrat.evaluation.storage import (
     EXTENT,
     IDENTITY,
     IMAGES,
-    NOTES,
     PARTS,
     SUMMARY,
     Identity,
@@ -91,8 +90,9 @@ def merge(folders: Sequence[Path], out: Path) -> Joined:
     rows = Outcomes.concatenate(read_parts(place) for place in places)
     _check_agreement(rows, places)
     extent = _extent(places, rows)
-    OutcomeStore.open(out, identities[0])
+    store = OutcomeStore.open(out, identities[0])
     for place in places:
+        store.keep_notes(read_notes(place))
         if place.resolve() != out.resolve():
             _copy(place, out)
     return _joined(out, identities[0], rows, extent)
@@ -148,7 +148,7 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
 def _copy(place: Path, out: Path) -> None:
     """Add what ``place`` has and ``out`` has not."""
     found = [path for kind in (PARTS, IMAGES) for path in sorted((place / kind).glob("*"))]
-    for source in [*found, place / NOTES, place / EXTENT]:
+    for source in [*found, place / EXTENT]:
         target = out / source.relative_to(place)
         if not source.name.startswith(".") and source.is_file() and not target.exists():
             write_atomically(target, partial(_transfer, source))

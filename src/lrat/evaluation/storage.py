@@ -148,9 +148,11 @@ class OutcomeStore:
         return () if self.folder is None else read_notes(self.folder)
 
     def keep_notes(self, notes: Sequence[str]) -> None:
-        """Keep these for those who only read the outcomes; nothing to say is not written."""
+        """Keep these too for those who only read the outcomes; nothing to say is not written."""
         if self.folder is not None and notes:
-            _write_if_new(self.folder / NOTES, {"notes": list(notes)})
+            known = read_notes(self.folder) if (self.folder / NOTES).is_file() else ()
+            joined = list(dict.fromkeys((*known, *notes)))
+            _write_if_new(self.folder / NOTES, {"notes": joined})
 
     def expect(self, index: npt.NDArray[np.int64]) -> None:
         """Keep which images the folder is to hold in the end."""
