@@ -36,12 +36,12 @@ def kill_and_compare(run: Path, suite: str | Path, kills: int, images: int) -> l
         before = parts_in(folder)
         running = start("evaluate", killed, *command, "--no-masking")
         while parts_in(folder) == before:
-            assert running.poll() is None, "it was alive"
+            assert running.poll() is None, running.communicate()
             time.sleep(0.01)
         moment = time.monotonic() + chance.uniform(0, longest)
         while time.monotonic() < moment and parts_in(folder) - before < share:
             time.sleep(0.005)
-        assert running.poll() is None, "it was alive"
+        assert running.poll() is None, running.communicate()
         running.kill()
         running.communicate()
         assert running.returncode == -signal.SIGKILL
