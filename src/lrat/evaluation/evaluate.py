@@ -17,7 +17,7 @@ from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.running import NoiseKind, OutOfTimeError, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
-from lrat.evaluation.suites import Suite, describe_threat, replaced
+from lrat.evaluation.suites import Suite, describe_threat
 from lrat.types import Batch
 
 
@@ -137,7 +137,7 @@ def evaluate_suite(
         raise SettingError(
             f"no image was finished within {seconds:g} seconds: allow more, or fewer images at once"
         )
-    notes = replaced(suite, run.classes[0]) if run.classes else store.notes
+    notes = tuple(run.notes) if run.classes else store.notes
     result = EvaluationResult(
         outcomes=Outcomes.concatenate(done).arranged(suite.names),
         identity=full_identity,

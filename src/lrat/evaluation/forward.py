@@ -68,14 +68,17 @@ def look_like_probabilities(logits: Tensor) -> Tensor:
     return sums_to_one & ((logits >= 0) & (logits <= 1)).all(1)
 
 
-def warn_of_probabilities(logits: Tensor) -> None:
-    """Log once per call when every row looks like probabilities: a softmax at the end hides the
-    logits' scale, so gradients vanish and attacks look weak."""
-    if bool(look_like_probabilities(logits).all()):
-        _logger.warning(
-            "the model seems to return probabilities instead of logits: gradients vanish and "
-            "attacks look weak; remove its softmax"
-        )
+def warn_of_probabilities(logits: Tensor) -> tuple[str, ...]:
+    """A sentence, also logged, when every row looks like probabilities: a softmax at the end hides
+    the logits' scale, so gradients vanish and attacks look weak."""
+    if not bool(look_like_probabilities(logits).all()):
+        return ()
+    warning = (
+        "the model seems to return probabilities instead of logits: gradients vanish and attacks "
+        "look weak; remove its softmax"
+    )
+    _logger.warning(warning)
+    return (warning,)
 
 
 def check_data(batch: Batch) -> None:

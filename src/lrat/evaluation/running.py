@@ -36,7 +36,8 @@ class Run:
 
     ``chunk``: how many images an attack gets at once, None for all that a block has left.
     ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
-    each chunk when it is done. ``classes`` holds the model's number of classes once it was called.
+    each chunk when it is done. ``classes`` holds the model's number of classes once it was called,
+    ``notes`` what a reader of the numbers must know about it.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Run:
     deadline: float | None
     report: Callable[[Outcomes], None]
     classes: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def block(self, batch: Batch) -> Outcomes:
         """The rows of a block's images for ``natural`` and each step, or ``OutOfTimeError``."""
@@ -67,10 +69,11 @@ class Run:
         logits = self._classified(batch.images, index, NATURAL)
         check_classes(batch.labels, logits.shape[1])
         if not self.classes:
-            warn_of_probabilities(logits)
             self.classes.append(logits.shape[1])
+            self.notes.extend(warn_of_probabilities(logits))
+            self.notes.extend(replaced(self.suite, logits.shape[1]))
             # Before any outcome: whoever finds all of them later cannot know the classes.
-            self.store.keep_notes(replaced(self.suite, logits.shape[1]))
+            self.store.keep_notes(self.notes)
         clean = _clean_rows(index, label, logits, batch.labels)
         done = {NATURAL: self._kept(known[NATURAL], clean).at(index)}
         self.report(done[NATURAL])

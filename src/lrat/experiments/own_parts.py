@@ -4,14 +4,15 @@ An evaluation is continued only with the attacks that it was begun with. The nam
 does not change when its code does, so what these print, which is their identity, has a digest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
-from torch import nn
+from torch import Tensor, nn
 
 from lrat.attacks import Attack, Variant, as_attack
-from lrat.errors import UnknownNameError
-from lrat.experiments.users_code import file_digest, object_from_file
+from lrat.errors import SettingError, UnknownNameError
+from lrat.experiments.users_code import file_digest, object_from_file, told
 from lrat.losses import (
     Loss,
     Prepared,
@@ -54,7 +55,32 @@ class OwnLoss:
     def prepare(
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
     ) -> Prepared:
-        return self.loss.prepare(labels, clean_logits, rank)
+        with told(f"loss {self.place!r}"):
+            made = self.loss.prepare(labels, clean_logits, rank)
+        return Prepared(_watched(made.function, self.place), made.context)
+
+
+@cache
+def _watched(function: Callable[..., Tensor], place: str) -> Callable[..., Tensor]:
+    """A user's function whose errors are one line; the same one for the same function."""
+
+    def losses_of(logits: Tensor, *context: Tensor) -> Tensor:
+        with told(f"loss {place!r}"):
+            losses = function(logits, *context)
+        if not isinstance(losses, Tensor):
+            raise SettingError(
+                f"loss {place!r} returned {type(losses).__name__}: return a tensor, one value per "
+                "image"
+            )
+        if logits.requires_grad and not losses.requires_grad:
+            raise SettingError(
+                f"loss {place!r} does not depend on the logits differentiably (a detach, argmax or "
+                "comparison inside?): gradient attacks cannot ascend it"
+            )
+        return losses
+
+    losses_of.__name__ = place
+    return losses_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +109,8 @@ class OwnAttack:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        return self.attack(model, images, labels, noise=noise, clean_logits=clean_logits)
+        with told(f"attack {self.place!r}"):
+            return self.attack(model, images, labels, noise=noise, clean_logits=clean_logits)
 
 
 def names_own(name: str) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from lrat.errors import ConfigurationError, ModelError
+from lrat.errors import ConfigurationError, LratError, ModelError
 
 _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
@@ -99,6 +100,21 @@ def _importable(file: Path, what: str) -> Iterator[ModuleType]:
         raise
     finally:
         sys.path[:] = before
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """What a user's code raises inside is one line with its place; our own errors stay."""
+    try:
+        yield
+    except LratError:
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigurationError(
+            f"{what} fails in {Path(at.filename).name}, line {at.lineno}: {cause}"
+        ) from error
 
 
 def _one_line(place: str, what: str, call: Callable[[], Any]) -> Any:
