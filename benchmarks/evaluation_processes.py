@@ -1,12 +1,14 @@
 """What a second process is worth: wall seconds of one evaluation in one process and in several.
 
-    python benchmarks/evaluation_processes.py RUN [--suite tier] [--limit 1000] [--processes 2]
+    python benchmarks/evaluation_processes.py RUN [--suite tier] [--limit 4000] [--processes 2]
         [--rounds 3] [--data-root FOLDER] [--out FILE.md]
 
 The commands are those that a user types, ``lrat evaluate RUN`` and the same with ``--devices N``,
 from the start of the interpreter to its end, each on a copy of the run without evaluations, in
 turns. Every process has one thread. The ratio is that of the best rounds; a quiet machine with at
-least as many cores as processes is needed. Also checked: the verdicts are the same.
+least as many cores as processes is needed. What starting costs, three interpreters instead of one
+for two processes, is the same command once more, when nothing is left to do. Also checked: the
+verdicts are the same.
 """
 
 import argparse
@@ -37,6 +39,7 @@ class Contestant:
 
     processes: int
     seconds: list[float] = field(default_factory=list)
+    starting: list[float] = field(default_factory=list)
     result: EvaluationResult | None = None
 
     @property
@@ -44,8 +47,14 @@ class Contestant:
         return f"{self.processes} process{'es' if self.processes > 1 else ''} of one thread"
 
     def run(self, copy: Path, options: Sequence[str]) -> None:
-        """One round, from nothing."""
+        """One round, from nothing, and one with nothing left to do."""
         shutil.rmtree(copy / "evaluations", ignore_errors=True)
+        self.seconds.append(self._timed(copy, options))
+        self.starting.append(self._timed(copy, options))
+        (folder,) = (copy / "evaluations").iterdir()
+        self.result = EvaluationResult.from_folder(folder)
+
+    def _timed(self, copy: Path, options: Sequence[str]) -> float:
         spread = ("--devices", str(self.processes)) if self.processes > 1 else ()
         command = [sys.executable, "-m", "lrat", "evaluate", str(copy), *options, *spread]
         started = time.perf_counter()
@@ -56,11 +65,9 @@ class Contestant:
             text=True,
             check=False,
         )
-        self.seconds.append(time.perf_counter() - started)
         if ended.returncode:
             sys.exit(ended.stderr)
-        (folder,) = (copy / "evaluations").iterdir()
-        self.result = EvaluationResult.from_folder(folder)
+        return time.perf_counter() - started
 
 
 def same_verdicts(results: Sequence[EvaluationResult | None]) -> bool:
@@ -87,13 +94,14 @@ def written(contestants: Sequence[Contestant], run: str, options: Sequence[str])
         f"PyTorch {torch.__version__}. Wall seconds of the whole command, best of "
         f"{len(contestants[0].seconds)} in turns.",
         "",
-        "| what | seconds | all rounds | times as fast |",
-        "| --- | --- | --- | --- |",
+        "| what | seconds | all rounds | with nothing to do | times as fast |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for each in contestants:
         rounds = ", ".join(f"{seconds:.1f}" for seconds in each.seconds)
         best = min(each.seconds)
-        lines.append(f"| {each.name} | {best:.1f} | {rounds} | {alone / best:.2f} |")
+        idle = min(each.starting)
+        lines.append(f"| {each.name} | {best:.1f} | {rounds} | {idle:.1f} | {alone / best:.2f} |")
     same = same_verdicts([each.result for each in contestants])
     lines += ["", f"Verdicts are {'the same' if same else 'NOT the same'}."]
     return "\n".join(lines)
@@ -103,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("run", type=Path)
     parser.add_argument("--suite", default="tier")
-    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--limit", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
