@@ -1,6 +1,7 @@
 """Suites in YAML: every kind of attack, and what is wrong with a file in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ from lrat.attacks import (
     Transfer,
 )
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.suite_files import suite_from_file
+from lrat.experiments.catalogue import SUITES
+from lrat.experiments.suite_files import _KINDS, suite_from_file
 from lrat.experiments.suites import slug
 from lrat.losses import cross_entropy, cw, difference, dlr, targeted_dlr
 from lrat.threat import Linf
@@ -247,6 +249,20 @@ def test_folders_are_named_after_files_and_not_confused_with_our_suites() -> Non
     assert slug("suites/mine.yaml") == "mine"
     assert slug("quick") == "quick"
     assert slug("quick.yaml") == "quick-file"
+
+
+def test_the_example_in_the_documentation(run: Path, here: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (here / "runs").mkdir()
+    run.rename(here / "runs" / "other")
+    for name in ("losses.py", "attacks.py"):
+        (here / name).write_text("def mine(*parts):\n    return parts[1]\n")
+    attacks = attacks_in(example, here)
+    assert next(iter(attacks)) == "pgd-50"
+    assert len(attacks) == example.count("{attack: ")
+    for name in (*SUITES, *_KINDS):
+        assert f"`{name}`" in text, f"{name} is not documented"
 
 
 SHORT = """
