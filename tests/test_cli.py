@@ -10,7 +10,7 @@ from lrat import __version__
 from lrat.errors import LratError
 from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
-COMMANDS = ("train", "evaluate", "compare", "curve", "why", "demo")
+COMMANDS = ("train", "evaluate", "compare", "curve", "why", "merge", "demo")
 
 LIGHT = """
 import contextlib, io, sys
@@ -23,8 +23,8 @@ for arguments in {arguments!r}:
         except SystemExit as end:
             assert end.code == 0, (arguments, end.code)
     assert out.getvalue().strip(), arguments
-heavy = {{"torch", "numpy", "scipy", "sklearn", "torchvision", "matplotlib"}} & set(sys.modules)
-print(sorted(heavy))
+heavy = {{"torch", "numpy", "scipy", "sklearn", "torchvision", "matplotlib", "lightning_fabric"}}
+print(sorted(heavy & set(sys.modules)))
 """
 
 

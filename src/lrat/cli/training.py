@@ -1,6 +1,5 @@
 """``lrat train`` and ``lrat demo``."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -80,17 +79,12 @@ def demo(
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
     from lrat.experiments.demo import PAPER_TITLE, run_demo
     from lrat.experiments.demo_rows import Plan
+    from lrat.experiments.evaluating import processors
     from lrat.experiments.terminal import rows_progress, show_tables
 
-    count = workers or _processors()
+    count = workers or processors()
     plan = Plan(suite=suite, epochs=epochs, acceleration=acceleration.value)
     with rows_progress() as watcher:
         report = run_demo(out, plan, workers=count, watcher=watcher)
     show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
     print(f"{report.seconds:.0f} s; this table is in {report.path}")
-
-
-def _processors() -> int:
-    """Those that this process may use: in a container or under a scheduler not all there are."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
