@@ -15,7 +15,7 @@ from lrat.attacks import APGD, FAB, PGD, Cascade, LogitScaled, Restarts, Square
 from lrat.errors import DataError, LratError, ModelError, NonFiniteError, RegionViolationError
 from lrat.evaluation import EvaluationResult, Suite, custom, paper
 from lrat.losses import cross_entropy, dlr, targeted_dlr
-from lrat.threat import Linf
+from lrat.threat import L2, Ball, Linf
 from trained import digits, trained
 
 THREAT = Linf(epsilon=0.1)
@@ -134,6 +134,61 @@ def test_a_model_without_gradients_is_one_line_and_square_alone_works() -> None:
     result = evaluate(model, suite=alone)
     assert result.accuracy == evaluate(trained("dense"), suite=alone).accuracy
     assert result.worst_case.value < result.accuracy["natural"].value
+
+
+class Rooted(nn.Module):
+    """A root at 0: finite logits, and a gradient that is NaN on images above ``limit``."""
+
+    def __init__(self, limit: float = -1.0) -> None:
+        super().__init__()
+        self.inner, self.limit = trained("dense"), limit
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        root = (flat.sum(1) * (flat.mean(1) <= self.limit)).sqrt()
+        logits: Tensor = self.inner(images) + 0 * root[:, None]
+        return logits
+
+
+GRADIENT_ATTACKS = {
+    "pgd": lambda ball: PGD(threat=ball, steps=2, step_size=ball.epsilon / 2),
+    "apgd": lambda ball: APGD(threat=ball, steps=3, retire_every=1),
+    "fab": lambda ball: FAB(threat=ball, steps=3),
+    "scaled": lambda ball: LogitScaled(attack=APGD(threat=ball, steps=3), scale=2),
+}
+
+
+@pytest.mark.parametrize("threat", [THREAT, L2(epsilon=1.0)], ids=["linf", "l2"])
+@pytest.mark.parametrize("make", GRADIENT_ATTACKS.values(), ids=GRADIENT_ATTACKS)
+def test_gradients_that_are_no_numbers_are_refused(make: Any, threat: Ball) -> None:
+    """The sign of NaN is 0: the attack would stand still, the model look robust."""
+    suite = custom(threat, {"attack": make(threat)})
+    for acceleration in ("auto", "off"):
+        with pytest.raises(NonFiniteError, match=r"gradient is NaN on image \d+ \(") as error:
+            lrat.evaluate(
+                Rooted(), problem(), threat=threat, suite=suite, acceleration=acceleration
+            )
+        said(error)
+    alone = custom(threat, {"square": Square(threat=threat, queries=20)})
+    result = lrat.evaluate(Rooted(), problem(), threat=threat, suite=alone)
+    assert result.worst_case.value < result.accuracy["natural"].value
+
+
+def test_the_first_image_without_a_gradient_is_named() -> None:
+    images, labels = problem()
+    means = images.flatten(1).mean(1)
+    with torch.no_grad():
+        right = trained("dense")(images).argmax(1) == labels
+    limit = float(means[right].sort().values[-3])
+    first = int(((means > limit) & right).nonzero()[0])
+    suite = custom(THREAT, {"pgd": PGD(threat=THREAT, steps=1, step_size=0.01, start="none")})
+    with pytest.raises(NonFiniteError, match=rf"on image {first} \(2 such\) under pgd"):
+        evaluate(Rooted(limit), suite=suite)
+
+
+def test_a_loss_of_ones_own_that_is_no_number_is_refused() -> None:
+    with pytest.raises(NonFiniteError, match="under pgd-20-adaptive, so gradient attacks stand"):
+        evaluate(trained("dense"), loss=lambda logits, labels: logits.sum(1) * torch.nan)
 
 
 def test_square_alone_from_a_file(tmp_path: Path) -> None:

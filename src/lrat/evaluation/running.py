@@ -16,6 +16,7 @@ from lrat.evaluation.forward import check_classes, check_data, classify, warn_of
 from lrat.evaluation.outcomes import UNKNOWN, Outcomes
 from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat, replaced
+from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.losses import logit_margin
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys
@@ -135,11 +136,13 @@ class Run:
 
         def attacked(model: nn.Module, some: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
             noise = self._noise(step, batch.index[place][some])
-            with PassCounter(model) as counted:
+            with PassCounter(model) as counted, GradientWatch(model) as watch:
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]
                 )
             names = index[some.cpu().numpy()]
+            if watch.found:
+                raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
             after = classify(self.model, returned, names, step.name)
             return returned, after, _spent(variant, counted, len(some))
@@ -201,6 +204,16 @@ class Run:
                 "check its epsilon, and that it keeps to [0, 1]"
             )
         return returned
+
+
+def _no_gradient(attack: str, model: nn.Module, images: Tensor, index: Rows) -> NonFiniteError:
+    broken = index[_numpy(without_gradient(model, images))]
+    where = f"image {broken[0]} ({len(broken)} such)" if len(broken) else "an image on its way"
+    return NonFiniteError(
+        f"the gradient is NaN on {where} under {attack}, so gradient attacks stand still: look for "
+        "a root, norm or division at 0 in the model (or in a loss of your own), or evaluate with "
+        "attacks that need no gradient (square)"
+    )
 
 
 def distance(threat: Region, images: Tensor, center: Tensor) -> Tensor:
