@@ -180,6 +180,11 @@ def test_options_that_mean_nothing_are_refused(
     assert not (run / "evaluations").exists()
 
 
+def test_a_part_without_images_is_told(run: Path) -> None:
+    complaint = lrat("evaluate", run, "--limit", 10, "--part", "11/11").complaint
+    assert complaint == "part 11/11: there are 10 images, divide them by fewer"
+
+
 def test_times_and_parts_as_people_write_them() -> None:
     assert [seconds_in(text) for text in ("90", "90s", "1.5m", " 2h ")] == [90, 90, 90, 7200]
     assert fraction_of("2/4") == (2, 4)

@@ -303,6 +303,10 @@ def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
     """This part's images; in random order where the time may end before they do."""
     if request.part is not None:
         number, of = request.part
+        if number > len(images):
+            raise ConfigurationError(
+                f"part {number}/{of}: there are {len(images)} images, divide them by fewer"
+            )
         images = images.select(torch.arange(number - 1, len(images), of))
     if request.seconds is not None:
         drawn = Keyed(keys(_LIMIT_SEED, images.index)).uniform((len(images),), "order")
