@@ -304,8 +304,9 @@ class _Kept:
         """What a run found for these images: its start and ``run.number`` iterates are spent."""
         self.forwards[rows] += run.number + 1
         self.backwards[rows] += run.gradients
+        # A first success counts also where rounding hides it in the margin of probabilities.
+        better = (candidate.margin < self.margin[rows]) | (fooled & ~self.fooled[rows])
         self.fooled[rows] |= fooled
-        better = candidate.margin < self.margin[rows]
         rows = rows[better]
         self.images[rows] = candidate.images[better]
         self.margin[rows] = candidate.margin[better]

@@ -192,8 +192,9 @@ def image_gradient(
         losses = loss(logits)
         if not losses.requires_grad:
             raise ModelError(
-                "the model's output does not depend on its input differentiably "
-                "(a detach, no_grad or integer step inside?): gradient attacks cannot be used on it"
+                "the loss does not depend on the images differentiably (a detach, no_grad or "
+                "integer step in the model or the loss?): gradient attacks cannot be used; Square "
+                "needs no gradient"
             )
         (gradient,) = torch.autograd.grad(losses.sum(), images)
     return gradient.float(), losses.detach(), logits.detach().float()
