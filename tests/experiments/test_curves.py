@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.commands import contents, done, lrat
+from experiments.own import MODEL, write_model, write_npz
 from lrat.errors import RunFolderError
 from lrat.evaluation.brackets import Curve
 from lrat.evaluation.curve import CurveProgress
@@ -54,6 +55,25 @@ def test_a_finished_curve_is_reused_and_one_of_other_weights_is_not(run: Path) -
         FOLDER.replace("selected", "last"),
         FOLDER,
     ]
+
+
+def test_another_version_of_a_model_file_has_a_curve_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model("own.py")
+    write_npz("own.npz")
+    done(
+        *("train", "sat", "--data", "npz:own.npz", "--model", "own.py:make", "--epochs", 2),
+        *("--threat", "linf:0.1", "--out", "run"),
+    )
+    kept = measure_curves([Path("run")], REQUEST).measured[0]
+    Path("own.py").write_text(MODEL.replace("self.head(self", "-self.head(self"))
+    changed = measure_curves([Path("run")], REQUEST).measured[0]
+    assert changed.folder != kept.folder
+    assert changed.curve.accuracy[0].value < kept.curve.accuracy[0].value
+    write_model("own.py")
+    assert measure_curves([Path("run")], REQUEST).measured[0].folder == kept.folder
 
 
 def test_it_goes_on_where_it_was_broken_off(run: Path) -> None:

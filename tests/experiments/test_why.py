@@ -112,6 +112,15 @@ def test_own_images_and_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     out = done("why", "run", 2)
     assert "label 2 star" in out
     assert "star (label)" in out
+    done("evaluate", "run")
+    assert explain(Path("run"), 2).told.stored is not None
+    own = Path("own.py").read_text()
+    Path("own.py").write_text(own.replace("self.head(self", "-self.head(self"))
+    told = explain(Path("run"), 2).told
+    assert told.stored is None, "those rows are of another version of the model's file"
+    assert not told.differing
+    Path("own.py").write_text(own)
+    assert explain(Path("run"), 2).told.stored is not None
 
 
 @pytest.mark.parametrize(

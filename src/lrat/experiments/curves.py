@@ -15,8 +15,8 @@ from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.storage import read_json
 from lrat.evaluation.suites import Member
 from lrat.experiments import build, catalogue
-from lrat.experiments.folder import OFF, evaluated, evaluated_choices, read_config
-from lrat.experiments.subjects import Source, Subject, weights_digest
+from lrat.experiments.folder import OFF, evaluated_choices, read_config
+from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
 from lrat.reporting.figures import Drawn, security_curve_figure
 
@@ -147,16 +147,15 @@ def _measure(
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
     ball = build.threat(subject.threat)
     norm, trained = catalogue.parse_threat(subject.threat)
-    digest = weights_digest(subject.network.state_dict())
-    folder = run / CURVES / _folder_name(request, norm, highest, len(images))
-    if evaluated(folder, "model") not in (None, digest):
-        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
+    folder = own_folder(
+        run / CURVES / _folder_name(request, norm, highest, len(images)), subject.identity
+    )
     network = subject.network.to(place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         largest = build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))
         identity = {
-            "model": digest,
+            **subject.identity,
             "data": subject.test.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
             "attack": request.attack,

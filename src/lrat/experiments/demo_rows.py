@@ -10,9 +10,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from lrat.errors import Interrupted
 from lrat.evaluation import EvaluationResult
 from lrat.experiments.config import load_config
-from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
+from lrat.experiments.evaluating import evaluate_run
 from lrat.experiments.folder import EVALUATIONS
 from lrat.experiments.paper import DEMO_PRESET, row_settings
+from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import train_run
 from lrat.experiments.suites import check_suite, slug
 from lrat.experiments.workers import in_workers

@@ -1,10 +1,9 @@
 """Evaluation of a run or of somebody's model."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -14,15 +13,24 @@ from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
-from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build
 from lrat.experiments.carried import prepare_sources
-from lrat.experiments.folder import OFF, evaluated, evaluated_choices, threat_slug
-from lrat.experiments.subjects import Source, Subject, weights_digest
-from lrat.experiments.suites import check_suite, run_name, slug, suite
-from lrat.experiments.users_code import code_of, file_digest
+from lrat.experiments.folder import OFF, evaluated_choices
+from lrat.experiments.request import EvaluationRequest, processors
+from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
+from lrat.experiments.suites import suite
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
+
+__all__ = [
+    "EvaluationRequest",
+    "begin_evaluation",
+    "evaluate_network",
+    "evaluate_run",
+    "evaluate_subject",
+    "evaluation_folder",
+    "processors",
+]
 
 _LIMIT_SEED = 0
 _CHUNKS_PER_BLOCK = 4
@@ -30,97 +38,6 @@ _CHUNKS_PER_BLOCK = 4
 of the next one."""
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """What to attack with; ``threat`` None is the one trained for, ``limit`` None all images.
-
-    ``suite``: a name or a YAML file. ``loss`` (``FILE.py:NAME``) adds adaptive attacks on it,
-    ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
-    ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
-    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``devices``: so many
-    processes on each of ``nodes`` machines (see ``processes.py``), None for this process alone.
-    """
-
-    suite: str = "quick"
-    threat: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    batch_size: int = 256
-    acceleration: Literal["auto", "off"] = "auto"
-    device: str = "auto"
-    loss: str | None = None
-    transfer: tuple[Path, ...] = ()
-    seconds: float | None = None
-    keep_images: bool = False
-    noise: NoiseKind = "keyed"
-    part: tuple[int, int] | None = None
-    devices: int | None = None
-    nodes: int = 1
-
-    def check(self) -> None:
-        """Refuse what cannot be meant before anything is loaded."""
-        check_suite(self.suite)
-        self._check_devices(build.device(self.device))
-        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
-            raise ConfigurationError(
-                f"part {self.part[0]}/{self.part[1]}: write i/n with i from 1 to n, as 2/4"
-            )
-        if self.part is not None and self.devices is not None:
-            raise ConfigurationError(
-                "part and devices both divide the images: give each machine a part, or spread all "
-                "over processes"
-            )
-        if self.noise == "sequential" and (self.part or self.seconds or self.devices):
-            raise ConfigurationError(
-                "sequential noise depends on all images at once: leave out the part, the devices "
-                "and the time"
-            )
-
-    def _check_devices(self, device: torch.device) -> None:
-        if self.nodes < 1 or (self.nodes > 1 and self.devices is None):
-            raise ConfigurationError(
-                f"nodes {self.nodes}: at least one, and say with devices how many processes on each"
-            )
-        if self.devices is None:
-            count = os.environ.get("WORLD_SIZE", "1")
-            if "TORCHELASTIC_RUN_ID" in os.environ and count != "1" and not self.part:
-                raise ConfigurationError(
-                    f"torchrun started {count} processes that would all do the same: say with "
-                    "devices how many there are on each machine"
-                )
-            return
-        there = {"cpu": processors(), "cuda": torch.cuda.device_count()}.get(device.type, 1)
-        what = "processors" if device.type == "cpu" else f"{device.type} devices"
-        if not 1 <= self.devices <= there:
-            raise ConfigurationError(
-                f"devices {self.devices}: choose from 1 to {there}, the {what} that are here"
-            )
-        if device.index is not None:
-            raise ConfigurationError(
-                f"device {device} is one of them and devices takes {self.devices}: leave out the "
-                "number, or the devices"
-            )
-
-    def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
-        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.
-
-        A loss of one's own is worked on, so each version of its file has a folder of its own.
-        """
-        images = len(test) if self.limit is None else min(self.limit, len(test))
-        name = f"{checkpoint}-{slug(self.suite)}-{threat_slug(threat)}-{images}"
-        name += f"-seed-{self.seed}" if self.seed else ""
-        name += f"-adaptive-{file_digest(self.loss)[:8]}" if self.loss else ""
-        name += "".join(f"-from-{run_name(run)}" for run in self.transfer)
-        name += "-images" if self.keep_images else ""
-        return name if self.noise == "keyed" else f"{name}-{self.noise}"
-
-
-def processors() -> int:
-    """Those that this process may use: in a container or under a scheduler not all there are."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def evaluate_subject(
@@ -146,6 +63,7 @@ def evaluate_subject(
             folder=folder,
             device=build.device(request.device),
             progress=progress,
+            identity=subject.identity,
         )
     return folder, result
 
@@ -156,11 +74,7 @@ def evaluation_folder(subject: Subject, request: EvaluationRequest) -> Path | No
     if subject.evaluations is None:
         return None
     name = request.folder_name(subject.label, subject.threat, subject.test)
-    folder = subject.evaluations / name
-    for key, own in _of_model(subject.network).items():
-        if evaluated(folder, key) not in (None, own):
-            folder = folder.with_name(f"{folder.name}-{own[:8]}")
-    return folder
+    return own_folder(subject.evaluations / name, subject.identity)
 
 
 def evaluate_run(
@@ -195,13 +109,15 @@ def evaluate_network(
     folder: Path | None = None,
     device: torch.device,
     progress: ProgressCallback | None = None,
+    identity: Mapping[str, str] | None = None,
 ) -> EvaluationResult:
     """Attack ``network`` on ``test`` or a fixed part of it: what every evaluation here comes to.
 
-    ``attacks``: a suite in place of the one that ``request`` names.
+    ``attacks``: a suite in place of the one that ``request`` names. ``identity``: the network's
+    ``model_identity``, where it is known already.
     """
     request = request or EvaluationRequest()
-    plan = _planned(network, test, threat, request, attacks, folder, device)
+    plan = _planned(network, test, threat, request, attacks, folder, device, identity)
     per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
     result = evaluate_suite(
         network,
@@ -261,6 +177,7 @@ def _planned(
     attacks: Suite | None,
     folder: Path | None,
     device: torch.device,
+    identity: Mapping[str, str] | None = None,
 ) -> _Plan:
     classes = build.check_fit(network, test)
     chosen = attacks or suite(
@@ -275,28 +192,17 @@ def _planned(
     settings = {
         "seed": request.seed,
         "folder": folder,
-        "identity": _identity(network, test, view),
+        "identity": {
+            **(identity or model_identity(network)),
+            "data": test.digest(),
+            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+        },
         "noise": request.noise,
         "chunk": request.batch_size,
         "keep_images": request.keep_images,
         "whole": images.index.cpu().numpy(),
     }
     return _Plan(suite=chosen, images=images, view=view, settings=settings)
-
-
-def _identity(network: nn.Module, test: ImageData, view: nn.Module) -> Mapping[str, str]:
-    return {
-        **_of_model(network),
-        "data": test.digest(),
-        "acceleration": str(view.choices) if isinstance(view, View) else OFF,
-    }
-
-
-def _of_model(network: nn.Module) -> dict[str, str]:
-    """What tells a model from others: its weights, and the code of a user's own file."""
-    code = code_of(network)
-    weights = {"model": weights_digest(network.state_dict())}
-    return weights if code is None else {**weights, "code": code}
 
 
 def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:

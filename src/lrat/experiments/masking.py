@@ -11,8 +11,8 @@ from lrat.data import stratified_subset
 from lrat.errors import RunFolderError
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
 from lrat.experiments import build
-from lrat.experiments.evaluating import EvaluationRequest
 from lrat.experiments.folder import evaluated, evaluated_choices
+from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.subjects import Subject, weights_digest
 from lrat.files import write_json
 

@@ -16,8 +16,8 @@ from lrat.data import ImageData, InMemory, in_order, stratified_subset
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
-from lrat.experiments.evaluating import EvaluationRequest
 from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObjective, Meter
+from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.subjects import Source
 from lrat.experiments.suites import suite
 from lrat.outputs import raw_logits

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,9 +14,9 @@ from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import DataSettings, RunConfig, load_config
-from lrat.experiments.folder import EVALUATIONS, read_config
+from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
 from lrat.experiments.run import fill, load_weights, read_safetensors
-from lrat.experiments.users_code import model_from_file
+from lrat.experiments.users_code import code_of, model_from_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class Subject:
     config: RunConfig
     evaluations: Path | None
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """``model_identity`` of the network, read once: what is attacked is not trained on."""
+        return model_identity(self.network)
+
     @contextmanager
     def threads(self) -> Iterator[None]:
         """As many processor threads as the run took; for somebody's model as many as there are."""
@@ -45,6 +51,7 @@ class Subject:
 
 
 SOMEBODYS = "model"
+_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +123,23 @@ class Source:
             config=config,
             evaluations=self.out,
         )
+
+
+def model_identity(network: nn.Module) -> dict[str, str]:
+    """What tells a model from others: ``model``, its weights' digest, and for one from a user's
+    own file ``code``, the file's. Everything that is kept about a model is kept under both."""
+    code = code_of(network)
+    weights = {"model": weights_digest(network.state_dict())}
+    return weights if code is None else {**weights, "code": code}
+
+
+def own_folder(folder: Path, identity: Mapping[str, str]) -> Path:
+    """``folder``, or one named after it where that was begun for something else: for other weights
+    (a run that trained on), or for another version of a user's model file."""
+    for key, own in identity.items():
+        if evaluated(folder, key) not in (None, own):
+            folder = folder.with_name(f"{folder.name}-{own[:_DIGITS]}")
+    return folder
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

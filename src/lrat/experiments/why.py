@@ -16,7 +16,7 @@ from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
 from lrat.experiments import build, catalogue
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices
-from lrat.experiments.subjects import Source, Subject, weights_digest
+from lrat.experiments.subjects import Source, Subject
 from lrat.experiments.suites import check_suite, suite
 from lrat.experiments.why_words import Told, paths_table
 from lrat.files import write_table
@@ -168,7 +168,7 @@ class _Found:
 
 def _finished(run: Path, subject: Subject, suite_name: str | None) -> list[Path]:
     """Folders of finished evaluations of this model on these data, of a suite if one is named."""
-    wanted = {"model": weights_digest(subject.network.state_dict()), "data": subject.test.digest()}
+    wanted: dict[str, str] = {**subject.identity, "data": subject.test.digest()}
     if suite_name is not None:
         wanted["suite"] = suite_name
     places = [path.parent for path in sorted((run / EVALUATIONS).glob("*/summary.json"))]

@@ -1,0 +1,107 @@
+"""What an evaluation is asked for, and what that is called in the name of its folder."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lrat.data import ImageData
+from lrat.errors import ConfigurationError
+from lrat.evaluation.running import NoiseKind
+from lrat.experiments import build
+from lrat.experiments.folder import threat_slug
+from lrat.experiments.suites import check_suite, run_name, slug
+from lrat.experiments.users_code import file_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What to attack with; ``threat`` None is the one trained for, ``limit`` None all images.
+
+    ``suite``: a name or a YAML file. ``loss`` (``FILE.py:NAME``) adds adaptive attacks on it,
+    ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
+    ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
+    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``devices``: so many
+    processes on each of ``nodes`` machines (see ``processes.py``), None for this process alone.
+    """
+
+    suite: str = "quick"
+    threat: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 256
+    acceleration: Literal["auto", "off"] = "auto"
+    device: str = "auto"
+    loss: str | None = None
+    transfer: tuple[Path, ...] = ()
+    seconds: float | None = None
+    keep_images: bool = False
+    noise: NoiseKind = "keyed"
+    part: tuple[int, int] | None = None
+    devices: int | None = None
+    nodes: int = 1
+
+    def check(self) -> None:
+        """Refuse what cannot be meant before anything is loaded."""
+        check_suite(self.suite)
+        self._check_devices(build.device(self.device))
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
+            raise ConfigurationError(
+                f"part {self.part[0]}/{self.part[1]}: write i/n with i from 1 to n, as 2/4"
+            )
+        if self.part is not None and self.devices is not None:
+            raise ConfigurationError(
+                "part and devices both divide the images: give each machine a part, or spread all "
+                "over processes"
+            )
+        if self.noise == "sequential" and (self.part or self.seconds or self.devices):
+            raise ConfigurationError(
+                "sequential noise depends on all images at once: leave out the part, the devices "
+                "and the time"
+            )
+
+    def _check_devices(self, device: torch.device) -> None:
+        if self.nodes < 1 or (self.nodes > 1 and self.devices is None):
+            raise ConfigurationError(
+                f"nodes {self.nodes}: at least one, and say with devices how many processes on each"
+            )
+        if self.devices is None:
+            count = os.environ.get("WORLD_SIZE", "1")
+            if "TORCHELASTIC_RUN_ID" in os.environ and count != "1" and not self.part:
+                raise ConfigurationError(
+                    f"torchrun started {count} processes that would all do the same: say with "
+                    "devices how many there are on each machine"
+                )
+            return
+        there = {"cpu": processors(), "cuda": torch.cuda.device_count()}.get(device.type, 1)
+        what = "processors" if device.type == "cpu" else f"{device.type} devices"
+        if not 1 <= self.devices <= there:
+            raise ConfigurationError(
+                f"devices {self.devices}: choose from 1 to {there}, the {what} that are here"
+            )
+        if device.index is not None:
+            raise ConfigurationError(
+                f"device {device} is one of them and devices takes {self.devices}: leave out the "
+                "number, or the devices"
+            )
+
+    def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
+        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.
+
+        A loss of one's own is worked on, so each version of its file has a folder of its own.
+        """
+        images = len(test) if self.limit is None else min(self.limit, len(test))
+        name = f"{checkpoint}-{slug(self.suite)}-{threat_slug(threat)}-{images}"
+        name += f"-seed-{self.seed}" if self.seed else ""
+        name += f"-adaptive-{file_digest(self.loss)[:8]}" if self.loss else ""
+        name += "".join(f"-from-{run_name(run)}" for run in self.transfer)
+        name += "-images" if self.keep_images else ""
+        return name if self.noise == "keyed" else f"{name}-{self.noise}"
+
+
+def processors() -> int:
+    """Those that this process may use: in a container or under a scheduler not all there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
