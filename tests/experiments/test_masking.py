@@ -32,6 +32,30 @@ def test_the_panel_is_printed_kept_and_read_back(run: Path) -> None:
     assert only_panel(run).stat().st_mtime_ns == before
 
 
+def test_no_panel_of_a_part_or_of_something_else_is_read_back(run: Path) -> None:
+    arguments = ("evaluate", run, "--suite", "quick", "--limit", 40)
+    assert "masking" in done(*arguments, "--part", "1/2", "--masking")
+    assert not list(run.glob("evaluations/*/masking.json")), "of an unfinished one none is kept"
+    first = done(*arguments, "--masking")
+    path = only_panel(run)
+    stored = json.loads(path.read_text())
+    assert stored["made_of"]["evaluation"]["images"] == 40
+    for key in ("version", "evaluation"):
+        of_another = {**stored["made_of"], key: "another"}
+        path.write_text(json.dumps({**stored, "made_of": of_another, "threat": "old"}))
+        assert done(*arguments, "--masking") == first
+        assert json.loads(path.read_text()) == stored
+
+
+def test_a_time_is_for_the_attacks_alone(run: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "aa.yaml"
+    suite.write_text("name: aa\nattacks: {aa: {attack: autoattack}}\n")
+    arguments = ("evaluate", run, "--suite", suite, "--limit", 3, "--threat", "linf:0.9")
+    assert "masking:" not in done(*arguments, "--time", "1h")
+    assert "masking:" in done(*arguments, "--time", "1h", "--masking")
+    assert "masking:" in done(*arguments)
+
+
 def test_short_suites_have_no_panel_unless_asked(run: Path) -> None:
     assert "masking" not in done("evaluate", run, "--suite", "quick", "--limit", 40)
     assert not list(run.glob("evaluations/*/masking.json"))

@@ -72,7 +72,8 @@ def evaluate(
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.experiments.attack_progress import evaluation_progress
-    from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject
+    from lrat.experiments.evaluating import evaluate_subject
+    from lrat.experiments.request import EvaluationRequest
     from lrat.experiments.subjects import Source
     from lrat.experiments.wording import fraction_of, seconds_in
 
@@ -125,8 +126,9 @@ def evaluate(
     print(result)
     if folder is not None:
         print(f"evidence in {folder}")
-    wanted = bool(result.stages) and part is None if masking is None else masking
-    if wanted:
+    # Not where it was not asked for and the images or the time are no more than a part.
+    by_itself = bool(result.stages) and part is None and time is None
+    if by_itself if masking is None else masking:
         from lrat.experiments.masking import examine
 
         subject = subject or source.open(threat)

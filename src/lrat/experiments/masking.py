@@ -1,25 +1,29 @@
 """The masking panel of a run's model, or of somebody's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lrat.acceleration import View
-from lrat.data import stratified_subset
-from lrat.errors import RunFolderError
+from lrat.data import ImageData, stratified_subset
+from lrat.errors import DataError, RunFolderError
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
+from lrat.evaluation.storage import SUMMARY, digest_of
 from lrat.experiments import build
-from lrat.experiments.folder import evaluated, evaluated_choices
+from lrat.experiments.folder import evaluated_choices
 from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.subjects import Subject, weights_digest
+from lrat.experiments.subjects import Subject
 from lrat.files import write_json
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
 small network."""
 PANEL = "masking.json"
+_VERSION = 2
+"""Of the checks: what an earlier version said is not repeated."""
 
 
 def examine(
@@ -33,14 +37,16 @@ def examine(
     """The checks on a fixed part of the subject's images, written into ``folder`` if there is one.
 
     ``result``: the evaluation in that folder, whose attacks the panel compares too. A panel that
-    was made for the same weights and seed is read back.
+    was made of the same is read back. Of an unfinished evaluation none is kept: what it says would
+    not be of the images that the finished one has.
     """
-    digest = weights_digest(subject.network.state_dict())
-    known = _stored(folder, digest, request.seed)
+    images = stratified_subset(subject.test, min(IMAGES, request.limit or IMAGES), seed=0)
+    made_of = _made_of(subject, request, images, result)
+    is_kept = folder is not None and (folder / SUMMARY).is_file()
+    known = _stored(folder / PANEL, made_of) if folder is not None and is_kept else None
     if known is not None:
         return known
     place = build.device(request.device)
-    images = stratified_subset(subject.test, min(IMAGES, request.limit or IMAGES), seed=0)
     network = subject.network.to(place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
@@ -53,21 +59,44 @@ def examine(
             result=result,
             on_progress=on_progress,
         )
-    if folder is not None:
-        write_json(folder / PANEL, {"model": digest, "seed": request.seed, **panel.as_dict()})
+    if folder is not None and is_kept:
+        write_json(folder / PANEL, {"made_of": made_of, **panel.as_dict()})
     return panel
 
 
-def _stored(folder: Path | None, digest: str, seed: int) -> Panel | None:
-    if folder is None or not (folder / PANEL).is_file():
-        return None
-    if evaluated(folder, "model") != digest:
+def _made_of(
+    subject: Subject,
+    request: EvaluationRequest,
+    images: ImageData,
+    result: EvaluationResult | None,
+) -> dict[str, Any]:
+    """Everything that a panel's numbers depend on, but for the device, as JSON reads it back."""
+    evaluation = None
+    if result is not None:
+        index = result.index
+        evaluation = {
+            "images": len(index),
+            "digest": digest_of(index),
+            "identity": result.identity,
+        }
+    made_of = {
+        "version": _VERSION,
+        **subject.identity,
+        "threat": subject.threat,
+        "seed": request.seed,
+        "acceleration": request.acceleration,
+        "images": images.digest(),
+        "evaluation": evaluation,
+    }
+    return dict(json.loads(json.dumps(made_of)))
+
+
+def _stored(path: Path, made_of: Mapping[str, Any]) -> Panel | None:
+    """The panel that was kept, if it was made of the same."""
+    if not path.is_file():
         return None
     try:
-        stored = json.loads((folder / PANEL).read_text(encoding="utf-8"))
-        is_same = (stored.pop("model"), stored.pop("seed")) == (digest, seed)
-        return Panel.from_dict(stored) if is_same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunFolderError(
-            f"{folder / PANEL} is damaged: delete it, and it is made anew"
-        ) from None
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return Panel.from_dict(stored) if stored.get("made_of") == made_of else None
+    except (OSError, ValueError, AttributeError, DataError):
+        raise RunFolderError(f"{path} is damaged: delete it, and it is made anew") from None
