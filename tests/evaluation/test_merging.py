@@ -62,9 +62,23 @@ def test_what_is_missing_is_counted_by_attack(parts, tmp_path):
         f"{24 - gone} of 40 images are done with every attack; missing are images of natural 16, "
         f"step 16, again {16 + gone}: evaluate the other parts and merge them too"
     )
-    assert len(joined.result.index) == 24 - gone
+    assert joined.done == 24 - gone
     with pytest.raises(RunFolderError, match="not finished"):
         EvaluationResult.from_folder(tmp_path / "out")
+
+
+def test_an_unfinished_folder_has_no_result_of_its_own(tmp_path):
+    """Whoever is fooled is done sooner: those that happen to be done are no sample of all."""
+    evaluate(tmp_path, slice(0, 24), chunk=2)
+    half = max((tmp_path / "outcomes").glob("again-0000001*"), key=lambda path: path.name)
+    stopped = read_part(half)
+    half.unlink()
+    joined = complete(tmp_path)
+    assert joined.result is None
+    assert joined.done == 24 - len(stopped)
+    assert complete(tmp_path, range(8)).result.index.tolist() == list(range(8))
+    with pytest.raises(RunFolderError, match=f"lacks outcomes of image {stopped.index[0]} "):
+        complete(tmp_path, stopped.index.tolist())
 
 
 def test_parts_may_come_one_after_the_other(parts, tmp_path):

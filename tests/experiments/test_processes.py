@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ from experiments.evaluations import (
 from experiments.own import arrays, write_model
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult
+from lrat.evaluation.running import NothingFinishedError
+from lrat.evaluation.statistics import wilson
+from lrat.evaluation.storage import read_part, write_part
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject, processors
 from lrat.experiments.processes import evaluate_in_processes
 from lrat.experiments.subjects import Source
@@ -179,6 +183,49 @@ def test_the_time_may_end_before_the_images_do(run: Path) -> None:
         pytest.fail("a second was enough: make the suite longer")
     (note,) = [line for line in out.splitlines() if line.startswith("note: stopped after 1 s")]
     assert " of 96 images" in note
+
+
+@two
+def test_a_block_that_was_stopped_counts_with_none_of_its_images(run: Path) -> None:
+    """Those that an attack fooled are done first: counting them alone would be a wrong number."""
+    source = Source(run=run)
+    request = EvaluationRequest(limit=50, batch_size=10, devices=1, seconds=1000)
+    found = evaluate_in_processes(source, request)
+    assert found is not None
+    folder, whole = found
+    assert folder is not None
+    written = sorted(
+        (folder / "outcomes").glob("cw-20-*"), key=lambda path: path.stat().st_mtime_ns
+    )
+    blocks = [read_part(path) for path in written]
+    assert [len(rows) for rows in blocks] == [10] * 5
+    for path in written[2:]:
+        path.unlink()
+    write_part(folder, blocks[2].select(np.arange(5)))
+    (folder / "summary.json").unlink()
+    request = replace(request, seconds=1e-9)
+    stopped = evaluate_in_processes(source, request)
+    assert stopped is not None
+    expected = sorted([*blocks[0].index, *blocks[1].index])
+    assert stopped[1].index.tolist() == expected
+    right = whole.robust(["natural"])[np.isin(whole.index, expected)]
+    assert stopped[1].accuracy["natural"] == wilson(int(right.sum()), 20)
+    assert "with 20 of 50 images" in stopped[1].notes[-1]
+    for path in (folder / "outcomes").iterdir():
+        path.unlink()
+    with pytest.raises(NothingFinishedError, match="no image was finished within 1e-09 seconds"):
+        evaluate_in_processes(source, request)
+
+
+@two
+def test_a_process_without_a_finished_block_does_not_end_the_others(run: Path) -> None:
+    source = Source(run=run)
+    request = EvaluationRequest(limit=40, batch_size=10, part=(1, 2), seconds=1000)
+    _, first = evaluate_subject(source.open(), request)
+    spread = replace(request, part=None, devices=2, seconds=1e-9)
+    found = evaluate_in_processes(source, spread)
+    assert found is not None
+    assert found[1].index.tolist() == first.index.tolist()
 
 
 def test_parts_of_two_machines_are_merged(run: Path, trained: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lrat.acceleration import evaluating
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.running import NoiseKind, OutOfTimeError, Run
+from lrat.evaluation.running import NoiseKind, NothingFinishedError, OutOfTimeError, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
 from lrat.types import Batch
@@ -134,9 +134,7 @@ def evaluate_suite(
     if not seen:
         raise DataError("there are no images to evaluate: the data source is empty")
     if not done:
-        raise SettingError(
-            f"no image was finished within {seconds:g} seconds: allow more, or fewer images at once"
-        )
+        raise NothingFinishedError.within(seconds or 0)
     notes = tuple(run.notes) if run.classes else store.notes
     result = EvaluationResult(
         outcomes=Outcomes.concatenate(done).arranged(suite.names),

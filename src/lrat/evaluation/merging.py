@@ -11,6 +11,7 @@ from shutil import copyfileobj
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import Outcomes
@@ -32,6 +33,7 @@ from lrat.evaluation.storage import (
 from lrat.evaluation.suites import NATURAL
 from lrat.files import write_atomically, write_json
 
+Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")
 """What two rows of one image under one attack must agree in. The rest may differ in the last bits
 between machines, and with it which wrong class an attack ended at."""
@@ -41,12 +43,16 @@ between machines, and with it which wrong class an attack ended at."""
 class Joined:
     """What a folder of parts holds.
 
-    ``result``: of the images that are done with every attack, None where none is. ``missing``: for
-    ``natural`` and each attack, how many of the ``images`` have no outcome; empty once finished.
+    ``done``: how many of the ``images`` have an outcome under every attack. ``missing``: for
+    ``natural`` and each attack, how many have none; empty once finished. ``result``: of all images
+    once finished. Before, those that are done are no sample of all: an image that an attack fools
+    is done sooner than one that it has to go on with. So the result is None then, unless a caller
+    knows images that were chosen otherwise (see ``complete``).
     """
 
     folder: Path
     images: int
+    done: int
     result: EvaluationResult | None
     missing: dict[str, int]
 
@@ -58,11 +64,10 @@ class Joined:
         """The table of a finished evaluation, else what is missing."""
         if self.is_finished:
             return str(self.result)
-        done = 0 if self.result is None else len(self.result.index)
         gaps = ", ".join(f"{name} {count}" for name, count in self.missing.items())
         return (
-            f"{done} of {self.images} images are done with every attack; missing are images of "
-            f"{gaps}: evaluate the other parts and merge them too"
+            f"{self.done} of {self.images} images are done with every attack; missing are images "
+            f"of {gaps}: evaluate the other parts and merge them too"
         )
 
 
@@ -95,15 +100,22 @@ def merge(folders: Sequence[Path], out: Path) -> Joined:
         store.keep_notes(read_notes(place))
         if place.resolve() != out.resolve():
             _copy(place, out)
-    return _joined(out, identities[0], rows, extent)
+    return _joined(out, identities[0], rows, extent, np.array([], np.int64))
 
 
-def complete(folder: Path) -> Joined:
+def complete(folder: Path, finished: Sequence[int] = ()) -> Joined:
     """What ``folder`` holds by now, from one process or several; writes the summary when nothing
-    is missing. Raises as ``merge``."""
+    is missing.
+
+    ``finished``: the images of which an unfinished folder's result is to be. They must be done, and
+    be chosen whatever the attacks found: those of whole blocks, as evaluations return them.
+
+    Raises as ``merge``, and where an outcome of ``finished`` is not there.
+    """
     rows = read_parts(folder)
     _check_agreement(rows, [folder])
-    return _joined(folder, read_json(folder / IDENTITY), rows, _extent([folder], rows))
+    identity, extent = read_json(folder / IDENTITY), _extent([folder], rows)
+    return _joined(folder, identity, rows, extent, np.unique(np.array(finished, np.int64)))
 
 
 def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
@@ -159,7 +171,9 @@ def _transfer(source: Path, file: BinaryIO) -> None:
         copyfileobj(stream, file)
 
 
-def _joined(folder: Path, identity: Identity, rows: Outcomes, extent: dict[str, Any]) -> Joined:
+def _joined(
+    folder: Path, identity: Identity, rows: Outcomes, extent: dict[str, Any], finished: Rows
+) -> Joined:
     names = (NATURAL, *identity["attacks"])
     rows = rows.arranged(names)
     seen, images = np.unique(rows.index), int(extent["images"])
@@ -170,12 +184,18 @@ def _joined(folder: Path, identity: Identity, rows: Outcomes, extent: dict[str, 
         )
     held = {name: rows.under(name).index for name in names}
     done = seen[np.logical_and.reduce([np.isin(seen, index) for index in held.values()])]
+    lost = finished[~np.isin(finished, done)]
+    if len(lost):
+        raise RunFolderError(
+            f"{folder} lacks outcomes of image {lost[0]} (and {len(lost) - 1} more), which was "
+            "done: was something deleted? The same command makes them anew"
+        )
     missing = {name: images - len(index) for name, index in held.items() if len(index) < images}
     result = None
-    if len(done):
-        finished = rows.select(np.isin(rows.index, done))
+    if len(finished) or not missing:
+        counted = rows.select(np.isin(rows.index, finished)) if missing else rows
         notes = read_notes(folder)
-        result = EvaluationResult(outcomes=finished, identity=identity, notes=notes)
+        result = EvaluationResult(outcomes=counted, identity=identity, notes=notes)
         if not missing:
             write_json(folder / SUMMARY, result.summary())
-    return Joined(folder=folder, images=images, result=result, missing=missing)
+    return Joined(folder=folder, images=images, done=len(done), result=result, missing=missing)

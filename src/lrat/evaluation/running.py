@@ -31,6 +31,16 @@ class OutOfTimeError(Exception):
     """The time that an evaluation may take is over."""
 
 
+class NothingFinishedError(SettingError):
+    """The time was over before the first images were done with every attack."""
+
+    @classmethod
+    def within(cls, seconds: float) -> "NothingFinishedError":
+        return cls(
+            f"no image was finished within {seconds:g} seconds: allow more, or fewer images at once"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """Everything that stays the same from block to block.

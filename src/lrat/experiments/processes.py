@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -23,9 +23,10 @@ from typing import Any, TypeAlias
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from lrat.errors import ConfigurationError, LratError, RunFolderError, SettingError
+from lrat.errors import ConfigurationError, LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Progress
 from lrat.evaluation.merging import complete
+from lrat.evaluation.running import NothingFinishedError
 from lrat.evaluation.storage import EXTENT, read_json
 from lrat.experiments import build
 from lrat.experiments.evaluating import (
@@ -70,11 +71,11 @@ def evaluate_in_processes(
         fabric = _fabric(request, "popen")
         environment = fabric.strategy.cluster_environment
         if environment.creates_processes_externally:
-            folder = fabric.launch(work)
-            found = _joined(Path(folder), request) if fabric.global_rank == 0 else None
+            ended = fabric.launch(work)
+            found = _joined(ended, request) if fabric.global_rank == 0 else None
             torch.distributed.destroy_process_group()
         else:
-            found = _joined(Path(_started(work, request)), request)
+            found = _joined(_started(work, request), request)
     return None if found is None else (found[0] if kept else None, found[1])
 
 
@@ -105,8 +106,8 @@ def _fabric(request: EvaluationRequest, start: str) -> Any:
     return fabric
 
 
-def _started(work: "_Work", request: EvaluationRequest) -> str:
-    """Start the processes, wait for their ends; returns the folder."""
+def _started(work: "_Work", request: EvaluationRequest) -> "_Ended":
+    """Start the processes, wait for their ends."""
     fabric = _fabric(request, "spawn")
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     others = set(multiprocessing.active_children())
@@ -115,7 +116,8 @@ def _started(work: "_Work", request: EvaluationRequest) -> str:
     before = launcher.level
     launcher.setLevel(logging.ERROR)
     try:
-        return str(fabric.launch(replace(work, errors=errors)))
+        ended: _Ended = fabric.launch(replace(work, errors=errors))
+        return ended
     except (ProcessRaisedException, ProcessExitedException) as error:
         if not errors.empty():
             raise errors.get() from None
@@ -133,9 +135,14 @@ def _started(work: "_Work", request: EvaluationRequest) -> str:
         launcher.setLevel(before)
 
 
+_Ended: TypeAlias = tuple[str, list[int]]
+"""The folder, and the images of the blocks that the processes finished. Of rows alone nobody could
+tell those: of a block that was stopped, the images that are done are mostly those fooled early."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What each process does; called with its Fabric, returns the folder."""
+    """What each process does; called with its Fabric."""
 
     source: Source
     request: EvaluationRequest
@@ -154,7 +161,7 @@ class _Work:
         _quiet()
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def __call__(self, fabric: Any) -> str:
+    def __call__(self, fabric: Any) -> _Ended:
         if fabric.global_rank > 0:
             logging.getLogger("lrat").setLevel(logging.ERROR)
         try:
@@ -164,7 +171,7 @@ class _Work:
                 self.errors.put(error)
             raise
 
-    def _evaluate(self, fabric: Any) -> str:
+    def _evaluate(self, fabric: Any) -> _Ended:
         rank, of = fabric.global_rank, fabric.world_size
         device: torch.device = fabric.device
         on_cpu = device.type == "cpu"
@@ -183,10 +190,12 @@ class _Work:
                 folder=folder,
                 device=device,
             )
-        _meet(fabric)
-        if rank < _images_of(folder, rank):
-            with self._watched(rank, of) as progress:
-                evaluate_network(
+        _meet(fabric.barrier)
+        finished: list[int] = []
+        # A share without a finished block adds nothing; the others' shares count.
+        with self._watched(rank, of) as progress, suppress(NothingFinishedError):
+            if rank < _images_of(folder, rank):
+                share = evaluate_network(
                     subject.network,
                     subject.test,
                     threat=ball,
@@ -195,8 +204,8 @@ class _Work:
                     device=device,
                     progress=progress,
                 )
-        _meet(fabric)
-        return str(folder)
+                finished = share.index.tolist()
+        return str(folder), _gathered(finished, of)
 
     @contextmanager
     def _watched(self, rank: int, of: int) -> Iterator[ProgressCallback | None]:
@@ -220,14 +229,21 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _meet(fabric: Any) -> None:
-    """Wait until all processes are here."""
+def _meet(exchange: Callable[[], object]) -> None:
+    """Wait until all processes are here, by something that they do together."""
     try:
-        fabric.barrier()
+        exchange()
     except RuntimeError:
         # Another one died. Who started us sees which and ends us; its own end says more than ours.
         time.sleep(_GRACE_SECONDS)
         raise
+
+
+def _gathered(finished: list[int], of: int) -> list[int]:
+    """The finished images of all processes."""
+    shares: list[list[int]] = [[] for _ in range(of)]
+    _meet(lambda: torch.distributed.all_gather_object(shares, finished))
+    return [image for share in shares for image in share]
 
 
 def _images_of(folder: Path, rank: int) -> int:
@@ -243,15 +259,13 @@ def _images_of(folder: Path, rank: int) -> int:
     return int(read_json(folder / EXTENT)["images"])
 
 
-def _joined(folder: Path, request: EvaluationRequest) -> tuple[Path, EvaluationResult]:
-    joined = complete(folder)
+def _joined(ended: _Ended, request: EvaluationRequest) -> tuple[Path, EvaluationResult]:
+    folder = Path(ended[0])
+    joined = complete(folder, ended[1])
     if joined.result is None:
-        raise SettingError(
-            f"no image was finished within {request.seconds:g} seconds: allow more, or fewer "
-            "images at once"
-            if request.seconds
-            else str(joined)
-        )
+        if request.seconds is None:
+            raise RunFolderError(f"{folder}: {joined}")
+        raise NothingFinishedError.within(request.seconds)
     if joined.is_finished:
         return folder, joined.result
     if request.seconds is None:
