@@ -82,11 +82,12 @@ NOISE = Limit(limit=0.5, certain=0.5)
 """Of the images that noise or PGD fools, the share that noise fools: random search must not do
 better than gradients (Athalye et al. 2018; Carlini et al. 2019)."""
 
-DISAGREEMENT = Limit(limit=0.06, certain=0.03)
+DISAGREEMENT = Limit(limit=0.07, certain=0.03)
 """Accuracy under PGD-20 minus that under CW-20, targeted Auto-PGD and whatever else was run. SAT:
-5.0 points in the paper, 1.6 to 4.0 measured on convolutional networks. GAIRAT: 28.7 in the paper, 7
-to 15 measured. It says that PGD overstates, not why: the paper's LSAT-SAA has 8.1, and so had a
-dense network that fits its data badly, without GAIRAT's other sign, SCALING."""
+5.0 points in the paper, .4 to 4.0 measured, 4 to 11 after two epochs on digits. GAIRAT: 28.7 in the
+paper, 7 to 18 measured. It says that PGD overstates, not why: the paper's LSAT-SAA has 8.1, without
+GAIRAT's other sign, SCALING. So by itself it makes a model suspicious; it has failed where another
+check that finds hidden gradients has."""
 
 TARGETED_STEPS = 20
 MOST_TARGETS = 9
@@ -96,9 +97,10 @@ SCALES = (0.1, 1.0, 10.0, 100.0)
 """Factors on the logits before PGD's cross-entropy; scaling changes no prediction, so it must not
 change the verdict (Hitaj et al. 2021 on GAIRAT)."""
 
-SCALING = Limit(limit=0.03, certain=0.01)
-"""Accuracy under PGD-20 minus that under the best of the scales. Measured: SAT -.04 to .023,
-LRAT-SAA+CW .007 to .016; GAIRAT .033 to .086."""
+SCALING = Limit(limit=0.04, certain=0.02)
+"""Accuracy under PGD-20 minus that under the best of the scales. Measured: SAT -.06 to .03,
+LRAT-SAA+CW .007 to .027; GAIRAT .033 to .098, .06 and more but for one. After two epochs of SAT on
+digits PGD may be as wrong as on GAIRAT (.00 to .22), and the check says so."""
 
 GROWTH = (2.0, 4.0, 8.0)
 """Multiples of epsilon on the way to the whole box."""

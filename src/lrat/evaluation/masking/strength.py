@@ -14,7 +14,13 @@ from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
 from lrat.evaluation.masking import limits
-from lrat.evaluation.masking.gradients import pgd, standing_noise
+from lrat.evaluation.masking.gradients import (
+    converged,
+    pgd,
+    saturated,
+    standing_noise,
+    vanishing,
+)
 from lrat.evaluation.masking.panel import Check
 from lrat.evaluation.masking.subject import Subject
 from lrat.losses import targeted_dlr
@@ -31,7 +37,11 @@ _LARGEST_L2 = 30.0
 
 
 def agreement(subject: Subject) -> Check:
-    """Accuracy under PGD-20 minus that under the union of the other white-box attacks."""
+    """Accuracy under PGD-20 minus that under the union of the other white-box attacks.
+
+    Failed only where another sign of hidden gradients is there too: PGD alone also overstates
+    models that were trained little, or on it.
+    """
     ours = subject.standing("pgd-20", pgd(subject, 20))
     others = {"CW-20": cw_stands(subject), "targeted Auto-PGD": targeted_stands(subject)}
     others |= {name: subject.right & ~fooled for name, fooled in subject.also_fooled.items()}
@@ -39,6 +49,9 @@ def agreement(subject: Subject) -> Check:
     gap, status = limits.DISAGREEMENT.of_gap(
         int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), subject.n
     )
+    is_alone = status == "failed" and not _has_another_sign(subject)
+    if is_alone:
+        status = "suspicious"
     strongest = min(others, key=lambda name: int(others[name].sum()))
     numbers = (
         f"{_percent(ours)} % stand under PGD-20, {_percent(others[strongest])} % under "
@@ -54,8 +67,15 @@ def agreement(subject: Subject) -> Check:
             if status == "passed"
             else f"Another attack breaks much that PGD leaves standing ({numbers}): do not report "
             "this model's accuracy under PGD, report AutoAttack or the worst case."
+            + (" No other check finds hidden gradients." if is_alone else "")
         ),
     )
+
+
+def _has_another_sign(subject: Subject) -> bool:
+    """Whether dead gradients, the logits' size or scale, more steps or blind search show too."""
+    checks = (vanishing, saturated, scaling, converged, black_box)
+    return any(check(subject).status == "failed" for check in checks)
 
 
 def scaling(subject: Subject) -> Check:
