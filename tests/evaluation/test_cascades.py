@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks.stubs import Bright, Brighten, WrongView, grey
 from evaluation.parts import batches_of
-from lrat.attacks import APGD, PGD, Cascade, Restarts, Square, Transfer
+from lrat.attacks import APGD, PGD, Cascade, Restarts, Square, Trace, Transfer, Variant
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Member, Suite, custom, evaluate_suite
 from lrat.losses import targeted_dlr
@@ -265,6 +265,44 @@ def test_what_only_the_view_calls_fooled_is_attacked_again_without_it() -> None:
     np.testing.assert_array_equal(rows.margin[:2], plain.outcomes.under("apgd").margin[:2])
     alone = plain.outcomes.under("apgd").forwards
     assert (rows.forwards[:2] > alone[:2]).all(), "both attempts are paid for"
+
+
+class Darker(Bright):
+    """Its boundary lies where the attack's step already reaches it."""
+
+    def __init__(self) -> None:
+        super().__init__(boundary=0.45)
+
+
+@pytest.mark.parametrize("kind", ["pgd", "function"])
+def test_attacks_that_tell_nothing_of_success_are_made_again_too(kind: str) -> None:
+    """They stop at the view's boundary: only through the model itself they cross it."""
+    original = Bright()
+    near = Linf(epsilon=0.2)
+
+    def to_the_boundary(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        for _ in range(4):
+            stands = model(images).argmax(1) == labels
+            images = images + 0.03 * stands.view(-1, 1, 1, 1)
+        return images
+
+    class Hesitant:
+        """As PGD, which tells what it spent and not whether it won."""
+
+        provides: frozenset[str] = frozenset()
+        needs_clean = False
+
+        def __call__(self, model, images, labels, **_: object) -> Variant:
+            found = to_the_boundary(model, images, labels)
+            four = torch.full_like(labels, 4)
+            return Variant(images=found, trace=Trace(forwards=four, backwards=0 * four))
+
+    suite = custom(near, {"mine": Hesitant() if kind == "pgd" else to_the_boundary})
+    batches = batches_of(*grey(0.42, 0.43, 0.1))
+    view = WrongView(original, Darker())
+    rows = evaluate_suite(original, batches, suite, view=view).outcomes.under("mine")
+    assert rows.fooled.tolist() == [True, True, False]
+    assert rows.forwards.tolist() == [8, 8, 4]
 
 
 def test_a_carried_over_attack_is_judged_on_the_model_and_paid_on_its_source() -> None:

@@ -275,12 +275,16 @@ def test_an_image_that_comes_twice_is_refused() -> None:
 
 
 def test_the_view_is_attacked_and_the_model_decides() -> None:
-    """A view that is blind: its attacks point nowhere, so the model withstands more."""
+    """Of a view without slopes: attacks through it point nowhere, so the model withstands more."""
     model = trained("dense")
+
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return model(images).detach() + 0 * images.sum()
+
     images, labels = held_out(model, 20)
     whole = batch(images, labels)
-    blind = seeded(9, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-    through_blind = security_curve(model, [whole], pgd, THREAT, levels=8, view=blind)
+    through_flat = security_curve(model, [whole], pgd, THREAT, levels=8, view=Flat())
     direct = security_curve(model, [whole], pgd, THREAT, levels=8)
-    assert through_blind.area > direct.area
-    assert through_blind.accuracy[0].value == 1
+    assert through_flat.area > direct.area
+    assert through_flat.accuracy[0].value == 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from lrat.attacks.base import Attack, Given, Trace, Variant, framed
 from lrat.attacks.confirm import confirmed
 from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import AttackLike, as_attack
+from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
+from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
 from lrat.errors import SettingError
 from lrat.losses import probability_margin, targeted_dlr
@@ -20,10 +22,6 @@ from lrat.passes import PassCounter
 from lrat.randomness import Noise, NoiseLike, as_noise
 from lrat.threat import Ball
 from lrat.types import Images, Labels, Logits
-
-_RETIRE = 10
-"""Gradient attacks look this often whose images are fooled, and let them leave."""
-_RETIRE_SQUARE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +118,13 @@ def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 -
     undefined for so few are replaced (see ``losses``). ``retire``: fooled images leave the batch on
     the way, which costs a synchronisation now and then and changes no verdict.
     """
-    every, rarely = (_RETIRE, _RETIRE_SQUARE) if retire else (None, None)
+    every, rarely = (RETIRE, RETIRE_SQUARE) if retire else (None, None)
     return Cascade(
         members={
             "apgd-ce": APGD(threat=threat, retire_every=every),
-            "apgd-t": APGD(threat=threat, loss=targeted_dlr, targets=9, retire_every=every),
+            "apgd-t": APGD(
+                threat=threat, loss=targeted_dlr, targets=MOST_TARGETS, retire_every=every
+            ),
             "fab-t": FAB(threat=threat, retire_every=every),
             "square": Square(threat=threat, retire_every=rarely),
         }
@@ -154,29 +154,15 @@ def _one_after_the_other(
         # Not the margin's sign: two probabilities may be equal where their logits are not.
         wrong = logits.argmax(1) != labels[left]
         fooled = confirmed(model, variant.images, labels[left], wrong)
-        spent = _spent(variant.trace, counted, left)
-        columns["forwards"][left] += spent["forwards"] + 1
-        columns["backwards"][left] += spent["backwards"]
+        told = spent(variant.trace, counted, len(left))
+        columns["forwards"][left] += whole(told["forwards"], left) + 1
+        columns["backwards"][left] += whole(told["backwards"], left)
         better = fooled | (found < margin[left])
         rows = left[better]
         kept[rows], margin[rows] = variant.images[better], found[better]
-        columns["step"][rows] = spent["step"][better]
+        columns["step"][rows] = whole(told["step"], left)[better]
         columns["source"][rows] = number
         left = left[~fooled]
         if len(left) == 0:
             break
     return Variant(images=kept, trace=Trace(margin=margin, **columns))
-
-
-def _spent(trace: Trace | None, counted: PassCounter, left: Tensor) -> dict[str, Tensor]:
-    """Step and passes per image: the attack's own, else -1 and the passes counted."""
-    otherwise: dict[str, Any] = {
-        "step": -1,
-        "forwards": -(-counted.forwards // len(left)),
-        "backwards": -(-counted.backwards // len(left)),
-    }
-    told = {name: getattr(trace, name, None) for name in otherwise}
-    return {
-        name: torch.full_like(left, otherwise[name]) if value is None else value
-        for name, value in told.items()
-    }

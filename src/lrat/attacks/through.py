@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Trace, Variant
 from lrat.attacks.foreign import AttackLike, as_attack
+from lrat.attacks.spent import spent, whole
 from lrat.errors import SettingError
 from lrat.outputs import logits_of
 from lrat.passes import PassCounter
@@ -106,17 +106,10 @@ class Transfer:
         with PassCounter(self.source) as counted:
             attack = as_attack(self.attack)
             found = attack(self.source, images.to(place), labels.to(place), noise=noise)
-        told = found.trace or Trace()
+        told = spent(found.trace, counted, len(labels))
         # The margin and steps are the source's: they say nothing about the model in question.
         trace = Trace(
-            forwards=_every(told.forwards, counted.forwards, labels),
-            backwards=_every(told.backwards, counted.backwards, labels),
+            forwards=whole(told["forwards"], labels),
+            backwards=whole(told["backwards"], labels),
         )
         return Variant(images=found.images.to(images.device), trace=trace)
-
-
-def _every(told: Tensor | None, counted: int, labels: Tensor) -> Tensor:
-    """Passes per image [B]: what the attack tells, else those counted, shared out evenly."""
-    if told is None:
-        return torch.full_like(labels, -(-counted // len(labels)))
-    return told.to(labels.device)

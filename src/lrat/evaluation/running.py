@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import Trace, Variant
+from lrat.attacks.base import Variant
+from lrat.attacks.spent import spent
 from lrat.errors import NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.forward import check_classes, check_data, classify, warn_of_probabilities
 from lrat.evaluation.outcomes import UNKNOWN, Outcomes
@@ -18,6 +19,7 @@ from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.losses import logit_margin
+from lrat.outputs import logits_of
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys
 from lrat.threat import Ball, Region
@@ -144,7 +146,9 @@ class Run:
         images, labels, clean = batch.images[place].float(), batch.labels[place], logits[place]
         index = batch.index[place].cpu().numpy()
 
-        def attacked(model: nn.Module, some: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        def attacked(
+            model: nn.Module, some: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, npt.NDArray[Any]]]:
             noise = self._noise(step, batch.index[place][some])
             with PassCounter(model) as counted, GradientWatch(model) as watch:
                 variant = step.attack(
@@ -155,21 +159,23 @@ class Run:
                 raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
             after = classify(self.model, returned, names, step.name)
-            return returned, after, _spent(variant, counted, len(some))
+            margin = None if variant.trace is None else variant.trace.margin
+            claimed = None if margin is None else margin < 0
+            return returned, after, claimed, _spent(variant, counted, len(some))
 
         everything = torch.arange(len(rows), device=images.device)
-        returned, after, spent = attacked(self.view, everything)
-        again = self._unconfirmed(after, labels, spent.pop("claimed"))
+        returned, after, claimed, cost = attacked(self.view, everything)
+        again = self._unconfirmed(returned, after, labels, claimed)
         if len(again):
             # Fooled through the view but not in float32: attacked again without it, so that
             # nothing is lost by computing faster.
-            returned[again], after[again], more = attacked(self.model, again)
+            returned[again], after[again], _, more = attacked(self.model, again)
             at = again.cpu().numpy()
             for name in ("forwards", "backwards"):
-                spent[name] = spent[name].astype(np.float64)
-                spent[name][at] += more[name]
+                cost[name] = cost[name].astype(np.float64)
+                cost[name][at] += more[name]
             for name in ("step", "source"):
-                spent[name][at] = more[name]
+                cost[name][at] = more[name]
         self.store.add_images(step.name, index, returned)
         prediction = after.argmax(1)
         return {
@@ -177,7 +183,7 @@ class Run:
             "prediction": _numpy(prediction),
             "margin": _numpy(logit_margin(after, labels)),
             "distance": _numpy(distance(self.suite.threat, returned, images)),
-            **spent,
+            **cost,
         }
 
     def _noise(self, step: Member, index: Tensor) -> Noise:
@@ -186,10 +192,19 @@ class Run:
         # As AutoAttack draws: each attack begins the sequence anew for each of its batches.
         return Sequential(torch.Generator().manual_seed(self.seed), index.device)
 
-    def _unconfirmed(self, after: Tensor, labels: Tensor, claimed: Tensor | None) -> Tensor:
-        if self.view is self.model or claimed is None:
+    def _unconfirmed(
+        self, returned: Tensor, after: Tensor, labels: Tensor, claimed: Tensor | None
+    ) -> Tensor:
+        """The rows that are fooled through the view alone: what the attack ``claimed`` [B], else
+        what the view says of its images."""
+        stands = (after.argmax(1) == labels).nonzero().flatten()
+        if self.view is self.model or not len(stands):
             return labels[:0]
-        return (claimed & (after.argmax(1) == labels)).nonzero().flatten()
+        if claimed is None:
+            with torch.no_grad():
+                seen = logits_of(self.view(returned[stands])).argmax(1)
+            return stands[seen != labels[stands]]
+        return stands[claimed[stands]]
 
     def _checked(self, attack: str, returned: Tensor, images: Tensor, index: Rows) -> Tensor:
         """The attack's images as they are, or an error that names the first bad one."""
@@ -272,20 +287,9 @@ def _repeated(rows: Outcomes, name: str) -> Outcomes:
     return Outcomes.from_columns(columns)
 
 
-def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, Any]:
-    """Step, source and passes: what the attack tells, else -1 and the passes counted, shared out
-    evenly over the images. ``claimed`` [B]: where it says that it succeeded, None if it is silent.
-    """
-    trace = variant.trace or Trace()
-    otherwise = {
-        "step": UNKNOWN,
-        "source": UNKNOWN,
-        "forwards": counted.forwards / count,
-        "backwards": counted.backwards / count,
+def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, npt.NDArray[Any]]:
+    """Step, source and passes of each image."""
+    return {
+        name: _numpy(value).copy() if isinstance(value, Tensor) else np.full(count, value)
+        for name, value in spent(variant.trace, counted, count).items()
     }
-    told = {name: getattr(trace, name) for name in otherwise}
-    found: dict[str, Any] = {
-        name: np.full(count, otherwise[name]) if value is None else _numpy(value).copy()
-        for name, value in told.items()
-    }
-    return {**found, "claimed": None if trace.margin is None else trace.margin < 0}
