@@ -7,6 +7,13 @@ from lrat.attacks.pgd import PGD, Start
 from lrat.losses import cw, targeted_dlr
 from lrat.threat import Ball
 
+RETIRE = 10
+"""Gradient attacks of 100 steps look this often whose images are fooled, and let them leave."""
+RETIRE_SQUARE = 50
+"""The same for Square, in queries."""
+MOST_TARGETS = 9
+"""Wrong classes that AutoAttack's targeted attacks aim at; all where a model has fewer."""
+
 
 def FGSM(*, threat: Ball, start: Start = "none") -> PGD:  # noqa: N802 - the attack's name
     """The fast gradient sign method (Goodfellow et al. 2015): one step of size epsilon."""

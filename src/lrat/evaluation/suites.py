@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from lrat.attacks.apgd import APGD
@@ -12,7 +12,7 @@ from lrat.attacks.cascade import AutoAttack, Cascade, Restarts
 from lrat.attacks.fab import FAB
 from lrat.attacks.foreign import as_attack
 from lrat.attacks.pgd import PGD
-from lrat.attacks.presets import CW
+from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
@@ -23,9 +23,6 @@ NATURAL = "natural"
 """The name under which clean images are recorded."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_MOST_TARGETS = 9
-_RETIRE, _RETIRE_SQUARE = 10, 50
-"""Attacks of 100 iterates and of 5,000 queries look this often whose images are fooled."""
 _LONG = 100
 LOGIT_SCALES = (0.1, 1.0, 10.0, 100.0)
 _SHORT_DECIMAL = 6
@@ -127,16 +124,16 @@ def quick(threat: Ball) -> Suite:
 
 
 def tier(threat: Ball, classes: int) -> Suite:
-    """``quick``, Auto-PGD on cross-entropy and targeted Auto-PGD on min(9, classes - 1) targets."""
+    """``quick``, Auto-PGD on cross-entropy and targeted Auto-PGD on 9 targets.
+
+    A model of fewer than ten ``classes`` has fewer targets, and its evaluation notes it.
+    """
     if classes < 2:
         raise SettingError(f"classes={classes}: a classifier has at least 2")
-    targets = min(_MOST_TARGETS, classes - 1)
+    common = partial(APGD, threat=threat, retire_every=RETIRE)
     members = (
-        Member(name="apgd-ce", attack=APGD(threat=threat, retire_every=_RETIRE)),
-        Member(
-            name="apgd-t",
-            attack=APGD(threat=threat, loss=targeted_dlr, targets=targets, retire_every=_RETIRE),
-        ),
+        Member(name="apgd-ce", attack=common()),
+        Member(name="apgd-t", attack=common(loss=targeted_dlr, targets=MOST_TARGETS)),
     )
     return quick(threat).with_members(*members, name="tier")
 
@@ -172,16 +169,16 @@ def adaptive(threat: Ball, loss: LossLike) -> tuple[Member, ...]:
     own = as_loss(loss)
     if own.targeted:
         attacks: dict[str, Attack] = {
-            "apgd-t": APGD(threat=threat, loss=own, targets=_MOST_TARGETS, retire_every=_RETIRE),
-            "fab-t": FAB(threat=threat, loss=own, retire_every=_RETIRE),
+            "apgd-t": APGD(threat=threat, loss=own, targets=MOST_TARGETS, retire_every=RETIRE),
+            "fab-t": FAB(threat=threat, loss=own, retire_every=RETIRE),
         }
     else:
         attacks = {
             "pgd-20": PGD(threat=threat, steps=20, step_size=threat.epsilon / 4, loss=own),
-            "apgd": APGD(threat=threat, loss=own, retire_every=_RETIRE),
+            "apgd": APGD(threat=threat, loss=own, retire_every=RETIRE),
         }
         if not own.needs_clean:
-            attacks["square"] = Square(threat=threat, loss=own, retire_every=_RETIRE_SQUARE)
+            attacks["square"] = Square(threat=threat, loss=own, retire_every=RETIRE_SQUARE)
     return tuple(Member(name=f"{name}-adaptive", attack=attack) for name, attack in attacks.items())
 
 
@@ -200,8 +197,11 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
 
 
 def replaced(suite: Suite, classes: int) -> tuple[str, ...]:
-    """In words, what attacks do differently on a model with so few classes; empty from 10 on."""
+    """In words, what attacks do differently than their names say: on a model with so few classes
+    (nothing from 10 on), or where epsilon is 0."""
     notes = []
+    if getattr(suite.threat, "epsilon", None) == 0:
+        notes.append("epsilon is 0, so nothing can be attacked: these are natural accuracies")
     for step in suite.steps:
         for attack in _inside(step.attack):
             wanted, loss = getattr(attack, "targets", None), getattr(attack, "loss", None)

@@ -34,8 +34,9 @@ def vanishing(subject: Subject) -> Check:
             value=None,
             limit=limits.VANISHING.limit,
             sentence=(
-                f"Gradient attacks cannot work on this model: {str(error).rstrip('.')}; attack it "
-                "with Square, or replace the step without a derivative by a smooth one."
+                "Gradient attacks cannot work on this model: "
+                f"{str(error).partition(';')[0].rstrip('.')}; attack it with Square, or replace "
+                "the step without a derivative by a smooth one."
             ),
         )
     count = int((~(largest > limits.VANISHED)).sum())

@@ -90,7 +90,6 @@ GAIRAT's other sign, SCALING. So by itself it makes a model suspicious; it has f
 check that finds hidden gradients has."""
 
 TARGETED_STEPS = 20
-MOST_TARGETS = 9
 """Targeted Auto-PGD of the panel: a short form of AutoAttack's, which has 100 steps."""
 
 SCALES = (0.1, 1.0, 10.0, 100.0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.pgd import PGD
-from lrat.attacks.presets import CW
+from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE_SQUARE
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
@@ -32,7 +32,7 @@ GROWTH = "falls as epsilon grows"
 BLACK_BOX = "white box beats Square"
 
 _RETIRE = 5
-_RETIRE_QUERIES = 50
+"""Oftener than AutoAttack does, whose attacks take more steps."""
 _LARGEST_L2 = 30.0
 
 
@@ -146,7 +146,7 @@ def black_box(subject: Subject) -> Check:
     )
     for steps in limits.STEPS:
         stands = stands & subject.standing(f"pgd-{steps}", pgd(subject, steps))
-    square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=_RETIRE_QUERIES)
+    square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=RETIRE_SQUARE)
     found = stands & ~(subject.standing("square", square, among=stands) & standing_noise(subject))
     if float(found.float().mean()) <= limits.SECOND_TRY:
         found = found & _second_try(subject, among=found)
@@ -199,7 +199,7 @@ def _second_try(subject: Subject, among: Tensor) -> Tensor:
 
 
 def _targets(subject: Subject) -> int:
-    return min(limits.MOST_TARGETS, subject.classes - 1)
+    return min(MOST_TARGETS, subject.classes - 1)
 
 
 def _scales(subject: Subject) -> list[float]:
