@@ -8,7 +8,8 @@ import numpy as np
 
 from experiments.commands import one_thread
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.evaluating import processors
+from lrat.experiments.evaluating import EvaluationRequest, evaluation_folder, processors
+from lrat.experiments.subjects import Source
 
 FLOAT_TOLERANCE = 1e-4
 """Float32 results depend on the batch size in their last bits."""
@@ -28,6 +29,15 @@ def short_suite(folder: Path) -> Path:
     path = folder / "short.yaml"
     path.write_text(SHORT)
     return path
+
+
+def folder_of(run: Path, suite: Path, limit: int) -> Path:
+    """Where an evaluation of a run by a suite file goes, also before it is there."""
+    folder = evaluation_folder(
+        Source(run=run).open(), EvaluationRequest(suite=str(suite), limit=limit)
+    )
+    assert folder is not None
+    return folder
 
 
 def has_two_processors() -> bool:

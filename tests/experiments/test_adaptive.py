@@ -160,13 +160,28 @@ def test_a_loss_in_a_file_from_the_command_line(run: Path, here: Path) -> None:
     added = ["pgd-20-adaptive", "apgd-adaptive", "square-adaptive"]
     assert rows(out)[:5] == ["natural", "pgd", *added]
     first = out.splitlines()[-1]
-    assert "selected-short-linf-0.2-10-adaptive-" in first
+    assert "selected-short-linf-0.2-10-adaptive-margin-" in first
     assert done("evaluate", run, *options, "own.py:margin") == out, "read back"
     (here / "own.py").write_text(OWN.replace("logits.sum()", "logits.mean()"))
     changed = done("evaluate", run, *options, "own.py:margin")
     assert changed.splitlines()[-1] != first, "another version of the file is another loss"
     targeted = done("evaluate", run, "--limit", 4, *options[2:], "own.py:towards")
     assert rows(targeted)[:4] == ["natural", "pgd", "apgd-t-adaptive", "fab-t-adaptive"]
+
+
+def test_each_loss_has_a_folder_of_its_own(run: Path, here: Path) -> None:
+    twin = OWN.replace(
+        "def whole", "def twin(logits, labels):\n    return margin(logits, labels)\n\n\ndef whole"
+    )
+    (here / "own.py").write_text(twin)
+    places = []
+    for loss in ("own.py:margin", "own.py:twin", "cw", "dlr"):
+        out = done("evaluate", run, "--limit", 4, "--loss", loss)
+        places.append(Path(out.splitlines()[-1].removeprefix("evidence in ")).name)
+    assert len(set(places)) == 4
+    assert places[0].startswith("selected-quick-linf-0.2-4-adaptive-margin-")
+    assert places[1].startswith("selected-quick-linf-0.2-4-adaptive-twin-")
+    assert places[2:] == [f"selected-quick-linf-0.2-4-adaptive-{name}" for name in ("cw", "dlr")]
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,26 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from experiments.commands import done, lrat
+import lrat as package
+from builders import seeded
+from experiments.commands import TINY, done, lrat
 from experiments.own import arrays, write_model
-from lrat.errors import SettingError
-from lrat.evaluation import EvaluationResult
+from lrat.acceleration import View
+from lrat.attacks import PGD, Variant
+from lrat.errors import NonFiniteError, SettingError
+from lrat.evaluation import EvaluationResult, custom
+from lrat.experiments.carried import Carried
 from lrat.experiments.wording import fraction_of, seconds_in
+from lrat.models import SmallCNN
+from lrat.threat import Linf
 
 SUITE = """
 name: short
@@ -89,7 +98,7 @@ def test_no_image_in_time_is_one_line(run: Path, short: tuple[str, ...]) -> None
 def test_images_are_kept(run: Path, short: tuple[str, ...]) -> None:
     plain = table(done("evaluate", run, *short))
     assert table(done("evaluate", run, *short, "--images")) == plain
-    folder = next(each for each in (run / "evaluations").iterdir() if each.name.endswith("-images"))
+    folder = next(each for each in (run / "evaluations").iterdir() if "-images-" in each.name)
     result = EvaluationResult.from_folder(folder)
     files = sorted((folder / "images").glob("square-*.safetensors"))
     index = torch.cat([load_file(path)["index"] for path in files]).numpy()
@@ -111,15 +120,72 @@ def test_attacks_are_carried_over_from_another_run(
         "apgd-t-from-other",
     ]
     folder = only_evaluation(run)
-    assert folder.name == "selected-short-linf-0.2-20-from-other"
+    assert folder.name.startswith("selected-short-linf-0.2-20-from-other-")
     told = json.loads((folder / "identity.json").read_text())["attacks"]["apgd-t-from-other"]
-    assert told.startswith("Transfer(attack=APGD(")
+    assert told.startswith("Carried(attack=APGD(")
     digest = json.loads((folder / "identity.json").read_text())["model"]
     assert f"name='{digest[:16]}'" in told, "the same weights, so the same name"
     result = EvaluationResult.from_folder(folder)
     assert result.passes["pgd-20-from-other"].forwards == pytest.approx(
         20 * result.accuracy["natural"].value
     )
+
+
+def test_runs_of_one_name_are_told_apart(
+    run: Path, trained: Path, tmp_path: Path, short: tuple[str, ...]
+) -> None:
+    places = [tmp_path / folder / "other" for folder in ("a", "b")]
+    shutil.copytree(trained, places[0])
+    done("train", "sat", *TINY, "--epochs", 1, "--seed", 5, "--out", places[1])
+    options = ("--limit", "10", *short[2:])
+    done("evaluate", run, *options, *(part for place in places for part in ("--transfer", place)))
+    attacks = json.loads((only_evaluation(run) / "identity.json").read_text())["attacks"]
+    carried = [name for name in attacks if name.startswith("pgd-20-from-other-")]
+    assert len(carried) == 2
+    for name in carried:
+        assert f"name='{name.rpartition('-')[2]}" in attacks[name]
+
+
+@pytest.mark.parametrize(("acceleration", "kind"), [("auto", View), ("off", SmallCNN)])
+def test_models_that_attacks_are_made_on_are_seen_as_fast(
+    run: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, acceleration: str, kind: type
+) -> None:
+    sources = set()
+    plain = Carried.__call__
+
+    def watched(self: Carried, *arguments: Any, **named: Any) -> Variant:
+        sources.add(type(self.source))
+        return plain(self, *arguments, **named)
+
+    monkeypatch.setattr(Carried, "__call__", watched)
+    done("evaluate", run, "--limit", 8, "--transfer", trained, "--acceleration", acceleration)
+    assert sources
+    assert all(issubclass(source, kind) for source in sources)
+
+
+class Rooted(nn.Module):
+    """Its gradient at 0 is NaN, its logits are numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1).pow(2).sqrt())
+
+
+def test_a_source_whose_gradient_is_nan_is_named() -> None:
+    source, victim = (
+        seeded(0, Rooted),
+        seeded(1, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3))),
+    )
+    images = torch.zeros(5, 1, 2, 2)
+    data = (images, victim(images).argmax(1))
+    ball = Linf(epsilon=0.1)
+    attack = PGD(threat=ball, steps=2, step_size=0.05, start="none")
+    carried = custom(ball, {"carried": Carried(attack=attack, source=source, name="rooted")})
+    with pytest.raises(NonFiniteError, match="model rooted"):
+        package.evaluate(victim, data, threat=ball, suite=carried)
 
 
 def test_models_that_cannot_be_the_source_are_refused(
@@ -140,7 +206,7 @@ def test_sequential_noise(run: Path, short: tuple[str, ...]) -> None:
     drawn = done("evaluate", run, *short, "--noise", "sequential", "--acceleration", "off")
     assert names(drawn) == NAMES
     assert table(drawn) != table(keyed)
-    folder = run / "evaluations" / "selected-short-linf-0.2-40-sequential"
+    (folder,) = run.glob("evaluations/selected-short-linf-0.2-40-sequential-*")
     identity = json.loads((folder / "identity.json").read_text())
     assert identity["noise"] == "sequential, 8 at once"
     for option in (("--time", "1h"), ("--part", "1/2")):

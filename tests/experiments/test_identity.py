@@ -120,6 +120,31 @@ def test_weights_that_changed_get_an_evaluation_of_their_own(tmp_path: Path) -> 
     assert names == [found.name, f"{found.name}-{identity['model'][:8]}"]
 
 
+@pytest.mark.parametrize("key", ["attacks", "data"])
+def test_what_an_earlier_version_or_other_data_left_blocks_nothing(run: Path, key: str) -> None:
+    request = ("evaluate", str(run), "--limit", "20")
+    first = lrat(*request)
+    (found,) = (run / "evaluations").iterdir()
+    identity = json.loads((found / "identity.json").read_text())
+    changed = {"pgd-20": "otherwise"} if key == "attacks" else "others"
+    (found / "identity.json").write_text(json.dumps({**identity, key: changed}))
+    again = lrat(*request)
+    assert again.status == 0, again.err
+    assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]
+    assert again.out != first.out
+    assert len(list((run / "evaluations").iterdir())) == 2
+    assert lrat(*request).out == again.out, "and it is found again"
+
+
+def test_without_acceleration_there_is_a_folder_of_its_own(run: Path) -> None:
+    request = ("evaluate", str(run), "--limit", "20")
+    fast, plain = lrat(*request), lrat(*request, "--acceleration", "off")
+    assert plain.status == 0, plain.err
+    assert fast.out.splitlines()[-1] != plain.out.splitlines()[-1]
+    assert lrat(*request).out == fast.out
+    assert lrat(*request, "--acceleration", "off").out == plain.out
+
+
 def test_the_seed_of_the_noise_does_not_choose_the_test_images(tmp_path: Path) -> None:
     own = "import torch\ndef make():\n    return torch.nn.Sequential(torch.nn.Flatten(), "
     (tmp_path / "own.py").write_text(f"{own}torch.nn.Linear(64, 10))\n")

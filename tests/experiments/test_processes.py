@@ -17,6 +17,7 @@ from experiments.commands import contents, done, lrat, one_thread
 from experiments.evaluations import (
     assert_same_verdicts,
     finish,
+    folder_of,
     has_two_processors,
     parts_in,
     short_suite,
@@ -88,7 +89,7 @@ def test_a_killed_process_ends_the_others_and_the_next_call_continues(
     """Also with another number of processes."""
     other = copied(trained, "other")
     command = ("--suite", short_suite(run.parent), "--limit", 96, "--batch-size", 4)
-    folder = run / "evaluations" / "selected-short-linf-0.2-96"
+    folder = folder_of(run, short_suite(run.parent), 96)
     running = start("evaluate", run, *command, "--devices", 2)
     wait_for_parts(folder, running, 4)
     children = children_of(running.pid)
@@ -113,7 +114,7 @@ def test_a_killed_process_ends_the_others_and_the_next_call_continues(
 
 @two
 def test_processes_do_not_outlive_the_one_that_started_them(run: Path) -> None:
-    folder = run / "evaluations" / "selected-short-linf-0.2-96"
+    folder = folder_of(run, short_suite(run.parent), 96)
     command = ("--suite", short_suite(run.parent), "--limit", 96, "--batch-size", 4)
     running = start("evaluate", run, *command, "--devices", 2)
     wait_for_parts(folder, running, 4)

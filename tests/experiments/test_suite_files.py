@@ -285,13 +285,15 @@ def test_a_suite_file_from_the_command_line(run: Path, here: Path) -> None:
         "worst",
     ]
     (folder,) = (run / "evaluations").iterdir()
-    assert folder.name == "selected-short-linf-0.2-20"
+    assert re.fullmatch("selected-short-linf-0.2-20-[0-9a-f]{8}", folder.name)
     identity = json.loads((folder / "identity.json").read_text())
     assert identity["suite"] == "short"
     assert list(identity["attacks"]) == ["pgd-3", "twice", "square"]
     Path("short.yaml").write_text(SHORT.replace("queries: 5", "queries: 6"))
-    complaint = lrat("evaluate", run, "--limit", "20", "--suite", "short.yaml").complaint
-    assert "belongs to another evaluation (attacks.square: " in complaint
+    changed = done("evaluate", run, "--limit", "20", "--suite", "short.yaml")
+    assert f"{folder}\n" not in changed, "another version has a folder of its own"
+    Path("short.yaml").write_text(SHORT)
+    assert f"{folder}\n" in done("evaluate", run, "--limit", "20", "--suite", "short.yaml")
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,14 @@ from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.experiments import build
-from lrat.experiments.carried import prepare_sources
-from lrat.experiments.folder import OFF, evaluated_choices
-from lrat.experiments.request import EvaluationRequest, processors
+from lrat.experiments.carried import prepare_sources, seen_alike
+from lrat.experiments.folder import OFF, evaluated, evaluated_choices
+from lrat.experiments.request import (
+    EvaluationRequest,
+    descriptions,
+    digest_of_attacks,
+    processors,
+)
 from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
 from lrat.experiments.suites import suite
 from lrat.randomness import Keyed, keys
@@ -53,13 +58,15 @@ def evaluate_subject(
         raise ConfigurationError(
             "an open model stays in this process: evaluate_in_processes takes its source"
         )
-    folder = evaluation_folder(subject, request)
+    attacks = _attacks(subject, request)
+    folder = evaluation_folder(subject, request, attacks)
     with subject.threads():
         result = evaluate_network(
             subject.network,
             subject.test,
             threat=build.threat(subject.threat),
             request=request,
+            attacks=attacks,
             folder=folder,
             device=build.device(request.device),
             progress=progress,
@@ -68,13 +75,38 @@ def evaluate_subject(
     return folder, result
 
 
-def evaluation_folder(subject: Subject, request: EvaluationRequest) -> Path | None:
-    """Where the evidence goes: a folder that no other weights (nor another version of a user's own
-    model file) have taken; None for nowhere."""
+def evaluation_folder(
+    subject: Subject, request: EvaluationRequest, attacks: Suite | None = None
+) -> Path | None:
+    """Where the evidence goes: a folder that nothing else has taken, be it other weights, data or
+    attacks, or another way of seeing the model; None for nowhere. ``attacks``: the suite, if it is
+    there already."""
     if subject.evaluations is None:
         return None
-    name = request.folder_name(subject.label, subject.threat, subject.test)
-    return own_folder(subject.evaluations / name, subject.identity)
+    attacks = attacks or _attacks(subject, request)
+    name = request.folder_name(subject.label, subject.threat, subject.test, attacks)
+    folder = own_folder(
+        subject.evaluations / name, {**subject.identity, "data": subject.test.digest()}
+    )
+    if evaluated(folder, "attacks") not in (None, descriptions(attacks)):
+        # Of a suite of ours, by an earlier version.
+        folder = folder.with_name(f"{folder.name}-{digest_of_attacks(attacks)}")
+    seen = evaluated(folder, "acceleration")
+    if seen is not None and (seen == OFF) != (request.acceleration == OFF):
+        folder = folder.with_name(f"{folder.name}-acceleration-{request.acceleration}")
+    return folder
+
+
+def _attacks(subject: Subject, request: EvaluationRequest) -> Suite:
+    """The suite that ``request`` asks for, with the attacks that it adds."""
+    classes = build.check_fit(subject.network, subject.test)
+    return suite(
+        request.suite,
+        build.threat(subject.threat),
+        classes,
+        loss=request.loss,
+        transfer=request.transfer,
+    )
 
 
 def evaluate_run(
@@ -202,7 +234,9 @@ def _planned(
         "keep_images": request.keep_images,
         "whole": images.index.cpu().numpy(),
     }
-    return _Plan(suite=chosen, images=images, view=view, settings=settings)
+    return _Plan(
+        suite=seen_alike(chosen, view, images), images=images, view=view, settings=settings
+    )
 
 
 def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:

@@ -1,5 +1,7 @@
 """What an evaluation is asked for, and what that is called in the name of its folder."""
 
+import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,14 @@ import torch
 
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
+from lrat.evaluation import Suite
 from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build
 from lrat.experiments.folder import threat_slug
-from lrat.experiments.suites import check_suite, run_name, slug
-from lrat.experiments.users_code import file_digest
+from lrat.experiments.own_parts import names_own
+from lrat.experiments.suites import check_suite, names_a_file, run_name, slug
+
+_DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +92,34 @@ class EvaluationRequest:
                 "number, or the devices"
             )
 
-    def folder_name(self, checkpoint: str, threat: str, test: ImageData) -> str:
+    def folder_name(self, checkpoint: str, threat: str, test: ImageData, attacks: Suite) -> str:
         """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.
 
-        A loss of one's own is worked on, so each version of its file has a folder of its own.
+        Attacks that the user brings (a suite file, a loss, other runs' models) are worked on: their
+        digest is in the name, so that each version has a folder of its own.
         """
         images = len(test) if self.limit is None else min(self.limit, len(test))
         name = f"{checkpoint}-{slug(self.suite)}-{threat_slug(threat)}-{images}"
         name += f"-seed-{self.seed}" if self.seed else ""
-        name += f"-adaptive-{file_digest(self.loss)[:8]}" if self.loss else ""
+        name += f"-adaptive-{self.loss.rpartition(':')[2]}" if self.loss else ""
         name += "".join(f"-from-{run_name(run)}" for run in self.transfer)
         name += "-images" if self.keep_images else ""
-        return name if self.noise == "keyed" else f"{name}-{self.noise}"
+        name += "" if self.noise == "keyed" else f"-{self.noise}"
+        own_loss = self.loss is not None and names_own(self.loss)
+        if names_a_file(self.suite) or own_loss or self.transfer:
+            name += f"-{digest_of_attacks(attacks)}"
+        return name
+
+
+def descriptions(attacks: Suite) -> dict[str, str]:
+    """Each attack as it prints: its settings, and for a user's own the digest of its code."""
+    return {step.name: step.description for step in attacks.steps}
+
+
+def digest_of_attacks(attacks: Suite) -> str:
+    """Stands for a suite's name and ``descriptions`` in the names of folders."""
+    told = json.dumps([attacks.name, descriptions(attacks)])
+    return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
 
 
 def processors() -> int:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from lrat.evaluation import Member, Suite, adaptive, paper, quick, strong, tier
 from lrat.experiments import catalogue
-from lrat.experiments.carried import transferred
+from lrat.experiments.carried import Origin
 from lrat.experiments.own_parts import loss_named
 from lrat.experiments.suite_files import suite_from_file
 from lrat.threat import Ball
+
+_DIGITS = 8
 
 
 def suite(
@@ -22,17 +24,23 @@ def suite(
     """The suite called ``name``, or the one in the YAML file of that path.
 
     ``loss``: a user's own (``FILE.py:NAME``), for which the adaptive attacks are added;
-    ``transfer``: run folders, from each of which PGD-20 and targeted Auto-PGD are carried over.
+    ``transfer``: run folders, from each of which PGD-20 and targeted Auto-PGD are carried over;
+    where two are called the same, their models' digests tell them apart.
     """
     by_file = names_a_file(name)
     chosen = suite_from_file(Path(name), ball) if by_file else _by_name(name, ball, classes)
     added: list[Member] = []
     if loss is not None:
         added += adaptive(ball, loss_named(loss))
-    for run in transfer:
+    runs = list(transfer)
+    short = [run_name(run) for run in runs]
+    for run, own in zip(runs, short, strict=True):
+        origin = Origin.of(run)
+        source = own if short.count(own) == 1 else f"{own}-{origin.digest[:_DIGITS]}"
         for attack in quick(ball).members[:1] + tier(ball, classes).members[-1:]:
-            source = f"{attack.name}-from-{run_name(run)}"
-            added.append(Member(name=source, attack=transferred(attack.attack, run)))
+            added.append(
+                Member(name=f"{attack.name}-from-{source}", attack=origin.makes(attack.attack))
+            )
     return chosen.with_members(*added) if added else chosen
 
 
