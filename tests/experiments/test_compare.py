@@ -67,14 +67,57 @@ def test_evaluation_folders_as_arguments(pair: tuple[Path, Path]) -> None:
     assert table(done("compare", *folders)) == table(done("compare", *pair))
 
 
-def test_the_suite_picks_one_of_several(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    first = Path(shutil.copytree(pair[0], tmp_path / "first"))
-    done("evaluate", first, "--limit", "10", "--suite", "tier")
-    complaint = lrat("compare", first, pair[1]).complaint
-    assert "holds several evaluations: choose one by --suite or its path" in complaint
-    assert "selected-tier-linf-0.2-10" in complaint
-    quick = done("compare", first, pair[1], "--suite", "quick")
+def test_of_several_evaluations_the_one_that_both_have_is_meant(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    copies = [Path(shutil.copytree(run, tmp_path / run.name)) for run in pair]
+    done("evaluate", copies[0], "--limit", "10", "--suite", "tier")
+    assert table(done("compare", *copies)) == table(done("compare", *pair))
+    done("evaluate", copies[1], "--limit", "10", "--suite", "tier")
+    complaint = lrat("compare", *copies).complaint
+    both = "selected-quick-linf-0.2-60, selected-tier-linf-0.2-10"
+    assert f"choose one by --suite or its path: all places have {both}" in complaint
+    quick = done("compare", *copies, "--suite", "quick")
     assert table(quick) == table(done("compare", *pair))
+    assert "apgd-t" in rows(done("compare", *copies, "--suite", "tier"))
+    complaint = lrat("compare", copies[0]).complaint
+    assert "has each evaluation with one seed" in complaint
+    for suite, limit in (("quick", 60), ("tier", 10)):
+        done("evaluate", copies[0], "--limit", limit, "--suite", suite, "--seed", 1)
+    complaint = lrat("compare", copies[0]).complaint
+    assert complaint.endswith(f"with several attack seeds: choose one by --suite: {both}")
+    assert "n 10, " in done("compare", copies[0], "--suite", "tier")
+
+
+@pytest.fixture(scope="module")
+def own_suite(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite file that calls itself otherwise, beside copies of the pair evaluated with it."""
+    place = tmp_path_factory.mktemp("own")
+    file = place / "short.yaml"
+    file.write_text("name: inside\nattacks:\n  fgsm: {attack: fgsm}\n")
+    for run in pair:
+        done("evaluate", shutil.copytree(run, place / run.name), "--limit", 30, "--suite", file)
+    return file
+
+
+@pytest.mark.parametrize("how", ["short.yaml", "short", "inside"])
+def test_a_suite_of_ones_own_is_chosen_by_its_file_or_name(own_suite: Path, how: str) -> None:
+    runs = (own_suite.parent / "first", own_suite.parent / "second")
+    assert list(rows(done("compare", *runs, "--suite", how))) == ["natural", "fgsm", "worst case"]
+    complaint = lrat("compare", *runs, "--suite", "shirt").complaint
+    assert "unknown suite 'shirt'" in complaint
+    assert "inside" in complaint
+
+
+def test_runs_of_ones_own_suite_form_groups(own_suite: Path, tmp_path: Path) -> None:
+    """What a suite calls itself is no part of the checkpoint that runs are told apart by."""
+    first, second = own_suite.parent / "first", own_suite.parent / "second"
+    third = tmp_path / "third"
+    done("train", *COMMAND[1:], "--seed", "1", "--out", third)
+    done("evaluate", third, "--limit", 30, "--suite", own_suite)
+    out = done("compare", first, third, second, "--suite", "inside")
+    assert "natural against sat" in out
+    assert "checkpoint" not in out
 
 
 def test_only_the_images_that_both_have(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -101,7 +144,8 @@ def test_what_cannot_be_compared(pair: tuple[Path, Path], trained: Path, tmp_pat
     done("train", *COMMAND[1:], "--seed", "1", "--out", tmp_path / "fold")
     done("evaluate", tmp_path / "fold", "--limit", "10")
     folder = next((tmp_path / "fold" / "evaluations").iterdir())
-    assert "the data differ" in lrat("compare", tmp_path / "fold", pair[0]).complaint
+    complaint = lrat("compare", tmp_path / "fold", pair[0]).complaint
+    assert "the test images follow the training seed (1 and 0)" in complaint
     (folder / "summary.json").unlink()
     assert "is not finished: run the same" in lrat("compare", folder, pair[0]).complaint
     assert "holds no finished" in lrat("compare", tmp_path / "fold", pair[0]).complaint
@@ -128,7 +172,7 @@ def test_one_run_alone_shows_its_attack_seeds(pair: tuple[Path, Path], tmp_path:
     assert natural["mean"]["deviation"] == 0
     assert pgd["over_seeds"]["value"] <= min(pgd["values"])
     done("evaluate", run, "--limit", "20")
-    assert "hold other images" in lrat("compare", run).complaint
+    assert done("compare", run) == out
 
 
 @pytest.fixture(scope="module")

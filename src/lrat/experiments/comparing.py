@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lrat.errors import ConfigurationError, RunFolderError
+from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult, compare
 from lrat.evaluation.comparison.group_table import GroupComparison
 from lrat.evaluation.comparison.grouping import compare_groups
 from lrat.evaluation.comparison.groups import Group, Run
 from lrat.evaluation.comparison.spread import AttackSeedSpread, attack_seed_spread
-from lrat.experiments import catalogue
 from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, read_config
+from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
+from lrat.experiments.found import checkpoint_of, of_other_seeds, one_of_each
 from lrat.files import write_json
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
@@ -53,8 +53,9 @@ def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compa
 
     Two: paired tests on the images that both have. Three or more: runs of one configuration that
     differ in their training seed form a group, and every group is compared with the first one's.
-    One: its evaluations with several attack seeds. ``suite`` chooses where a run has several
-    evaluations. Raises ``LratError`` in one line for everything that cannot be compared.
+    One: its evaluations with several attack seeds. Where a run has several evaluations, the one
+    that all have is meant, or ``suite`` chooses (a name or a file). Raises ``LratError`` in one
+    line for everything that cannot be compared.
     """
     if not places:
         raise ConfigurationError("name the runs to compare: `lrat compare RUN RUN`")
@@ -62,16 +63,17 @@ def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compa
         return Compared(
             kind="attack seeds", places=tuple(places), found=_over_attack_seeds(places[0], suite)
         )
-    folders = [_finished(place, suite) for place in places]
+    folders = one_of_each(places, suite)
     _refuse_twice(places, folders)
     results = [EvaluationResult.from_folder(folder) for folder in folders]
     if len(places) == 2:
+        _refuse_other_folds(places, folders)
         return Compared(kind="pair", places=tuple(places), found=compare(*results))
-    evaluated = [
+    runs = [
         _evaluated(place, folder, result)
         for place, folder, result in zip(places, folders, results, strict=True)
     ]
-    return Compared(kind="groups", places=tuple(places), found=compare_groups(_groups(evaluated)))
+    return Compared(kind="groups", places=tuple(places), found=compare_groups(_groups(runs)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +94,7 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
         name = place.name or str(place)
         return _Evaluated(run=run, key=str(folder.resolve()), method=name, settings={})
     config = read_config(home)
-    checkpoint = folder.name.partition(f"-{result.suite}-")[0]
+    checkpoint = checkpoint_of(folder)
     key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
     source = _SPLIT_BY_SEED if config.data.name == _SPLIT_BY_SEED else None
     return _Evaluated(
@@ -103,10 +105,10 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
     )
 
 
-def _groups(evaluated: Sequence[_Evaluated]) -> list[Group]:
+def _groups(runs: Sequence[_Evaluated]) -> list[Group]:
     """In the order in which their first runs were named."""
     by_key: dict[str, list[_Evaluated]] = {}
-    for each in evaluated:
+    for each in runs:
         by_key.setdefault(each.key, []).append(each)
     firsts = [same[0] for same in by_key.values()]
     return [
@@ -136,42 +138,24 @@ def _names(groups: Sequence[_Evaluated]) -> list[str]:
 
 
 def _over_attack_seeds(place: Path, suite: str | None) -> AttackSeedSpread:
-    folders = _evaluations(place, suite)
-    if len(folders) == 1:
-        raise ConfigurationError(
-            f"{place} is one evaluation: name two runs or more, or evaluate this one with another "
-            "attack seed too (`lrat evaluate RUN --seed 1`)"
-        )
-    results = [EvaluationResult.from_folder(folder) for folder in folders]
+    results = [EvaluationResult.from_folder(folder) for folder in of_other_seeds(place, suite)]
     return attack_seed_spread(sorted(results, key=lambda result: result.seed))
 
 
-def _finished(place: Path, suite: str | None) -> Path:
-    """The one evaluation at ``place``."""
-    found = _evaluations(place, suite)
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        how = "its path" if suite else "--suite or its path"
-        raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {names}")
-    return found[0]
-
-
-def _evaluations(place: Path, suite: str | None) -> list[Path]:
-    """The finished evaluations at ``place``: the folder itself, or those in a run's folder."""
-    if suite is not None:
-        catalogue.check_suite_name(suite)
-    if (place / "identity.json").is_file():
-        return [place]
-    if not place.is_dir():
-        raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
-    inside = [*(place / EVALUATIONS).glob("*/summary.json"), *place.glob("*/summary.json")]
-    found = sorted(path.parent for path in inside)
-    if suite is not None:
-        found = [path for path in found if f"-{suite}-" in path.name]
-    if not found:
-        what, how = (f"{suite} evaluation", f" --suite {suite}") if suite else ("evaluation", "")
-        raise RunFolderError(f"{place} holds no finished {what}: run `lrat evaluate {place}{how}`")
-    return found
+def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Say why two runs on digits have other images, where the digests alone would say that."""
+    homes = [_run_folder(folder) for folder in folders]
+    configs = [None if home is None else read_config(home) for home in homes]
+    if any(config is None or config.data.name != _SPLIT_BY_SEED for config in configs):
+        return
+    data = [evaluated(folder, "data") for folder in folders]
+    seeds = [config.seed for config in configs if config is not None]
+    if data[0] != data[1] and seeds[0] != seeds[1]:
+        raise DataError(
+            f"{places[0]} and {places[1]} were tested on other digits: the test images follow the "
+            f"training seed ({seeds[0]} and {seeds[1]}): train both with one --seed, or compare "
+            "several seeds of each"
+        )
 
 
 def _refuse_twice(places: Sequence[Path], folders: Sequence[Path]) -> None:

@@ -13,6 +13,8 @@ AVERAGE = "average"
 """The mean of the accuracies under the attacks of a suite, without the natural one."""
 WORST_CASE = "worst case"
 
+_DIGITS = 8
+
 Standing = dict[str, npt.NDArray[np.int64]]
 """By row of a table, for each image how many attacks of the row it withstands: 0 or 1 under one
 attack and in the worst case, 0 to the number of attacks in the average."""
@@ -109,7 +111,10 @@ def _images_of_both(
 ) -> npt.NDArray[np.int64]:
     data_a, data_b = a.identity.get("data"), b.identity.get("data")
     if data_a is not None and data_b is not None and data_a != data_b:
-        raise DataError(f"the data differ ({data_a} and {data_b}): evaluate both on the same")
+        raise DataError(
+            f"the data differ ({data_a[:_DIGITS]} and {data_b[:_DIGITS]}): evaluate both "
+            "on the same"
+        )
     images = np.intersect1d(a.index, b.index)
     if not len(images):
         raise DataError("the two evaluations have no image in common: evaluate both on the same")
