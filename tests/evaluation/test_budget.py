@@ -13,7 +13,15 @@ from attacks.stubs import Bright, Brighten, grey
 from evaluation.parts import batches_of
 from lrat.attacks import Cascade, Variant
 from lrat.errors import RunFolderError, SettingError
-from lrat.evaluation import EvaluationResult, Suite, custom, evaluate, evaluate_suite, running
+from lrat.evaluation import (
+    EvaluationResult,
+    Suite,
+    custom,
+    evaluate,
+    evaluate_suite,
+    pacing,
+    running,
+)
 from lrat.evaluation.statistics import wilson
 from lrat.threat import Linf
 from lrat.types import Batch
@@ -35,7 +43,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (evaluate, running):
+    for module in (evaluate, pacing, running):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
     return made
 
@@ -141,6 +149,32 @@ def test_no_image_in_time_is_an_error_and_what_was_done_is_kept(
     assert called(first, second) == 9
     run(suite, folder=tmp_path)
     assert called(first, second) == 24 + 16
+
+
+MANY, OF_MANY = grey(*[0.1] * 192)
+
+
+def sizes(seconds: float, folder: Path | None = None) -> list[int]:
+    """Of the blocks that an attack gets, which takes a second for each, of batches of 128."""
+    attack = Slow(by=0.1)
+    batches = batches_of(MANY, OF_MANY, 128)
+    evaluate_suite(
+        Bright(), batches, custom(NEAR, {"slow": attack}), seconds=seconds, folder=folder
+    )
+    return [len(shades) for shades in attack.met]
+
+
+def test_the_first_blocks_are_small_and_grow_while_they_take_little_of_the_time(
+    clock: Clock,
+) -> None:
+    assert sizes(32) == [32, 64, 32, 64]
+    assert sizes(10) == [32] * 6
+    assert sizes(3.5) == [32] * 4, "a block more than the time has begun"
+
+
+def test_what_is_read_back_does_not_make_blocks_grow(clock: Clock, tmp_path: Path) -> None:
+    assert sizes(2.5, tmp_path) == [32] * 3
+    assert sizes(1000, tmp_path) == [32, 64], "after the three that are known"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])

@@ -15,7 +15,7 @@ from attacks.stubs import Bright, Brighten, WrongView, grey
 from evaluation.parts import batches_of
 from lrat.attacks import APGD, PGD, Cascade, Restarts, Square, Trace, Transfer, Variant
 from lrat.errors import RunFolderError, SettingError
-from lrat.evaluation import EvaluationResult, Member, Suite, custom, evaluate_suite
+from lrat.evaluation import EvaluationResult, Member, Progress, Suite, custom, evaluate_suite
 from lrat.losses import targeted_dlr
 from lrat.randomness import Keyed, keys
 from lrat.threat import Linf
@@ -265,6 +265,16 @@ def test_what_only_the_view_calls_fooled_is_attacked_again_without_it() -> None:
     np.testing.assert_array_equal(rows.margin[:2], plain.outcomes.under("apgd").margin[:2])
     alone = plain.outcomes.under("apgd").forwards
     assert (rows.forwards[:2] > alone[:2]).all(), "both attempts are paid for"
+
+
+def test_progress_of_a_stage_counts_those_fooled_before() -> None:
+    heard: list[Progress] = []
+    stages = {"a": Brighten(by=0.1), "b": Brighten(by=0.2)}
+    suite = custom(Linf(epsilon=0.2), {"both": Cascade(members=stages)})
+    batches = batches_of(*grey(0.45, 0.45, 0.45, 0.35, 0.1, 0.1))
+    evaluate_suite(Bright(), batches, suite, chunk=2, on_progress=heard.append)
+    told = [(each.done, each.robust) for each in heard if each.attack == "both.b"]
+    assert told == [(5, 1), (6, 2)]
 
 
 class Darker(Bright):

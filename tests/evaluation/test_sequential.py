@@ -119,7 +119,7 @@ def test_a_sequential_evaluation_continues_as_if_it_had_not_stopped(tmp_path: An
     def stop(progress: object) -> None:
         nonlocal reports
         reports += 1
-        if reports == 6:
+        if reports == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

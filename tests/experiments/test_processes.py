@@ -26,7 +26,7 @@ from experiments.evaluations import (
 from experiments.own import arrays, write_model
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult
-from lrat.evaluation.running import NothingFinishedError
+from lrat.evaluation.pacing import NothingFinishedError
 from lrat.evaluation.statistics import wilson
 from lrat.evaluation.storage import read_part, write_part
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject, processors

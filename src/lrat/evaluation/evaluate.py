@@ -14,8 +14,9 @@ from torch import nn
 from lrat.acceleration import evaluating
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.pacing import NothingFinishedError, OutOfTimeError, growing
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.running import NoiseKind, NothingFinishedError, OutOfTimeError, Run
+from lrat.evaluation.running import NoiseKind, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
 from lrat.types import Batch
@@ -81,7 +82,8 @@ def evaluate_suite(
     does; all images are then one block, and results depend on ``chunk``.
 
     ``seconds``: stop after so long; the result covers the images that are done with every attack,
-    so let the batches come in random order. ``keep_images``: write what the attacks returned beside
+    so let the batches come in random order; they are divided so that the first images are done soon
+    (see ``pacing``). ``keep_images``: write what the attacks returned beside
     the outcomes, as safetensors. ``is_part``: these are some of the images of a larger evaluation
     in the same folder, so no summary is written. ``whole``: the numbers of all images that the
     folder is meant to hold in the end, so that joining parts can tell what is missing.
@@ -124,7 +126,10 @@ def evaluate_suite(
     seen: set[int] = set()
     stopped = False
     with evaluating(model), evaluating(run.view):
-        for batch in _blocks(batches, noise):
+        blocks = _blocks(batches, noise)
+        if seconds is not None:
+            blocks = growing(blocks, seconds, lambda: run.attacked)
+        for batch in blocks:
             _note_images(batch, seen)
             try:
                 done.append(run.block(batch))
@@ -135,7 +140,7 @@ def evaluate_suite(
         raise DataError("there are no images to evaluate: the data source is empty")
     if not done:
         raise NothingFinishedError.within(seconds or 0)
-    notes = tuple(run.notes) if run.classes else store.notes
+    notes = store.notes if run.classes is None else run.notes
     result = EvaluationResult(
         outcomes=Outcomes.concatenate(done).arranged(suite.names),
         identity=full_identity,

@@ -17,6 +17,9 @@ from lrat.types import Batch
 _logger = logging.getLogger(__name__)
 _SUM_OF_PROBABILITIES = 1e-4
 """How far from 1 the float32 sum of a softmax's outputs may lie."""
+_RANDOM = 1e-3
+"""By how much of an image's largest logit (or of 1) two forwards may differ: float32 on a GPU adds
+in no fixed order."""
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
@@ -32,7 +35,14 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
         torch.autocast(kind, enabled=False),
         _full_float32(kind),
     ):
-        logits = logits_of(model(images.float()))
+        try:
+            logits = logits_of(model(images.float()))
+        except RuntimeError as error:
+            cure = float_cure(model)
+            if not cure:
+                raise
+            cause = " ".join(str(error).split())
+            raise ModelError(f"the model fails on images in float32: {cause}{cure}") from error
     if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
         raise ModelError(
             f"the model returns shape {tuple(logits.shape)} for {len(images)} images: needed are "
@@ -45,6 +55,16 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
             f"({int((~finite).sum())} such images in this batch): the model cannot be evaluated"
         )
     return logits
+
+
+def float_cure(model: nn.Module) -> str:
+    """What to add to the cause when a model fails: ``; its weights are float64: call .float() ...``
+    where they are not float32, as the images are and verdicts are; else nothing."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"; its weights are {kind} and the images float32: call .float() on the model"
+    return ""
 
 
 @contextmanager
@@ -76,6 +96,23 @@ def warn_of_probabilities(logits: Tensor) -> tuple[str, ...]:
     warning = (
         "the model seems to return probabilities instead of logits: gradients vanish and attacks "
         "look weak; remove its softmax"
+    )
+    _logger.warning(warning)
+    return (warning,)
+
+
+def warn_of_randomness(logits: Tensor, again: Tensor) -> tuple[str, ...]:
+    """A sentence, also logged, when a model in eval mode gives other logits [B K] when asked
+    ``again``: its verdicts are draws, and gradients of single draws mislead attacks."""
+    change = (again - logits).abs().amax(1)
+    scale = logits.abs().amax(1).clamp(min=1)
+    changed = int((change > _RANDOM * scale).sum())
+    if not changed:
+        return ()
+    warning = (
+        f"the model is random: asked twice, it gives other logits for {changed} of {len(logits)} "
+        "images, so verdicts are single draws and attacks look weak; switch its randomness off, or "
+        "attack the mean of many draws"
     )
     _logger.warning(warning)
     return (warning,)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.attacks.spent import spent
 from lrat.errors import NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.forward import check_classes, check_data, classify, warn_of_probabilities
+from lrat.evaluation.forward import (
+    check_classes,
+    check_data,
+    classify,
+    warn_of_probabilities,
+    warn_of_randomness,
+)
 from lrat.evaluation.outcomes import UNKNOWN, Outcomes
+from lrat.evaluation.pacing import OutOfTimeError
 from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
@@ -29,28 +36,14 @@ NoiseKind = Literal["keyed", "sequential"]
 Rows = npt.NDArray[np.int64]
 
 
-class OutOfTimeError(Exception):
-    """The time that an evaluation may take is over."""
-
-
-class NothingFinishedError(SettingError):
-    """The time was over before the first images were done with every attack."""
-
-    @classmethod
-    def within(cls, seconds: float) -> "NothingFinishedError":
-        return cls(
-            f"no image was finished within {seconds:g} seconds: allow more, or fewer images at once"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Run:
     """Everything that stays the same from block to block.
 
     ``chunk``: how many images an attack gets at once, None for all that a block has left.
     ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
-    each chunk when it is done. ``classes`` holds the model's number of classes once it was called,
-    ``notes`` what a reader of the numbers must know about it.
+    each chunk when it is done. ``classes``: of the model, once it was called. ``notes``: what a
+    reader of the numbers must know about it. ``attacked``: how many images were not read back.
     """
 
     model: nn.Module
@@ -63,8 +56,9 @@ class Run:
     device: torch.device | None
     deadline: float | None
     report: Callable[[Outcomes], None]
-    classes: list[int] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    classes: int | None = None
+    notes: tuple[str, ...] = ()
+    attacked: int = 0
 
     def block(self, batch: Batch) -> Outcomes:
         """The rows of a block's images for ``natural`` and each step, or ``OutOfTimeError``."""
@@ -81,12 +75,16 @@ class Run:
             batch = batch.to(self.device)
         logits = self._classified(batch.images, index, NATURAL)
         check_classes(batch.labels, logits.shape[1])
-        if not self.classes:
-            self.classes.append(logits.shape[1])
-            self.notes.extend(warn_of_probabilities(logits))
-            self.notes.extend(replaced(self.suite, logits.shape[1]))
+        if self.classes is None:
+            self.classes = logits.shape[1]
+            self.notes = (
+                *warn_of_probabilities(logits),
+                *self._is_random(batch.images, index, logits),
+                *replaced(self.suite, self.classes),
+            )
             # Before any outcome: whoever finds all of them later cannot know the classes.
             self.store.keep_notes(self.notes)
+        self.attacked += len(index)
         clean = _clean_rows(index, label, logits, batch.labels)
         done = {NATURAL: self._kept(known[NATURAL], clean).at(index)}
         self.report(done[NATURAL])
@@ -105,6 +103,12 @@ class Run:
             [classify(self.model, images[_on(rows, images)], index[rows], attack) for rows in parts]
         )
 
+    def _is_random(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
+        """What to say where a second look at the first chunk finds other logits."""
+        rows = next(self._chunks(np.arange(len(index))))
+        again = classify(self.model, images[_on(rows, images)], index[rows], NATURAL)
+        return warn_of_randomness(logits[: len(rows)], again)
+
     def _chunks(self, rows: Rows) -> Iterator[Rows]:
         size = self.chunk or max(len(rows), 1)
         for start in range(0, len(rows), size):
@@ -121,8 +125,9 @@ class Run:
     ) -> Outcomes:
         """The block's rows under a step, which attacks the images that stand in ``base``."""
         index = base.index
-        # Not attacked; written together with the first chunk.
+        # Not attacked; written and told together with the first chunk.
         rest = _repeated(base.select(base.fooled), step.name)
+        told = np.flatnonzero(base.fooled)
         # Chunks do not depend on what is known already: sequential noise does depend on chunks.
         for rows in self._chunks(np.flatnonzero(~base.fooled)):
             missing = rows[~known.holds(index[rows])]
@@ -133,9 +138,12 @@ class Run:
                 columns |= self._attack(step, batch, logits, attacked)
                 made = Outcomes.from_columns(columns)
                 known = self._kept(known, Outcomes.concatenate([rest, made]))
-            self.report(known.at(index[rows]))
+            else:
+                known = self._kept(known, rest)
+            self.report(known.at(index[np.concatenate([told, rows])]))
+            told = told[:0]
         known = self._kept(known, rest)
-        self.report(known.at(index[base.fooled]))
+        self.report(known.at(index[told]))
         return known.at(index)
 
     def _attack(

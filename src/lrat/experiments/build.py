@@ -24,6 +24,7 @@ from lrat.data import (
 )
 from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNameError
 from lrat.evaluation import Member, Suite
+from lrat.evaluation.forward import float_cure
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
@@ -181,6 +182,7 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
         raise
     except Exception as error:
         cause = " ".join(str(error).split())
+        cause += float_cure(network)
         raise ModelError(f"the model fails on images {list(images.shape)}: {cause}") from error
     shape = tuple(logits.shape)
     if len(shape) != 2 or shape[0] != len(batch):

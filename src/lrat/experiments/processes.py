@@ -26,7 +26,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from lrat.errors import ConfigurationError, LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Progress
 from lrat.evaluation.merging import complete
-from lrat.evaluation.running import NothingFinishedError
+from lrat.evaluation.pacing import NothingFinishedError
 from lrat.evaluation.storage import EXTENT, read_json
 from lrat.experiments import build
 from lrat.experiments.evaluating import (
