@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lrat.errors import LratError, RunFolderError, SettingError
 from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.suites import NATURAL
 from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
 Identity = dict[str, Any]
@@ -81,12 +82,24 @@ def read_part(path: Path) -> Outcomes:
 
 def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
-    paths = sorted(
+    return Outcomes.concatenate(read_part(path) for path in _parts(folder))
+
+
+def read_one_part(folder: Path, attack: str) -> Outcomes | None:
+    """The rows of one of this attack's parts, the first by name; None where it has none."""
+    for path in _parts(folder, f"{attack}-*"):
+        rows = read_part(path).under(attack)
+        if len(rows):  # an attack may be called as another one's name begins
+            return rows
+    return None
+
+
+def _parts(folder: Path, names: str = "*") -> list[Path]:
+    return sorted(
         path
-        for path in (folder / PARTS).glob("*")
+        for path in (folder / PARTS).glob(names)
         if path.suffix in TABLE_SUFFIXES and not path.name.startswith(".")
     )
-    return Outcomes.concatenate(read_part(path) for path in paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,11 +254,13 @@ def _write_if_new(path: Path, value: Mapping[str, Any]) -> None:
 
 def _refuse_difference(folder: Path, stored: Identity, wanted: Identity) -> None:
     found = list(differences(stored, wanted))
-    if found:
-        raise RunFolderError(
-            f"{folder} belongs to another evaluation ({'; '.join(found)}): "
-            "choose a new folder or repeat the old settings"
-        )
+    if not found:
+        return
+    attacked = [path for path in _parts(folder) if not path.name.startswith(f"{NATURAL}-")]
+    cure = "choose a new folder or repeat the old settings"
+    if not attacked:
+        cure = f"no attack has finished anything there, so delete it, or {cure}"
+    raise RunFolderError(f"{folder} belongs to another evaluation ({'; '.join(found)}): {cure}")
 
 
 def differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:

@@ -13,9 +13,11 @@ from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
+from lrat.evaluation.reading import check_answers, stored_clean
 from lrat.experiments import build
 from lrat.experiments.carried import prepare_sources, seen_alike
 from lrat.experiments.folder import OFF, evaluated, evaluated_choices
+from lrat.experiments.function_code import own_functions
 from lrat.experiments.request import (
     EvaluationRequest,
     descriptions,
@@ -150,6 +152,7 @@ def evaluate_network(
     """
     request = request or EvaluationRequest()
     plan = _planned(network, test, threat, request, attacks, folder, device, identity)
+    _check_stored(network, plan, folder, request.batch_size, device)
     per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
     result = evaluate_suite(
         network,
@@ -170,6 +173,25 @@ def evaluate_network(
         "joins them; those of other machines, `lrat merge`"
     )
     return replace(result, notes=(*result.notes, note))
+
+
+def _check_stored(
+    network: nn.Module, plan: "_Plan", folder: Path | None, most: int, device: torch.device
+) -> None:
+    """Refuse to continue or read back what this very model would not have answered.
+
+    Folders of another identity are left to those who name the difference.
+    """
+    if folder is None or any(
+        evaluated(folder, key) != value for key, value in plan.settings["identity"].items()
+    ):
+        return
+    stored = stored_clean(folder, most)
+    if stored is None:
+        return
+    here = torch.isin(plan.images.index.cpu(), torch.from_numpy(stored.index))
+    if bool(here.any()):
+        check_answers(network, plan.images.batch(here.nonzero().flatten(), device), stored, folder)
 
 
 def begin_evaluation(
@@ -221,6 +243,7 @@ def _planned(
     images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
     network.to(device)
     view = build.view(request.acceleration, network, images, evaluated_choices(folder))
+    own = own_functions(chosen)
     settings = {
         "seed": request.seed,
         "folder": folder,
@@ -228,6 +251,7 @@ def _planned(
             **(identity or model_identity(network)),
             "data": test.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+            **({"functions": own} if own else {}),
         },
         "noise": request.noise,
         "chunk": request.batch_size,

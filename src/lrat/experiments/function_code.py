@@ -1,0 +1,127 @@
+"""Digests of the code of functions and classes that a user hands over from Python.
+
+An attack or a loss prints as its name, which stays when its code changes; what was attacked with
+the old code must not be read back for the new one. Code from files (``FILE.py:NAME``) is known by
+the file already.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+from lrat.evaluation import Suite
+from lrat.experiments.own_parts import OwnAttack, OwnLoss
+
+_DIGITS = 12
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def own_functions(suite: Suite) -> str:
+    """``mine 1a2b3c4d5e6f, other ...``: the functions and classes in ``suite`` that are not ours,
+    by name, with what stands for their code; empty without any."""
+    found: dict[str, str] = {}
+    for step in suite.steps:
+        for each in _inside(step.attack, set()):
+            found[f"{each.__module__}.{each.__qualname__}"] = code_digest(each)
+    return ", ".join(f"{name.rpartition('.')[2]} {found[name]}" for name in sorted(found))
+
+
+def code_digest(thing: Callable[..., Any]) -> str:
+    """Twelve hex digits for a function's or a class's code, constants and defaults, and for the
+    functions and plain values of its own module and closure that it names."""
+    told = "\n".join(_code(thing, set()))
+    return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
+
+
+def _inside(thing: Any, seen: set[int]) -> Iterator[Any]:
+    """Functions and classes of users that an attack is made of."""
+    if id(thing) in seen or isinstance(thing, (nn.Module, OwnLoss, OwnAttack)):
+        return
+    seen.add(id(thing))
+    if isinstance(thing, FunctionType):
+        if _is_own(thing):
+            yield thing
+    elif isinstance(thing, MethodType):
+        yield from _inside(thing.__func__, seen)
+        yield from _inside(thing.__self__, seen)
+    elif isinstance(thing, partial):
+        for part in (thing.func, *thing.args, *thing.keywords.values()):
+            yield from _inside(part, seen)
+    elif isinstance(thing, Mapping):
+        for part in thing.values():
+            yield from _inside(part, seen)
+    elif isinstance(thing, (tuple, list)):
+        for part in thing:
+            yield from _inside(part, seen)
+    else:
+        if callable(thing) and _is_own(type(thing)):
+            yield type(thing)
+        if is_dataclass(thing):
+            for each in fields(thing):
+                yield from _inside(getattr(thing, each.name, None), seen)
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether a function or class is neither ours, nor Python's or PyTorch's."""
+    package = str(getattr(thing, "__module__", "")).partition(".")[0]
+    return package not in {"lrat", "torch", "builtins", "functools", "numpy"}
+
+
+def _code(thing: Any, seen: set[int]) -> Iterator[str]:
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, (staticmethod, classmethod)):
+        thing = thing.__func__
+    if isinstance(thing, property):
+        thing = thing.fget
+    if isinstance(thing, type):
+        for base in thing.__mro__:
+            for name, member in sorted(vars(base).items()) if _is_own(base) else ():
+                if isinstance(member, _PLAIN) and not name.startswith("__"):
+                    yield f"{name}={member!r}"
+                yield from _code(member, seen)
+    if not isinstance(thing, FunctionType):
+        return
+    yield from _of(thing.__code__)
+    cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+    named = [
+        thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__
+    ]
+    values = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *cells, *named)
+    for value in values:
+        if isinstance(value, _PLAIN):
+            yield repr(value)
+        elif isinstance(value, FunctionType) and _is_own(value):
+            yield from _code(value, seen)
+
+
+def _of(code: CodeType) -> Iterator[str]:
+    yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames}"
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _of(value)
+        elif isinstance(value, frozenset):
+            yield repr(sorted(map(repr, value)))
+        else:
+            yield repr(value)
+
+
+def _names(code: CodeType) -> list[str]:
+    """The names that a function and those inside it look up."""
+    inner = [
+        name for value in code.co_consts if isinstance(value, CodeType) for name in _names(value)
+    ]
+    return sorted({*code.co_names, *inner})
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
