@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from lrat.evaluation.suites import NATURAL
 from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
 Identity = dict[str, Any]
+Table = TypeVar("Table")
 PARTS, IMAGES = "outcomes", "images"
 IDENTITY, SUMMARY, EXTENT, NOTES = "identity.json", "summary.json", "extent.json", "notes.json"
 _MISSING = "(absent)"
@@ -68,21 +69,47 @@ def digest_of(index: npt.NDArray[np.int64]) -> str:
 
 def read_part(path: Path) -> Outcomes:
     """Raises ``RunFolderError`` that names a damaged file."""
-    try:
-        return Outcomes.from_columns(read_table(path))
-    except LratError as error:
-        raise RunFolderError(f"{path}: {error}") from None
-    except Exception as error:
-        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunFolderError(
-            f"{path} is damaged ({reason}): delete it and evaluate again, the rest is reused"
-        ) from None
+    cure = "delete it and evaluate again, the rest is reused"
+    return read_whole(path, lambda path: Outcomes.from_columns(read_table(path)), cure)
 
 
 def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
     return Outcomes.concatenate(read_part(path) for path in _parts(folder))
+
+
+def claim(
+    folder: Path, identity: Identity, *, what: str = "evaluation", cure: str | None = None
+) -> None:
+    """Begin ``folder`` under an identity, or find that it was begun under the same.
+
+    ``what`` it holds and the ``cure`` are for the error where it was not.
+
+    Raises ``RunFolderError`` that shows the difference for a folder of another identity, and for
+    one that holds outcomes without an identity.
+    """
+    if not _exists(folder / IDENTITY):
+        if _exists(folder / PARTS):
+            raise RunFolderError(f"{folder} holds outcomes but no {IDENTITY}: choose a new folder")
+        _write_first(folder / IDENTITY, identity)
+    # Also after writing it: another process may have been there first.
+    found = list(differences(read_json(folder / IDENTITY), identity))
+    if found:
+        raise RunFolderError(
+            f"{folder} belongs to another {what} ({'; '.join(found)}): {cure or _cure(folder)}"
+        )
+
+
+def read_whole(path: Path, read: Callable[[Path], Table], cure: str) -> Table:
+    """What ``read`` finds in a table's file; ``RunFolderError`` with ``cure`` for a damaged one."""
+    try:
+        return read(path)
+    except LratError as error:
+        raise RunFolderError(f"{path}: {error}; {cure}") from None
+    except Exception as error:
+        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunFolderError(f"{path} is damaged ({reason}): {cure}") from None
 
 
 def read_one_part(folder: Path, attack: str) -> Outcomes | None:
@@ -123,14 +150,7 @@ class OutcomeStore:
             if keep_images:
                 raise SettingError("keep_images needs a folder to write the images into")
             return OutcomeStore(folder=None)
-        if not _exists(folder / IDENTITY):
-            if _exists(folder / PARTS):
-                raise RunFolderError(
-                    f"{folder} holds outcomes but no {IDENTITY}: choose a new folder"
-                )
-            _claim(folder / IDENTITY, identity)
-        # Also after writing it: another process may have been there first.
-        _refuse_difference(folder, read_json(folder / IDENTITY), identity)
+        claim(folder, identity)
         rows = read_parts(folder)
         names = [str(name) for name in np.unique(rows.attack)]
         known = {name: rows.arranged([name]) for name in names}
@@ -230,7 +250,7 @@ def _exists(path: Path) -> bool:
         ) from None
 
 
-def _claim(path: Path, identity: Identity) -> None:
+def _write_first(path: Path, identity: Identity) -> None:
     """Write the identity of a new folder, unless another process did since we looked.
 
     A link, in contrast to a rename, does not replace what is there.
@@ -252,15 +272,11 @@ def _write_if_new(path: Path, value: Mapping[str, Any]) -> None:
         write_json(path, value)
 
 
-def _refuse_difference(folder: Path, stored: Identity, wanted: Identity) -> None:
-    found = list(differences(stored, wanted))
-    if not found:
-        return
-    attacked = [path for path in _parts(folder) if not path.name.startswith(f"{NATURAL}-")]
+def _cure(folder: Path) -> str:
     cure = "choose a new folder or repeat the old settings"
-    if not attacked:
-        cure = f"no attack has finished anything there, so delete it, or {cure}"
-    raise RunFolderError(f"{folder} belongs to another evaluation ({'; '.join(found)}): {cure}")
+    if all(path.name.startswith(f"{NATURAL}-") for path in _parts(folder)):
+        return f"no attack has finished anything there, so delete it, or {cure}"
+    return cure
 
 
 def differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 from lrat.acceleration import View
 from lrat.data import in_order, stratified_subset
-from lrat.errors import LratError, RunFolderError, SettingError
+from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.storage import read_json
+from lrat.evaluation.storage import claim, read_json, read_whole
 from lrat.evaluation.suites import Member
 from lrat.experiments import build, catalogue
 from lrat.experiments.folder import OFF, evaluated_choices, read_config
@@ -22,7 +22,7 @@ from lrat.reporting.figures import Drawn, security_curve_figure
 
 CURVES = "curves"
 FIGURES = "figures"
-_CURVE, _IMAGES, _IDENTITY = "curve.json", "images", "identity.json"
+_CURVE, _IMAGES = "curve.json", "images"
 _LIMIT_SEED = 0
 _BEYOND_TRAINED = 3
 _SHOWN_ROWS = 8
@@ -210,20 +210,8 @@ class _Store:
 
     def open(self, identity: Mapping[str, Any]) -> Brackets | None:
         """Begin the folder, or what is known there; ``RunFolderError`` for another identity."""
-        if not (self.folder / _IDENTITY).is_file():
-            write_json(self.folder / _IDENTITY, identity)
-            return None
-        stored = read_json(self.folder / _IDENTITY)
-        differing = [
-            f"{key}: {stored.get(key)} there, {identity.get(key)} here"
-            for key in sorted({*stored, *identity})
-            if stored.get(key) != identity.get(key)
-        ]
-        if differing:
-            raise RunFolderError(
-                f"{self.folder} holds another curve ({'; '.join(differing)}): remove it, or repeat "
-                "the old settings"
-            )
+        cure = "remove it, or repeat the old settings"
+        claim(self.folder, dict(identity), what="curve", cure=cure)
         found = [
             self.folder / f"{_IMAGES}{suffix}"
             for suffix in TABLE_SUFFIXES
@@ -240,14 +228,11 @@ class _Store:
 
 
 def _read_brackets(path: Path) -> Brackets:
-    try:
-        return Brackets.from_columns(read_table(path))
-    except LratError as error:
-        raise RunFolderError(f"{path}: {error}; remove it and measure again") from None
-    except Exception as error:
-        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunFolderError(f"{path} is damaged ({reason}): remove it and measure again") from None
+    return read_whole(
+        path,
+        lambda path: Brackets.from_columns(read_table(path)),
+        "remove it and measure again",
+    )
 
 
 def _side_by_side(curves: Mapping[str, Curve]) -> str:
