@@ -82,6 +82,16 @@ def test_the_caller_s_tensors_are_safe_from_writes() -> None:
     assert torch.equal(result.images, IMAGES + 0.05)
 
 
+def test_what_a_callable_raises_is_one_line_that_names_it() -> None:
+    def broken(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return images / (1 // 0)
+
+    with pytest.raises(SettingError, match=r"attack broken failed .*ZeroDivisionError") as error:
+        as_attack(broken)(nn.Flatten(), IMAGES, LABELS)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
+
+
 def test_the_gradients_of_the_caller_are_the_same_objects() -> None:
     def backward(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         model(images).sum().backward()
@@ -101,6 +111,7 @@ def test_python_s_and_numpy_s_random_states_follow_our_noise_and_come_back() -> 
     code = """
 import random, numpy, torch
 from lrat.attacks import as_attack
+from lrat.errors import SettingError
 def draws(model, images, labels):
     return images + (random.random() + numpy.random.rand() + torch.rand(())) / 3
 def fails(model, images, labels):
@@ -116,7 +127,7 @@ first, same, other = (
 assert torch.equal(first, same) and not torch.equal(first, other)
 try:
     as_attack(fails)(torch.nn.Flatten(), images, labels)
-except OSError:
+except SettingError:
     assert state() == before
     raise SystemExit(7)
 """

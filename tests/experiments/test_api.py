@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -264,6 +266,50 @@ def test_what_does_not_fit_is_one_line(
         lrat.fit(model, data, out=tmp_path / "run", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_values_of_another_kind_are_one_line(tmp_path: Path) -> None:
+    """In a process of its own, where no run-time type check comes first."""
+    code = """
+import torch, lrat
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+data = (torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
+common = dict(threat='linf:0.1')
+for call, change in (
+    (lrat.evaluate, dict(suite=None)),
+    (lrat.evaluate, dict(seed='a')),
+    (lrat.evaluate, dict(folder=5)),
+    (lrat.evaluate, dict(folder='taken')),
+    (lrat.evaluate, dict(acceleration='x')),
+    (lrat.evaluate, dict(model=model.forward)),
+    (lrat.check_masking, dict(model=model.forward)),
+    (lrat.fit, dict(model=model.forward)),
+    (lrat.fit, dict(out='taken')),
+):
+    options = {**common, **change}
+    try:
+        call(options.pop('model', model), data, **options)
+    except lrat.LratError as error:
+        print(error)
+"""
+    (tmp_path / "taken").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    starts = (
+        "suite=None: pass a name",
+        "seed='a': pass a whole number",
+        "folder 5: pass a path",
+        "taken is a file: name a folder",
+        "acceleration='x': pass 'auto' or 'off'",
+        "model=<bound method",
+        "model=<bound method",
+        "model=<bound method",
+        "taken is a file: name a folder",
+    )
+    lines = done.stdout.splitlines()
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == list(starts)
 
 
 def test_epsilon_in_pixel_units_is_refused() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import evaluating
 from lrat.attacks.base import Attack, Variant
-from lrat.errors import RegionViolationError, SettingError
+from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.randomness import NoiseLike, as_noise
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
@@ -66,7 +66,8 @@ class Foreign:
 
     The callable sees the model in eval mode and global random states (Python, numpy, torch) seeded
     from ``noise``; modes, gradients and random states come back as they were. With ``threat``
-    given, a result outside it raises ``RegionViolationError``.
+    given, a result outside it raises ``RegionViolationError``; what the callable raises becomes a
+    ``SettingError`` that names it.
     """
 
     function: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -97,7 +98,7 @@ class Foreign:
             _gradients_kept(model),
             torch.enable_grad(),
         ):
-            result = self.function(model, images.clone(), labels.clone())
+            result = self._called(model, images.clone(), labels.clone())
         if not isinstance(result, Tensor) or result.shape != images.shape:
             found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise SettingError(
@@ -113,6 +114,18 @@ class Foreign:
                     "check its epsilon and that it works on images in [0, 1]"
                 )
         return Variant(images=result)
+
+    def _called(self, model: nn.Module, images: Tensor, labels: Tensor) -> Any:
+        try:
+            return self.function(model, images, labels)
+        except LratError:
+            raise
+        except Exception as error:
+            cause = " ".join(f"{type(error).__name__} {error}".split())
+            raise SettingError(
+                f"the attack {self._name} failed on images {list(images.shape)} ({cause}): it is "
+                "called with (model, images, labels) and must return images"
+            ) from error
 
 
 def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:

@@ -1,11 +1,12 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -38,6 +39,7 @@ from lrat.threat import Ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
 from lrat.training.watch import Silent
 
+Acceleration: TypeAlias = Literal["auto", "off"]
 Data: TypeAlias = "tuple[Any, Any] | ImageData"
 _VALIDATION_ATTACK = "pgd-10"
 _BATCH = 256
@@ -68,7 +70,7 @@ def fit(
     augmentation: Any = None,
     seed: int = 0,
     out: Path | str | None = None,
-    acceleration: Literal["auto", "off"] = "auto",
+    acceleration: Acceleration = "auto",
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
@@ -84,6 +86,8 @@ def fit(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
+    _check(model, seed, acceleration)
+    folder = _folder(out)
     images = _images(data)
     ball = _ball(threat)
     objective, name = _objective(method, ball)
@@ -118,14 +122,14 @@ def fit(
         select_by=None if held is None else _VALIDATION_ATTACK,
         progress=progress or Silent(),
     )
-    with nullcontext() if out is None else locked(Path(out)):
+    with nullcontext() if folder is None else locked(folder):
         result = train(
             model,
             source,
             objective,
             optimisation,
             watch=watch,
-            storage=None if out is None else Storage(folder=Path(out), identity=identity),
+            storage=None if folder is None else Storage(folder=folder, identity=identity),
             view=lambda _: view,
             device=place,
         )
@@ -148,7 +152,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = _BATCH,
     folder: Path | str | None = None,
-    acceleration: Literal["auto", "off"] = "auto",
+    acceleration: Acceleration = "auto",
     device: torch.device | str | None = None,
     loss: LossLike | None = None,
     seconds: float | None = None,
@@ -169,6 +173,10 @@ def evaluate(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
+    _check(model, seed, acceleration)
+    place = _folder(folder)
+    if not isinstance(suite, str | Suite):
+        raise SettingError(f"suite={suite!r}: pass a name, a YAML file's path as text, or a Suite")
     images, ball = _images(data), _ball(threat)
     attacks = suite if isinstance(suite, Suite) else None
     name = "custom" if isinstance(suite, Suite) else suite
@@ -192,7 +200,7 @@ def evaluate(
             noise=noise,
         ),
         attacks=attacks,
-        folder=None if folder is None else Path(folder),
+        folder=place,
         device=_device(model, device),
     )
 
@@ -203,7 +211,7 @@ def check_masking(
     *,
     threat: Ball | str,
     seed: int = 0,
-    acceleration: Literal["auto", "off"] = "auto",
+    acceleration: Acceleration = "auto",
     device: torch.device | str | None = None,
 ) -> Panel:
     """Is the model's accuracy under attack real, or do the attacks fail? ``print(panel)``.
@@ -213,6 +221,7 @@ def check_masking(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
+    _check(model, seed, acceleration)
     images = stratified_subset(_images(data), PANEL_IMAGES, seed=0)
     build.check_fit(model, images)
     place = _device(model, device)
@@ -221,6 +230,31 @@ def check_masking(
     batch = images.batch(torch.arange(len(images))).to(place)
     seen = view if isinstance(view, View) else None
     return masking_panel(model, batch, _ball(threat), view=seen, seed=seed)
+
+
+def _check(model: Any, seed: Any, acceleration: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise SettingError(
+            f"model={' '.join(repr(model).split())}: pass an nn.Module; put a function into the "
+            "forward of one"
+        )
+    if not isinstance(seed, int):
+        raise SettingError(f"seed={seed!r}: pass a whole number")
+    if acceleration not in get_args(Acceleration):
+        known = " or ".join(map(repr, get_args(Acceleration)))
+        raise SettingError(f"acceleration={acceleration!r}: pass {known}")
+
+
+def _folder(place: Any) -> Path | None:
+    """Where results go; not yet made."""
+    if place is None:
+        return None
+    if not isinstance(place, str | os.PathLike):
+        raise SettingError(f"folder {place!r}: pass a path")
+    folder = Path(place)
+    if folder.exists() and not folder.is_dir():
+        raise SettingError(f"{folder} is a file: name a folder, new or of the same call before")
+    return folder
 
 
 def _images(data: Data) -> ImageData:
