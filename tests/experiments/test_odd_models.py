@@ -130,6 +130,7 @@ def test_a_model_without_gradients_is_one_line_and_square_alone_works() -> None:
     with pytest.raises(ModelError, match="gradient attacks cannot be used on it") as error:
         evaluate(model, suite=paper(THREAT))
     said(error)
+    assert "`attacks: {square: {attack: square}}`" in str(error.value)
     alone = custom(THREAT, {"square": Square(threat=THREAT, queries=20)})
     result = evaluate(model, suite=alone)
     assert result.accuracy == evaluate(trained("dense"), suite=alone).accuracy

@@ -194,8 +194,8 @@ def image_gradient(
             raise ModelError(
                 "the loss does not depend on the images differentiably (a detach, no_grad or "
                 "integer step in the model or the loss?): gradient attacks cannot be used on it; "
-                "evaluate with Square, which needs none, alone: a suite file of the two lines "
-                "`attacks:` and `  square: {attack: square}`"
+                "evaluate with Square, which needs none, alone: a suite file with the line "
+                "`attacks: {square: {attack: square}}`"
             )
         (gradient,) = torch.autograd.grad(losses.sum(), images)
     return gradient.float(), losses.detach(), logits.detach().float()
