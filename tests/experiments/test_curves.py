@@ -105,7 +105,9 @@ def test_other_contents_in_its_folder_are_refused(run: Path) -> None:
     folder = run / "curves" / FOLDER
     identity = json.loads((folder / "identity.json").read_text())
     (folder / "identity.json").write_text(json.dumps({**identity, "data": "others"}))
-    with pytest.raises(RunFolderError, match=r"another curve \(data: others there, .* here\): remove it, or"):
+    with pytest.raises(
+        RunFolderError, match=r"another curve \(data: others there, .* here\): remove it, or"
+    ):
         measure_curves([run], REQUEST)
     (folder / "identity.json").write_text(json.dumps(identity))
     (folder / "images.parquet").write_bytes(b"PAR1 and nothing more")

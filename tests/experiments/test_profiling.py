@@ -119,8 +119,10 @@ def test_an_evaluation_is_counted_as_the_evaluation_counts(run: Path) -> None:
     counted = passes(profile)
     assert counted["attack forward"] * 20 == outcomes.forwards[attacked].sum()
     assert counted["attack backward"] * 20 == outcomes.backwards[attacked].sum()
-    right = (~outcomes.fooled[~attacked]).sum()
-    assert counted["confirmation"] * 20 == 20 + 2 * right
+    right, standing = ((~outcomes.fooled[rows]).sum() for rows in (~attacked, attacked))
+    # The clean images twice, to see that the model answers alike; what each attack returned on the
+    # model, and what still stands once on the view, whose successes are confirmed.
+    assert counted["confirmation"] * 20 == 2 * 20 + 2 * right + standing
     assert set(profile.attacks) == {"pgd-20", "cw-20"}
     assert 0 < sum(profile.attacks.values()) < profile.seconds
 
@@ -133,7 +135,7 @@ def test_a_profile_without_acceleration(run: Path) -> None:
     assert plain.view == "the model itself"
     assert plain.activations == plain.plain_activations
     assert passes(plain).keys() == passes(fast).keys()
-    assert passes(plain)["confirmation"] == passes(fast)["confirmation"]
+    assert passes(plain)["confirmation"] < passes(fast)["confirmation"], "a view is looked at too"
 
 
 def test_slow_suites_are_measured_on_small_batches(run: Path) -> None:

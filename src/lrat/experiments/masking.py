@@ -22,7 +22,7 @@ IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
 small network."""
 PANEL = "masking.json"
-_VERSION = 2
+_VERSION = 3
 """Of the checks: what an earlier version said is not repeated."""
 
 

@@ -22,6 +22,7 @@ from lrat.attacks import (
     Restarts,
     Square,
 )
+from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.errors import ConfigurationError, SettingError, UnknownNameError
 from lrat.evaluation import Suite, custom
 from lrat.experiments.carried import transferred
@@ -29,7 +30,6 @@ from lrat.experiments.own_parts import loss_named, names_own, own_attack
 from lrat.threat import Ball
 
 _WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
-_MOST_TARGETS = 9
 
 
 def _number(value: Any) -> Any:
@@ -96,10 +96,10 @@ _KINDS: Mapping[str, _Kind] = {
     "pgd": _Kind(_stepping(PGD, steps=20), frozenset({"steps", "step_size", "start", "loss"}), {}),
     "cw": _Kind(_stepping(CW, steps=20), frozenset({"steps", "step_size", "start"}), {}),
     "fgsm": _Kind(FGSM, frozenset({"start"}), {}),
-    "apgd": _Kind(APGD, frozenset({"steps", "start", "loss", "targets"}), {"retire_every": 10}),
+    "apgd": _Kind(APGD, frozenset({"steps", "start", "loss", "targets"}), {"retire_every": RETIRE}),
     "saa": _Kind(SAA, frozenset({"steps", "targets"}), {}),
-    "fab": _Kind(FAB, frozenset({"steps", "targets", "loss"}), {"retire_every": 10}),
-    "square": _Kind(Square, frozenset({"queries", "loss"}), {"retire_every": 50}),
+    "fab": _Kind(FAB, frozenset({"steps", "targets", "loss"}), {"retire_every": RETIRE}),
+    "square": _Kind(Square, frozenset({"queries", "loss"}), {"retire_every": RETIRE_SQUARE}),
     "autoattack": _Kind(AutoAttack, frozenset(), {}),
 }
 
@@ -179,7 +179,7 @@ def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack
     if "loss" in given:
         given["loss"] = loss_named(given["loss"])
     if kind == "apgd" and "loss" in given and given["loss"].targeted:
-        given.setdefault("targets", _MOST_TARGETS)
+        given.setdefault("targets", MOST_TARGETS)
     try:
         return _wrapped(recipe.make(threat=ball, **recipe.defaults, **given), wrapping, ball)
     except SettingError as error:
