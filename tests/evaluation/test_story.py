@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import APGD, FAB, PGD, SAA, Cascade
-from lrat.errors import DataError
+from lrat.errors import DataError, SettingError
 from lrat.evaluation import Suite, custom, evaluate_suite
 from lrat.evaluation.story import AttackStory, tell_story
 from lrat.losses import logit_margin
@@ -177,7 +177,7 @@ def test_no_hook_is_left_after_an_error() -> None:
         raise ZeroDivisionError
 
     model, batch = one(0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SettingError, match="broken"):
         tell_story(model, batch, custom(BALL, {"broken": broken}))
     assert not model._forward_hooks
 

@@ -1,7 +1,7 @@
 """The demonstration's rows: trained and attacked in parallel worker processes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,7 +115,7 @@ def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator
         try:
             for number, row in enumerate(
                 in_workers(
-                    partial(_make_row, plan=plan, out=out),
+                    partial(_make_row, plan=plan, preset=plan.preset, out=out),
                     list(FORWARDS),
                     workers=workers,
                     stop=stop,
@@ -147,10 +147,10 @@ class _Quiet:
         return
 
 
-def _make_row(method: str, *, plan: Plan, out: Path) -> Row:
+def _make_row(method: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
     started = time.perf_counter()
     folder = out / method
-    config = load_config(row_settings(method, plan.preset))
+    config = load_config(row_settings(method, preset))
     run = train_run(config, folder, progress=_Quiet())
     plan.evaluate(folder)
     records = run.result.records
