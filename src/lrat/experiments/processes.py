@@ -165,11 +165,16 @@ class _Work:
         if fabric.global_rank > 0:
             logging.getLogger("lrat").setLevel(logging.ERROR)
         try:
-            return self._evaluate(fabric)
+            ended = self._evaluate(fabric)
         except LratError as error:
             if self.errors is not None:
                 self.errors.put(error)
             raise
+        if self.errors is not None:
+            # The threads of its connections must end before the process does: left to the end of
+            # the interpreter they now and then abort it.
+            torch.distributed.destroy_process_group()
+        return ended
 
     def _evaluate(self, fabric: Any) -> _Ended:
         rank, of = fabric.global_rank, fabric.world_size
