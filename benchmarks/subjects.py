@@ -75,5 +75,5 @@ def subjects(*, quick: bool) -> list[Subject]:
     return [
         subject("resnet-18, width 16", ResNet18(width=16), (3, 32, 32), 64, 5),
         subject("small-cnn, 28x28", SmallCNN(size=28), (1, 28, 28), 128, 15),
-        subject("resnet-18, width 64", ResNet18(width=64), (3, 32, 32), 8, 5),
+        subject("resnet-18, width 64", ResNet18(width=64), (3, 32, 32), 4, 5),
     ]
