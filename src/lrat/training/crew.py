@@ -1,0 +1,103 @@
+"""The processes that train one model together, as the engine sees them.
+
+Each holds the whole model and the whole source and takes its share of every batch, so that the
+images, their noise and the order are those of a single process; what differs is the order in which
+numbers are added up.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lrat.types import Batch
+
+
+@runtime_checkable
+class Crew(Protocol):
+    """One process among those that train together. All call the same methods in the same order.
+
+    ``rank`` counts from 0, the first one writes; ``size``: how many there are.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """What the loss calls: backward leaves gradients averaged over the processes, buffers
+        as they are. The parameters are ``model``'s own."""
+        ...
+
+    def quiet(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Inside, forward and backward of ``wrapped`` add up gradients without exchanging them."""
+        ...
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Everybody's ``values`` [N], of one length: [size, N] by rank."""
+        ...
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of everybody's ``values``, of one shape."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """The crew of a single process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def quiet(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def gather(self, values: Tensor) -> Tensor:
+        return values[None]
+
+    def mean(self, values: Tensor) -> Tensor:
+        return values
+
+    def barrier(self) -> None:
+        return
+
+
+def shares(batch: Batch, size: int) -> list[Batch]:
+    """The batch in ``size`` runs of neighbours that differ by at most one image; some may be empty.
+
+    In the order of ranks they are the batch again.
+    """
+    parts = zip(
+        batch.images.tensor_split(size),
+        batch.labels.tensor_split(size),
+        batch.index.tensor_split(size),
+        strict=True,
+    )
+    return [Batch(images=images, labels=labels, index=index) for images, labels, index in parts]
+
+
+def average_buffers(model: nn.Module, crew: Crew) -> None:
+    """Give all processes the mean of their floating-point buffers.
+
+    Each one's BatchNorm saw its own share. With the mean after every step the processes stay the
+    same model, and a checkpoint of the first one is a checkpoint of all.
+    """
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if crew.size == 1 or not buffers:
+        return
+    with torch.no_grad():
+        together = crew.mean(torch.cat([buffer.flatten().float() for buffer in buffers]))
+        sizes = [buffer.numel() for buffer in buffers]
+        for buffer, value in zip(buffers, together.split(sizes), strict=True):
+            buffer.copy_(value.view_as(buffer))
