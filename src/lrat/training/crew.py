@@ -99,5 +99,5 @@ def average_buffers(model: nn.Module, crew: Crew) -> None:
     with torch.no_grad():
         together = crew.mean(torch.cat([buffer.flatten().float() for buffer in buffers]))
         sizes = [buffer.numel() for buffer in buffers]
-        for buffer, value in zip(buffers, together.split(sizes), strict=True):
+        for buffer, value in zip(buffers, torch.split(together, sizes), strict=True):
             buffer.copy_(value.view_as(buffer))

@@ -19,13 +19,13 @@ _PASSES = tuple(vars(Passes()))
 class Exchanged:
     """A step as one process would know it: its batches in shares, and an output for each.
 
-    ``asked`` [] is above 0 where somebody asked the run to stop.
+    ``asked`` [] is above 0 where somebody was asked to stop; None for a single process.
     """
 
     batches: Sequence[Batch]
     outputs: Sequence[ObjectiveOutput]
     passes: Passes
-    asked: Tensor
+    asked: Tensor | None
 
 
 def empty(output: ObjectiveOutput) -> ObjectiveOutput:
@@ -59,10 +59,12 @@ def exchange(
     device = batches[0].images.device
     rows = [math.ceil(len(batch) / crew.size) for batch in batches]
     packed = [_packed(output, count) for output, count in zip(outputs, rows, strict=True)]
-    counts = [float(getattr(passes, name)) for name in _PASSES]
-    told = torch.tensor([*counts, float(asked)], dtype=torch.float64, device=device)
+    numbers = [*(getattr(passes, name) for name in _PASSES), float(asked)]
+    told = torch.stack(
+        [torch.as_tensor(number, dtype=torch.float64, device=device) for number in numbers]
+    )
     everybody = crew.gather(torch.cat([told, *packed]))
-    told, *blocks = everybody.split([len(told), *map(len, packed)], dim=1)
+    told, *blocks = torch.split(everybody, [len(told), *map(len, packed)], dim=1)
     found: list[tuple[Batch, ObjectiveOutput]] = []
     for batch, output, count, block in zip(batches, outputs, rows, blocks, strict=True):
         for share, values in zip(shares(batch, crew.size), block, strict=True):

@@ -28,12 +28,13 @@ class TermRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """Images sent forward and gradients sent back; tensors where only the attacks know."""
+    """Images sent forward and gradients sent back; tensors where only the attacks know, or other
+    processes."""
 
     attack_forwards: int | Tensor = 0
     attack_backwards: int | Tensor = 0
-    update_forwards: int = 0
-    update_backwards: int = 0
+    update_forwards: int | Tensor = 0
+    update_backwards: int | Tensor = 0
 
     def __add__(self, other: "Passes") -> "Passes":
         return Passes(
@@ -49,7 +50,9 @@ class StepOutcome:
     """One optimiser step over one or several batches; tensors detached, on the step's device.
 
     ``loss``: total / normalizer of the step. ``correct`` [B] as the objective told it;
-    ``fallbacks`` is 1 where it fell back to uniform weights in any of the batches.
+    ``fallbacks`` is 1 where it fell back to uniform weights in any of the batches. ``skipped``: its
+    loss or gradient was NaN or infinite, so that it changed nothing. ``asked``: one of several
+    processes was asked to stop. Of several processes each has the outcome of the whole step.
     """
 
     loss: Scalar
@@ -58,6 +61,8 @@ class StepOutcome:
     correct: Tensor | None
     fallbacks: Scalar | None
     passes: Passes
+    skipped: bool = False
+    asked: bool = False
 
 
 def summed(values: Sequence[Tensor]) -> Tensor:

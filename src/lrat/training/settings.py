@@ -32,7 +32,9 @@ class Optimisation:
     .6, epoch 60 is the first at the lower rate (index 59 counted from 0). The first epoch always
     has the full rate, however short the schedule.
     ``clip``: largest gradient norm, None for no clipping. ``accumulate``: batches of the source
-    that make one step. ``seed``: the root of all noise. Raises ``SettingError``.
+    that make one step. ``non_finite``: what a step does whose loss or gradient is NaN or
+    infinite: ``"stop"`` the run, or ``"skip"`` the step. ``seed``: the root of all noise. Raises
+    ``SettingError``.
     """
 
     epochs: int
@@ -44,6 +46,7 @@ class Optimisation:
     drops: Mapping[float, float] = field(default_factory=_paper_drops)
     clip: float | None = None
     accumulate: int = 1
+    non_finite: str = "stop"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +80,12 @@ class Optimisation:
             "the largest gradient norm must be > 0, or None for no clipping",
         )
         _refuse(self.accumulate < 1, "accumulate", self.accumulate, "must be at least 1 batch")
+        _refuse(
+            self.non_finite not in {"stop", "skip"},
+            "non_finite",
+            self.non_finite,
+            "choose 'stop' or 'skip'",
+        )
         object.__setattr__(self, "drops", dict(self.drops))
 
     @property

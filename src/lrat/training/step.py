@@ -1,7 +1,7 @@
 """One step: attack, score, check, update."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,8 @@ from lrat.errors import NonFiniteError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
+from lrat.training.crew import Alone, Crew, average_buffers, shares
+from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed, traced
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
@@ -31,11 +33,11 @@ class Refreshable(Protocol):
 class Stepper:
     """Takes one optimiser step from one or several batches.
 
-    Gradients of the objective's totals add up over the batches and are divided once by the summed
-    normalizer, so that several small batches weigh exactly as one large batch does; also where
-    some have no weight at all: what stood in for it is taken back when a later batch has some. The
-    loss is looked at before the weights change: one host synchronisation per step, none elsewhere.
-    A context manager, for the hooks that count passes.
+    Gradients of the objective's totals add up over the batches and the processes of ``crew`` and
+    are divided once by the summed normalizer, so that several small batches weigh exactly as one
+    large batch does; also where some have no weight at all: what stood in for it is taken back when
+    a later batch has some. Loss and gradient are looked at before the weights change: one host
+    synchronisation per step, none elsewhere. A context manager, for the hooks that count passes.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         optimisation: Optimisation,
         memory: dict[str, Tensor],
+        crew: Crew | None = None,
     ) -> None:
         self.memory = memory
         self._model = model
+        self._crew = Alone() if crew is None else crew
+        self._scored = self._crew.wrap(model)
         self._view = view
         self._objective = objective
         self._optimizer = optimizer
@@ -67,32 +72,58 @@ class Stepper:
     def __exit__(self, *error: object) -> None:
         self._hooks.close()
 
-    def __call__(self, batches: Sequence[Batch], *, epoch: int, step: int) -> StepOutcome:
+    def __call__(
+        self, batches: Sequence[Batch], *, epoch: int, step: int, asked: bool = False
+    ) -> StepOutcome:
         """Update the weights from ``batches``; ``epoch`` and ``step`` count from 0.
 
-        Raises ``NonFiniteError`` before the update if the loss is NaN or infinite.
+        ``batches`` are the whole ones in each process; ``asked``: whether this process was asked to
+        stop, which all of them learn. Raises ``NonFiniteError`` before the update if the loss or
+        the gradient is NaN or infinite, unless such steps are to be skipped.
         """
         outputs: list[ObjectiveOutput] = []
         passes = Passes()
+        undo = _Undo(self._model, self.memory) if self._optimisation.non_finite == "skip" else None
         self._optimizer.zero_grad(set_to_none=True)
         if isinstance(self._view, Refreshable):
             self._view.refresh()
-        with own_randomness(self._optimisation.seed, epoch, step, batches[0].images.device):
-            for batch in batches:
-                context = self._context(batch, epoch, outputs)
-                variants, attack_passes = self._attack(batch, context)
-                output, update_passes = self._score(batch, variants, context)
+        with self._randomness(epoch, step, batches[0].images.device):
+            for number, batch in enumerate(batches, 1):
+                with self._exchanging(last=number == len(batches)):
+                    output, needed = self._share_of(batch, epoch, outputs)
                 outputs.append(output)
-                passes = passes + attack_passes + update_passes
-            outputs = settled(outputs)
-            loss = self._update(outputs, epoch, step)
-        return merge(batches, outputs, loss, passes)
+                passes = passes + needed
+            known = self._told(batches, outputs, passes, asked)
+            outputs = settled(known.outputs)
+            loss, finite, stop = self._judge(outputs, known.asked)
+            if finite:
+                self._optimizer.step()
+                average_buffers(self._model, self._crew)
+            elif undo is None:
+                raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs, loss)}")
+            else:
+                undo()
+        outcome = merge(known.batches, outputs, loss, known.passes)
+        return replace(outcome, skipped=not finite, asked=stop)
+
+    def _share_of(
+        self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]
+    ) -> tuple[ObjectiveOutput, Passes]:
+        """Attack and score this process's share of a batch, and go backward."""
+        own = shares(batch, self._crew.size)[self._crew.rank] if self._crew.size > 1 else batch
+        idle = len(own) == 0
+        own = shares(batch, len(batch))[0] if idle else own
+        context = self._context(own, epoch, before)
+        variants, attack_passes = self._attack(own, context)
+        output, update_passes = self._score(own, variants, context, idle=idle)
+        return output, Passes() if idle else attack_passes + update_passes
 
     def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
         return StepContext(
             epoch=epoch,
             progress=self._optimisation.progress(epoch),
             noise=Keyed(keys(self._optimisation.seed, batch.index)).child(epoch),
+            mean_across_processes=self._crew.mean,
             weighed=_weighed(before[-1]) if before else None,
             memory=self.memory,
         )
@@ -112,9 +143,12 @@ class Stepper:
         batch: Batch,
         variants: Mapping[str, Variant],
         context: StepContext,
+        *,
+        idle: bool,
     ) -> tuple[ObjectiveOutput, Passes]:
         before = self._update_passes.read()
-        output = self._objective.loss(self._model, batch, variants, context)
+        output = self._objective.loss(self._scored, batch, variants, context)
+        output = empty(output) if idle else output
         if context.weighed is not None:
             self._take_back(_weighed(output), context.weighed)
         output.total.backward()  # type: ignore[no-untyped-call]
@@ -130,18 +164,44 @@ class Stepper:
             if value.grad is not None:
                 value.grad.masked_fill_(first, 0)
 
-    def _update(self, outputs: Sequence[ObjectiveOutput], epoch: int, step: int) -> Tensor:
+    def _told(
+        self,
+        batches: Sequence[Batch],
+        outputs: Sequence[ObjectiveOutput],
+        passes: Passes,
+        asked: bool,
+    ) -> Exchanged:
+        """The step as all processes together know it."""
+        if self._crew.size > 1:
+            return exchange(self._crew, batches, outputs, passes, asked=asked)
+        return Exchanged(batches=batches, outputs=outputs, passes=passes, asked=None)
+
+    def _judge(
+        self, outputs: Sequence[ObjectiveOutput], asked: Tensor | None
+    ) -> tuple[Tensor, bool, bool]:
+        """Scale and clip the gradient; the loss, whether both are finite, who asked to stop."""
         normalizer = summed([output.normalizer.detach() for output in outputs])
         loss = summed([output.total.detach() for output in outputs]) / normalizer
         gradients = [value.grad for value in self._parameters if value.grad is not None]
+        finite = torch.isfinite(loss)
         if gradients:
-            torch._foreach_mul_(gradients, 1 / normalizer)
-        if not torch.isfinite(loss).item():
-            raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs)}")
-        if self._optimisation.clip is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._optimisation.clip)
-        self._optimizer.step()
-        return loss
+            torch._foreach_mul_(gradients, self._crew.size / normalizer)
+            norm = nn.utils.get_total_norm(gradients)
+            finite = finite & torch.isfinite(norm)
+            if self._optimisation.clip is not None:
+                nn.utils.clip_grads_with_norm_(self._parameters, self._optimisation.clip, norm)
+        told = torch.stack([finite, torch.zeros_like(finite) if asked is None else asked > 0])
+        good, stop = told.tolist()
+        return loss, good, stop
+
+    def _exchanging(self, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once per step, with those of the last batch."""
+        return nullcontext() if last else self._crew.quiet(self._scored)
+
+    def _randomness(
+        self, epoch: int, step: int, device: torch.device
+    ) -> AbstractContextManager[None]:
+        return own_randomness(self._optimisation.seed, epoch, step, device, self._crew.rank)
 
 
 def _weighed(output: ObjectiveOutput) -> Tensor | None:
@@ -173,13 +233,15 @@ def _where(counts: Tensor, output: ObjectiveOutput) -> ObjectiveOutput:
 
 
 @contextmanager
-def own_randomness(seed: int, epoch: int, step: int, device: torch.device) -> Iterator[None]:
-    """Torch's global random state set from (seed, epoch, step) inside, and put back afterwards.
+def own_randomness(
+    seed: int, epoch: int, step: int, device: torch.device, rank: int = 0
+) -> Iterator[None]:
+    """Torch's global random state set from (seed, epoch, step, rank) inside, and put back after.
 
     Nothing in this package draws from it, but dropout and the like in a user's model do: so they
     too draw the same numbers when a run continues at this step, and leave no trace outside.
     """
-    number = int(keys(seed, torch.tensor((epoch << 32) + step)))
+    number = int(keys(seed, torch.tensor((epoch << 32) + step))) + rank
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(number)
@@ -189,7 +251,7 @@ def own_randomness(seed: int, epoch: int, step: int, device: torch.device) -> It
         yield
 
 
-def _blame(outputs: Sequence[ObjectiveOutput]) -> str:
+def _blame(outputs: Sequence[ObjectiveOutput], loss: Tensor) -> str:
     """The first record that is not what it must be, in words, with the cure."""
     for output in outputs:
         for name, values in output.per_example.items():
@@ -199,6 +261,23 @@ def _blame(outputs: Sequence[ObjectiveOutput]) -> str:
             if kind in KINDS and not torch.isfinite(values).all():
                 cure = _WEIGHTS if kind == "weight" else _DIVERGED
                 return f"the {kind} of term {term!r} became NaN or infinite: {cure}"
+    if torch.isfinite(loss):
+        return f"the gradient (though not the loss) became NaN or infinite: {_DIVERGED}"
     if all(torch.isfinite(output.total) for output in outputs):
         return f"the normalizer is 0, so that the loss became NaN or infinite: {_DIVERGED}"
     return f"the loss (though no term alone) became NaN or infinite: {_DIVERGED}"
+
+
+class _Undo:
+    """Takes back what a step that is skipped left in buffers (BatchNorm's) and in the memory."""
+
+    def __init__(self, model: nn.Module, memory: dict[str, Tensor]) -> None:
+        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._memory = memory
+        self._held = {name: value.clone() for name, value in memory.items()}
+
+    def __call__(self) -> None:
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
+        self._memory.clear()
+        self._memory.update(self._held)
