@@ -9,8 +9,10 @@ LratError
 ├── NonFiniteError                 a loss or logits that became NaN or infinite
 ├── RegionViolationError           an attack's result outside its region
 ├── CheckpointError                a damaged or foreign checkpoint
+├── MemoryShortError               a batch that does not fit; names the largest that does
 ├── RunFolderError                 a run folder that cannot be used as asked
 └── Interrupted                    a run that was stopped and has saved itself
+    └── Paused                     as it was told to beforehand, after so many minutes
 """
 
 import difflib
@@ -68,9 +70,17 @@ class CheckpointError(LratError):
     """A checkpoint that is damaged or belongs to something else."""
 
 
+class MemoryShortError(LratError):
+    """A batch that does not fit into memory; names the largest that does."""
+
+
 class RunFolderError(LratError):
     """A run folder that cannot be used as asked."""
 
 
 class Interrupted(LratError):  # noqa: N818 - a control signal, not a fault
     """A run that was asked to stop and has saved its state; the same command continues it."""
+
+
+class Paused(Interrupted):
+    """A run that has reached the time it was given and has saved its state."""

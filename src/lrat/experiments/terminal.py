@@ -42,8 +42,9 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
         f"  held-out {name} {_percent(value)}" for name, value in record.validation.items()
     )
     monitored = "".join(f"  {name} {_percent(value)}" for name, value in record.monitor.items())
+    loss = "–" if record.loss is None else f"{record.loss:.4f}"
     return (
-        f"epoch {record.epoch}/{epochs}  loss {record.loss:.4f}  "
+        f"epoch {record.epoch}/{epochs}  loss {loss}  "
         f"robust {_percent(record.robust_accuracy)}  clean {_percent(record.clean_accuracy)}"
         f"{held_out}{monitored}  {record.images_per_second:.0f} images/s"
     )

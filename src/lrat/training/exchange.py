@@ -19,7 +19,7 @@ _PASSES = tuple(vars(Passes()))
 class Exchanged:
     """A step as one process would know it: its batches in shares, and an output for each.
 
-    ``asked`` [] is above 0 where somebody was asked to stop; None for a single process.
+    ``asked`` []: how urgently somebody was asked to stop; None for a single process.
     """
 
     batches: Sequence[Batch]
@@ -49,7 +49,7 @@ def exchange(
     outputs: Sequence[ObjectiveOutput],
     passes: Passes,
     *,
-    asked: bool,
+    asked: int,
 ) -> Exchanged:
     """Everybody's outputs, by batch and then by rank. ``outputs``: of this process's shares.
 
@@ -75,7 +75,7 @@ def exchange(
         batches=[share for share, _ in found],
         outputs=[output for _, output in found],
         passes=Passes(**dict(zip(_PASSES, totals, strict=False))),
-        asked=totals[-1],
+        asked=told[:, -1].amax(),
     )
 
 

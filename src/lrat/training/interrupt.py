@@ -10,8 +10,12 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from lrat.errors import SettingError
+
 _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PLANNED, SIGNALLED = 1, 2
+"""How urgent a stop is; 0: none is asked for."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -23,16 +27,19 @@ class StopNow(BaseException):
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, and by which signal."""
+    """Whether somebody asked the run to stop, and by what: a signal, or the end of its time."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.urgency = 0
 
     def __bool__(self) -> bool:
         return self.reason is not None
 
-    def ask(self, reason: str) -> None:
-        self.reason = reason
+    def ask(self, reason: str, *, urgency: int = SIGNALLED) -> None:
+        """Ask; what is more urgent comes instead of what was asked before."""
+        if urgency > self.urgency:
+            self.reason, self.urgency = reason, urgency
 
 
 def _warn(reason: str) -> None:
@@ -79,6 +86,24 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
         yield request
     finally:
         restore()
+
+
+@contextmanager
+def stopping_after(minutes: float | None, stop: StopRequest) -> Iterator[None]:
+    """Inside, ``stop`` is asked for after so many minutes; None: never. Raises ``SettingError``."""
+    if minutes is None:
+        yield
+        return
+    if not 0 < minutes <= threading.TIMEOUT_MAX / 60:
+        raise SettingError(f"max_minutes={minutes!r}: give the run some time, above 0 minutes")
+    reason = f"its limit of {minutes:g} minutes"
+    timer = threading.Timer(60 * minutes, lambda: stop.ask(reason, urgency=PLANNED))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,22 @@ TIMES = ("seconds", "evaluation_seconds", "images_per_second")
 class EpochRecord:
     """One line of ``metrics.jsonl``. Accuracies are fractions of 1.
 
-    ``epoch`` counts from 1. ``loss``: mean over images. ``terms``: per term ``loss``,
-    ``weight_mean``, ``weight_min``, ``weight_max`` (raw weights), ``share`` (mean coefficient;
-    1 is all of the loss), ``effective_sample_size`` (see ``effective_sample_size``, mean over
+    ``epoch`` counts from 1. ``lr``: of its last step. ``loss``: mean over images. ``terms``: per
+    term ``loss``, ``weight_mean``, ``weight_min``, ``weight_max`` (raw weights), ``share`` (mean
+    coefficient; 1 is all of the loss), ``effective_sample_size`` (see the function, mean over
     steps). ``fallbacks``: steps in which all weights were 0. ``robust_accuracy``: of the training
     forward on the first variant; ``clean_accuracy``: on the fixed subset, in eval mode.
+    ``skipped``: steps that changed nothing, as their loss or gradient was not finite (the other
+    numbers are of the others). ``average``: ``clean_accuracy`` and what validation and monitor gave
+    (``validation/NAME``, ``monitor/NAME``) with the averaged weights. ``probe``: accuracy under a
+    stronger attack on some training images. ``notices``: what guards said.
     ``passes``: per image, ``attack_`` and ``update_`` ``forwards`` and ``backwards``.
     ``seconds`` of the steps, ``evaluation_seconds`` of everything at the end of the epoch.
     """
 
     epoch: int
     lr: float
-    loss: float
+    loss: float | None
     steps: int
     images: int
     terms: Mapping[str, Mapping[str, float | None]]
@@ -43,6 +47,10 @@ class EpochRecord:
     passes: Mapping[str, float | None] = field(default_factory=dict)
     validation: Mapping[str, float | None] = field(default_factory=dict)
     monitor: Mapping[str, float | None] = field(default_factory=dict)
+    average: Mapping[str, float | None] = field(default_factory=dict)
+    probe: Mapping[str, float | None] = field(default_factory=dict)
+    skipped: int = 0
+    notices: Sequence[Mapping[str, str]] = ()
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
     images_per_second: float = 0.0
@@ -53,7 +61,8 @@ class EpochRecord:
 
     @classmethod
     def from_json(cls, line: str) -> "EpochRecord":
-        return cls(**json.loads(line))
+        values = json.loads(line)
+        return cls(**values | {"notices": tuple(values.get("notices", ()))})
 
 
 def _finite(value: Any) -> Any:
@@ -79,6 +88,7 @@ class EpochSums:
     def __init__(self, device: torch.device) -> None:
         self.steps = 0
         self.images = 0
+        self.skipped = 0
         self.seconds = 0.0
         self._device = device
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -91,10 +101,13 @@ class EpochSums:
         count = outcome.images
         self.steps += 1
         self.images += count
-        self._mean("loss", outcome.loss * count, count)
-        self._mean("fallbacks", 0 if outcome.fallbacks is None else outcome.fallbacks, 1)
         for name, passed in vars(outcome.passes).items():
             self._mean(f"passes/{name}", passed, count)
+        if outcome.skipped:
+            self.skipped += 1
+            return
+        self._mean("loss", outcome.loss * count, count)
+        self._mean("fallbacks", 0 if outcome.fallbacks is None else outcome.fallbacks, 1)
         if outcome.correct is not None:
             self._mean("correct", outcome.correct.sum(), len(outcome.correct))
         for term, rows in outcome.terms.items():
@@ -133,11 +146,12 @@ class EpochSums:
         return EpochRecord(
             epoch=epoch + 1,
             lr=lr,
-            loss=values["loss"],
+            loss=values.get("loss"),
             steps=self.steps,
             images=self.images,
+            skipped=self.skipped,
             terms=terms,
-            fallbacks=round(values["fallbacks"] * self.steps),
+            fallbacks=round(values.get("fallbacks", 0) * (self.steps - self.skipped)),
             robust_accuracy=values.get("correct"),
             passes={
                 name.removeprefix("passes/"): value
@@ -161,6 +175,7 @@ class EpochSums:
         return {
             "steps": self.steps,
             "images": self.images,
+            "skipped": self.skipped,
             "seconds": self.seconds,
             "sums": dict(self._sums),
             "counts": dict(self._counts),
@@ -170,6 +185,7 @@ class EpochSums:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         self.images = state["images"]
+        self.skipped = state.get("skipped", 0)  # absent in older checkpoints
         self.seconds = state["seconds"]
         self._counts = dict(state["counts"])
         self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}

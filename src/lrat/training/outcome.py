@@ -51,8 +51,8 @@ class StepOutcome:
 
     ``loss``: total / normalizer of the step. ``correct`` [B] as the objective told it;
     ``fallbacks`` is 1 where it fell back to uniform weights in any of the batches. ``skipped``: its
-    loss or gradient was NaN or infinite, so that it changed nothing. ``asked``: one of several
-    processes was asked to stop. Of several processes each has the outcome of the whole step.
+    loss or gradient was NaN or infinite, so that it changed nothing. ``asked``: how urgently one
+    of several processes was asked to stop. Each of them has the outcome of the whole step.
     """
 
     loss: Scalar
@@ -62,7 +62,7 @@ class StepOutcome:
     fallbacks: Scalar | None
     passes: Passes
     skipped: bool = False
-    asked: bool = False
+    asked: int = 0
 
 
 def summed(values: Sequence[Tensor]) -> Tensor:

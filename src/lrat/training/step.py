@@ -73,13 +73,13 @@ class Stepper:
         self._hooks.close()
 
     def __call__(
-        self, batches: Sequence[Batch], *, epoch: int, step: int, asked: bool = False
+        self, batches: Sequence[Batch], *, epoch: int, step: int, asked: int = 0
     ) -> StepOutcome:
         """Update the weights from ``batches``; ``epoch`` and ``step`` count from 0.
 
-        ``batches`` are the whole ones in each process; ``asked``: whether this process was asked to
-        stop, which all of them learn. Raises ``NonFiniteError`` before the update if the loss or
-        the gradient is NaN or infinite, unless such steps are to be skipped.
+        ``batches`` are the whole ones in each process; ``asked``: how urgently this process was
+        asked to stop, which all of them learn. Raises ``NonFiniteError`` before the update if the
+        loss or the gradient is NaN or infinite, unless such steps are to be skipped.
         """
         outputs: list[ObjectiveOutput] = []
         passes = Passes()
@@ -169,7 +169,7 @@ class Stepper:
         batches: Sequence[Batch],
         outputs: Sequence[ObjectiveOutput],
         passes: Passes,
-        asked: bool,
+        asked: int,
     ) -> Exchanged:
         """The step as all processes together know it."""
         if self._crew.size > 1:
@@ -178,7 +178,7 @@ class Stepper:
 
     def _judge(
         self, outputs: Sequence[ObjectiveOutput], asked: Tensor | None
-    ) -> tuple[Tensor, bool, bool]:
+    ) -> tuple[Tensor, bool, int]:
         """Scale and clip the gradient; the loss, whether both are finite, who asked to stop."""
         normalizer = summed([output.normalizer.detach() for output in outputs])
         loss = summed([output.total.detach() for output in outputs]) / normalizer
@@ -190,9 +190,9 @@ class Stepper:
             finite = finite & torch.isfinite(norm)
             if self._optimisation.clip is not None:
                 nn.utils.clip_grads_with_norm_(self._parameters, self._optimisation.clip, norm)
-        told = torch.stack([finite, torch.zeros_like(finite) if asked is None else asked > 0])
-        good, stop = told.tolist()
-        return loss, good, stop
+        told = [finite] if asked is None else [finite, asked]
+        good, *urgency = torch.stack([value.float() for value in told]).tolist()
+        return loss, bool(good), int(sum(urgency))
 
     def _exchanging(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once per step, with those of the last batch."""

@@ -52,8 +52,8 @@ class Keeper(Protocol):
         """Bring ``state`` to where an earlier process left the run, if there was one."""
         ...
 
-    def add(self, outcome: StepOutcome, *, epoch: int) -> None:
-        """A step of this epoch (from 1) was taken."""
+    def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
+        """A step was taken: ``state`` stands after it."""
         ...
 
     def epoch_ended(self, state: RunState) -> None:
@@ -70,9 +70,10 @@ class Keeper(Protocol):
 
 
 class FolderKeeper:
-    """Keeps a run in its folder."""
+    """Keeps a run in its folder; one of several processes ``writes``, the others only read."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, writes: bool = True) -> None:
+        self._writes = writes
         self.where = f"saved in {storage.folder}: the same command continues it"
         self._checkpoints = storage.checkpoints()
         self._metrics = MetricsFile(storage.folder / "metrics.jsonl")
@@ -83,18 +84,24 @@ class FolderKeeper:
         if saved is not None:
             state.load_state_dict(saved)
             self._recorder.load_state_dict(saved["recorder"])
-        self._metrics.rewrite(record.to_json() for record in state.records)
+        if self._writes:
+            self._metrics.rewrite(record.to_json() for record in state.records)
 
-    def add(self, outcome: StepOutcome, *, epoch: int) -> None:
-        self._recorder.add(outcome, epoch=epoch)
+    def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
+        if self._writes and not outcome.skipped:
+            self._recorder.add(outcome, epoch=state.epoch + 1)
 
     def epoch_ended(self, state: RunState) -> None:
+        if not self._writes:
+            return
         # The checkpoint comes last: what a kill leaves in the other files is then written again.
         self._metrics.append(state.records[-1].to_json())
         self._recorder.write(epoch=state.epoch)
         self.save(state)
 
     def save(self, state: RunState) -> None:
+        if not self._writes:
+            return
         self._checkpoints.save(
             {**state.state_dict(), "recorder": self._recorder.state_dict()},
             epoch=state.epoch,
@@ -118,7 +125,7 @@ class MemoryKeeper:
     def resume(self, state: RunState) -> None:
         return
 
-    def add(self, outcome: StepOutcome, *, epoch: int) -> None:
+    def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
         return
 
     def epoch_ended(self, state: RunState) -> None:

@@ -53,6 +53,52 @@ class Speaker(Protocol):
     def say(self, line: str) -> None: ...
 
 
+@runtime_checkable
+class Tracker(Protocol):
+    """Told of every epoch, for curves elsewhere; one that raises is left out from then on."""
+
+    def begin(self, records: Sequence[EpochRecord]) -> None:
+        """Training starts; ``records`` of the epochs that were done before, of a continued run."""
+        ...
+
+    def on_epoch(self, record: EpochRecord) -> None: ...
+
+    def end(self) -> None:
+        """Training ended, finished or not."""
+        ...
+
+
+class Trackers:
+    """Calls trackers; a context manager around the training. What one breaks stays its own."""
+
+    def __init__(self, trackers: Sequence[Tracker], records: Sequence[EpochRecord]) -> None:
+        self._trackers = list(trackers)
+        self._records = records
+
+    def __enter__(self) -> "Trackers":
+        self._each(lambda tracker: tracker.begin(self._records))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._each(lambda tracker: tracker.end())
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        self._each(lambda tracker: tracker.on_epoch(record))
+
+    def _each(self, call: Callable[[Tracker], object]) -> None:
+        for tracker in tuple(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                _logger.warning(
+                    "tracker %s failed (%s): training goes on without it",
+                    type(tracker).__name__,
+                    reason,
+                )
+
+
 def tell(progress: Progress, line: str, *, level: int) -> None:
     """Have the progress say it, or log it at ``level`` where it cannot speak."""
     if isinstance(progress, Speaker):
@@ -79,7 +125,8 @@ class Watch:
     ``validate``: measured on held-out images after each epoch; ``select_by`` names the value that
     picks the epoch (the largest; the earlier one of equals), None picks the last epoch.
     ``monitor``: measured every ``monitor_every`` epochs and after the last, recorded, and never
-    used to select. Raises ``SettingError``.
+    used to select. ``probe``: a stronger attack on a few training images, measured after each epoch
+    for guards. ``trackers``: told of every epoch. Raises ``SettingError``.
     """
 
     clean: Sequence[Batch] = ()
@@ -87,6 +134,8 @@ class Watch:
     select_by: str | None = None
     monitor: Measure | None = None
     monitor_every: int = 1
+    probe: Measure | None = None
+    trackers: Sequence[Tracker] = ()
     progress: Progress = field(default_factory=Silent)
 
     def __post_init__(self) -> None:
