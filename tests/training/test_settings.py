@@ -44,7 +44,7 @@ def test_a_short_schedule_starts_at_the_full_rate(epochs: int, rates: list[float
     ],
 )
 def test_refuses_in_one_line(wrong: dict[str, float]) -> None:
-    with pytest.raises(SettingError, match=r"^Optimisation\(.*\): [^\n]*$"):
+    with pytest.raises(SettingError, match=r"^(Optimisation|Piecewise)\(.*\): [^\n]*$"):
         Optimisation(**wrong)
 
 

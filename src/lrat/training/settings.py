@@ -3,17 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from lrat.errors import ModelError, SettingError
+from lrat.printing import as_call
+from lrat.training.averaging import WeightAverage, check_decay
+from lrat.training.decay import split_by_decay
+from lrat.training.precision import Precision
+from lrat.training.schedules import Piecewise, Schedule, paper_drops
 
-_ROUNDING = 1e-9
-
-
-def _paper_drops() -> dict[float, float]:
-    return {0.6: 0.1, 0.9: 0.1}
+Decay = Literal["all", "weights"]
+NonFinite = Literal["stop", "skip"]
+_QUIET = ("schedule", "decay", "ema", "ema_warm_up", "precision", "non_finite")
 
 
 def _refuse(condition: bool, name: str, value: object, cure: str) -> None:
@@ -23,18 +27,21 @@ def _refuse(condition: bool, name: str, value: object, cure: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation:
-    """SGD with momentum and a step schedule; the defaults are the paper's (section 5.1).
+    """SGD with momentum and a schedule; the defaults are the paper's (section 5.1).
 
     ``epochs`` are trained; ``schedule_epochs`` (None: the same) is the length that all fractions
-    refer to, so that a schedule of 100 epochs stopped after 66 keeps its drops.
-    ``drops``: fraction -> factor. The learning rate is multiplied by the factor from the epoch
-    numbered ceil(fraction * schedule_epochs) on, epochs counted **from 1**: with 100 epochs and
-    .6, epoch 60 is the first at the lower rate (index 59 counted from 0). The first epoch always
-    has the full rate, however short the schedule.
-    ``clip``: largest gradient norm, None for no clipping. ``accumulate``: batches of the source
-    that make one step. ``non_finite``: what a step does whose loss or gradient is NaN or
-    infinite: ``"stop"`` the run, or ``"skip"`` the step. ``seed``: the root of all noise. Raises
-    ``SettingError``.
+    refer to, so that a schedule of 100 epochs stopped after 66 keeps its drops. ``schedule``: how
+    the rate moves from ``lr``; None is ``Piecewise(drops)``: fraction -> factor.
+
+    ``weight_decay`` acts on ``decay``: ``"all"`` parameters, or ``"weights"`` alone, without
+    normalisation layers and biases (see ``split_by_decay``). ``clip``: largest norm of the whole
+    step's gradient, None for no clipping. ``accumulate``: batches of the source that make one step.
+
+    ``ema``: decay of an exponential moving average of the weights, None for none;
+    ``ema_warm_up``: a shorter memory at first (see ``WeightAverage``). ``precision``: what the
+    network computes in during the update (see ``lrat.training.precision``). ``non_finite``: what a
+    step does whose loss or gradient is NaN or infinite: ``"stop"`` the run, or ``"skip"`` the
+    step. ``seed``: the root of all noise. Raises ``SettingError``.
     """
 
     epochs: int
@@ -43,11 +50,16 @@ class Optimisation:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 2e-4
-    drops: Mapping[float, float] = field(default_factory=_paper_drops)
+    drops: Mapping[float, float] = field(default_factory=paper_drops)
     clip: float | None = None
     accumulate: int = 1
-    non_finite: str = "stop"
     seed: int = 0
+    schedule: Schedule | None = None
+    decay: Decay = "all"
+    ema: float | None = None
+    ema_warm_up: bool = True
+    precision: Precision = "float32"
+    non_finite: NonFinite = "stop"
 
     def __post_init__(self) -> None:
         _refuse(self.epochs < 1, "epochs", self.epochs, "train for at least 1 epoch")
@@ -66,13 +78,13 @@ class Optimisation:
             self.weight_decay,
             "must be a number >= 0",
         )
-        for fraction, factor in self.drops.items():
-            _refuse(
-                not (0 < fraction <= 1 and _positive(factor)),
-                "drops",
-                {fraction: factor},
-                "fractions lie in (0, 1], factors are > 0, as in {0.6: 0.1, 0.9: 0.1}",
-            )
+        Piecewise(self.drops)  # refuses what are no drops
+        _refuse(
+            self.schedule is not None and self.drops != paper_drops(),
+            "drops",
+            dict(self.drops),
+            f"do nothing beside schedule={self.schedule!r}: leave one of the two out",
+        )
         _refuse(
             self.clip is not None and not _positive(self.clip),
             "clip",
@@ -80,12 +92,12 @@ class Optimisation:
             "the largest gradient norm must be > 0, or None for no clipping",
         )
         _refuse(self.accumulate < 1, "accumulate", self.accumulate, "must be at least 1 batch")
-        _refuse(
-            self.non_finite not in {"stop", "skip"},
-            "non_finite",
-            self.non_finite,
-            "choose 'stop' or 'skip'",
-        )
+        for name, known in (("decay", Decay), ("precision", Precision), ("non_finite", NonFinite)):
+            value = getattr(self, name)
+            choices = " or ".join(map(repr, get_args(known)))
+            _refuse(value not in get_args(known), name, value, f"choose {choices}")
+        if self.ema is not None:
+            check_decay(self.ema)
         object.__setattr__(self, "drops", dict(self.drops))
 
     @property
@@ -97,25 +109,36 @@ class Optimisation:
         """Fraction of the schedule before this epoch, counted from 0."""
         return epoch / self.schedule_length
 
-    def learning_rate(self, epoch: int) -> float:
-        """The learning rate of an epoch counted from 0."""
-        rate = self.lr
-        for fraction, factor in self.drops.items():
-            first = math.ceil(fraction * self.schedule_length - _ROUNDING)
-            if epoch + 1 >= max(first, 2):
-                rate *= factor
-        return rate
+    def learning_rate(self, position: float) -> float:
+        """The rate of a step before which ``position`` epochs are done, a float from 0."""
+        chosen = Piecewise(self.drops) if self.schedule is None else self.schedule
+        return chosen(self.lr, position, self.schedule_length)
+
+    def average(self, model: nn.Module) -> WeightAverage | None:
+        """The moving average of this model's weights, where one is wanted."""
+        if self.ema is None:
+            return None
+        return WeightAverage(model, decay=self.ema, warm_up=self.ema_warm_up)
+
+    def __repr__(self) -> str:
+        return as_call(self, quiet=_QUIET)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """SGD over the parameters that want a gradient; ``ModelError`` if there is none."""
-        parameters = [value for value in model.parameters() if value.requires_grad]
-        if not parameters:
+        decaying, others = split_by_decay(model)
+        if self.decay == "all":
+            parameters = [value for value in model.parameters() if value.requires_grad]
+            groups: list[dict[str, Any]] = [{"params": parameters}]
+        else:
+            groups = [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
+            groups = [group for group in groups if group["params"]]
+        if not decaying and not others:
             raise ModelError(
                 "no parameter of the model requires a gradient, so there is nothing to train: "
                 "call requires_grad_() on those that should learn"
             )
         return torch.optim.SGD(
-            parameters,
+            groups,
             lr=self.lr,
             momentum=self.momentum,
             nesterov=self.nesterov,

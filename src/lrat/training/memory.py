@@ -1,0 +1,75 @@
+"""What to do when a step does not fit into memory: find how many images do, and say so."""
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from lrat.errors import MemoryShortError
+
+_SAID = (
+    "can't allocate memory",  # PyTorch's CPU allocator
+    "not enough memory",  # the same on Windows
+    "out of memory",
+    "std::bad_alloc",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an error says that memory on a device or of the machine ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
+
+
+def largest_fitting(attempt: Callable[[int], None], batch: int) -> int:
+    """The largest number of images, below ``batch``, that ``attempt`` gets through; 0 for none.
+
+    ``attempt(n)`` does with n images what did not fit with ``batch`` of them, and lets go of
+    everything it made. It is called about log2(batch) times. To be called outside of the
+    ``except`` that caught the error: while an error is handled its traceback holds the tensors of
+    the step that failed. Any other error passes.
+    """
+    fits, fails = 0, batch
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        release()
+        try:
+            attempt(middle)
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+            fails = middle
+        else:
+            fits = middle
+    release()
+    return fits
+
+
+def shortage(fits: int, batch: int, device: torch.device, *, accumulate: int = 1) -> Exception:
+    """``MemoryShortError`` that names the largest batch that fits, and how to keep the same step.
+
+    ``batch``: images of one batch, ``accumulate`` of which make a step.
+    """
+    what = f"a batch of {batch} does not fit into the memory of {device}"
+    if fits == 0:
+        return MemoryShortError(
+            f"{what}, nor does a single image: use a smaller model, or a device with more memory"
+        )
+    parts = next(n for n in range(2, batch + 1) if batch % n == 0 and batch // n <= fits)
+    size, same = batch // parts, "the same step"
+    if 2 * size < fits:  # a batch that divides badly
+        size, parts, same = fits, -(-batch // fits), "about the same step"
+    return MemoryShortError(
+        f"{what}; the largest that does is {fits}: batch_size={size} with "
+        f"accumulate={parts * accumulate} makes {same} (--set training.batch_size={size} --set "
+        f"training.accumulate={parts * accumulate})"
+    )
+
+
+def release() -> None:
+    """Hand back what nobody holds: reference cycles, and the device's cached blocks."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

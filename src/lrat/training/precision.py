@@ -1,0 +1,151 @@
+"""What the network computes in during the update: float32, or bfloat16 inside."""
+
+import copy
+import logging
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lrat.acceleration.folding import output_layer
+from lrat.errors import SettingError
+from lrat.types import Images
+
+Precision = Literal["float32", "bf16-mixed"]
+_logger = logging.getLogger(__name__)
+_LOW = (torch.float16, torch.bfloat16)
+
+
+def mixed(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """What the loss sees: ``model`` itself in float32, else a ``Mixed`` around it.
+
+    Weights, gradients, logits and losses are float32 either way; attacks have a view of their own.
+    Raises ``SettingError`` for a device that does not compute in bfloat16; one that only emulates
+    it is named in a warning.
+    """
+    if precision == "float32":
+        return model
+    problem = _tried(device)
+    if problem is not None:
+        raise SettingError(
+            f"precision={precision!r}: {device} does not compute in bfloat16 ({problem}): use "
+            "'float32' or another device"
+        )
+    if _emulates(device):
+        _logger.warning(
+            "%s computes bfloat16 by emulation: training in %r works, but is slower than in "
+            "'float32'",
+            device,
+            precision,
+        )
+    return Mixed(model)
+
+
+class Mixed(nn.Module):
+    """A model under bfloat16 autocast; whatever floating tensors it returns come out in float32.
+
+    The linear layer that makes the logits, where it can be found, stays in float32: margins and
+    weights compare logits with each other, and bfloat16 keeps 8 bits of them. The model keeps its
+    own names, parameters and modes; this wrapper is for calling alone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._heads = _heads(model)  # in a list: no second place for its parameters
+        self.training = model.training
+
+    def forward(self, images: Images) -> Any:
+        kind = images.device.type
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(kind, torch.bfloat16))
+            for head in self._heads:
+                stack.enter_context(_outside_autocast(head, kind))
+            return in_float32(self.model(images))
+
+
+@contextmanager
+def _outside_autocast(module: nn.Module, kind: str) -> Iterator[None]:
+    """Inside, the module's calls are taken out of autocast: float32 in, float32 out."""
+    calls = ExitStack()
+
+    def before(module: nn.Module, inputs: Any, named: Any) -> tuple[Any, Any]:
+        calls.enter_context(torch.autocast(kind, enabled=False))
+        return in_float32(inputs), in_float32(named)
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls.close()
+
+    hooks = [
+        module.register_forward_pre_hook(before, with_kwargs=True),
+        module.register_forward_hook(after, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        calls.close()
+
+
+def in_float32(output: Any) -> Any:
+    """The same structure with its low-precision tensors in float32.
+
+    Tensors, tuples, lists and mappings of them, and objects with ``logits`` (see ``outputs``).
+    """
+    if isinstance(output, Tensor):
+        return output.float() if output.dtype in _LOW else output
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*map(in_float32, output))
+    if isinstance(output, tuple | list):
+        return type(output)(map(in_float32, output))
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        for name, value in output.items():
+            changed[name] = in_float32(value)
+        return changed
+    if isinstance(getattr(output, "logits", None), Tensor):
+        changed = copy.copy(output)
+        object.__setattr__(changed, "logits", in_float32(output.logits))
+        return changed
+    return output
+
+
+def _heads(model: nn.Module) -> list[nn.Module]:
+    """The linear layer whose output is the model's; none where there is none such."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            name = output_layer(copy.deepcopy(model))
+    except Exception:  # a model that cannot be copied
+        return []
+    return [] if name is None else [model.get_submodule(name)]
+
+
+def _tried(device: torch.device) -> str | None:
+    """Why a small layer in bfloat16 fails forward or backward there; None if it does not."""
+    try:
+        with torch.autocast(device.type, torch.bfloat16):
+            images = torch.ones((2, 4, 4, 4), device=device)
+            weight = torch.ones((4, 4, 3, 3), device=device, requires_grad=True)
+            made = torch.nn.functional.conv2d(images, weight).flatten(1)
+            made = made @ torch.ones((16, 3), device=device)
+        if made.dtype != torch.bfloat16:
+            return f"it returned {made.dtype}"
+        torch.autograd.grad(made.float().sum(), weight)
+        finite = bool(torch.isfinite(made).all())
+    except Exception as error:
+        return " ".join(str(error).split())
+    return None if finite else "the result is not finite"
+
+
+def _emulates(device: torch.device) -> bool:
+    """Whether bfloat16 works there without arithmetic of its own, as far as the device tells."""
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and platform.machine().lower() in {"x86_64", "amd64"}:
+        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return not any(bool(getattr(torch.cpu, name, bool)()) for name in names)
+    return False
