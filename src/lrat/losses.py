@@ -226,6 +226,46 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
+@dataclass(frozen=True, repr=False)
+class SmoothedCrossEntropy:
+    """(1 - s) * (-log p_y) + s * mean_k(-log p_k): cross-entropy against labels of which the share
+    s is spread over all classes (Szegedy et al. 2016, section 7). For training, not for attacks.
+    """
+
+    smoothing: float
+    needs_clean = False
+    targeted = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise SettingError(
+                f"label_smoothing={self.smoothing!r}: the share of the label that is spread over "
+                "all classes must lie in [0, 1), as 0.1; 0 for none"
+            )
+
+    def __call__(self, logits: Logits, labels: Labels) -> PerExample:
+        return F.cross_entropy(
+            logits.float(), labels, reduction="none", label_smoothing=self.smoothing
+        )
+
+    def prepare(
+        self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
+    ) -> Prepared:
+        return Prepared(self, (labels,))
+
+    def __repr__(self) -> str:
+        return f"smoothed_cross_entropy({self.smoothing!r})"
+
+
+def smoothed_cross_entropy(smoothing: float) -> Loss:
+    """Cross-entropy with label smoothing; ``cross_entropy`` itself for 0.
+
+    Raises ``SettingError`` for a smoothing outside [0, 1).
+    """
+    smoothed = SmoothedCrossEntropy(smoothing)
+    return smoothed if smoothing else cross_entropy
+
+
 @Untargeted
 def cw(logits: Logits, labels: Labels) -> PerExample:
     """max_{i != y} z_i - z_y (Eq. 8 and 14).

@@ -1,19 +1,22 @@
 """The methods by name, each one expression: what the paper's tables compare, and TRADES.
 
 Every recipe takes the attacks simulated in training (``Simulated``), so that two methods differ in
-their objective alone.
+their objective alone. ``smoothed`` gives any of them smoothed labels.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from lrat.attacks import CW, PGD, SAA, Attack
 from lrat.errors import UnknownNameError
-from lrat.losses import kl
-from lrat.objectives import Phases, Reweighted, Term, Trades, phases
+from lrat.losses import kl, smoothed_cross_entropy
+from lrat.objectives import Phases, Reweighted, Term, Trades, phases, with_criterion
 from lrat.objectives.reweighted import Normalization
 from lrat.threat import Ball
 from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,3 +153,13 @@ def trades(simulated: Simulated, *, beta: float = 6.0) -> Trades:
         start="gaussian",
     )
     return Trades(attack_with=ascent, beta=beta)
+
+
+def smoothed(method: Made, label_smoothing: float) -> Made:
+    """Any of these methods, trained on smoothed labels; the method itself for 0.
+
+    The loss that training descends is ``losses.smoothed_cross_entropy`` (of TRADES its natural
+    term); attacks ascend what they ascended before. ``SettingError`` outside [0, 1).
+    """
+    criterion = smoothed_cross_entropy(label_smoothing)
+    return with_criterion(method, criterion) if label_smoothing else method

@@ -1,6 +1,7 @@
 """Objectives: how attacked images become one loss."""
 
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.objectives.criterion import with_criterion
 from lrat.objectives.phases import Phases, phases
 from lrat.objectives.reweighted import Reweighted, Term
 from lrat.objectives.trades import Trades
@@ -14,4 +15,5 @@ __all__ = [
     "Term",
     "Trades",
     "phases",
+    "with_criterion",
 ]

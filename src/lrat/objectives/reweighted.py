@@ -13,9 +13,11 @@ from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.attacks.shared import Asked, attack_together, rows_that_pay
 from lrat.errors import SettingError
-from lrat.losses import cross_entropy
+from lrat.losses import LossLike, cross_entropy
 from lrat.objectives.base import ObjectiveOutput, StepContext
+from lrat.objectives.criterion import as_criterion
 from lrat.outputs import logits_of
+from lrat.printing import as_call
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
 
@@ -61,7 +63,9 @@ class Reweighted:
 
     Weights carry no gradient and are computed from the training forward's logits; one that is not
     finite and >= 0 makes the total NaN. Variants are forwarded one by one, so BatchNorm sees each
-    attack's images as a batch of its own.
+    attack's images as a batch of its own. ``criterion`` is the loss of Eq. 7, per example: the
+    paper's cross-entropy, or one of logits and labels alone, as ``losses.smoothed_cross_entropy``.
+    The attacks have losses of their own.
 
     Attacks that step alike are made as one batch of at most ``share_rows`` rows, with the same
     results (see ``attack_together``). None: where it was found to be faster (``rows_that_pay``); 0:
@@ -73,9 +77,11 @@ class Reweighted:
     normalization: Normalization = "batch"
     anchor: str | None = None
     share_rows: int | None = None
+    criterion: LossLike = cross_entropy
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
         names = [term.name for term in self.terms]
         if len(set(names)) != len(names):
             raise SettingError(f"terms {names}: names must differ, each draws its own noise")
@@ -117,6 +123,7 @@ class Reweighted:
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
         """Total and normalizer of Eq. 7; with Eq. 15 their quotient is the mean over the batch."""
+        score = as_criterion(self.criterion).prepare(batch.labels)
         losses: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
@@ -124,7 +131,7 @@ class Reweighted:
         for term in self.terms:
             variant = variants[term.name]
             logits = logits_of(model(variant.images))
-            losses[term.name] = cross_entropy(logits, batch.labels)
+            losses[term.name] = score(logits)
             found[term.name] = self._weigh(term, logits, batch, variant)
             # Anything else would cancel against other weights, or look like none at all.
             weights[term.name] = torch.where(found[term.name] >= 0, found[term.name], torch.nan)
@@ -133,7 +140,7 @@ class Reweighted:
             anchor = self.anchor or self.terms[0].name
             if anchor == CLEAN:
                 logits = logits_of(model(batch.images))
-                losses[CLEAN] = cross_entropy(logits, batch.labels)
+                losses[CLEAN] = score(logits)
                 correct = self._correct(logits, batch) if correct is None else correct
             floor = (self.min_weight - _row_sum(weights.values(), batch)).clamp(min=0)
             coefficients = {**weights, anchor: weights.get(anchor, 0) + floor}
@@ -159,6 +166,9 @@ class Reweighted:
             stand_in=fallback if self.normalization == "batch" else None,
             correct=correct,
         )
+
+    def __repr__(self) -> str:
+        return as_call(self, quiet=["criterion"])
 
     def _weigh(self, term: Term, logits: Tensor, batch: Batch, variant: Variant) -> PerExample:
         evidence = Evidence(

@@ -11,9 +11,11 @@ from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.errors import SettingError
-from lrat.losses import Loss, cross_entropy, kl
+from lrat.losses import Loss, LossLike, cross_entropy, kl
 from lrat.objectives.base import ObjectiveOutput, StepContext
+from lrat.objectives.criterion import as_criterion
 from lrat.outputs import logits_of
+from lrat.printing import as_call
 from lrat.types import Batch
 
 _TERM = "kl"
@@ -24,18 +26,24 @@ class Trades:
     """mean_i { CE(f(x_i), y_i) + beta * KL(p(x_i) || p(x'_i)) }, x' ascending the same divergence.
 
     ``attack_with``: the attack that makes x'; the authors use 10 steps of PGD on the divergence
-    from a start 0.001 * N(0, 1) away. Clean and attacked images are forwarded separately; the
-    gradient flows through both.
+    from a start 0.001 * N(0, 1) away. ``criterion``: the loss of the clean image, the authors'
+    cross-entropy or another of logits and labels alone; the divergence stays what it is. Clean and
+    attacked images are forwarded separately; the gradient flows through both.
     """
 
     attack_with: AttackLike
     beta: float = 6.0
     divergence: Loss = kl
+    criterion: LossLike = cross_entropy
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.beta) or self.beta < 0:
             raise SettingError(f"beta={self.beta}: must be a number >= 0")
         object.__setattr__(self, "attack_with", as_attack(self.attack_with, threat=BOX))
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
+
+    def __repr__(self) -> str:
+        return as_call(self, quiet=["criterion"])
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
@@ -50,7 +58,7 @@ class Trades:
     ) -> ObjectiveOutput:
         clean_logits = logits_of(model(batch.images))
         logits = logits_of(model(variants[_TERM].images))
-        natural = cross_entropy(clean_logits, batch.labels)
+        natural = as_criterion(self.criterion).prepare(batch.labels)(clean_logits)
         divergence = self.divergence.prepare(batch.labels, clean_logits)(logits)
         each = natural + self.beta * divergence
         return ObjectiveOutput(
