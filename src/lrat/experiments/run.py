@@ -32,6 +32,7 @@ from lrat.experiments.lock import locked
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
+from lrat.training.state import reported
 from lrat.training.watch import Silent, tell
 
 CLEAN_SUBSET = 512
@@ -163,9 +164,7 @@ def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, 
                 f"{error}; remove it and give the run's `lrat train` command again, which writes "
                 "it anew"
             ) from None
-    state = storage(config, folder).checkpoints().load(checkpoint)
-    weights: dict[str, Tensor] = state["model"]
-    return weights
+    return reported(storage(config, folder).checkpoints().load(checkpoint))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

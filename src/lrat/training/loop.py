@@ -95,7 +95,8 @@ def train(
     crew = Alone() if crew is None else crew
     place = torch.device(device) if device is not None else _device_of(model)
     model.to(place)
-    state = RunState(model, optimisation.optimizer(model), source, place)
+    average = optimisation.average(model)
+    state = RunState(model, optimisation.optimizer(model), source, place, average)
     keeper: Keeper = (
         MemoryKeeper() if storage is None else FolderKeeper(storage, writes=crew.rank == 0)
     )
@@ -191,6 +192,8 @@ class _Run:
             outcome = self._stepper(
                 moved, epoch=state.epoch, step=state.step, asked=self._stop.urgency
             )
+            if state.average is not None and not outcome.skipped:
+                state.average.update(state.model)
             state.step += 1
             state.sums.add(outcome)
             self._images_here += outcome.images
@@ -255,24 +258,51 @@ class _Run:
     def _measure(self) -> EpochRecord:
         """The record of the epoch, with everything that is measured at its end."""
         state, watch = self._state, self._watch
-        epoch, model = state.epoch, state.model
+        epoch = state.epoch
         started = time.perf_counter()
         is_last = epoch + 1 == self._optimisation.epochs
         due = is_last or (epoch + 1) % watch.monitor_every == 0
         with own_randomness(self._optimisation.seed, epoch, _AFTER_ALL_STEPS, state.device):
-            clean = clean_accuracy(model, [batch.to(state.device) for batch in watch.clean])
-            validation = {} if watch.validate is None else measure(model, watch.validate)
-            monitor = {} if watch.monitor is None or not due else measure(model, watch.monitor)
-            probe = {} if watch.probe is None else measure(model, watch.probe)
+            found = self._numbers(due)
+            probe = {} if watch.probe is None else measure(state.model, watch.probe)
+            average: Mapping[str, float | None] = {}
+            if state.average is not None:
+                with state.average.applied(state.model):
+                    average = self._numbers(due).flat()
         return state.sums.record(
             epoch=epoch,
             lr=state.optimizer.param_groups[0]["lr"],
-            clean_accuracy=clean,
-            validation=validation,
-            monitor=monitor,
+            clean_accuracy=found.clean_accuracy,
+            validation=found.validation,
+            monitor=found.monitor,
             probe=probe,
+            average=average,
             evaluation_seconds=time.perf_counter() - started,
         )
+
+    def _numbers(self, monitors: bool) -> "_Numbers":
+        """Of the model as it is now."""
+        watch, model, place = self._watch, self._state.model, self._state.device
+        return _Numbers(
+            clean_accuracy=clean_accuracy(model, [batch.to(place) for batch in watch.clean]),
+            validation={} if watch.validate is None else measure(model, watch.validate),
+            monitor={} if watch.monitor is None or not monitors else measure(model, watch.monitor),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """What is measured of one set of weights at the end of an epoch."""
+
+    clean_accuracy: float | None
+    validation: Mapping[str, float]
+    monitor: Mapping[str, float]
+
+    def flat(self) -> dict[str, float | None]:
+        found: dict[str, float | None] = {"clean_accuracy": self.clean_accuracy}
+        for kind, numbers in (("validation", self.validation), ("monitor", self.monitor)):
+            found |= {f"{kind}/{name}": value for name, value in numbers.items()}
+        return found
 
 
 def _where(state: RunState, epochs: int) -> str:

@@ -1,7 +1,7 @@
 """Everything that a run is between two steps, as one dictionary and back."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError
+from lrat.training.averaging import WeightAverage
 from lrat.training.metrics import EpochRecord, EpochSums
 from lrat.training.watch import Best
 from lrat.types import BatchSource
@@ -19,7 +20,8 @@ class RunState:
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
     ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
-    source stands at the start of the epoch after. ``memory``: the objective's named tensors. All
+    source stands at the start of the epoch after. ``memory``: the objective's named tensors.
+    ``average``: of the weights, None without; what a run reports are then the averaged ones. All
     randomness is a function of (seed, epoch, step, image), so there is no generator to keep.
     """
 
@@ -29,8 +31,10 @@ class RunState:
         optimizer: torch.optim.Optimizer,
         source: BatchSource,
         device: torch.device,
+        average: WeightAverage | None = None,
     ) -> None:
         self.model = model
+        self.average = average
         self.optimizer = optimizer
         self.source = source
         self.device = device
@@ -51,6 +55,12 @@ class RunState:
         self.records.append(record)
         self.best = best
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy on the CPU of the weights to report: the averaged ones where there are some."""
+        with nullcontext() if self.average is None else self.average.applied(self.model):
+            found = self.model.state_dict()
+            return {name: value.detach().cpu().clone() for name, value in found.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone; tensors are the living ones, to be written at once."""
         return {
@@ -61,6 +71,7 @@ class RunState:
             "optimizer": self.optimizer.state_dict(),
             "source": self.source.state_dict(),
             "memory": dict(self.memory),
+            "average": None if self.average is None else self.average.state_dict(),
             "sums": self.sums.state_dict(),
             "records": [record.to_json() for record in self.records],
             "best": None if self.best is None else asdict(self.best),
@@ -77,6 +88,8 @@ class RunState:
                 f"the checkpoint does not fit this model: {reason}; "
                 "train the same architecture, or choose another folder"
             ) from error
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.source.load_state_dict(state["source"])
         self.memory.clear()
         self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})
@@ -87,6 +100,15 @@ class RunState:
         self.sums.load_state_dict(state["sums"])
         self.records = [EpochRecord.from_json(line) for line in state["records"]]
         self.best = None if state["best"] is None else Best(**state["best"])
+
+
+def reported(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that a saved state reports: the averaged ones where it holds some."""
+    weights: dict[str, Tensor] = dict(saved["model"])
+    average = saved.get("average")  # absent in older checkpoints
+    for name, value in ({} if average is None else average["values"]).items():
+        weights[name].copy_(value)  # in place: tied weights share their memory
+    return weights
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
 from lrat.training.crew import Alone, Crew, average_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
-from lrat.training.outcome import KINDS, Passes, StepOutcome, merge, summed, traced
+from lrat.training.finite import Undo, blame
+from lrat.training.memory import is_memory_error, largest_fitting, shortage
+from lrat.training.outcome import Passes, StepOutcome, merge, summed, traced
+from lrat.training.precision import mixed
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
-
-_DIVERGED = "lower the learning rate, clip gradients, or look at the images of this step"
-_WEIGHTS = "a weighting must return finite numbers >= 0"
 
 
 @runtime_checkable
@@ -53,7 +53,9 @@ class Stepper:
         self.memory = memory
         self._model = model
         self._crew = Alone() if crew is None else crew
-        self._scored = self._crew.wrap(model)
+        self._device = next((value.device for value in model.parameters()), torch.device("cpu"))
+        self._bare = mixed(model, optimisation.precision, self._device)
+        self._scored = self._crew.wrap(self._bare)
         self._view = view
         self._objective = objective
         self._optimizer = optimizer
@@ -79,11 +81,20 @@ class Stepper:
 
         ``batches`` are the whole ones in each process; ``asked``: how urgently this process was
         asked to stop, which all of them learn. Raises ``NonFiniteError`` before the update if the
-        loss or the gradient is NaN or infinite, unless such steps are to be skipped.
+        loss or the gradient is NaN or infinite, unless such steps are to be skipped;
+        ``MemoryShortError`` with the largest batch that fits.
         """
+        try:
+            return self._step(batches, epoch, step, asked)
+        except Exception as error:
+            if not is_memory_error(error):
+                raise
+        raise self._shortage(batches, epoch)
+
+    def _step(self, batches: Sequence[Batch], epoch: int, step: int, asked: int) -> StepOutcome:
         outputs: list[ObjectiveOutput] = []
         passes = Passes()
-        undo = _Undo(self._model, self.memory) if self._optimisation.non_finite == "skip" else None
+        undo = Undo(self._model, self.memory) if self._optimisation.non_finite == "skip" else None
         self._optimizer.zero_grad(set_to_none=True)
         if isinstance(self._view, Refreshable):
             self._view.refresh()
@@ -100,7 +111,7 @@ class Stepper:
                 self._optimizer.step()
                 average_buffers(self._model, self._crew)
             elif undo is None:
-                raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {_blame(outputs, loss)}")
+                raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {blame(outputs, loss)}")
             else:
                 undo()
         outcome = merge(known.batches, outputs, loss, known.passes)
@@ -117,6 +128,26 @@ class Stepper:
         variants, attack_passes = self._attack(own, context)
         output, update_passes = self._score(own, variants, context, idle=idle)
         return output, Passes() if idle else attack_passes + update_passes
+
+    def _shortage(self, batches: Sequence[Batch], epoch: int) -> Exception:
+        """What to say when memory ran out. Nobody else is waited for: they may not be there."""
+        largest = max(batches, key=len)
+        own = shares(largest, self._crew.size)[0]
+
+        def attempt(count: int) -> None:
+            rows = slice(count)
+            batch = Batch(images=own.images[rows], labels=own.labels[rows], index=own.index[rows])
+            try:
+                context = replace(self._context(batch, epoch, []), mean_across_processes=_alone)
+                variants = self._objective.attack(self._view, batch, context)
+                output = self._objective.loss(self._bare, batch, variants, context)
+                output.total.backward()  # type: ignore[no-untyped-call]
+            finally:
+                self._optimizer.zero_grad(set_to_none=True)
+
+        self._optimizer.zero_grad(set_to_none=True)
+        fits = self._crew.size * largest_fitting(attempt, len(own))
+        return shortage(fits, len(largest), self._device, accumulate=len(batches))
 
     def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
         return StepContext(
@@ -204,6 +235,10 @@ class Stepper:
         return own_randomness(self._optimisation.seed, epoch, step, device, self._crew.rank)
 
 
+def _alone(values: Tensor) -> Tensor:
+    return values
+
+
 def _weighed(output: ObjectiveOutput) -> Tensor | None:
     """Whether a batch of the step had weight up to this one; None where nobody says."""
     return None if output.stand_in is None else output.stand_in.detach() == 0
@@ -249,35 +284,3 @@ def own_randomness(
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(number)
         yield
-
-
-def _blame(outputs: Sequence[ObjectiveOutput], loss: Tensor) -> str:
-    """The first record that is not what it must be, in words, with the cure."""
-    for output in outputs:
-        for name, values in output.per_example.items():
-            kind, _, term = name.partition("/")
-            if kind == "weight" and (values < 0).any():
-                return f"a weight of term {term!r} is {values[values < 0].min():g}: {_WEIGHTS}"
-            if kind in KINDS and not torch.isfinite(values).all():
-                cure = _WEIGHTS if kind == "weight" else _DIVERGED
-                return f"the {kind} of term {term!r} became NaN or infinite: {cure}"
-    if torch.isfinite(loss):
-        return f"the gradient (though not the loss) became NaN or infinite: {_DIVERGED}"
-    if all(torch.isfinite(output.total) for output in outputs):
-        return f"the normalizer is 0, so that the loss became NaN or infinite: {_DIVERGED}"
-    return f"the loss (though no term alone) became NaN or infinite: {_DIVERGED}"
-
-
-class _Undo:
-    """Takes back what a step that is skipped left in buffers (BatchNorm's) and in the memory."""
-
-    def __init__(self, model: nn.Module, memory: dict[str, Tensor]) -> None:
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        self._memory = memory
-        self._held = {name: value.clone() for name, value in memory.items()}
-
-    def __call__(self) -> None:
-        for buffer, before in self._buffers:
-            buffer.copy_(before)
-        self._memory.clear()
-        self._memory.update(self._held)

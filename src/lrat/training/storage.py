@@ -11,7 +11,7 @@ from lrat.training.checkpoint import Checkpoints
 from lrat.training.metrics import MetricsFile
 from lrat.training.outcome import StepOutcome
 from lrat.training.recorder import WeightRecorder
-from lrat.training.state import RunState
+from lrat.training.state import RunState, reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +110,7 @@ class FolderKeeper:
         )
 
     def selected(self, state: RunState) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = self._checkpoints.load("selected")["model"]
-        return weights
+        return reported(self._checkpoints.load("selected"))
 
 
 class MemoryKeeper:
@@ -130,14 +129,10 @@ class MemoryKeeper:
 
     def epoch_ended(self, state: RunState) -> None:
         if state.best is not None and state.best.epoch == state.epoch:
-            self._best = _copy(state)
+            self._best = state.weights()
 
     def save(self, state: RunState) -> None:
         return
 
     def selected(self, state: RunState) -> dict[str, Tensor]:
-        return _copy(state) if self._best is None else self._best
-
-
-def _copy(state: RunState) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in state.model.state_dict().items()}
+        return state.weights() if self._best is None else self._best

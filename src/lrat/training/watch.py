@@ -157,10 +157,13 @@ class Best:
 
 
 def choose(best: Best | None, record: EpochRecord, key: str) -> Best:
-    """The better of the best so far and this epoch; the earlier of equals."""
+    """The better of the best so far and this epoch; the earlier of equals.
+
+    Where weights are averaged, the averaged ones are reported, and so it goes by their accuracy.
+    """
     if key not in record.validation:
         raise UnknownNameError("validation measure to select by", key, record.validation)
-    value = record.validation[key]
+    value = record.average.get(f"validation/{key}", record.validation[key])
     if value is None or not math.isfinite(value):
         raise NonFiniteError(
             f"epoch {record.epoch}: validation gave {key}={value}, which no epoch can be "
