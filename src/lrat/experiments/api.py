@@ -29,7 +29,7 @@ from lrat.experiments.config import MethodSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
-from lrat.experiments.run import CLEAN_SUBSET, accuracy_measure
+from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure
 from lrat.experiments.suites import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.losses import LossLike

@@ -1,7 +1,8 @@
 """One training run: configuration in, a folder with everything about it out."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View, describe
-from lrat.data import ImageData, InMemory, Splits, in_order, stratified_subset
-from lrat.errors import CheckpointError, ConfigurationError, ModelError
-from lrat.evaluation import Suite, evaluate_suite
+from lrat.data import ImageData, InMemory, Splits
+from lrat.errors import CheckpointError, ModelError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.environment import environment
@@ -29,14 +29,13 @@ from lrat.experiments.folder import (
     recorded_choices,
 )
 from lrat.experiments.lock import locked
+from lrat.experiments.measures import selection_key, watch
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
+from lrat.training.crew import Alone, Crew
 from lrat.training.state import reported
-from lrat.training.watch import Silent, tell
-
-CLEAN_SUBSET = 512
-_EVALUATION_BATCH = 256
+from lrat.training.watch import tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ class TrainedRun:
         else:
             chosen = (
                 f"epoch {result.selected_epoch} of {len(result.records)}, selected by "
-                f"{_selection_key(self.config)} on held-out images: "
+                f"{selection_key(self.config)} on held-out images: "
                 f"{100 * result.selected_value:.2f} %"
             )
         return f"{self.config.method.name} on {self.config.data.name}: {chosen}\n{self.folder}"
@@ -71,57 +70,108 @@ def storage(config: RunConfig, folder: Path) -> Storage:
     )
 
 
-def train_run(config: RunConfig, folder: Path, *, progress: Progress | None = None) -> TrainedRun:
+def train_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    crew: Crew | None = None,
+    device: torch.device | None = None,
+    max_minutes: float | None = None,
+) -> TrainedRun:
     """Train what ``config`` says into ``folder``, or continue what is there.
 
-    Everything that can be refused is refused before the first file is written. Raises the errors of
-    ``lrat.errors``; ``Interrupted`` after SIGINT or SIGTERM, when the run has saved itself.
+    Everything that can be refused is refused before the first file is written. ``crew``: processes
+    that train together, each of which calls this with its ``device`` (default: as configured); the
+    first one claims the folder and writes. Raises the errors of ``lrat.errors``; ``Interrupted``
+    after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself.
     """
-    with build.threads(config), locked(folder):
-        return _train_run(config, folder, progress)
+    crew = Alone() if crew is None else crew
+    place = build.device(config.device) if device is None else device
+    if crew.rank > 0:
+        return _Training(config, folder, progress, crew, place, max_minutes).run()
+    with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
+        claim(folder, config)
+        return _Training(config, folder, progress, crew, place, max_minutes).run()
 
 
-def _train_run(config: RunConfig, folder: Path, progress: Progress | None) -> TrainedRun:
-    claim(folder, config)
-    place = build.device(config.device)
-    splits = build.data(config.data, config.seed)
-    images = splits.training()
-    network = build.model(config, images.shape, images.classes)
-    build.check_fit(network, images)
-    build.check_training(network, images, config.training.batch_size)
-    objective = build.objective(config)
-    source = InMemory(
-        images,
-        batch_size=config.training.batch_size,
-        seed=config.seed,
-        augmentation=build.augmentation(config.data),
-        device=place,
-    )
-    optimisation = build.optimisation(config)
-    optimisation.optimizer(network)  # refuses a network without anything to train
-    view = build.view(config.acceleration, network.to(place), images, recorded_choices(folder))
-    watch = _watch(config, splits, view, place, progress)
-    check_contents(folder, contents(config, splits))
-    if not has_begun(folder):
-        write_json(folder / ENVIRONMENT, environment(place))
-        write_json(folder / CONTENTS, contents(config, splits))
-        record_choices(folder, view)
-        write_text(folder / CONFIG, config.to_yaml())
-        if isinstance(view, View):
-            seen = f"attacks see the model in {describe(view)}"
-            tell(watch.progress, seen, level=logging.INFO)
-    result = train(
-        network,
-        source,
-        objective,
-        optimisation,
-        watch=watch,
-        storage=storage(config, folder),
-        view=lambda model: view,
-        device=place,
-    )
-    _save_model(folder, result, images)
-    return TrainedRun(config=config, folder=folder, result=result)
+@dataclass(frozen=True)
+class _Training:
+    """One process's part in a run."""
+
+    config: RunConfig
+    folder: Path
+    progress: Progress | None
+    crew: Crew
+    device: torch.device
+    max_minutes: float | None
+
+    def run(self) -> TrainedRun:
+        config, place = self.config, self.device
+        splits = build.data(config.data, config.seed)
+        images = splits.training()
+        network = build.model(config, images.shape, images.classes)
+        build.check_fit(network, images)
+        build.check_training(network, images, config.training.batch_size)
+        objective = build.objective(config)
+        source = InMemory(
+            images,
+            batch_size=config.training.batch_size,
+            seed=config.seed,
+            augmentation=build.augmentation(config.data),
+            device=place,
+        )
+        optimisation = build.optimisation(config)
+        optimisation.optimizer(network)  # refuses a network without anything to train
+        view, watched = self._begin(network.to(place), splits)
+        result = train(
+            network,
+            source,
+            objective,
+            optimisation,
+            watch=watched,
+            storage=storage(config, self.folder),
+            view=lambda model: view,
+            device=place,
+            max_minutes=self.max_minutes,
+            crew=self.crew,
+        )
+        if self.crew.rank == 0:
+            _save_model(self.folder, result, images)
+        return TrainedRun(config=config, folder=self.folder, result=result)
+
+    def _begin(self, network: nn.Module, splits: Splits) -> tuple[nn.Module, Watch]:
+        """The view and the watch. The first process chooses the view and begins the folder; the
+        others see it there."""
+        if self.crew.rank > 0:
+            self.crew.barrier()
+            view = self._view(network, splits, chosen=True)
+            return view, self._watch(splits, view)
+        folder, begun = self.folder, has_begun(self.folder)
+        view = self._view(network, splits, chosen=begun)
+        watched = self._watch(splits, view)
+        found = contents(self.config, splits)
+        check_contents(folder, found)
+        if not begun:
+            write_json(folder / ENVIRONMENT, environment(self.device))
+            write_json(folder / CONTENTS, found)
+            record_choices(folder, view)
+            write_text(folder / CONFIG, self.config.to_yaml())
+            if isinstance(view, View):
+                seen = f"attacks see the model in {describe(view)}"
+                tell(watched.progress, seen, level=logging.INFO)
+        self.crew.barrier()
+        return view, watched
+
+    def _view(self, network: nn.Module, splits: Splits, *, chosen: bool) -> nn.Module:
+        """What attacks see; ``chosen``: as the folder says, the model itself where it says none."""
+        choices = recorded_choices(self.folder) if chosen else None
+        if chosen and choices is None:
+            return network
+        return build.view(self.config.acceleration, network, splits.training(), choices)
+
+    def _watch(self, splits: Splits, view: nn.Module) -> Watch:
+        return watch(self.config, splits, view, self.device, crew=self.crew, progress=self.progress)
 
 
 def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
@@ -134,24 +184,6 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
     if names_a_file(config.model.name):
         found["model file"] = file_digest(config.model.name)
     return found
-
-
-def accuracy_measure(
-    data: ImageData, suite: Suite, *, seed: int, view: nn.Module, device: torch.device
-) -> Callable[[nn.Module], Mapping[str, float]]:
-    """A measure for training to call: accuracy on ``data``, natural and under each attack.
-
-    ``view``: what attacks see, refreshed from the model at each call.
-    """
-
-    def measure(model: nn.Module) -> Mapping[str, float]:
-        if isinstance(view, View):
-            view.refresh()
-        batches = in_order(data, batch_size=_EVALUATION_BATCH, device=device)
-        result = evaluate_suite(model, batches, suite, seed=seed, view=view, device=device)
-        return {name: share.value for name, share in result.accuracy.items()}
-
-    return measure
 
 
 def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Tensor]:
@@ -198,47 +230,6 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None
                 f"{list(value.shape)} in the model"
             )
     network.load_state_dict(weights)
-
-
-def _selection_key(config: RunConfig) -> str:
-    return f"pgd-{config.training.validation_steps}"
-
-
-def _watch(
-    config: RunConfig,
-    splits: Splits,
-    view: nn.Module,
-    device: torch.device,
-    progress: Progress | None,
-) -> Watch:
-    """What the run looks at while it trains."""
-    ball = build.threat(config.threat)
-    training, validation = config.training, splits.validation
-    if training.selection == "robust" and validation is None:
-        raise ConfigurationError(
-            "training.selection=robust needs held-out images: set data.validation above 0, or "
-            "training.selection=last"
-        )
-    subset = stratified_subset(splits.training(), CLEAN_SUBSET, seed=0)
-    validate = monitor = None
-    if validation is not None:
-        suite = build.attacks_as_suite((_selection_key(config),), ball)
-        validate = accuracy_measure(validation, suite, seed=config.seed, view=view, device=device)
-    if training.monitor.attacks:
-        watched = splits.test if training.monitor.split == "test" else validation
-        if watched is None:
-            raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
-        watched = stratified_subset(watched, training.monitor.limit, seed=0)
-        suite = build.attacks_as_suite(training.monitor.attacks, ball)
-        monitor = accuracy_measure(watched, suite, seed=config.seed, view=view, device=device)
-    return Watch(
-        clean=tuple(in_order(subset, batch_size=_EVALUATION_BATCH, device=device)),
-        validate=validate,
-        select_by=_selection_key(config) if training.selection == "robust" else None,
-        monitor=monitor,
-        monitor_every=training.monitor.every,
-        progress=progress or Silent(),
-    )
 
 
 def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None:
