@@ -33,10 +33,12 @@ from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure
 from lrat.experiments.suites import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.losses import LossLike
-from lrat.methods import Simulated
+from lrat.methods import Simulated, smoothed
 from lrat.objectives import Objective
 from lrat.threat import Ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
+from lrat.training.precision import Precision
+from lrat.training.schedules import Schedule, paper_drops
 from lrat.training.watch import Silent
 
 Acceleration: TypeAlias = Literal["auto", "off"]
@@ -66,6 +68,11 @@ def fit(
     lr: float = 0.1,
     weight_decay: float = 2e-4,
     drops: Mapping[float, float] | None = None,
+    schedule: Schedule | str | Mapping[str, Any] | None = None,
+    accumulate: int = 1,
+    label_smoothing: float = 0.0,
+    ema: float | None = None,
+    precision: Precision = "float32",
     validation: float = VALIDATION_FRACTION,
     augmentation: Any = None,
     seed: int = 0,
@@ -80,7 +87,12 @@ def fit(
 
     ``data``: (images, labels) as arrays or tensors, float in [0, 1] or uint8, or an ``ImageData``.
     ``method``: a name of ``lrat list methods``, or an ``Objective``. ``drops``: fraction of
-    training -> factor on the learning rate; None is the paper's. The share ``validation`` is held
+    training -> factor on the learning rate; None is the paper's. ``schedule``: another course of
+    the learning rate, as ``"cosine"``, ``{"name": "one-cycle", "peak": 0.4}`` or a function (lr,
+    position, length) -> rate. ``accumulate``: batches that make one step. ``label_smoothing`` of
+    the loss that is descended, never of attacks. ``ema``: decay of a moving average of the weights,
+    as 0.999; it is then what is selected. ``precision``: ``"bf16-mixed"`` for the update in
+    bfloat16. ``docs/training.md`` says more of each. The share ``validation`` is held
     out and picks the epoch with the best accuracy under PGD-10; 0 keeps the last epoch. With
     ``out`` the run is kept in that folder and the same call continues it.
 
@@ -91,17 +103,23 @@ def fit(
     images = _images(data)
     ball = _ball(threat)
     objective, name = _objective(method, ball)
+    objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
     build.check_fit(model, images)
     build.check_training(model, train_part, batch_size)
     model.to(place)
+    chosen = build.schedule(schedule, drops)
     optimisation = Optimisation(
         epochs=epochs,
         lr=lr,
         weight_decay=weight_decay,
+        drops=paper_drops() if drops is None or chosen is not None else drops,
+        schedule=chosen,
+        accumulate=accumulate,
+        ema=ema,
+        precision=precision,
         seed=seed,
-        **({} if drops is None else {"drops": drops}),  # type: ignore[arg-type]
     )
     view = build.view(acceleration, model, train_part)
     validate = None
@@ -109,6 +127,7 @@ def fit(
         suite = build.attacks_as_suite((_VALIDATION_ATTACK,), ball)
         validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
     made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
+    made += f" {label_smoothing}" if label_smoothing else ""
     # Without the addresses in the repr of functions and objects: they differ between processes.
     identity = f"{re.sub(' at 0x[0-9a-fA-F]+', '', made)} {images.digest()}"
     source = InMemory(

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,8 @@ from lrat.objectives import Objective
 from lrat.outputs import logits_of
 from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
+from lrat.training.schedules import Piecewise, Schedule, paper_drops
+from lrat.training.schedules import schedule as named_schedule
 
 _PROBE_IMAGES = 128
 
@@ -126,7 +129,8 @@ def objective(config: RunConfig) -> Objective:
             f"method.{idle[0]} does nothing in {config.method.name!r}, which uses {used}: leave it "
             "out or choose another method"
         )
-    return recipe.make(simulated, config.method)
+    made = recipe.make(simulated, config.method)
+    return methods.smoothed(made, config.training.label_smoothing)
 
 
 def data(settings: DataSettings, seed: int) -> Splits:
@@ -225,16 +229,57 @@ def check_training(network: nn.Module, images: ImageData, batch_size: int) -> No
 def optimisation(config: RunConfig) -> Optimisation:
     """The schedule and the optimiser's settings."""
     training = config.training
+    if not training.ema_warm_up and training.ema is None:
+        raise ConfigurationError(
+            "training.ema_warm_up does nothing without training.ema: set that too, as "
+            "training.ema=0.999, or leave it out"
+        )
+    drops = training.drops if training.drops != paper_drops() else None
+    chosen = schedule(training.schedule.model_dump(exclude_none=True), drops)
     return Optimisation(
         epochs=training.epochs,
         schedule_epochs=training.schedule_epochs,
         lr=training.lr,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
-        drops=training.drops,
+        drops=training.drops if chosen is None else paper_drops(),
+        schedule=chosen,
+        decay=training.decay,
+        ema=training.ema,
+        ema_warm_up=training.ema_warm_up,
+        precision=training.precision,
         clip=training.clip,
         accumulate=training.accumulate,
         seed=config.seed,
+    )
+
+
+def schedule(
+    wanted: Schedule | str | Mapping[str, Any] | None, drops: Mapping[float, float] | None
+) -> Schedule | None:
+    """A schedule from what a user may write; None for the plain drops.
+
+    ``wanted``: a name, ``{"name": ..., setting: value}``, or a schedule itself. ``drops`` as they
+    were given, None where they were not. SettingError for settings that are unknown or do nothing.
+    """
+    if isinstance(wanted, str):
+        wanted = {"name": wanted}
+    if isinstance(wanted, Mapping):
+        settings = dict(wanted)
+        name = settings.pop("name", None)
+        if not isinstance(name, str):
+            raise SettingError(f"schedule={dict(wanted)}: give its name, as {{'name': 'cosine'}}")
+        made = named_schedule(name, settings, drops)
+        return None if isinstance(made, Piecewise) else made
+    if wanted is None:
+        return None
+    if isinstance(wanted, Schedule):
+        if drops is not None:
+            raise SettingError(f"drops={dict(drops)} do nothing beside a schedule: leave them out")
+        return wanted
+    raise SettingError(
+        f"schedule={wanted!r}: pass a name, as 'cosine', its settings, as {{'name': 'cosine', "
+        "'final': 0.01}, or a function (lr, position, length) -> rate"
     )
 
 

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments import catalogue
 
+_KEEPING = {"keep_last", "checkpoint_every_steps", "checkpoint_every_minutes", "trackers"}
+"""How a run is kept and watched, which decides nothing of its result."""
+
 
 def _off(value: Any) -> Any:
     """YAML reads a bare ``off`` as False."""
@@ -77,11 +80,36 @@ class MonitorSettings(_Section):
     limit: int | None = Field(default=None, ge=1)
 
 
+class ScheduleSettings(_Section):
+    """How the learning rate moves; null is that schedule's own default (``training.schedules``).
+
+    ``piecewise`` follows ``training.drops``. The ``warm_up_`` settings put a linear rise before any
+    schedule; the others belong to one each, and one that does nothing is refused.
+    """
+
+    name: Literal["piecewise", "cosine", "one-cycle"] = "piecewise"
+    final: float | None = None
+    peak: float | None = None
+    div_factor: float | None = None
+    final_div_factor: float | None = None
+    shape: Literal["cosine", "linear"] | None = None
+    warm_up_epochs: float | None = None
+    warm_up_fraction: float | None = None
+    warm_up_start: float | None = None
+
+
 class TrainingSettings(_Section):
     """The loop: the paper's SGD and schedule, and how the reported weights are selected.
 
+    ``decay``: weights, to leave normalisation layers and biases out of weight decay. ``ema``: decay
+    of a moving average of the weights, which is then what is selected and reported.
+
     ``selection``: ``robust`` keeps the epoch with the best PGD accuracy on held-out images
     (``validation_steps`` steps of epsilon / 4), ``last`` the last epoch.
+
+    A checkpoint is written after each epoch, within one after every ``checkpoint_every_steps``
+    steps and ``checkpoint_every_minutes``; the last ``keep_last`` are kept, the selected and
+    ``keep_epochs``. ``trackers``: ``tensorboard`` or ``FILE.py:FUNCTION``.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -91,12 +119,22 @@ class TrainingSettings(_Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=2e-4, ge=0)
     drops: dict[float, float] = Field(default_factory=lambda: {0.6: 0.1, 0.9: 0.1})
+    schedule: ScheduleSettings = ScheduleSettings()
+    decay: Literal["all", "weights"] = "all"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema: float | None = Field(default=None, ge=0, lt=1)
+    ema_warm_up: bool = True
+    precision: Literal["float32", "bf16-mixed"] = "float32"
     clip: float | None = Field(default=None, gt=0)
     accumulate: int = Field(default=1, ge=1)
     selection: Literal["robust", "last"] = "robust"
     validation_steps: int = Field(default=10, ge=1)
     record_weights: tuple[int, ...] = ()
     keep_epochs: tuple[int, ...] = ()
+    keep_last: int = Field(default=2, ge=1)
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_every_minutes: float | None = Field(default=10.0, gt=0)
+    trackers: tuple[str, ...] = ()
     monitor: MonitorSettings = MonitorSettings()
 
 
@@ -126,9 +164,11 @@ class RunConfig(_Section):
         """
         settings = self.model_dump(
             mode="json",
-            exclude={"device": True, "threads": True, "data": {"root"}},
+            exclude={"device": True, "threads": True, "data": {"root"}, "training": _KEEPING},
             exclude_defaults=not defaults,
         )
+        # A section that differs from the defaults in what is left out alone says nothing.
+        settings = {name: value for name, value in settings.items() if value != {}}
         # The contents of a user's files are compared apart (contents.json), wherever they lie.
         if self.data.name.startswith("npz:"):
             settings["data"]["name"] = "npz:"
@@ -155,6 +195,10 @@ class RunConfig(_Section):
             data["name"] = f"npz:{Path(data['name'].removeprefix('npz:')).resolve()}"
         if ".py:" in model["name"]:
             model["name"] = str(Path(model["name"]).resolve())
+        training = content["training"]
+        training["trackers"] = [
+            str(Path(name).resolve()) if ".py:" in name else name for name in training["trackers"]
+        ]
         return yaml.safe_dump(content, sort_keys=False)
 
 

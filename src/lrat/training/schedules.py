@@ -168,7 +168,7 @@ def schedule(
     if name not in NAMES:
         raise UnknownNameError("schedule", name, NAMES)
     used = _OWN[name] | _WARM_UP.keys()
-    for key in settings:
+    for key, value in settings.items():
         if not any(key in own for own in (*_OWN.values(), _WARM_UP)):
             known = sorted(frozenset().union(*_OWN.values(), _WARM_UP))
             raise UnknownNameError("setting of a schedule", key, known)
@@ -177,6 +177,8 @@ def schedule(
                 f"schedule.{key} does nothing in {name!r}, which uses {', '.join(sorted(used))}: "
                 "leave it out or choose another schedule"
             )
+        if key != "shape" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise SettingError(f"schedule.{key}={value!r}: must be a number")
     if drops is not None and name != "piecewise":
         raise SettingError(
             f"drops={dict(drops)} do nothing in the schedule {name!r}: leave them out, or choose "

@@ -112,7 +112,10 @@ class Optimisation:
     def learning_rate(self, position: float) -> float:
         """The rate of a step before which ``position`` epochs are done, a float from 0."""
         chosen = Piecewise(self.drops) if self.schedule is None else self.schedule
-        return chosen(self.lr, position, self.schedule_length)
+        rate = chosen(self.lr, position, self.schedule_length)
+        sound = math.isfinite(rate) and rate >= 0
+        _refuse(not sound, "schedule", chosen, f"gave {rate} at epoch {position:g}: must be >= 0")
+        return rate
 
     def average(self, model: nn.Module) -> WeightAverage | None:
         """The moving average of this model's weights, where one is wanted."""
