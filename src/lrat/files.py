@@ -1,10 +1,11 @@
 """Files that are either whole or not there: bytes, text, JSON, columnar tables."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,38 +13,116 @@ import numpy.typing as npt
 from lrat.errors import RunFolderError
 
 TABLE_SUFFIXES = (".parquet", ".npz")
+Write: TypeAlias = Callable[[BinaryIO], object]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Write) -> None:
     """Give ``path`` the bytes that ``write`` puts out, or leave it as it was.
 
-    Written beside it, synced to the disk, then renamed; a kill at any moment leaves the old file
-    or the new one. Raises ``RunFolderError`` on a full disk or a read-only folder.
+    Written beside it, synced to the disk, then renamed, and the folder synced; a kill at any moment
+    leaves the old file or the new one. Raises ``RunFolderError`` on a full disk or a read-only
+    folder, also where ``write`` is of a library that gives such errors other names.
     """
-    beside = temporary(path)
+    write_together((path, write))
+
+
+def write_together(*files: tuple[Path, Write]) -> None:
+    """Several files of one folder as ``write_atomically``: none is renamed before all are written.
+
+    They are written and renamed in the given order; a kill between two renames leaves some of them
+    new.
+    """
+    besides = [temporary(path) for path, _ in files]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        for (path, write), beside in zip(files, besides, strict=True):
+            _write_beside(path, beside, write)
+        for (path, _), beside in zip(files, besides, strict=True):
+            try:
+                os.replace(beside, path)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise unwritable(path, error) from error
+    except BaseException:
+        for beside in besides:
+            discard(beside)
+        raise
+
+
+def _write_beside(path: Path, beside: Path, write: Write) -> None:
+    raw: _Watched | None = None
+    try:
+        make_folder(path.parent)
+        raw = _Watched(beside, "wb")
+        with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-        _sync_folder(path.parent)
+    except Exception as error:
+        known = None if raw is None else raw.failure
+        failure = error if isinstance(error, OSError) else known
+        if failure is None:
+            raise
+        raise unwritable(path, failure) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add ``line`` and a line end, whole or not at all; ``RunFolderError`` if it is not at all."""
+    try:
+        with open(path, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            content = f"{line}\n".encode()
+            try:
+                written = file.write(content)
+                if written < len(content):
+                    # A nearly full disk takes a part; the rest says why it cannot be taken.
+                    file.write(content[written:])
+            except OSError:
+                file.truncate(before)
+                raise
     except OSError as error:
-        _discard(beside)
-        reason = error.strerror or str(error)
-        raise RunFolderError(
-            f"cannot write {path}: {reason}; free space or make the folder writable, "
-            "then run the same command again"
-        ) from error
-    except BaseException:
-        _discard(beside)
-        raise
+        raise unwritable(path, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and what is above it, durably."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(place.parent)
+
+
+def unwritable(path: Path, error: OSError) -> RunFolderError:
+    """What to tell whoever's disk is full or whose folder is read-only."""
+    reason = error.strerror or " ".join(str(error).split())
+    return RunFolderError(
+        f"cannot write {path}: {reason}; free space or make the folder writable, "
+        "then run the same command again"
+    )
+
+
+class _Watched(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    failure: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def temporary(path: Path) -> Path:
     """Where the bytes of ``path`` gather before the rename."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what writes of killed processes left beside their files; nobody else may write."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            discard(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,7 +168,8 @@ def read_table(path: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
+    """Remove a file if that is possible."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -97,8 +177,8 @@ def _discard(path: Path) -> None:
         return
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets folders be opened."""
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside durable, where the system lets folders be opened."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

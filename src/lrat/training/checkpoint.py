@@ -2,57 +2,31 @@
 
 A checkpoint is two files: ``epoch-060.pt``, a nested dictionary of tensors and plain values, and
 ``epoch-060.json``, its digest and what must be known before it is read. One within an epoch is
-``epoch-061-step-000123``. The description is written last and removed first, so a payload without
-one was never finished and is not looked at.
+``epoch-061-step-000123``, one without momentum ``epoch-060-portable``. Both are written beside
+their places before either is renamed; a payload without a description is not looked at.
 """
 
 import hashlib
-import json
 import logging
 import pickle
-import re
 from collections import OrderedDict
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
+from lrat import __version__
 from lrat.errors import CheckpointError, SettingError
-from lrat.files import write_atomically
+from lrat.files import discard, write_together
+from lrat.training.description import FORMAT, DamagedError, Description, Name
+from lrat.training.slices import restored, without_momentum
 
 _logger = logging.getLogger(__name__)
-FORMAT = 1
 _PLAIN = (bool, int, float, str, bytes)
-_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
-
-
-class _DamagedError(Exception):
-    """Why one checkpoint cannot be used."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """The small file beside a checkpoint.
-
-    ``epoch``: completed epochs; ``step``: steps done in the one after; ``selected``: the epoch
-    (from 1) whose weights are the best so far, None without selection.
-    """
-
-    epoch: int
-    step: int
-    selected: int | None
-    identity: str
-    format: int
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        if self.step:
-            return f"epoch-{self.epoch + 1:03d}-step-{self.step:06d}"
-        return f"epoch-{self.epoch:03d}"
+_TEMPORARY = ".epoch-*.tmp"
 
 
 class Checkpoints:
@@ -60,7 +34,8 @@ class Checkpoints:
 
     ``identity`` stands for the configuration: a checkpoint of another one is refused.
     Kept: the last ``keep_last``, those after the epochs ``keep_epochs`` (from 1), and those that
-    one of the last calls selected. Every method raises ``CheckpointError`` with cause and cure.
+    one of the last calls selected. Every method raises ``CheckpointError`` with cause and cure;
+    those that write ``RunFolderError`` where that is impossible, and what was there stays.
     """
 
     def __init__(
@@ -77,7 +52,7 @@ class Checkpoints:
         self._identity = identity
         self._keep_last = keep_last
         self._keep_epochs = frozenset(keep_epochs)
-        self._damaged: set[str] = set()
+        self._damaged: set[Name] = set()
 
     def save(
         self, state: dict[str, Any], *, epoch: int, step: int = 0, selected: int | None = None
@@ -87,31 +62,33 @@ class Checkpoints:
         ``state`` holds tensors, numbers, text, None, and lists, tuples and dictionaries of them:
         what can be read back without executing anything.
         """
-        _check_plain(state, "state")
-        description = Description(
-            epoch=epoch,
-            step=step,
-            selected=selected,
-            identity=self._identity,
-            format=FORMAT,
-            sha256="",
-        )
-        payload = self._payload(description.name)
-        self._described(description.name).unlink(missing_ok=True)
-        write_atomically(payload, lambda file: torch.save(state, file))
-        text = json.dumps(asdict(replace(description, sha256=_digest(payload))), indent=1)
-        write_atomically(
-            self._described(description.name), lambda file: file.write(f"{text}\n".encode())
-        )
-        self._damaged.discard(description.name)
-        self._prune((epoch, step))
-        return payload
+        path = self._write(state, Name(epoch, step), selected)
+        self._prune(Name(epoch, step))
+        return path
+
+    def save_portable(
+        self, state: dict[str, Any], *, epoch: int, step: int = 0, selected: int | None = None
+    ) -> Path:
+        """Write ``state`` (see ``slices.portable``) and leave only what is to be carried away.
+
+        That is this one, and without momentum, weights bit for bit, those that are selected or
+        named. The others go when these are written.
+        """
+        name = Name(epoch, step, True)
+        path = self._write(state, name, selected)
+        wanted = self._keep_epochs | {selected}
+        kept = {name}
+        for each in self._names():
+            if each.step == 0 and each.epoch in wanted and each < name:
+                kept.add(self._lightened(each))
+        self._remove_all_but(kept)
+        return path
 
     def latest(self) -> dict[str, Any] | None:
         """The state to continue from, on the CPU; None if there is no checkpoint.
 
         A damaged one is named in a warning and the one before it is used; if none is whole,
-        ``CheckpointError``.
+        ``CheckpointError``. A portable one has the key ``portable``, and no optimiser.
         """
         found = self._find_newest()
         return None if found is None else found[1]
@@ -126,117 +103,163 @@ class Checkpoints:
             if name == "last" or description.selected is None:
                 return state
             name = f"epoch-{description.selected}"
-        match = _NAME.fullmatch(name)
-        key = (0, 0) if match is None else _key(match)
-        stem = next((stem for known, stem in self._stems() if known == key), None)
-        if match is None or stem is None:
-            known = ", ".join(f"epoch-{epoch}" for (epoch, step), _ in self._stems() if step == 0)
-            raise CheckpointError(
-                f"no checkpoint {name!r} in {self.folder}: there are last, selected, {known}"
-            )
+        wanted = Name.parse(name)
+        if wanted is not None:
+            for known in reversed(self._names()):
+                if (known.epoch, known.step) == (wanted.epoch, wanted.step):
+                    return self._read_or_refuse(known)
+        epochs = dict.fromkeys(f"epoch-{known.epoch}" for known in self._names() if not known.step)
+        raise CheckpointError(
+            f"no checkpoint {name!r} in {self.folder}: there are "
+            f"{', '.join(['last', 'selected', *epochs])}"
+        )
+
+    def size(self) -> int:
+        """Bytes of all that lies in the folder."""
+        return sum(path.stat().st_size for path in self.folder.glob("*") if path.is_file())
+
+    def _write(self, state: dict[str, Any], name: Name, selected: int | None) -> Path:
+        _check_plain(state, "state")
+        payload = self._payload(name)
+        description = Description(
+            epoch=name.epoch,
+            step=name.step,
+            selected=selected,
+            identity=self._identity,
+            format=FORMAT,
+            sha256="",
+            portable=name.portable,
+            version=__version__,
+        )
+        digest = hashlib.sha256()
+
+        def put(file: BinaryIO) -> None:
+            torch.save(state, cast(BinaryIO, _Hashing(file, digest.update)))
+
+        def describe(file: BinaryIO) -> None:
+            text = replace(description, sha256=digest.hexdigest()).to_json()
+            file.write(f"{text}\n".encode())
+
+        write_together((payload, put), (self._described(name), describe))
+        self._damaged.discard(name)
+        return payload
+
+    def _lightened(self, name: Name) -> Name:
+        """The portable one in place of a whole one, written if it is not there."""
+        light = replace(name, portable=True)
+        if not name.portable:
+            try:
+                description = self._describe(name)
+                self._write(without_momentum(self._read(name)), light, description.selected)
+            except DamagedError:
+                return name
+        return light
+
+    def _read_or_refuse(self, name: Name) -> dict[str, Any]:
         try:
-            return self._read(self._describe(stem))
-        except _DamagedError as error:
+            return self._read(name)
+        except DamagedError as error:
             raise CheckpointError(
-                f"checkpoint {self._payload(stem)} is damaged ({error}): use another one"
+                f"checkpoint {self._payload(name)} is damaged ({error}): use another one"
             ) from error
 
     def _find_newest(self) -> tuple[Description, dict[str, Any]] | None:
-        stems = self._stems()
-        for _, stem in reversed(stems):
+        names = self._names()
+        for name in reversed(names):
             try:
-                description = self._describe(stem)
-                return description, self._read(description)
-            except _DamagedError as error:
-                self._damaged.add(stem)
+                return self._describe(name), self._read(name)
+            except DamagedError as error:
+                self._damaged.add(name)
                 _logger.warning(
                     "checkpoint %s is damaged (%s): falling back to the one before it",
-                    self._payload(stem),
+                    self._payload(name),
                     error,
                 )
-        if stems:
+        if names:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is whole: remove the folder to start again"
             )
         return None
 
-    def _stems(self) -> list[tuple[tuple[int, int], str]]:
-        """Names that have a description, oldest first, by (completed epochs, steps)."""
-        matches = [_NAME.fullmatch(path.stem) for path in self.folder.glob("epoch-*.json")]
-        return sorted((_key(match), match.group()) for match in matches if match is not None)
+    def _names(self) -> list[Name]:
+        """Those that have a description, oldest first."""
+        found = (Name.parse(path.stem) for path in self.folder.glob("epoch-*.json"))
+        return sorted(name for name in found if name is not None)
 
-    def _describe(self, stem: str) -> Description:
-        path = self._described(stem)
-        try:
-            values = json.loads(path.read_bytes())
-            description = Description(**values)
-        except (OSError, ValueError, TypeError) as error:
-            raise _DamagedError(f"{path.name} cannot be read") from error
-        if description.format != FORMAT:
-            raise CheckpointError(
-                f"checkpoint {self._payload(stem)} has format {description.format}, this version "
-                f"reads {FORMAT}: continue with the version that wrote it, or in another folder"
-            )
+    def _describe(self, name: Name) -> Description:
+        path = self._described(name)
+        description = Description.read(path)
         if description.identity != self._identity:
             raise CheckpointError(
-                f"checkpoint {self._payload(stem)} belongs to another configuration: "
+                f"checkpoint {self._payload(name)} belongs to another configuration: "
                 "run with that configuration again, or choose another folder"
             )
-        if description.name != stem:
-            raise _DamagedError(f"{path.name} describes {description.name}")
+        if description.name != name:
+            raise DamagedError(f"{path.name} describes {description.name}")
         return description
 
-    def _read(self, description: Description) -> dict[str, Any]:
-        path = self._payload(description.name)
+    def _read(self, name: Name) -> dict[str, Any]:
+        path, description = self._payload(name), self._describe(name)
         try:
             if _digest(path) != description.sha256:
-                raise _DamagedError("its digest differs")
+                raise DamagedError("its digest differs")
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
-            raise _DamagedError(f"it cannot be read: {error.strerror}") from error
+            raise DamagedError(f"it cannot be read: {error.strerror}") from error
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
             # torch's own message advises to load with code execution allowed: not passed on.
-            raise _DamagedError("it holds something other than tensors and plain values") from error
+            raise DamagedError("it holds something other than tensors and plain values") from error
         if not isinstance(state, dict):
-            raise _DamagedError("it holds no state")
-        return state
+            raise DamagedError("it holds no state")
+        return restored(state) if description.portable else state
 
-    def _prune(self, newest: tuple[int, int]) -> None:
+    def _prune(self, newest: Name) -> None:
         """Remove what is not kept, what lies ahead (of an abandoned course), what is unfinished."""
-        stems = dict(self._stems())
-        past = [key for key, stem in stems.items() if key <= newest and stem not in self._damaged]
+        past = [name for name in self._names() if name <= newest and name not in self._damaged]
         last = past[-self._keep_last :]
         selected = set()
-        for key in last:
+        for name in last:
             try:
-                selected.add(self._describe(stems[key]).selected)
-            except (_DamagedError, CheckpointError):
+                selected.add(self._describe(name).selected)
+            except (DamagedError, CheckpointError):
                 continue
-        kept = {
-            stems[key]
-            for key in past
-            if key in last or (key[1] == 0 and key[0] in self._keep_epochs | selected)
-        }
-        for stem in stems.values():
-            if stem not in kept:
-                self._described(stem).unlink(missing_ok=True)
-        for path in self.folder.glob("epoch-*.pt"):
-            if path.stem not in kept:
-                path.unlink(missing_ok=True)
-        for path in self.folder.glob(".epoch-*.tmp"):
-            path.unlink(missing_ok=True)
+        wanted = self._keep_epochs | selected
+        self._remove_all_but(
+            {name for name in past if name in last or (name.step == 0 and name.epoch in wanted)}
+        )
 
-    def _payload(self, name: str) -> Path:
+    def _remove_all_but(self, kept: Collection[Name]) -> None:
+        """Descriptions first, so that a kill leaves none without its payload."""
+        for name in self._names():
+            if name not in kept:
+                discard(self._described(name))
+        payloads = {self._payload(name) for name in kept}
+        for path in self.folder.glob("epoch-*.pt"):
+            if path not in payloads:
+                discard(path)
+        for path in self.folder.glob(_TEMPORARY):
+            discard(path)
+
+    def _payload(self, name: Name) -> Path:
         return self.folder / f"{name}.pt"
 
-    def _described(self, name: str) -> Path:
+    def _described(self, name: Name) -> Path:
         return self.folder / f"{name}.json"
 
 
-def _key(match: re.Match[str]) -> tuple[int, int]:
-    """Completed epochs and steps: the epoch of a name with a step is still under way."""
-    epoch, step = match.groups()
-    return (int(epoch), 0) if step is None else (int(epoch) - 1, int(step))
+class _Hashing:
+    """A file to be written from its beginning to its end, whose bytes are digested on the way."""
+
+    def __init__(self, file: BinaryIO, update: Callable[[bytes | memoryview], None]) -> None:
+        self._file = file
+        self._update = update
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _digest(path: Path) -> str:

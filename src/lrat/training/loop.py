@@ -100,11 +100,13 @@ def train(
     keeper: Keeper = (
         MemoryKeeper() if storage is None else FolderKeeper(storage, writes=crew.rank == 0)
     )
-    keeper.resume(state)
+    remark = keeper.resume(state)
     crew.barrier()  # nothing is removed before all have read it
     watch = watch or Watch()
     if state.epoch or state.step:
         tell(watch.progress, _where(state, optimisation.epochs), level=logging.INFO)
+    if remark is not None:
+        tell(watch.progress, remark, level=logging.WARNING)
     seen = model if view is None else view(model)
     stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory, crew)
 
@@ -180,6 +182,7 @@ class _Run:
         self._trackers.on_epoch(record)
         urgency = self._urgency()
         if urgency > (PLANNED if state.epoch == self._optimisation.epochs else 0):
+            self._keeper.save(state)
             raise self._stopped(urgency, f"after epoch {state.epoch}")
 
     def _steps(self) -> None:

@@ -1,16 +1,21 @@
 """Where a run keeps itself: in its folder, or in memory for as long as it lasts."""
 
+import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from lrat.errors import SettingError
+from lrat.files import remove_leftovers
 from lrat.training.checkpoint import Checkpoints
 from lrat.training.metrics import MetricsFile
 from lrat.training.outcome import StepOutcome
 from lrat.training.recorder import WeightRecorder
+from lrat.training.resuming import take_over
+from lrat.training.slices import portable
 from lrat.training.state import RunState, reported
 
 
@@ -20,7 +25,13 @@ class Storage:
 
     ``identity``: a digest of the configuration; a folder of another one is refused. Epochs count
     from 1: ``keep_epochs`` keep their checkpoints beside the last ``keep_last`` and the selected
-    one, ``record_epochs`` write their per-image weights.
+    one, ``record_epochs`` write their per-image weights. A checkpoint is written after each epoch
+    and when the run stops, within an epoch after each ``every_steps`` of its steps and
+    ``every_minutes`` after the last one (None: never).
+
+    ``portable``: a run that stops leaves a checkpoint to carry away, of float16 weights without
+    momentum (see ``slices``). Continued from there it comes to another result than without the
+    stop; the record of the epoch says so. Raises ``SettingError``.
     """
 
     folder: Path
@@ -28,6 +39,19 @@ class Storage:
     keep_last: int = 2
     keep_epochs: Collection[int] = ()
     record_epochs: Collection[int] = ()
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    portable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise SettingError(
+                f"Storage(every_steps={self.every_steps}): at least 1 step, or None for never"
+            )
+        if self.every_minutes is not None and not self.every_minutes > 0:
+            raise SettingError(
+                f"Storage(every_minutes={self.every_minutes}): some time above 0, or None for never"
+            )
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints in this folder, to be read by whoever needs them."""
@@ -48,8 +72,12 @@ class Keeper(Protocol):
         """Where the run is saved and what to do to go on, in words."""
         ...
 
-    def resume(self, state: RunState) -> None:
-        """Bring ``state`` to where an earlier process left the run, if there was one."""
+    def resume(self, state: RunState) -> str | None:
+        """Bring ``state`` to where an earlier process left the run, if there was one.
+
+        Returns what is not as if it had never stopped, in words; None if it is the same bit for
+        bit.
+        """
         ...
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
@@ -61,7 +89,7 @@ class Keeper(Protocol):
         ...
 
     def save(self, state: RunState) -> None:
-        """Save within an epoch."""
+        """The run stops here: save what is not saved yet."""
         ...
 
     def selected(self, state: RunState) -> dict[str, Tensor]:
@@ -70,47 +98,123 @@ class Keeper(Protocol):
 
 
 class FolderKeeper:
-    """Keeps a run in its folder; one of several processes ``writes``, the others only read."""
+    """Keeps a run in its folder; one of several processes ``writes``, the others only read.
+
+    Every method raises ``RunFolderError`` where the folder cannot be written; the last checkpoint
+    is then as good as before.
+    """
 
     def __init__(self, storage: Storage, *, writes: bool = True) -> None:
-        self._writes = writes
         self.where = f"saved in {storage.folder}: the same command continues it"
+        self._writes = writes
+        self._storage = storage
         self._checkpoints = storage.checkpoints()
         self._metrics = MetricsFile(storage.folder / "metrics.jsonl")
         self._recorder = WeightRecorder(storage.folder / "weights", epochs=storage.record_epochs)
+        self._remarks: list[str] = []
+        self._saved: tuple[int, int, bool] | None = None
+        self._saved_at = time.monotonic()
 
-    def resume(self, state: RunState) -> None:
+    def resume(self, state: RunState) -> str | None:
         saved = self._checkpoints.latest()
-        if saved is not None:
-            state.load_state_dict(saved)
-            self._recorder.load_state_dict(saved["recorder"])
+        remark = None if saved is None else self._take_over(state, saved)
         if self._writes:
+            folder = self._storage.folder
+            remove_leftovers(folder, folder / "checkpoints", folder / "weights")
             self._metrics.rewrite(record.to_json() for record in state.records)
+        return remark
+
+    def _take_over(self, state: RunState, saved: dict[str, Any]) -> str | None:
+        light = saved.pop("portable", None)
+        self._remarks = saved.pop("remarks", [])  # absent in older checkpoints
+        take_over(state, self._recorder, saved, self._checkpoints.folder)
+        self._note_saved(state)
+        if light is None:
+            return None
+        place = f"after epoch {state.epoch}"
+        if state.step:
+            place = f"in epoch {state.epoch + 1} after step {state.step}"
+        remark = f"momentum starts afresh {place}, from weights in {light['weights']}"
+        self._remarks.append(remark)
+        return remark
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
-        if self._writes and not outcome.skipped:
+        if not self._writes:
+            return
+        if not outcome.skipped:
             self._recorder.add(outcome, epoch=state.epoch + 1)
+        if self._is_due(state):
+            self._save(state)
 
     def epoch_ended(self, state: RunState) -> None:
+        self._put_remarks(state)
         if not self._writes:
             return
         # The checkpoint comes last: what a kill leaves in the other files is then written again.
         self._metrics.append(state.records[-1].to_json())
         self._recorder.write(epoch=state.epoch)
-        self.save(state)
+        self._save(state)
 
     def save(self, state: RunState) -> None:
         if not self._writes:
             return
+        if self._storage.portable:
+            self._save_portable(state)
+        elif self._saved != _place(state):
+            self._save(state)
+
+    def selected(self, state: RunState) -> dict[str, Tensor]:
+        return reported(self._checkpoints.load("selected"))
+
+    def _is_due(self, state: RunState) -> bool:
+        steps, minutes = self._storage.every_steps, self._storage.every_minutes
+        if steps is not None and state.step % steps == 0:
+            return True
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save(self, state: RunState) -> None:
         self._checkpoints.save(
-            {**state.state_dict(), "recorder": self._recorder.state_dict()},
+            self._state_dict(state),
             epoch=state.epoch,
             step=state.step,
             selected=None if state.best is None else state.best.epoch,
         )
+        self._note_saved(state)
 
-    def selected(self, state: RunState) -> dict[str, Tensor]:
-        return reported(self._checkpoints.load("selected"))
+    def _save_portable(self, state: RunState) -> None:
+        parameters = [name for name, _ in state.model.named_parameters(remove_duplicate=False)]
+        self._checkpoints.save_portable(
+            portable(self._state_dict(state), parameters),
+            epoch=state.epoch,
+            step=state.step,
+            selected=None if state.best is None else state.best.epoch,
+        )
+        self._saved = None  # not as it is
+        size = self._checkpoints.size() / 1e6
+        self.where = (
+            f"saved in {self._storage.folder} to carry away, {size:.1f} MB of checkpoints: the "
+            "same command continues it, there or here, with fresh momentum"
+        )
+
+    def _state_dict(self, state: RunState) -> dict[str, Any]:
+        own = {"recorder": self._recorder.state_dict(), "remarks": list(self._remarks)}
+        return {**state.state_dict(), **own}
+
+    def _note_saved(self, state: RunState) -> None:
+        self._saved = _place(state)
+        self._saved_at = time.monotonic()
+
+    def _put_remarks(self, state: RunState) -> None:
+        """Into the record of the epoch that they are about."""
+        said = tuple({"guard": "portable", "text": remark} for remark in self._remarks)
+        if said:
+            record = state.records[-1]
+            state.records[-1] = replace(record, notices=(*record.notices, *said))
+        self._remarks = []
+
+
+def _place(state: RunState) -> tuple[int, int, bool]:
+    return state.epoch, state.step, state.measuring
 
 
 class MemoryKeeper:
@@ -121,8 +225,8 @@ class MemoryKeeper:
     def __init__(self) -> None:
         self._best: dict[str, Tensor] | None = None
 
-    def resume(self, state: RunState) -> None:
-        return
+    def resume(self, state: RunState) -> str | None:
+        return None
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
         return

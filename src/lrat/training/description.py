@@ -1,0 +1,123 @@
+"""The small file beside a checkpoint: what must be known of it before it is read."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from functools import total_ordering
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import CheckpointError
+
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""Format 1 knew neither averages nor portable checkpoints."""
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(-portable)?")
+_LARGEST = 10**9
+
+
+class DamagedError(Exception):
+    """Why one checkpoint cannot be used."""
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Name:
+    """``epoch-060``, or ``epoch-061-step-000123`` within an epoch; ``...-portable``.
+
+    ``epoch`` epochs are complete and ``step`` steps of the next one are done. The later is the
+    larger; of two at the same place the portable one is the smaller.
+    """
+
+    epoch: int
+    step: int = 0
+    portable: bool = False
+
+    def __str__(self) -> str:
+        place = f"epoch-{self.epoch:03d}"
+        if self.step:
+            place = f"epoch-{self.epoch + 1:03d}-step-{self.step:06d}"
+        return f"{place}-portable" if self.portable else place
+
+    def __lt__(self, other: "Name") -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, bool]:
+        return self.epoch, self.step, not self.portable
+
+    @classmethod
+    def parse(cls, text: str) -> "Name | None":
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        number, step, suffix = match.groups()
+        epoch = int(number) if step is None else int(number) - 1
+        return cls(max(0, epoch), 0 if step is None else int(step), suffix is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """``epoch`` completed epochs; ``step``: steps done in the one after; ``selected``: the epoch
+    (from 1) whose weights are the best so far, None without selection; ``portable``: without
+    momentum, see ``slices``; ``version`` of lrat that wrote it.
+    """
+
+    epoch: int
+    step: int
+    selected: int | None
+    identity: str
+    format: int
+    sha256: str
+    portable: bool = False
+    version: str = ""
+
+    @property
+    def name(self) -> Name:
+        return Name(self.epoch, self.step, self.portable)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def read(cls, path: Path) -> "Description":
+        """The description in ``path``, whatever that file holds.
+
+        Raises ``DamagedError``, and ``CheckpointError`` for the format of another version of lrat.
+        """
+        try:
+            values = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DamagedError(f"{path.name} cannot be read") from error
+        if not isinstance(values, dict) or type(values.get("format")) is not int:
+            raise DamagedError(f"{path.name} cannot be read")
+        if values["format"] not in READABLE:
+            raise CheckpointError(
+                f"checkpoint {path.with_suffix('.pt')} has format {values['format']}"
+                f"{_written_by(values)}, this version reads {' and '.join(map(str, READABLE))}: "
+                "continue with the version that wrote it, or in another folder"
+            )
+        if not _fits(values):
+            raise DamagedError(f"{path.name} cannot be read")
+        return cls(**values)
+
+
+def _written_by(values: dict[str, Any]) -> str:
+    version = values.get("version")
+    return f" (of lrat {version})" if isinstance(version, str) and version else ""
+
+
+def _fits(values: dict[str, Any]) -> bool:
+    """Whether these are the fields of a description, each of its kind."""
+    known = {field.name: field for field in fields(Description)}
+    given = {"portable": False, "version": "", **values}
+    return given.keys() == known.keys() and (
+        all(_is_count(given[name]) for name in ("epoch", "step"))
+        and (given["selected"] is None or _is_count(given["selected"]))
+        and all(isinstance(given[name], str) for name in ("identity", "sha256", "version"))
+        and isinstance(given["portable"], bool)
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST

@@ -1,0 +1,67 @@
+"""A saved state is taken over whole, or refused in one line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lrat.errors import CheckpointError
+from lrat.training.recorder import WeightRecorder
+from lrat.training.state import RunState
+
+_NOT_A_STATE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def take_over(
+    state: RunState, recorder: WeightRecorder, saved: Mapping[str, Any], folder: Path
+) -> None:
+    """Bring ``state`` to where ``saved`` is, and ``recorder`` to the entry of its name.
+
+    Where ``saved`` has no optimiser, momentum starts afresh.
+
+    ``folder`` of the checkpoint, for errors: ``CheckpointError`` for a state of another version of
+    lrat, of another model, or of something else.
+    """
+    ours = state.state_dict()
+    unknown = sorted(map(str, saved.keys() - ours.keys() - {"recorder"}))
+    if unknown:
+        raise CheckpointError(
+            f"the newest checkpoint in {folder} holds {', '.join(unknown)}, which this version of "
+            "lrat does not know: continue with the version that wrote it, or in another folder"
+        )
+    optimizer = saved.get("optimizer")
+    try:
+        check_fit(state.model, saved["model"], f"the newest checkpoint in {folder}")
+        state.load_state_dict(
+            {**saved, "optimizer": ours["optimizer"] if optimizer is None else optimizer}
+        )
+        recorder.load_state_dict(saved["recorder"])
+    except _NOT_A_STATE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(
+            f"the newest checkpoint in {folder} is no state of a run that this version of lrat "
+            f"knows ({reason}): continue with the version that wrote it, or remove it to continue "
+            "from the one before"
+        ) from error
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse the weights of another architecture or number of classes; ``CheckpointError``."""
+    own: Mapping[str, Tensor] = model.state_dict()
+    cure = "train the same architecture with the same number of classes, or choose another folder"
+    for what, names in (
+        ("lacks", [name for name in own if name not in weights]),
+        ("holds", [name for name in weights if name not in own]),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(
+                f"{origin} does not fit this model: it {what} {names[0]}{more}; {cure}"
+            )
+    for name, value in own.items():
+        if isinstance(value, Tensor) and value.shape != weights[name].shape:
+            raise CheckpointError(
+                f"{origin} does not fit this model: {name} is {list(weights[name].shape)} there "
+                f"and {list(value.shape)} in the model; {cure}"
+            )
