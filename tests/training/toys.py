@@ -121,9 +121,10 @@ def run(
     source: ToySource | None = None,
     objective: Weighted | None = None,
     storage: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[nn.Module, TrainingResult]:
-    """Train the toy; settings are those of ``Optimisation``."""
+    """Train the toy; ``settings`` are those of ``Optimisation``, ``options`` those of ``train``."""
     network_ = network() if model is None else model
     result = train(
         network_,
@@ -134,6 +135,7 @@ def run(
         storage=None
         if folder is None
         else Storage(folder=folder, identity=identity, **(storage or {})),
+        **(options or {}),
     )
     return network_, result
 
