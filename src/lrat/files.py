@@ -173,7 +173,7 @@ def discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        # The folder became unreadable: the error under way says so.
+        # The folder became unusable: the error under way says so.
         return
 
 

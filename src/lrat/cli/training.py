@@ -35,9 +35,22 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML, as a run's config.yaml.")] = None,
     set_: Set = None,
     device: Device = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Save and end after N minutes; see --portable."),
+    ] = None,
+    portable: Annotated[
+        bool,
+        typer.Option("--portable", help="Leave a small checkpoint: float16, no momentum."),
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard or FILE.py:FUNCTION; repeatable."),
+    ] = None,
     profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
+    from lrat.errors import ConfigurationError, Paused
     from lrat.experiments.config import load_config, parse_assignments, read_yaml
     from lrat.experiments.folder import default_folder
     from lrat.experiments.run import train_run
@@ -49,6 +62,7 @@ def train(
         data__root=data_root,
         model__name=model,
         training__epochs=epochs,
+        training__trackers=track or None,
         threat=threat,
         seed=seed,
         device=device,
@@ -61,9 +75,17 @@ def train(
 
         print(profile_training(settings))
         return
+    if max_minutes is not None and not max_minutes > 0:
+        raise ConfigurationError(f"--max-minutes {max_minutes:g}: give the run some time, above 0")
     folder = default_folder(settings) if out is None else out
-    with training_progress(settings) as progress:
-        report = train_run(settings, folder, progress=progress)
+    try:
+        with training_progress(settings) as progress:
+            report = train_run(
+                settings, folder, progress=progress, max_minutes=max_minutes, portable=portable
+            )
+    except Paused as paused:
+        print(paused)
+        return
     print(report)
 
 

@@ -40,7 +40,7 @@ def read_config(folder: Path) -> RunConfig:
 
 def has_begun(folder: Path) -> bool:
     """Whether a run in ``folder`` has saved anything that another configuration could not use."""
-    return (folder / WEIGHTS).exists() or any((folder / CHECKPOINTS).glob("*"))
+    return (folder / WEIGHTS).exists() or any((folder / CHECKPOINTS).glob("*.json"))
 
 
 def claim(folder: Path, config: RunConfig) -> None:
@@ -51,7 +51,7 @@ def claim(folder: Path, config: RunConfig) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file: choose another --out")
-    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
+    if not folder.exists() or all(_is_left_over(path) for path in folder.iterdir()):
         return
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} holds files of something else: choose another --out")
@@ -63,6 +63,13 @@ def claim(folder: Path, config: RunConfig) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(differing)}): "
             "choose another --out, or give the same settings to continue it"
         )
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a run writes this file before its configuration, so that one that ended early (a
+    full disk, a kill) may leave it alone."""
+    is_temporary = path.name.startswith(".") and path.suffix == ".tmp"
+    return is_temporary or path.name in {LOCK, ENVIRONMENT, CONTENTS, ACCELERATION}
 
 
 def check_contents(folder: Path, found: Mapping[str, str]) -> None:

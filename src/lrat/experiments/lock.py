@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lrat.errors import RunFolderError
+from lrat.files import discard
 
 LOCK = ".lock"
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -41,13 +42,14 @@ def locked(folder: Path) -> Iterator[None]:
             if error.errno not in _NO_LOCKS_HERE:
                 raise RunFolderError(f"cannot lock {folder}: {error.strerror}") from error
         _check_still_there(folder, descriptor)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        with suppress(OSError):  # on a full disk whoever waits is told no number
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
         try:
             yield
         finally:
             # While it is held: nobody else can have locked this file.
-            (folder / LOCK).unlink(missing_ok=True)
+            discard(folder / LOCK)
             for place in made:
                 with suppress(OSError):  # something was written there
                     place.rmdir()

@@ -1,6 +1,6 @@
 """What a run measures while it trains, each process its share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.training import Progress, Watch
 from lrat.training.crew import Alone, Crew
-from lrat.training.watch import Silent
+from lrat.training.watch import Silent, Tracker
 
 CLEAN_SUBSET = 512
 _BATCH = 256
@@ -66,6 +66,7 @@ def watch(
     *,
     crew: Crew,
     progress: Progress | None,
+    trackers: Sequence[Tracker] = (),
 ) -> Watch:
     """What the run looks at while it trains."""
     ball = build.threat(config.threat)
@@ -96,5 +97,6 @@ def watch(
         select_by=selection_key(config) if training.selection == "robust" else None,
         monitor=monitor,
         monitor_every=training.monitor.every,
+        trackers=trackers,
         progress=progress or Silent(),
     )

@@ -30,6 +30,7 @@ from lrat.experiments.folder import (
 )
 from lrat.experiments.lock import locked
 from lrat.experiments.measures import selection_key, watch
+from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
@@ -60,13 +61,18 @@ class TrainedRun:
         return f"{self.config.method.name} on {self.config.data.name}: {chosen}\n{self.folder}"
 
 
-def storage(config: RunConfig, folder: Path) -> Storage:
+def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Storage:
     """Where the run's metrics, checkpoints and recorded weights lie."""
+    training = config.training
     return Storage(
         folder=folder,
         identity=config.digest(),
-        keep_epochs=config.training.keep_epochs,
-        record_epochs=config.training.record_weights,
+        keep_last=training.keep_last,
+        keep_epochs=training.keep_epochs,
+        record_epochs=training.record_weights,
+        every_steps=training.checkpoint_every_steps,
+        every_minutes=training.checkpoint_every_minutes,
+        portable=portable,
     )
 
 
@@ -78,21 +84,23 @@ def train_run(
     crew: Crew | None = None,
     device: torch.device | None = None,
     max_minutes: float | None = None,
+    portable: bool = False,
 ) -> TrainedRun:
     """Train what ``config`` says into ``folder``, or continue what is there.
 
     Everything that can be refused is refused before the first file is written. ``crew``: processes
     that train together, each of which calls this with its ``device`` (default: as configured); the
     first one claims the folder and writes. Raises the errors of ``lrat.errors``; ``Interrupted``
-    after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself.
+    after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself; it is
+    ``portable`` then if so asked for (``training.Storage``).
     """
     crew = Alone() if crew is None else crew
     place = build.device(config.device) if device is None else device
     if crew.rank > 0:
-        return _Training(config, folder, progress, crew, place, max_minutes).run()
+        return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
     with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
         claim(folder, config)
-        return _Training(config, folder, progress, crew, place, max_minutes).run()
+        return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,7 @@ class _Training:
     crew: Crew
     device: torch.device
     max_minutes: float | None
+    portable: bool
 
     def run(self) -> TrainedRun:
         config, place = self.config, self.device
@@ -130,7 +139,7 @@ class _Training:
             objective,
             optimisation,
             watch=watched,
-            storage=storage(config, self.folder),
+            storage=storage(config, self.folder, portable=self.portable),
             view=lambda model: view,
             device=place,
             max_minutes=self.max_minutes,
@@ -171,7 +180,16 @@ class _Training:
         return build.view(self.config.acceleration, network, splits.training(), choices)
 
     def _watch(self, splits: Splits, view: nn.Module) -> Watch:
-        return watch(self.config, splits, view, self.device, crew=self.crew, progress=self.progress)
+        wanted = self.config.training.trackers if self.crew.rank == 0 else ()
+        return watch(
+            self.config,
+            splits,
+            view,
+            self.device,
+            crew=self.crew,
+            progress=self.progress,
+            trackers=build_trackers(wanted, self.folder),
+        )
 
 
 def contents(config: RunConfig, splits: Splits) -> dict[str, str]:

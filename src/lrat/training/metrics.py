@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.errors import RunFolderError
-from lrat.files import write_atomically
+from lrat.files import append_line, write_atomically
 from lrat.training.outcome import StepOutcome
 
 TIMES = ("seconds", "evaluation_seconds", "images_per_second")
@@ -205,12 +204,5 @@ class MetricsFile:
             write_atomically(self.path, lambda file: file.write(text))
 
     def append(self, line: str) -> None:
-        """Add one line and flush it. Raises ``RunFolderError`` if that is impossible."""
-        try:
-            with open(self.path, "ab") as file:
-                file.write(f"{line}\n".encode())
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {self.path}: {error.strerror}; free space or make the folder "
-                "writable, then run the same command again"
-            ) from error
+        """Add one line, whole or not at all. Raises ``RunFolderError`` if that is impossible."""
+        append_line(self.path, line)
