@@ -2,19 +2,16 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite
 from lrat.evaluation.running import NoiseKind
-from lrat.experiments import build
 from lrat.experiments.folder import threat_slug
+from lrat.experiments.launching import check_devices
 from lrat.experiments.own_parts import names_own
 from lrat.experiments.suites import check_suite, names_a_file, run_name, slug
 
@@ -51,7 +48,7 @@ class EvaluationRequest:
     def check(self) -> None:
         """Refuse what cannot be meant before anything is loaded."""
         check_suite(self.suite)
-        self._check_devices(build.device(self.device))
+        check_devices(self.device, self.devices, self.nodes, others_expected=self.part is not None)
         if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
             raise ConfigurationError(
                 f"part {self.part[0]}/{self.part[1]}: write i/n with i from 1 to n, as 2/4"
@@ -65,31 +62,6 @@ class EvaluationRequest:
             raise ConfigurationError(
                 "sequential noise depends on all images at once: leave out the part, the devices "
                 "and the time"
-            )
-
-    def _check_devices(self, device: torch.device) -> None:
-        if self.nodes < 1 or (self.nodes > 1 and self.devices is None):
-            raise ConfigurationError(
-                f"nodes {self.nodes}: at least one, and say with devices how many processes on each"
-            )
-        if self.devices is None:
-            count = os.environ.get("WORLD_SIZE", "1")
-            if "TORCHELASTIC_RUN_ID" in os.environ and count != "1" and not self.part:
-                raise ConfigurationError(
-                    f"torchrun started {count} processes that would all do the same: say with "
-                    "devices how many there are on each machine"
-                )
-            return
-        there = {"cpu": processors(), "cuda": torch.cuda.device_count()}.get(device.type, 1)
-        what = "processors" if device.type == "cpu" else f"{device.type} devices"
-        if not 1 <= self.devices <= there:
-            raise ConfigurationError(
-                f"devices {self.devices}: choose from 1 to {there}, the {what} that are here"
-            )
-        if device.index is not None:
-            raise ConfigurationError(
-                f"device {device} is one of them and devices takes {self.devices}: leave out the "
-                "number, or the devices"
             )
 
     def folder_name(self, checkpoint: str, threat: str, test: ImageData, attacks: Suite) -> str:
@@ -120,9 +92,3 @@ def digest_of_attacks(attacks: Suite) -> str:
     """Stands for a suite's name and ``descriptions`` in the names of folders."""
     told = json.dumps([attacks.name, descriptions(attacks)])
     return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
-
-
-def processors() -> int:
-    """Those that this process may use: in a container or under a scheduler not all there are."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1

@@ -1,19 +1,15 @@
 """Tasks in worker processes that stop when asked, save themselves, and never outlive their parent.
 
-A worker holds one end of a *lifeline*, a pipe on which nothing is ever sent. When the other end
-closes, because the parent asks it to stop or because the parent died, however it died, the worker
-interrupts its own main thread. Signals from outside would reach a worker several times (Ctrl-C goes
-to the whole process group, and so does the SIGTERM of many a supervisor), and the second would stop
-it before it has saved itself: so workers are deaf to both.
+A worker holds one end of a lifeline (see ``lifeline.py``) on which nothing is ever sent. When the
+other end closes, because the parent asks it to stop or because the parent died, however it died,
+the worker interrupts its own main thread.
 """
 
-import _thread
 import multiprocessing
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from lrat.errors import Interrupted, LratError
+from lrat.experiments.lifeline import become_wakeable, blocked, interrupt
 from lrat.training.interrupt import StopRequest
 
 Result = TypeVar("Result")
@@ -103,28 +100,12 @@ def _start(make: Callable[[str], Any]) -> _Worker:
     line, far_line = context.Pipe()
     far_lifeline, lifeline = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(make, far_line, far_lifeline))
-    with _sigint_blocked():
+    with blocked(signal.SIGINT):
         process.start()
     # Only the worker may hold these ends, so that each side notices the end of the other.
     far_line.close()
     far_lifeline.close()
     return _Worker(process=process, line=line, lifeline=lifeline)
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """A process that starts inside inherits the block and keeps it: also while it still imports.
-
-    One that arrives here meanwhile is delivered at the end.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # not a POSIX system
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _dismiss(team: Sequence[_Worker]) -> None:
@@ -150,8 +131,7 @@ def _work(make: Callable[[str], Any], line: Connection, lifeline: Connection) ->
     """The life of a worker."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    become_wakeable()
     threading.Thread(target=_interrupt_when_cut, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)
     try:
@@ -175,7 +155,4 @@ def _attempt(make: Callable[[str], Any], task: str) -> tuple[bool, Any]:
 
 def _interrupt_when_cut(lifeline: Connection) -> None:
     wait([lifeline])
-    _thread.interrupt_main()
-    if hasattr(signal, "SIGUSR1"):
-        # The interrupt alone does not wake a main thread that sleeps or waits; a signal does.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    interrupt()

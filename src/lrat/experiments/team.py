@@ -1,0 +1,240 @@
+"""A team of processes that we start and watch over: all of them end well, or all end.
+
+One that fails or dies ends the others and is the error of the call; none outlives the one that
+started it. A signal reaches them by way of their parent alone (see ``lifeline.py``), so that work
+that saves itself does so once.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+from lrat.errors import Interrupted, LratError
+from lrat.experiments.lifeline import become_wakeable, blocked, interrupt
+from lrat.training.interrupt import StopRequest, stopping
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_FOR_THE_CAUSE = 5.0
+"""Who loses its connection to a process that dies may be heard before that death is."""
+_SECONDS_TO_END = 30.0
+
+
+class ConnectionLostError(LratError):
+    """Another process ended, or cannot be reached: no fault of the one that says so."""
+
+
+def in_team(member: Callable[[int], Any], size: int, *, saves_itself: bool) -> Any:
+    """``member(number)`` in ``size`` processes, numbered from 0; what the first one returned.
+
+    ``member`` must be picklable. With ``saves_itself`` it sees the first SIGINT or SIGTERM of this
+    process as its own, and is to answer by ``Interrupted``; a second one, without it the first,
+    ends all at once. Raises the ``LratError`` of a member, and ``LratError`` for one that was
+    killed.
+    """
+    team: list[_Member] = []
+
+    def hand_on(reason: str) -> None:
+        for each in team:
+            each.ask(reason)
+
+    heard = stopping(hand_on) if saves_itself else nullcontext(StopRequest())
+    with heard as stop:
+        try:
+            # One by one, so that each is known as soon as it is there.
+            team.extend(_start(member, number, saves_itself) for number in range(size))
+            if stop.reason is not None:  # a signal that came before all were there
+                hand_on(stop.reason)
+            _watch_over(team)
+            return _outcome(team, stop)
+        finally:
+            _dismiss(team)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a process ended: with a result or an error, stopped, or in words."""
+
+    kind: Literal["done", "refused", "raised", "died", "stopped"]
+    value: Any = None
+
+    @property
+    def ends_all(self) -> bool:
+        """An interrupted one waits for the first one to save; who lost its connection for the one
+        that explains why."""
+        harmless = Interrupted | ConnectionLostError
+        return self.kind == "died" or (
+            self.kind == "refused" and not isinstance(self.value, harmless)
+        )
+
+    @property
+    def is_an_effect(self) -> bool:
+        """Perhaps of something that another one is about to tell."""
+        return self.kind == "raised" or isinstance(self.value, ConnectionLostError)
+
+
+@dataclass(kw_only=True)
+class _Member:
+    """A process as its parent sees it."""
+
+    process: BaseProcess
+    line: Connection
+    lifeline: Connection
+    end: _End | None = None
+    asked: bool = False
+
+    def ask(self, reason: str) -> None:
+        """Hand on a signal, once."""
+        if not self.asked:
+            self.asked = True
+            with suppress(OSError):  # it died: ``hear`` will say so
+                self.lifeline.send_bytes(reason.encode())
+
+    def hear(self) -> None:
+        """Take in how it ended."""
+        try:
+            self.end = pickle.loads(self.line.recv_bytes())  # noqa: S301 - our own process
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"status {code}"
+            self.end = _End(kind="died", value=how)
+
+
+def _start(member: Callable[[int], Any], number: int, saves_itself: bool) -> _Member:
+    context = multiprocessing.get_context("spawn")
+    line, far_line = context.Pipe(duplex=False)
+    far_lifeline, lifeline = context.Pipe(duplex=False)
+    arguments = (member, number, saves_itself, far_line, far_lifeline)
+    process = context.Process(target=_live, args=arguments)
+    with blocked(*_SIGNALS):
+        process.start()
+    # Only the process may hold these ends, so that each side notices the end of the other.
+    far_line.close()
+    far_lifeline.close()
+    return _Member(process=process, line=line, lifeline=lifeline)
+
+
+def _watch_over(team: Sequence[_Member]) -> None:
+    """Until all have ended, or one in a way that leaves the others nothing to do."""
+    deadline: float | None = None
+    while waiting := {each.line: each for each in team if each.end is None}:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = wait(list(waiting), left)
+        for line in ready:
+            waiting[line].hear()  # type: ignore[index]
+        ends = [each.end for each in team if each.end is not None]
+        if not ready or any(end.ends_all for end in ends):
+            return
+        if deadline is None and any(end.is_an_effect for end in ends):
+            deadline = time.monotonic() + _SECONDS_FOR_THE_CAUSE
+
+
+def _outcome(team: Sequence[_Member], stop: StopRequest) -> Any:
+    """What the first one returned, or the error that explains most."""
+    ends = [(number, each.end) for number, each in enumerate(team, 1) if each.end is not None]
+    for number, end in sorted(ends, key=lambda numbered: _says(numbered[1])):
+        who = f"process {number} of {len(team)}"
+        if end.kind == "refused":
+            raise end.value
+        if end.kind == "died":
+            raise LratError(
+                f"{who} ended by {end.value}: out of memory, or killed? What is done is kept, the "
+                "same command continues"
+            )
+        if end.kind == "raised":
+            raise RuntimeError(f"{who} failed:\n{end.value}")
+        if end.kind == "stopped":
+            raise Interrupted(
+                f"stopped by {stop.reason or 'SIGINT'} while no step was under way: what is saved "
+                "is kept, the same command continues"
+            )
+    return ends[0][1].value
+
+
+def _says(end: _End) -> int:
+    """0 for what explains most."""
+    if end.ends_all:
+        return 0 if end.kind == "refused" else 1
+    return {"raised": 2, "refused": 5 if end.is_an_effect else 3, "stopped": 4}.get(end.kind, 6)
+
+
+def _dismiss(team: Sequence[_Member]) -> None:
+    """None is left behind. What one of them was writing is not there for readers."""
+    for each in team:
+        if each.end is None or each.end.kind != "done":
+            each.process.kill()
+    for each in team:
+        each.process.join(_SECONDS_TO_END)
+        if each.process.is_alive():
+            each.process.kill()
+            each.process.join()
+        each.line.close()
+        each.lifeline.close()
+
+
+def _live(
+    member: Callable[[int], Any],
+    number: int,
+    saves_itself: bool,
+    line: Connection,
+    lifeline: Connection,
+) -> None:
+    """The life of a process."""
+    for sent in _SIGNALS:  # blocked: they come over the lifeline alone
+        signal.signal(sent, signal.default_int_handler)
+    become_wakeable()
+    threading.Thread(target=_heed, args=(lifeline, saves_itself), daemon=True).start()
+    end = _attempt(member, number)
+    with suppress(OSError):  # nobody is there to listen any more
+        line.send_bytes(_packed(end))
+    if end.kind != "done":
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)
+
+
+def _attempt(member: Callable[[int], Any], number: int) -> _End:
+    try:
+        return _End(kind="done", value=member(number))
+    except LratError as error:
+        return _End(kind="refused", value=error)
+    except KeyboardInterrupt:
+        return _End(kind="stopped")
+    except Exception:
+        return _End(kind="raised", value=traceback.format_exc())
+
+
+def _packed(end: _End) -> bytes:
+    """Plain pickles: PyTorch's own would lend tensors from a process that is about to end."""
+    try:
+        packed = pickle.dumps(end)
+        pickle.loads(packed)  # noqa: S301 - an error may refuse to be made again
+    except Exception:
+        told = " ".join(f"{type(end.value).__name__}: {end.value}".split())
+        packed = pickle.dumps(_End(kind="refused", value=LratError(told)))
+    return packed
+
+
+def _heed(lifeline: Connection, saves_itself: bool) -> None:
+    """Do what the parent hands on, and end with it."""
+    while True:
+        try:
+            heard = signal.Signals[lifeline.recv_bytes().decode()]
+        except (EOFError, OSError):
+            break
+        interrupt(heard)
+    if not saves_itself:
+        os._exit(1)
+    interrupt(signal.SIGTERM)
