@@ -1,0 +1,50 @@
+"""Guards: what goes wrong in a run, said once, in words, and recorded."""
+
+from lrat.training.guards.attacking import IdleAttack, ImageScale
+from lrat.training.guards.base import Guard, Guards, Notice
+from lrat.training.guards.finite import SkippedSteps
+from lrat.training.guards.overfitting import CatastrophicOverfitting, RobustOverfitting
+from lrat.training.guards.probe import Probe, probe_size
+from lrat.training.guards.reading import Measured, Reading
+from lrat.training.guards.selection import SmallValidation
+from lrat.training.guards.weights import CollapsedWeights, NoWeights
+
+__all__ = [
+    "CatastrophicOverfitting",
+    "CollapsedWeights",
+    "Guard",
+    "Guards",
+    "IdleAttack",
+    "ImageScale",
+    "Measured",
+    "NoWeights",
+    "Notice",
+    "Probe",
+    "Reading",
+    "RobustOverfitting",
+    "SkippedSteps",
+    "SmallValidation",
+    "probe_size",
+    "standard_guards",
+]
+
+
+def standard_guards(
+    *, validation: Measured | None = None, selects: bool = False, probe: Measured | None = None
+) -> Guards:
+    """All guards that what is measured allows.
+
+    ``validation``: accuracy under an attack on held-out images; ``selects``: it chooses the epoch.
+    ``probe``: that of ``Watch.probe``; where both are there, catastrophic overfitting is looked for
+    on the probe's training images.
+    """
+    guards: list[Guard] = [SkippedSteps(), ImageScale(), IdleAttack()]
+    stronger = validation if probe is None else probe
+    if stronger is not None:
+        guards.append(CatastrophicOverfitting(stronger=stronger, held_out=probe is None))
+    if validation is not None:
+        guards.append(RobustOverfitting(validation=validation, selects=selects))
+    guards += [CollapsedWeights(), NoWeights()]
+    if validation is not None and selects:
+        guards.append(SmallValidation(validation=validation))
+    return Guards(guards, validation=validation, probe=probe)

@@ -1,0 +1,102 @@
+"""Guards: rules that tell the owner of a run, once and in words, what goes wrong in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from lrat.attacks.base import Variant
+from lrat.training.guards.examination import Examination
+from lrat.training.guards.reading import Measured, Reading
+from lrat.training.metrics import EpochRecord
+from lrat.types import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """What ``guard`` has to say after ``epoch`` (from 1): cause and cure in one line."""
+
+    guard: str
+    epoch: int
+    text: str
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """A rule: the readings of all epochs so far, the latest last, to a line of words or None.
+
+    Asked after each epoch until it has spoken, and no more once one of ``implied_by`` has: what
+    that one said explains this one as well. Raises ``LratError`` where going on is pointless.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def implied_by(self) -> frozenset[str]: ...
+
+    def __call__(self, readings: Sequence[Reading]) -> str | None: ...
+
+
+class Guards:
+    """Asks guards after each epoch and remembers what was said; never changes a weight.
+
+    ``validation``: the accuracy on held-out images that is watched (and that epochs are selected
+    by); ``probe``: that of ``Watch.probe``. The loop calls ``after_attack`` with the variants of
+    each epoch's first batch, before the update, and ``after_epoch`` with each record; several
+    processes do so each for itself, and the words of the first one count. Nothing waits for the
+    device before the end of an epoch. ``state_dict`` holds plain values: a continued run neither
+    repeats nor forgets.
+    """
+
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        *,
+        validation: Measured | None = None,
+        probe: Measured | None = None,
+    ) -> None:
+        self._guards = tuple(guards)
+        self._validation = validation
+        self._probe = probe
+        self._examination = Examination()
+        self._readings: list[Reading] = []
+        self._said: list[str] = []
+
+    def after_attack(self, view: nn.Module, batch: Batch, variants: Mapping[str, Variant]) -> None:
+        """Look at what the training attacks made of a batch; ``view`` is what they saw."""
+        self._examination(view, batch, variants)
+
+    def after_epoch(self, record: EpochRecord) -> tuple[Notice, ...]:
+        """What is to be told after this epoch. Raises ``NonFiniteError`` where most of its steps
+        were skipped."""
+        self._readings.append(
+            Reading.of(
+                record,
+                self._examination.read(),
+                validation=self._validation,
+                probe=self._probe,
+            )
+        )
+        notices = []
+        for guard in self._guards:
+            if guard.name in self._said or guard.implied_by.intersection(self._said):
+                continue
+            text = guard(self._readings)
+            if text is not None:
+                self._said.append(guard.name)
+                notices.append(Notice(guard=guard.name, epoch=record.epoch, text=text))
+        return tuple(notices)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "said": list(self._said),
+            "readings": [reading.plain() for reading in self._readings],
+            "examined": self._examination.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._said = list(state["said"])
+        self._readings = [Reading.from_plain(values) for values in state["readings"]]
+        self._examination.load_state_dict(state["examined"])
