@@ -25,7 +25,7 @@ from lrat.errors import SettingError
 from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
 from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build, catalogue
-from lrat.experiments.config import MethodSettings
+from lrat.experiments.config import MethodSettings, TrainingSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
@@ -148,7 +148,7 @@ def fit(
             objective,
             optimisation,
             watch=watch,
-            storage=None if folder is None else Storage(folder=folder, identity=identity),
+            storage=None if folder is None else _storage(folder, identity),
             view=lambda _: view,
             device=place,
         )
@@ -262,6 +262,12 @@ def _check(model: Any, seed: Any, acceleration: Any) -> None:
     if acceleration not in get_args(Acceleration):
         known = " or ".join(map(repr, get_args(Acceleration)))
         raise SettingError(f"acceleration={acceleration!r}: pass {known}")
+
+
+def _storage(folder: Path, identity: str) -> Storage:
+    """Checkpoints as often as the command writes them."""
+    minutes = TrainingSettings().checkpoint_every_minutes
+    return Storage(folder=folder, identity=identity, every_minutes=minutes)
 
 
 def _folder(place: Any) -> Path | None:

@@ -96,11 +96,14 @@ class TensorBoard:
         self._folder = folder
         self._open: Any = SummaryWriter
         self._writer: Any = None
+        self._first = 1
 
     def begin(self, records: Sequence[EpochRecord]) -> None:
-        self._writer = self._open(str(self._folder), purge_step=len(records) + 1)
+        self._first = len(records) + 1
 
     def on_epoch(self, record: EpochRecord) -> None:
+        if self._writer is None:  # a finished run that is asked for again adds no file
+            self._writer = self._open(str(self._folder), purge_step=self._first)
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record.epoch)
         self._writer.flush()
