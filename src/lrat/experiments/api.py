@@ -29,7 +29,7 @@ from lrat.experiments.config import MethodSettings, TrainingSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
-from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure
+from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
 from lrat.experiments.suites import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.losses import LossLike
@@ -37,6 +37,7 @@ from lrat.methods import Simulated, smoothed
 from lrat.objectives import Objective
 from lrat.threat import Ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
+from lrat.training.guards import Measured
 from lrat.training.precision import Precision
 from lrat.training.schedules import Schedule, paper_drops
 from lrat.training.watch import Silent
@@ -133,11 +134,22 @@ def fit(
     source = InMemory(
         train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
     )
+    watching, probe = guards(
+        validation=None if held is None else Measured(name=_VALIDATION_ATTACK, images=len(held)),
+        selects=held is not None,
+        images=train_part,
+        threat=ball,
+        view=view,
+        device=place,
+        seed=seed,
+    )
     watch = Watch(
         clean=tuple(
             in_order(stratified_subset(train_part, CLEAN_SUBSET, seed=0), batch_size=_BATCH)
         ),
         validate=validate,
+        probe=probe,
+        guards=watching,
         select_by=None if held is None else _VALIDATION_ATTACK,
         progress=progress or Silent(),
     )

@@ -13,7 +13,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments import catalogue
 
-_KEEPING = {"keep_last", "checkpoint_every_steps", "checkpoint_every_minutes", "trackers"}
+_KEEPING = {
+    "keep_last",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "trackers",
+    "guards",
+}
 """How a run is kept and watched, which decides nothing of its result."""
 
 
@@ -109,7 +115,8 @@ class TrainingSettings(_Section):
 
     A checkpoint is written after each epoch, within one after every ``checkpoint_every_steps``
     steps and ``checkpoint_every_minutes``; the last ``keep_last`` are kept, the selected and
-    ``keep_epochs``. ``trackers``: ``tensorboard`` or ``FILE.py:FUNCTION``.
+    ``keep_epochs``. ``trackers``: ``tensorboard`` or ``FILE.py:FUNCTION``. ``sync_batch_norm``: over
+    the images of all processes (CUDA), instead of each one's.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -127,6 +134,7 @@ class TrainingSettings(_Section):
     precision: Literal["float32", "bf16-mixed"] = "float32"
     clip: float | None = Field(default=None, gt=0)
     accumulate: int = Field(default=1, ge=1)
+    guards: bool = True
     selection: Literal["robust", "last"] = "robust"
     validation_steps: int = Field(default=10, ge=1)
     record_weights: tuple[int, ...] = ()
@@ -135,6 +143,7 @@ class TrainingSettings(_Section):
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     checkpoint_every_minutes: float | None = Field(default=10.0, gt=0)
     trackers: tuple[str, ...] = ()
+    sync_batch_norm: bool = False
     monitor: MonitorSettings = MonitorSettings()
 
 

@@ -11,9 +11,11 @@ from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
+from lrat.threat import Ball
 from lrat.training import Progress, Watch
 from lrat.training.crew import Alone, Crew
-from lrat.training.watch import Silent, Tracker
+from lrat.training.guards import Guards, Measured, Probe, probe_size, standard_guards
+from lrat.training.watch import Measure, Silent, Tracker
 
 CLEAN_SUBSET = 512
 _BATCH = 256
@@ -58,6 +60,33 @@ def selection_key(config: RunConfig) -> str:
     return f"pgd-{config.training.validation_steps}"
 
 
+def guards(
+    *,
+    validation: Measured | None,
+    selects: bool,
+    images: ImageData,
+    threat: Ball,
+    view: nn.Module,
+    device: torch.device,
+    seed: int,
+) -> tuple[Guards, Measure | None]:
+    """What looks after a run, and the probe that it needs where no held-out images are attacked.
+
+    ``images``: those that are trained on; ``view``: what attacks see.
+    """
+    probe = None
+    if validation is None:
+        some = stratified_subset(images, probe_size(len(images)), seed=0)
+        probe = Probe(
+            batches=tuple(in_order(some, batch_size=_BATCH, device=device)),
+            threat=threat,
+            view=view,
+            seed=seed,
+        )
+    measured = None if probe is None else probe.measured
+    return standard_guards(validation=validation, selects=selects, probe=measured), probe
+
+
 def watch(
     config: RunConfig,
     splits: Splits,
@@ -68,7 +97,7 @@ def watch(
     progress: Progress | None,
     trackers: Sequence[Tracker] = (),
 ) -> Watch:
-    """What the run looks at while it trains."""
+    """What the run looks at while it trains, and what looks after it."""
     ball = build.threat(config.threat)
     training, validation = config.training, splits.validation
     if training.selection == "robust" and validation is None:
@@ -91,12 +120,26 @@ def watch(
             raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
         watched = stratified_subset(watched, training.monitor.limit, seed=0)
         monitor = accuracy(watched, *training.monitor.attacks)
+    watching, probe = None, None
+    if training.guards:
+        held = None if validation is None else len(validation)
+        watching, probe = guards(
+            validation=None if held is None else Measured(name=selection_key(config), images=held),
+            selects=training.selection == "robust",
+            images=splits.training(),
+            threat=ball,
+            view=view,
+            device=device,
+            seed=config.seed,
+        )
     return Watch(
         clean=tuple(in_order(subset, batch_size=_BATCH, device=device)),
         validate=validate,
         select_by=selection_key(config) if training.selection == "robust" else None,
         monitor=monitor,
         monitor_every=training.monitor.every,
+        probe=probe,
+        guards=watching,
         trackers=trackers,
         progress=progress or Silent(),
     )

@@ -1,7 +1,7 @@
 """What a step leaves behind for records: sums aside, one table of rows per term."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -68,6 +68,29 @@ class StepOutcome:
 def summed(values: Sequence[Tensor]) -> Tensor:
     """The sum of scalars; of one, the very same number."""
     return values[0] if len(values) == 1 else torch.stack(list(values)).sum()
+
+
+def settled(outputs: Sequence[ObjectiveOutput]) -> list[ObjectiveOutput]:
+    """The outputs of a step's batches without what stood in for weights that came later."""
+    last = outputs[-1].stand_in
+    if len(outputs) == 1 or last is None:
+        return list(outputs)
+    found = []
+    for output in outputs:
+        kept = output if output.stand_in is None else _where(output.stand_in <= last, output)
+        found.append(kept)
+    return found
+
+
+def _where(counts: Tensor, output: ObjectiveOutput) -> ObjectiveOutput:
+    """The output if it counts, else one that adds nothing."""
+    fallback = output.fallback
+    return replace(
+        output,
+        total=torch.where(counts, output.total, 0.0),
+        normalizer=torch.where(counts, output.normalizer, 0.0),
+        fallback=None if fallback is None else torch.where(counts, fallback, 0.0),
+    )
 
 
 def merge(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrat.errors import CheckpointError
 from lrat.training.averaging import WeightAverage
+from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord, EpochSums
 from lrat.training.watch import Best
 from lrat.types import BatchSource
@@ -21,7 +22,8 @@ class RunState:
     ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
     ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
     source stands at the start of the epoch after. ``memory``: the objective's named tensors.
-    ``average``: of the weights, None without; what a run reports are then the averaged ones. All
+    ``average``: of the weights, None without; what a run reports are then the averaged ones.
+    ``guards``: what they have seen and said. All
     randomness is a function of (seed, epoch, step, image), so there is no generator to keep.
     """
 
@@ -32,8 +34,10 @@ class RunState:
         source: BatchSource,
         device: torch.device,
         average: WeightAverage | None = None,
+        guards: Guards | None = None,
     ) -> None:
         self.model = model
+        self.guards = guards
         self.average = average
         self.optimizer = optimizer
         self.source = source
@@ -72,6 +76,7 @@ class RunState:
             "source": self.source.state_dict(),
             "memory": dict(self.memory),
             "average": None if self.average is None else self.average.state_dict(),
+            "guards": None if self.guards is None else self.guards.state_dict(),
             "sums": self.sums.state_dict(),
             "records": [record.to_json() for record in self.records],
             "best": None if self.best is None else asdict(self.best),
@@ -90,6 +95,9 @@ class RunState:
             ) from error
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        watched = state.get("guards")  # absent in older checkpoints
+        if self.guards is not None and watched is not None:
+            self.guards.load_state_dict(watched)
         self.source.load_state_dict(state["source"])
         self.memory.clear()
         self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})

@@ -1,9 +1,9 @@
 """One step: attack, score, check, update."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,13 @@ from lrat.training.crew import Alone, Crew, average_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.finite import Undo, blame
 from lrat.training.memory import is_memory_error, largest_fitting, shortage
-from lrat.training.outcome import Passes, StepOutcome, merge, summed, traced
+from lrat.training.outcome import Passes, StepOutcome, merge, settled, summed, traced
 from lrat.training.precision import mixed
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
+
+Examine: TypeAlias = Callable[[nn.Module, Batch, Mapping[str, Variant]], object]
+"""Shown the attacks' view, a batch, and its variants."""
 
 
 @runtime_checkable
@@ -75,23 +78,37 @@ class Stepper:
         self._hooks.close()
 
     def __call__(
-        self, batches: Sequence[Batch], *, epoch: int, step: int, asked: int = 0
+        self,
+        batches: Sequence[Batch],
+        *,
+        epoch: int,
+        step: int,
+        asked: int = 0,
+        examine: Examine | None = None,
     ) -> StepOutcome:
         """Update the weights from ``batches``; ``epoch`` and ``step`` count from 0.
 
         ``batches`` are the whole ones in each process; ``asked``: how urgently this process was
-        asked to stop, which all of them learn. Raises ``NonFiniteError`` before the update if the
-        loss or the gradient is NaN or infinite, unless such steps are to be skipped;
-        ``MemoryShortError`` with the largest batch that fits.
+        asked to stop, which all of them learn; ``examine`` is shown what the attacks made of this
+        process's share of the first batch, before the update. Raises ``NonFiniteError``, also
+        before it, if the loss or the gradient is NaN or infinite, unless such steps are to be
+        skipped; ``MemoryShortError`` with the largest batch that fits.
         """
         try:
-            return self._step(batches, epoch, step, asked)
+            return self._step(batches, epoch, step, asked, examine)
         except Exception as error:
             if not is_memory_error(error):
                 raise
         raise self._shortage(batches, epoch)
 
-    def _step(self, batches: Sequence[Batch], epoch: int, step: int, asked: int) -> StepOutcome:
+    def _step(
+        self,
+        batches: Sequence[Batch],
+        epoch: int,
+        step: int,
+        asked: int,
+        examine: Examine | None,
+    ) -> StepOutcome:
         outputs: list[ObjectiveOutput] = []
         passes = Passes()
         undo = Undo(self._model, self.memory) if self._optimisation.non_finite == "skip" else None
@@ -101,7 +118,8 @@ class Stepper:
         with self._randomness(epoch, step, batches[0].images.device):
             for number, batch in enumerate(batches, 1):
                 with self._exchanging(last=number == len(batches)):
-                    output, needed = self._share_of(batch, epoch, outputs)
+                    output, needed = self._share_of(batch, epoch, outputs, examine)
+                examine = None
                 outputs.append(output)
                 passes = passes + needed
             known = self._told(batches, outputs, passes, asked)
@@ -118,7 +136,11 @@ class Stepper:
         return replace(outcome, skipped=not finite, asked=stop)
 
     def _share_of(
-        self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]
+        self,
+        batch: Batch,
+        epoch: int,
+        before: Sequence[ObjectiveOutput],
+        examine: Examine | None,
     ) -> tuple[ObjectiveOutput, Passes]:
         """Attack and score this process's share of a batch, and go backward."""
         own = shares(batch, self._crew.size)[self._crew.rank] if self._crew.size > 1 else batch
@@ -126,6 +148,8 @@ class Stepper:
         own = shares(batch, len(batch))[0] if idle else own
         context = self._context(own, epoch, before)
         variants, attack_passes = self._attack(own, context)
+        if examine is not None:
+            examine(self._view, own, variants)
         output, update_passes = self._score(own, variants, context, idle=idle)
         return output, Passes() if idle else attack_passes + update_passes
 
@@ -242,29 +266,6 @@ def _alone(values: Tensor) -> Tensor:
 def _weighed(output: ObjectiveOutput) -> Tensor | None:
     """Whether a batch of the step had weight up to this one; None where nobody says."""
     return None if output.stand_in is None else output.stand_in.detach() == 0
-
-
-def settled(outputs: Sequence[ObjectiveOutput]) -> list[ObjectiveOutput]:
-    """The outputs of a step's batches without what stood in for weights that came later."""
-    last = outputs[-1].stand_in
-    if len(outputs) == 1 or last is None:
-        return list(outputs)
-    found = []
-    for output in outputs:
-        kept = output if output.stand_in is None else _where(output.stand_in <= last, output)
-        found.append(kept)
-    return found
-
-
-def _where(counts: Tensor, output: ObjectiveOutput) -> ObjectiveOutput:
-    """The output if it counts, else one that adds nothing."""
-    fallback = output.fallback
-    return replace(
-        output,
-        total=torch.where(counts, output.total, 0.0),
-        normalizer=torch.where(counts, output.normalizer, 0.0),
-        fallback=None if fallback is None else torch.where(counts, fallback, 0.0),
-    )
 
 
 @contextmanager

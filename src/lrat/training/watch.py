@@ -12,6 +12,7 @@ from torch import nn
 from lrat.acceleration import evaluating
 from lrat.errors import NonFiniteError, SettingError, UnknownNameError
 from lrat.outputs import logits_of
+from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 
@@ -126,7 +127,8 @@ class Watch:
     picks the epoch (the largest; the earlier one of equals), None picks the last epoch.
     ``monitor``: measured every ``monitor_every`` epochs and after the last, recorded, and never
     used to select. ``probe``: a stronger attack on a few training images, measured after each epoch
-    for guards. ``trackers``: told of every epoch. Raises ``SettingError``.
+    for guards; ``guards``: of one run alone, they remember it. ``trackers``: told of every epoch.
+    Raises ``SettingError``.
     """
 
     clean: Sequence[Batch] = ()
@@ -135,6 +137,7 @@ class Watch:
     monitor: Measure | None = None
     monitor_every: int = 1
     probe: Measure | None = None
+    guards: Guards | None = None
     trackers: Sequence[Tracker] = ()
     progress: Progress = field(default_factory=Silent)
 
