@@ -8,7 +8,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -153,7 +153,7 @@ def _fits(layer: Any, norm: Any) -> bool:
     statistics = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
     width = getattr(layer, "out_channels", None) or getattr(layer, "out_features", None)
     return bool(
-        isinstance(norm, _NORM_OF[type(layer)])
+        isinstance(norm, _NORM_OF[type(layer)] | nn.SyncBatchNorm)
         and all(part is not None for part in statistics)
         and norm.num_features == width
     )

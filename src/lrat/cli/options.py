@@ -27,6 +27,11 @@ ModelFile = Annotated[
     str | None, typer.Option(help="Instead of a run: FILE.py:FUNCTION returning an nn.Module.")
 ]
 Weights = Annotated[Path | None, typer.Option(help="Its weights, .safetensors.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(help="So many processes: on CUDA one per GPU, on the CPU of one thread each."),
+]
+Nodes = Annotated[int, typer.Option(help="So many machines, each with --devices.")]
 Out = Annotated[Path | None, typer.Option(help="With --model-file: folder for the evidence.")]
 
 

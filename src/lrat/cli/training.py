@@ -10,6 +10,8 @@ from lrat.cli.options import (
     Data,
     DataRoot,
     Device,
+    Devices,
+    Nodes,
     Profile,
     Seed,
     Set,
@@ -47,14 +49,18 @@ def train(
         list[str] | None,
         typer.Option(help="tensorboard or FILE.py:FUNCTION; repeatable."),
     ] = None,
+    devices: Devices = None,
+    nodes: Nodes = 1,
     profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.errors import ConfigurationError, Paused
     from lrat.experiments.config import load_config, parse_assignments, read_yaml
     from lrat.experiments.folder import default_folder
-    from lrat.experiments.run import train_run
+    from lrat.experiments.launching import check_devices
+    from lrat.experiments.run import TrainedRun, train_run
     from lrat.experiments.terminal import training_progress
+    from lrat.experiments.training_processes import train_in_processes
 
     options = given(
         method__name=method,
@@ -70,23 +76,39 @@ def train(
     settings = load_config(
         {} if config is None else read_yaml(config), options, parse_assignments(set_ or [])
     )
+    check_devices(settings.device, devices, nodes)
     if profile:
         from lrat.experiments.profiling import profile_training
 
+        if devices is not None:
+            raise typer.BadParameter("--profile measures one process: leave out --devices")
         print(profile_training(settings))
         return
     if max_minutes is not None and not max_minutes > 0:
         raise ConfigurationError(f"--max-minutes {max_minutes:g}: give the run some time, above 0")
     folder = default_folder(settings) if out is None else out
+    report: TrainedRun | None
     try:
-        with training_progress(settings) as progress:
-            report = train_run(
-                settings, folder, progress=progress, max_minutes=max_minutes, portable=portable
+        if devices is not None:
+            report = train_in_processes(
+                settings,
+                folder,
+                devices=devices,
+                nodes=nodes,
+                watcher=training_progress,
+                max_minutes=max_minutes,
+                portable=portable,
             )
+        else:
+            with training_progress(settings) as progress:
+                report = train_run(
+                    settings, folder, progress=progress, max_minutes=max_minutes, portable=portable
+                )
     except Paused as paused:
         print(paused)
         return
-    print(report)
+    if report is not None:  # the first of the processes speaks
+        print(report)
 
 
 def demo(

@@ -115,8 +115,8 @@ class TrainingSettings(_Section):
 
     A checkpoint is written after each epoch, within one after every ``checkpoint_every_steps``
     steps and ``checkpoint_every_minutes``; the last ``keep_last`` are kept, the selected and
-    ``keep_epochs``. ``trackers``: ``tensorboard`` or ``FILE.py:FUNCTION``. ``sync_batch_norm``: over
-    the images of all processes (CUDA), instead of each one's.
+    ``keep_epochs``. ``trackers``: ``tensorboard`` or ``FILE.py:FUNCTION``. ``sync_batch_norm``:
+    over the images of all processes (CUDA), instead of each one's.
     """
 
     epochs: int = Field(default=30, ge=1)

@@ -15,6 +15,7 @@ from lrat.data import ImageData, InMemory, Splits
 from lrat.errors import CheckpointError, ModelError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
+from lrat.experiments.crew import synchronised
 from lrat.experiments.environment import environment
 from lrat.experiments.folder import (
     CONFIG,
@@ -132,7 +133,10 @@ class _Training:
         )
         optimisation = build.optimisation(config)
         optimisation.optimizer(network)  # refuses a network without anything to train
-        view, watched = self._begin(network.to(place), splits)
+        network.to(place)
+        if config.training.sync_batch_norm:
+            network = synchronised(network, place, self.crew.size)
+        view, watched = self._begin(network, splits)
         result = train(
             network,
             source,

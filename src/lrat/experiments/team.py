@@ -228,13 +228,19 @@ def _packed(end: _End) -> bytes:
 
 
 def _heed(lifeline: Connection, saves_itself: bool) -> None:
-    """Do what the parent hands on, and end with it."""
+    """Do what the parent hands on, and end with it.
+
+    A parent that dies leaves one that saves itself the time to do so; one that was asked to before
+    died of the second signal, which stops at once.
+    """
+    asked = False
     while True:
         try:
             heard = signal.Signals[lifeline.recv_bytes().decode()]
         except (EOFError, OSError):
             break
+        asked = True
         interrupt(heard)
-    if not saves_itself:
+    if asked or not saves_itself:
         os._exit(1)
     interrupt(signal.SIGTERM)
