@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
-from lrat.training.guards.examination import Examined
+from lrat.training.guards.examination import LEAST_GAIN, SURE, Examined
 from lrat.training.guards.overfitting import IDLE
 from lrat.training.guards.reading import Reading, percent
 
@@ -16,12 +15,11 @@ class IdleAttack:
 
     Of the images that are classified correctly when clean, in the first batches of all epochs so
     far, the share that only the attack fools, less the share that only its noise fools, is below
-    ``least`` with two standard errors to spare (McNemar's, so at least 100 such images are needed),
-    and the attack fools less than ``most`` of them at all, so that a region in which noise does
-    harm as well says nothing. Over all epochs, because a model may come to withstand its attack.
+    2 % with two standard errors to spare (at least 100 such images are needed), and the attack
+    fools less than ``most`` of them at all, so that a region in which noise does harm as well says
+    nothing. Over all epochs, because a model may come to withstand its attack.
     """
 
-    least: float = 0.02
     most: float = 0.1
     name: ClassVar[str] = IDLE
     implied_by: ClassVar[frozenset[str]] = frozenset({"image-scale"})
@@ -30,7 +28,7 @@ class IdleAttack:
         idle = {
             term: counts
             for term, counts in readings[-1].examined.items()
-            if counts.right and self._does_nothing(counts)
+            if counts.gain(SURE) < LEAST_GAIN and counts.fooled < self.most * counts.right
         }
         if not idle:
             return None
@@ -40,13 +38,6 @@ class IdleAttack:
             f"{counts.right} training images classified correctly it "
             f"{_deeds(counts)}: check its epsilon and step_size, and that the model's logits "
             "depend on the images smoothly; without a working attack this is natural training"
-        )
-
-    def _does_nothing(self, counts: Examined) -> bool:
-        gained = counts.only_attack - counts.only_noise
-        error = sqrt(counts.only_attack + counts.only_noise + 1)
-        return (gained + 2 * error) / counts.right < self.least and (
-            counts.fooled < self.most * counts.right
         )
 
 

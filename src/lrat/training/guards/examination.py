@@ -1,5 +1,6 @@
 """Does the training attack do anything? Looked at on the first batch of each epoch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from lrat.outputs import logits_of
 from lrat.randomness import Keyed, keys
 from lrat.types import Batch, Images
 
+LEAST_GAIN = 0.02
+"""An attack does something if it fools this share of images that random noise does not."""
+SURE = 2.0
+"""So many standard errors make a count evidence."""
 _COUNTS = ("images", "right", "fooled", "only_attack", "only_noise", "changed")
 
 
@@ -33,6 +38,15 @@ class Examined:
     changed: int
     darkest: float
     brightest: float
+
+    def gain(self, deviations: float = 0.0) -> float:
+        """The share of the ``right`` images that the attack fools beyond what its noise does, so
+        many standard errors (McNemar's, one image more) above or below what was counted."""
+        if not self.right:
+            return deviations * math.inf if deviations else 0.0
+        counted = self.only_attack - self.only_noise
+        error = math.sqrt(self.only_attack + self.only_noise + 1)
+        return (counted + deviations * error) / self.right
 
 
 class Examination:

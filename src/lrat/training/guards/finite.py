@@ -26,9 +26,9 @@ class SkippedSteps:
             return None
         steps = now.taken + now.skipped
         found = (
-            f"epoch {now.epoch}: {now.skipped} of {steps} steps were skipped, as their loss or "
-            "gradient was NaN or infinite"
+            f"{now.skipped} of {steps} steps were skipped, as their loss or gradient was NaN or "
+            "infinite"
         )
         if 2 * now.skipped > steps:
-            raise NonFiniteError(f"{found}: the run stops here; {_CURE}")
+            raise NonFiniteError(f"epoch {now.epoch}: {found}: the run stops here; {_CURE}")
         return f"{found}: if there are more, {_CURE}"

@@ -22,34 +22,32 @@ class CatastrophicOverfitting:
 
     * accuracy under the stronger attack has fallen below half of its best, by more than three
       standard errors, and training robust accuracy is higher than it was then; or
-    * it never was of use: for ``patience`` epochs it is below ``never`` of training robust accuracy
-      by more than three standard errors. On held-out images only where natural accuracy there is at
-      least half of the training robust accuracy: a model that memorises fails without an attack.
+    * it never was of use: for ``patience`` epochs training robust accuracy is at least ``learnt``
+      and the other is below half of it by more than three standard errors. Held-out images prove
+      less, as robust accuracy generalises badly: there it must be below a fifth, where natural
+      accuracy is at least four fifths (a model that memorises also fails without an attack).
 
-    ``stronger`` is measured on training images (the probe, ``held_out`` False) or on held-out ones.
+    Only where the training attack is seen to do something. ``stronger`` is measured on training
+    images (the probe, ``held_out`` False) or on held-out ones.
     """
 
     stronger: Measured
     held_out: bool
     patience: int = 3
+    learnt: float = 0.2
     name: ClassVar[str] = CATASTROPHIC
     implied_by: ClassVar[frozenset[str]] = frozenset({IDLE})
 
-    @property
-    def never(self) -> float:
-        """Robust accuracy does not generalise well, so held-out images prove less."""
-        return 0.1 if self.held_out else 0.5
-
     def __call__(self, readings: Sequence[Reading]) -> str | None:
-        if not readings[-1].examined:
+        if not readings[-1].attacked:
             return None
         found = self._collapsed(readings) or self._never(readings)
         if found is None:
             return None
         return (
-            f"catastrophic overfitting: {found}: the model has learnt to fool the training attack, "
-            "not to withstand others; train with more steps, or with a smaller step_size (for one "
-            "step at most 1.25 epsilon from a random start)"
+            f"catastrophic overfitting: {found}: the model withstands the training attack alone; "
+            "attack with more steps in training, or with a smaller step_size (for one step at most "
+            "1.25 epsilon, from a random start)"
         )
 
     def _collapsed(self, readings: Sequence[Reading]) -> str | None:
@@ -84,13 +82,14 @@ class CatastrophicOverfitting:
 
     def _is_far_below(self, reading: Reading) -> bool:
         current, training = self._under(reading), reading.training
-        if current is None or training is None:
+        if current is None or training is None or training < self.learnt:
             return False
-        if self.held_out and (reading.natural is None or reading.natural < training / 2):
+        natural = reading.natural if self.held_out else 1.0
+        if natural is None or natural < 0.8 * training:
             return False
-        gap = training - current
+        most = (0.2 if self.held_out else 0.5) * training
         few = min(self.stronger.images, reading.images)
-        return current < self.never * training and gap > 3 * noise(training, current, few)
+        return current < most and training - current > 3 * noise(training, current, few)
 
     def _under(self, reading: Reading) -> float | None:
         return reading.held_out if self.held_out else reading.probe
@@ -115,7 +114,7 @@ class RobustOverfitting:
 
     validation: Measured
     selects: bool
-    window: int = 3
+    window: int = 5
     least: float = 0.02
     name: ClassVar[str] = "robust-overfitting"
     implied_by: ClassVar[frozenset[str]] = frozenset({CATASTROPHIC, IDLE})
@@ -123,7 +122,7 @@ class RobustOverfitting:
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         values = [each.selecting for each in readings]
         training = [each.training for each in readings]
-        if len(readings) < 2 * self.window or not readings[-1].examined:
+        if len(readings) < 2 * self.window or not readings[-1].attacked:
             return None
         now = self._mean(values, len(values))
         before = [
@@ -139,7 +138,7 @@ class RobustOverfitting:
             return None
         fall = best - now
         least = max(self.least, 2 * noise(best, now, self.validation.images))
-        if fall <= least or rose_to - rose_from <= fall:
+        if fall <= least or rose_to - rose_from <= fall / 2:
             return None
         then, latest = readings[end - self.window : end], readings[-self.window :]
         return (

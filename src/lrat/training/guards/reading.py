@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lrat.training.guards.examination import Examined
+from lrat.training.guards.examination import LEAST_GAIN, SURE, Examined
 from lrat.training.metrics import EpochRecord
 
 NATURAL = "natural"
@@ -85,6 +85,11 @@ class Reading:
             loads=_loads(record),
             examined=dict(examined),
         )
+
+    @property
+    def attacked(self) -> bool:
+        """Whether some training attack is seen to fool more images than random noise does."""
+        return any(counts.gain(-SURE) > LEAST_GAIN for counts in self.examined.values())
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""

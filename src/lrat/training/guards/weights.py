@@ -62,8 +62,8 @@ class NoWeights:
         if 2 * now.fallbacks <= now.taken:
             return None
         return (
-            f"in {now.fallbacks} of {now.taken} steps of epoch {now.epoch} all weights of the "
-            "batch (with normalization 'instance': of some image) were 0, so that uniform ones "
+            f"in {now.fallbacks} of {now.taken} steps all weights of the batch "
+            "(with normalization 'instance': of some image) were 0, so that uniform ones "
             "were used and nothing was reweighted: set min_weight above 0 or use a weighting that "
             "keeps some weight"
         )
