@@ -1,10 +1,21 @@
 """Files appear whole or not at all."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from lrat.errors import RunFolderError
-from lrat.files import read_table, write_atomically, write_json, write_table
+from lrat.files import (
+    append_line,
+    read_table,
+    write_atomically,
+    write_json,
+    write_table,
+    write_together,
+)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -52,3 +63,88 @@ def test_a_table_comes_back_as_it_was(tmp_path, monkeypatch, with_pyarrow):
     assert set(back) == set(columns)
     for name, values in columns.items():
         assert back[name].tolist() == values.tolist()
+
+
+@pytest.fixture
+def no_room(tmp_path):
+    """No file of this process may grow beyond 1000 bytes, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+NUMBERS = np.random.default_rng(0).random(1000)
+
+
+def save_tensor(path):
+    write_atomically(path, lambda file: torch.save(torch.from_numpy(NUMBERS), file))
+
+
+def save_table(path):
+    write_table(path, {"x": NUMBERS})
+
+
+def save_json(path):
+    write_json(path, {"x": "y" * 2000})
+
+
+@pytest.mark.parametrize("write", [save_tensor, save_table, save_json])
+def test_whoever_writes_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, no_room, write):
+    with pytest.raises(RunFolderError, match=r"^cannot write .*a.*: File too large; [^\n]*$"):
+        write(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path, no_room):
+    path = tmp_path / "lines"
+    append_line(path, "a" * 600)
+    before = path.read_bytes()
+    with pytest.raises(RunFolderError, match="lines: File too large"):
+        append_line(path, "b" * 600)
+    assert path.read_bytes() == before == b"a" * 600 + b"\n"
+    append_line(path, "c" * 300)
+    assert path.read_bytes() == before + b"c" * 300 + b"\n"
+
+
+def test_files_that_belong_together_are_all_old_if_one_cannot_be_written(tmp_path, no_room):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(RunFolderError, match=r"cannot write .*b"):
+        write_together(
+            (tmp_path / "a", lambda file: file.write(b"new")),
+            (tmp_path / "b", lambda file: file.write(b"x" * 2000)),
+        )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
+
+
+def test_an_error_of_whoever_writes_stays_what_it_is(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise ValueError("no number")
+
+    with pytest.raises(ValueError, match="no number"):
+        write_atomically(tmp_path / "a", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
+    done = []
+    replace, sync = os.replace, os.fsync
+
+    def synced(descriptor):
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def replaced(source, target):
+        done.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr("lrat.files.os.fsync", synced)
+    monkeypatch.setattr("lrat.files.os.replace", replaced)
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("no /proc to ask for names")
+    write_atomically(tmp_path / "new" / "a", lambda file: file.write(b"x"))
+    (temporary,) = [name for name in done if name.startswith(".a.")]
+    assert done == [tmp_path.name, temporary, "rename", "new"]

@@ -1,6 +1,5 @@
 """Small checkpoints to carry away: what they hold, and what a run that continues them knows."""
 
-import hashlib
 import json
 import logging
 import os
@@ -241,7 +240,7 @@ def test_altered_to_fit_a_portable_one_is_damaged(
 ) -> None:
     checkpoints = Checkpoints(tmp_path, identity="one")
     for shift in (-(10**6), "far"):
-        path = checkpoints.save_portable(
+        checkpoints.save_portable(
             {"model": {"weight": {"half": torch.ones(1).half(), "shift": shift}}}, epoch=1
         )
         with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError, match="is whole"):
