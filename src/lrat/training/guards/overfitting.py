@@ -107,15 +107,16 @@ class RobustOverfitting:
     Usual in multi-step training after the first drop of the learning rate (Rice, Wong and Kolter
     2020, "Overfitting in adversarially robust deep learning": from 53 % to 45 % on CIFAR-10).
     Means over ``window`` epochs are compared, so that one bad epoch says nothing: speaks where the
-    latest lies below the best earlier one (none of its epochs in common) by more than ``least`` and
-    by more than two standard errors of a difference on so many images, and training robust accuracy
-    is higher by more than that is lower. Goes by the averaged weights where there are any.
+    latest lies below the best earlier one (none of its epochs in common) by more than ``fall`` and
+    by more than two standard errors of a difference on so many images, while that of training is
+    higher by more than ``rise``. Goes by the averaged weights where there are any.
     """
 
     validation: Measured
     selects: bool
     window: int = 5
-    least: float = 0.02
+    fall: float = 0.02
+    rise: float = 0.01
     name: ClassVar[str] = "robust-overfitting"
     implied_by: ClassVar[frozenset[str]] = frozenset({CATASTROPHIC, IDLE})
 
@@ -136,9 +137,8 @@ class RobustOverfitting:
         rose_from, rose_to = self._mean(training, end), self._mean(training, len(training))
         if rose_from is None or rose_to is None:
             return None
-        fall = best - now
-        least = max(self.least, 2 * noise(best, now, self.validation.images))
-        if fall <= least or rose_to - rose_from <= fall / 2:
+        least = max(self.fall, 2 * noise(best, now, self.validation.images))
+        if best - now <= least or rose_to - rose_from <= self.rise:
             return None
         then, latest = readings[end - self.window : end], readings[-self.window :]
         return (
