@@ -1,7 +1,9 @@
 import pytest
 
+from experiments.commands import python
 from lrat.errors import ModelError, SettingError
 from lrat.training import Optimisation
+from lrat.training.schedules import Cosine
 from training.toys import network
 
 
@@ -46,6 +48,37 @@ def test_a_short_schedule_starts_at_the_full_rate(epochs: int, rates: list[float
 def test_refuses_in_one_line(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match=r"^(Optimisation|Piecewise)\(.*\): [^\n]*$"):
         Optimisation(**wrong)
+
+
+def test_unknown_words_are_refused() -> None:
+    """In a process without the tests' type checker, which refuses them too."""
+    said = python("""
+from lrat.errors import SettingError
+from lrat.training import Optimisation
+
+for name in ("decay", "precision", "non_finite"):
+    try:
+        Optimisation(epochs=1, **{name: "x"})
+    except SettingError as error:
+        print(error)
+""")
+    assert said.splitlines() == [
+        "Optimisation(decay='x'): choose 'all' or 'weights'",
+        "Optimisation(precision='x'): choose 'float32' or 'bf16-mixed'",
+        "Optimisation(non_finite='x'): choose 'stop' or 'skip'",
+    ]
+
+
+def test_what_is_off_is_not_printed() -> None:
+    """Folders of ``lrat.fit`` tell by this text whether they hold the same run."""
+    assert repr(Optimisation(epochs=3)) == (
+        "Optimisation(epochs=3, schedule_epochs=None, lr=0.1, momentum=0.9, nesterov=False, "
+        "weight_decay=0.0002, drops={0.6: 0.1, 0.9: 0.1}, clip=None, accumulate=1, seed=0)"
+    )
+    on = Optimisation(epochs=3, schedule=Cosine(), ema=0.9, decay="weights", precision="bf16-mixed")
+    assert repr(on).endswith(
+        "seed=0, schedule=Cosine(final=0.0), decay='weights', ema=0.9, precision='bf16-mixed')"
+    )
 
 
 def test_a_model_with_nothing_to_train_is_refused() -> None:

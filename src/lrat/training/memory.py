@@ -1,9 +1,10 @@
 """What to do when a step does not fit into memory: find how many images do, and say so."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from lrat.errors import MemoryShortError
 
@@ -23,23 +24,28 @@ def is_memory_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
 
 
-def largest_fitting(attempt: Callable[[int], None], batch: int) -> int:
+def largest_fitting(
+    attempt: Callable[[int], None], batch: int, *, reserve: Sequence[Tensor] = ()
+) -> int:
     """The largest number of images, below ``batch``, that ``attempt`` gets through; 0 for none.
 
+    ``reserve``: as much memory as these tensors take is held meanwhile, for what a whole step
+    needs beyond the attempt (momentum that the optimiser makes at its first step).
     ``attempt(n)`` does with n images what did not fit with ``batch`` of them, and lets go of
     everything it made. It is called about log2(batch) times. To be called outside of the
     ``except`` that caught the error: while an error is handled its traceback holds the tensors of
-    the step that failed. Any other error passes.
+    the step that failed. Whatever else fails in an attempt counts as not fitting: layers that
+    refuse a batch of one image must not hide what went wrong.
     """
     fits, fails = 0, batch
     while fails - fits > 1:
         middle = (fits + fails) // 2
         release()
+        held: list[Tensor] = []
         try:
+            held += [torch.empty_like(tensor) for tensor in reserve]
             attempt(middle)
-        except Exception as error:
-            if not is_memory_error(error):
-                raise
+        except Exception:
             fails = middle
         else:
             fits = middle

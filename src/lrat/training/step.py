@@ -163,14 +163,17 @@ class Stepper:
             batch = Batch(images=own.images[rows], labels=own.labels[rows], index=own.index[rows])
             try:
                 context = replace(self._context(batch, epoch, []), mean_across_processes=_alone)
-                variants = self._objective.attack(self._view, batch, context)
-                output = self._objective.loss(self._bare, batch, variants, context)
-                output.total.backward()  # type: ignore[no-untyped-call]
+                with self._randomness(epoch, 0, batch.images.device):
+                    variants = self._objective.attack(self._view, batch, context)
+                    output = self._objective.loss(self._bare, batch, variants, context)
+                    output.total.backward()  # type: ignore[no-untyped-call]
             finally:
                 self._optimizer.zero_grad(set_to_none=True)
 
         self._optimizer.zero_grad(set_to_none=True)
-        fits = self._crew.size * largest_fitting(attempt, len(own))
+        # Momentum, which the optimiser makes at its first step.
+        reserve = [] if self._optimizer.state else self._parameters
+        fits = self._crew.size * largest_fitting(attempt, len(own), reserve=reserve)
         return shortage(fits, len(largest), self._device, accumulate=len(batches))
 
     def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
