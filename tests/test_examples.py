@@ -30,3 +30,9 @@ def test_an_adaptive_loss_shows_what_pgd_does_not_see() -> None:
     assert found["pgd-20"] > found["natural"] - 5
     assert found["pgd-20-adaptive"] < found["pgd-20"] - 15
     assert found["apgd-adaptive"] < found["pgd-20"] - 15
+
+
+def test_a_tracker_of_one_s_own_draws_every_epoch() -> None:
+    losses = run("own_tracker.py")
+    assert list(losses) == ["1", "2", "3"]
+    assert losses["3"] < losses["1"]

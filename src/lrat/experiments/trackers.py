@@ -1,6 +1,8 @@
 """Trackers by name: TensorBoard, or one of the user's own. ``metrics.jsonl`` is written always."""
 
 import inspect
+import io
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,35 +81,57 @@ def _named(record: EpochRecord) -> Iterator[tuple[str, float | None]]:
 
 
 class TensorBoard:
-    """Writes ``scalars`` per epoch for ``tensorboard --logdir``, through torch's SummaryWriter.
+    """Writes ``scalars`` per epoch for ``tensorboard --logdir``, one event file per process.
 
-    What an earlier process wrote of epochs that are trained again is purged. Raises
+    What an earlier process wrote of epochs that are trained again is purged. The files are written
+    here, by TensorBoard's own record writer, and not by torch's ``SummaryWriter``: that one leaves
+    them to a thread, whose failures nobody catches, and names them after the machine. Raises
     ``ConfigurationError`` where the package is missing.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto import event_pb2
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             raise ConfigurationError(
                 "tracker 'tensorboard' needs a package that is not installed: pip install "
                 "'lrat[tensorboard]', or leave the tracker out (metrics.jsonl is written always)"
             ) from None
         self._folder = folder
-        self._open: Any = SummaryWriter
-        self._writer: Any = None
+        self._events: Any = event_pb2
+        self._records: Any = RecordWriter
+        self._path: Path | None = None
         self._first = 1
 
     def begin(self, records: Sequence[EpochRecord]) -> None:
         self._first = len(records) + 1
 
     def on_epoch(self, record: EpochRecord) -> None:
-        if self._writer is None:  # a finished run that is asked for again adds no file
-            self._writer = self._open(str(self._folder), purge_step=self._first)
-        for name, value in scalars(record).items():
-            self._writer.add_scalar(name, value, record.epoch)
-        self._writer.flush()
+        path = self._path
+        events = [] if path is not None else self._beginning()
+        values = [{"tag": name, "simple_value": value} for name, value in scalars(record).items()]
+        events.append({"step": record.epoch, "summary": {"value": values}})
+        if path is None:  # a finished run that is asked for again adds no file
+            # The seconds come first, as readers take the files in the order of their names.
+            seconds, rest = divmod(time.time_ns(), 10**9)
+            path = self._path = self._folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}.lrat"
+            self._folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(self._bytes(events))
 
     def end(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        return
+
+    def _beginning(self) -> list[dict[str, Any]]:
+        """What says from which epoch on earlier files no longer count."""
+        start = {"status": self._events.SessionLog.START}
+        return [{"file_version": "brain.Event:2"}, {"step": self._first, "session_log": start}]
+
+    def _bytes(self, events: Sequence[Mapping[str, Any]]) -> bytes:
+        gathered = io.BytesIO()
+        writer = self._records(gathered)
+        for event in events:
+            made = self._events.Event(wall_time=time.time(), **event)
+            writer.write(made.SerializeToString())
+        return gathered.getvalue()
