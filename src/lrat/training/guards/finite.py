@@ -12,23 +12,34 @@ _CURE = "lower the learning rate, clip gradients, or look at the images and the 
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSteps:
-    """Speaks of the first epoch with skipped steps; ``NonFiniteError`` where they are the most.
-
-    An epoch in which more than half of the steps changed nothing is no training any more.
-    """
+    """Speaks after the first epoch in which steps were skipped."""
 
     name: ClassVar[str] = "skipped-steps"
     implied_by: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         now = readings[-1]
-        if not now.skipped:
-            return None
-        steps = now.taken + now.skipped
-        found = (
-            f"{now.skipped} of {steps} steps were skipped, as their loss or gradient was NaN or "
-            "infinite"
-        )
-        if 2 * now.skipped > steps:
-            raise NonFiniteError(f"epoch {now.epoch}: {found}: the run stops here; {_CURE}")
-        return f"{found}: if there are more, {_CURE}"
+        return f"{_found(now)}: if there are more, {_CURE}" if now.skipped else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostStepsSkipped:
+    """``NonFiniteError`` after any epoch in which more than half of the steps changed nothing.
+
+    That is no training any more. It never speaks, so that it is always asked.
+    """
+
+    name: ClassVar[str] = "most-steps-skipped"
+    implied_by: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, readings: Sequence[Reading]) -> None:
+        now = readings[-1]
+        if now.skipped > now.taken:
+            raise NonFiniteError(f"epoch {now.epoch}: {_found(now)}: the run stops here; {_CURE}")
+
+
+def _found(reading: Reading) -> str:
+    return (
+        f"{reading.skipped} of {reading.taken + reading.skipped} steps were skipped, as their loss "
+        "or gradient was NaN or infinite"
+    )

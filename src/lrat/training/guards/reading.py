@@ -47,7 +47,6 @@ class Reading:
     taken: int
     skipped: int = 0
     fallbacks: int = 0
-    clean: float | None = None
     training: float | None = None
     held_out: float | None = None
     natural: float | None = None
@@ -76,7 +75,6 @@ class Reading:
             taken=record.steps - record.skipped,
             skipped=record.skipped,
             fallbacks=record.fallbacks,
-            clean=_finite(record.clean_accuracy),
             training=_finite(record.robust_accuracy),
             held_out=held_out,
             natural=_finite(record.validation.get(NATURAL)),
