@@ -22,7 +22,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 soak: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m soak
+	LRAT_SOAK_RECORD=results/soak.md $(BIN)/python -m pytest -m soak
 
 # Other libraries want other versions, so they get an environment of their own.
 bench: $(BENCH_VENV)/.installed
