@@ -12,6 +12,7 @@ import torch
 
 from lrat.errors import CheckpointError, RunFolderError
 from lrat.training import Checkpoints
+from lrat.training.description import Name
 
 
 def store(folder: Path, **options: Any) -> Checkpoints:
@@ -175,3 +176,65 @@ def test_a_failed_write_leaves_the_last_one_whole(
         checkpoints.save({"epoch": 2}, epoch=2)
     assert store(tmp_path).load("last")["epoch"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-001.json", "epoch-001.pt"]
+
+
+DESCRIBED: dict[str, Any] = {
+    "a list": lambda about: [about],
+    "a text for a number": lambda about: {**about, "epoch": "2"},
+    "a fraction": lambda about: {**about, "step": 0.5},
+    "a negative number": lambda about: {**about, "epoch": -2},
+    "an endless number": lambda about: {**about, "epoch": 10**400},
+    "a number for a text": lambda about: {**about, "sha256": 3},
+    "something unknown": lambda about: {**about, "path": "/etc"},
+    "something missing": lambda about: {
+        name: value for name, value in about.items() if name != "identity"
+    },
+    "no format": lambda about: {**about, "format": None},
+    "another place": lambda about: {**about, "epoch": 3},
+    "what it is not": lambda about: {**about, "portable": True},
+}
+
+
+@pytest.mark.parametrize("what", DESCRIBED)
+def test_an_altered_description_is_damage(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, 2)
+    path = tmp_path / "epoch-002.json"
+    path.write_text(json.dumps(DESCRIBED[what](json.loads(path.read_text()))))
+    with caplog.at_level(logging.WARNING):
+        state = store(tmp_path).latest()
+    assert state is not None
+    assert state["epoch"] == 1
+    assert "epoch-002.pt is damaged (epoch-002.json " in caplog.text
+
+
+def test_names_and_their_order() -> None:
+    texts = ["epoch-003-portable", "epoch-003", "epoch-004-step-000009", "epoch-1000"]
+    names = [Name.parse(text) for text in texts]
+    assert [str(name) for name in names] == texts
+    assert sorted(names[::-1]) == names  # type: ignore[type-var]
+    for text in ("epoch-", "epoch-3-step", "epoch-003.bak", "last", "epoch-003-portable-portable"):
+        assert Name.parse(text) is None
+
+
+def test_the_same_place_is_written_again_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = fill(tmp_path, 1)
+    calls = []
+
+    def full_for_the_second(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lrat.files.os.fsync", full_for_the_second)
+        with pytest.raises(RunFolderError, match=r"epoch-001\.json: No space left"):
+            checkpoints.save({"epoch": 1, "x": torch.zeros(4)}, epoch=1)
+    state = store(tmp_path).latest()
+    assert state is not None
+    assert torch.equal(state["x"], torch.ones(4))
+    checkpoints.save({"epoch": 1, "x": torch.zeros(4)}, epoch=1)
+    assert not store(tmp_path).load("last")["x"].any()
