@@ -280,3 +280,26 @@ def test_true_probability_by_hand() -> None:
     expected = torch.tensor([math.exp(1) / total, 1 / total])
     torch.testing.assert_close(losses.true_probability(logits, torch.tensor([0, 2])), expected)
     assert losses.true_probability(logits.bfloat16(), torch.tensor([0, 2])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5, 0.99])
+def test_smoothed_cross_entropy(smoothing: float) -> None:
+    """By hand: the label keeps 1 - s and a share of s / K; all other classes s / K each."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 5, generator=generator), torch.arange(6) % 5
+    shares = torch.full((6, 5), smoothing / 5)
+    shares[torch.arange(6), labels] += 1 - smoothing
+    expected = -(shares * logits.log_softmax(1)).sum(1)
+    loss = losses.smoothed_cross_entropy(smoothing)
+    torch.testing.assert_close(loss(logits, labels), expected)
+    prepared = loss.prepare(labels)
+    torch.testing.assert_close(prepared(logits.double()), expected)
+    both = losses.Prepared.stack([prepared.select(torch.arange(2)), prepared])
+    torch.testing.assert_close(both(torch.cat([logits[:2], logits])).sum(),
+                               expected[:2].sum() + expected.sum())  # fmt: skip
+    assert pickle.loads(pickle.dumps(loss)) == loss  # noqa: S301
+    assert eval(repr(loss), vars(losses)) == loss  # noqa: S307
+
+
+def test_no_smoothing_is_cross_entropy_itself() -> None:
+    assert losses.smoothed_cross_entropy(0.0) is losses.cross_entropy
