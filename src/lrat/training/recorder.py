@@ -43,6 +43,8 @@ class WeightRecorder:
         return write_table(self._folder / f"epoch-{epoch:03d}", _table(parts))
 
     def state_dict(self) -> dict[str, Any]:
+        """The rows so far, joined: thousands of small tensors take long to write and to read."""
+        self._parts = {term: [_joined(parts)] for term, parts in self._parts.items()}
         return {"parts": {term: list(parts) for term, parts in self._parts.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -53,6 +55,10 @@ def _part(rows: TermRows) -> dict[str, Tensor]:
     missing = torch.full((len(rows.index),), torch.nan, device=rows.index.device)
     part = {name: rows.values.get(kind, missing).float() for name, kind in _KIND_OF.items()}
     return {"index": rows.index, "label": rows.labels, **part}
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _table(parts: Mapping[str, list[dict[str, Tensor]]]) -> dict[str, np.ndarray]:
