@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 
-from lrat.errors import SettingError
+from lrat.errors import Interrupted, SettingError
+from lrat.experiments.team import ConnectionLostError
 
 
 def work(task: str) -> tuple[str, int]:
@@ -16,3 +18,33 @@ def work(task: str) -> tuple[str, int]:
     if task == "hang":
         time.sleep(600)
     return task, os.getpid()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A process ends as the word for its number says: ``late``, when others have ended."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, number: int) -> str:
+        word = self.words[number]
+        if word.endswith("late"):
+            time.sleep(1)
+        if word.startswith("refuse"):
+            raise SettingError(f"{word}: this cannot be made")
+        if word.startswith("save"):
+            raise Interrupted(f"{word}: saved")
+        if word == "lost":
+            raise ConnectionLostError("lost")
+        if word == "raise":
+            raise RuntimeError("raised")
+        if word == "stop":
+            raise KeyboardInterrupt
+        if word.startswith("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return word
+
+
+def end(*words: str) -> Ending:
+    """How each of a team ends."""
+    return Ending(words)

@@ -113,6 +113,6 @@ def check_synchronised(device: torch.device) -> None:
     """Refuse a device whose BatchNorm cannot be synchronised."""
     if device.type != "cuda":
         raise ConfigurationError(
-            f"training.sync_batch_norm needs CUDA (PyTorch has it for no other device), this is "
-            f"{device.type}: leave it out, or set model normalisation without batch statistics"
+            f"training.sync_batch_norm needs CUDA, PyTorch has it for nothing else, and this is "
+            f"{device.type}: leave it out"
         )

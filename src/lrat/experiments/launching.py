@@ -7,6 +7,7 @@ started on this machine (``team.py``) and told where to meet.
 import inspect
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -124,10 +125,11 @@ def share_processors(device: torch.device, spread: Spread, threads: int | None =
 
 def _fabric(spread: Spread) -> Any:
     """Raises ``ConfigurationError`` where the cluster was set up for something else."""
-    _quiet()
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    # After the import, which has it introduce itself.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(timeout=spread.patience, **_buffers_left_alone())
     try:
         fabric = Fabric(
@@ -170,9 +172,13 @@ def _found(work: "Work[Result]", fabric: Any, spread: Spread) -> Result | None:
 
     try:
         result: Result = _launched(begin, fabric)
-        return result if fabric.global_rank == 0 else None
+    except ConnectionLostError:
+        if fabric.global_rank > 0:
+            sys.exit(2)  # the first one speaks; of its own death, whoever started it
+        raise
     finally:
         missed.cancel()
+    return result if fabric.global_rank == 0 else None
 
 
 def _miss(spread: Spread) -> None:
@@ -254,10 +260,6 @@ class _Member:
             LOCAL_RANK=str(number),
         )
         return _launched(self.work, _fabric(self.spread))
-
-
-def _quiet() -> None:
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 @contextmanager

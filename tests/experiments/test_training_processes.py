@@ -1,0 +1,330 @@
+"""Training in two processes: the command as it is typed, stopped in every way there is."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from experiments.commands import assert_same_result, contents, lrat, one_thread, process, records
+from experiments.evaluations import has_two_processors
+from lrat.experiments.launching import processors
+
+pytestmark = pytest.mark.xdist_group("processes")
+two = pytest.mark.skipif(
+    not has_two_processors() or not Path("/proc/self/stat").exists(),
+    reason="needs two processors and reads /proc",
+)
+EPOCHS = 30
+TINY = ("--set", "model.width=4", "--set", "attack.steps=3", "--set", "data.train_limit=170")
+TRAIN = ("train", "sat", *TINY, "--epochs", EPOCHS, "--set", "training.batch_size=50")
+MANY = processors() + 1
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nobody stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    answer = process(*TRAIN, "--out", out, "--devices", 2)
+    assert answer.status == 0, answer.err
+    assert answer.err == "", "nothing of Fabric, and no warning"
+    assert answer.out.splitlines()[-1] == str(out)
+    assert answer.out.count(f"epoch {EPOCHS}/{EPOCHS}  loss") == 1, "the first process alone prints"
+    return out
+
+
+@two
+def test_the_images_of_a_step_are_those_of_one_process(whole: Path, tmp_path: Path) -> None:
+    """What BatchNorm makes of half of them differs, nothing else."""
+    answer = process(*TRAIN, "--epochs", 1, "--out", tmp_path / "alone")
+    assert answer.status == 0, answer.err
+    spread, alone = records(whole)[0], records(tmp_path / "alone")[0]
+    for name in ("epoch", "steps", "images", "passes", "lr"):
+        assert spread[name] == alone[name], name
+    assert spread["loss"] == pytest.approx(alone["loss"], rel=0.1)
+    assert spread["loss"] != alone["loss"]
+    assert spread["validation"]["natural"] == pytest.approx(alone["validation"]["natural"], abs=0.2)
+
+
+@two
+def test_stopped_in_every_way_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    saved = []
+    for number, send in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
+        with training(out) as running:
+            send(running.pid, number)
+            said, err = running.communicate(timeout=120)
+            assert running.returncode == 130, err
+            told = rf"{number.name} (in epoch \d+ after step \d+|after epoch \d+); saved in {out}"
+            assert re.fullmatch(f"lrat: stopped by {told}: the same command continues it\n", err)
+            assert said.count(f"{number.name}: stopping after the step under way") == 1
+            saved.append(checkpoints(out)[-1])
+    assert saved[0] < saved[1]
+
+    with training(out) as running:  # one of them dies
+        children = children_of(running.pid)
+        assert len(children) == 2
+        os.kill(children[1], signal.SIGKILL)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode == 2
+        assert err == (
+            "lrat: process 2 of 2 ended by SIGKILL: out of memory, or killed? What is done is "
+            "kept, the same command continues\n"
+        )
+        assert not any(alive(child) for child in children)
+
+    with training(out) as running:  # the one that started them dies: they save themselves
+        before, children = checkpoints(out)[-1], children_of(running.pid)
+        running.kill()
+        running.communicate()
+        wait_until(lambda: not any(alive(child) for child in children))
+        assert checkpoints(out)[-1] > before
+        assert not (out / ".lock").exists()
+
+    answer = process(*TRAIN, "--out", out, "--devices", 2)
+    assert answer.status == 0, answer.err
+    assert "continuing " in answer.out
+    assert_same_result(out, whole)
+
+
+@two
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    """Here one of them does not move, so that no step can end."""
+    out = tmp_path / "run"
+    with training(out) as running:
+        children = children_of(running.pid)
+        os.kill(children[1], signal.SIGSTOP)
+        os.kill(running.pid, signal.SIGINT)
+        time.sleep(0.5)
+        assert running.poll() is None, "it waits for the step under way"
+        os.kill(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode == 130
+        assert err == "lrat: interrupted\n"
+        assert not any(alive(child) for child in children)
+
+
+@two
+def test_torchrun_and_slurm_start_the_same_run(whole: Path, tmp_path: Path) -> None:
+    """Begun under torchrun, which hands Ctrl-C on to ranks that heard it; ended under SLURM."""
+    out = tmp_path / "run"
+    command = [*map(str, TRAIN), "--out", str(out), "--devices", "2"]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    with started(*launcher, "lrat", *command) as running:
+        wait_until(lambda: epochs_of(out) >= 2 or running.poll() is not None)
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=120)
+    assert err.count("lrat: ") == 1, err
+    assert "lrat: stopped by SIGINT " in err
+    assert epochs_of(out) < EPOCHS
+
+    with started(*slurm(0, command)) as first, started(*slurm(1, command)) as second:
+        said, err = first.communicate(timeout=120)
+        assert (first.returncode, err) == (0, "")
+        assert said.splitlines()[-1] == str(out)
+        assert second.communicate(timeout=60) == ("", "")
+        assert second.returncode == 0
+    assert_same_result(out, whole)
+
+
+@two
+def test_what_the_first_one_refuses_ends_all_in_one_line(whole: Path) -> None:
+    before = contents(whole)
+    complaint = lrat(*TRAIN, "--seed", 1, "--out", whole, "--devices", 2).complaint
+    assert "holds a run of another configuration (seed: 1 asked, 0 in the folder)" in complaint
+    assert contents(whole) == before
+
+
+@two
+def test_an_error_in_one_process_ends_the_others(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(BROKEN)
+    model = f"{tmp_path / 'model.py'}:make"
+    with pytest.raises(RuntimeError, match=r"(?s)process 2 of 2 failed.*ValueError: it is broken"):
+        lrat(*TRAIN, "--model", model, "--out", tmp_path / "run", "--devices", 2)
+    assert multiprocessing.active_children() == []
+
+
+BROKEN = """
+import os
+from torch import nn
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += self.training
+        if self.calls > 5 and os.environ["LOCAL_RANK"] == "1":
+            raise ValueError("it is broken")
+        return self.layer(images.flatten(1))
+
+def make():
+    return Broken()
+"""
+
+
+@two
+def test_parameters_that_take_no_part_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(IDLE)
+    model = f"{tmp_path / 'model.py'}:Idle"
+    answer = lrat(*TRAIN, "--model", model, "--out", tmp_path / "run", "--devices", 2)
+    assert "some parameters of the model take no part in its logits" in answer.complaint
+
+
+IDLE = """
+from torch import nn
+
+class Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.idle = nn.Linear(64, 10), nn.Linear(3, 3)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (("--devices", 0), f"devices 0: choose from 1 to {MANY - 1}, the processors that are here"),
+        (("--devices", MANY), f"devices {MANY}: choose from 1 to "),
+        (("--nodes", 2), "nodes 2: at least one, and say with devices how many"),
+        (("--devices", 1, "--nodes", 2), "--nodes 2: start it with torchrun or srun, or set "),
+        (
+            ("--devices", 1, "--nodes", 3, "--set", "training.batch_size=64"),
+            "training.batch_size=64 is the batch of all processes together, and 3 processes do not "
+            "divide it: set training.batch_size=63, or change devices",
+        ),
+        (("--devices", 1, "--profile"), "--profile measures one process"),
+        (
+            ("--devices", 1, "--set", "training.sync_batch_norm=true"),
+            "training.sync_batch_norm needs CUDA, PyTorch has it for nothing else, and this is cpu",
+        ),
+        (("--set", "training.sync_batch_norm=true"), "training.sync_batch_norm needs CUDA"),
+    ],
+)
+def test_what_cannot_be_spread_is_one_line(
+    options: tuple[object, ...], cause: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert cause in lrat("train", "sat", "--device", "cpu", "--out", out, *options).complaint
+    assert not out.exists()
+
+
+def test_processes_of_torchrun_that_would_all_do_the_same_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    complaint = lrat("train", "sat", "--out", tmp_path / "run").complaint
+    assert "torchrun started 4 processes" in complaint
+
+
+@contextmanager
+def training(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, when it has gone on for two epochs in a group of its own."""
+    reached = epochs_of(out)
+    command = map(str, [*TRAIN, "--out", out, "--devices", 2])
+    with started(sys.executable, "-c", TYPED, *command) as running:
+        wait_until(lambda: epochs_of(out) >= reached + 2 or running.poll() is not None)
+        assert running.poll() is None, running.communicate()
+        assert epochs_of(out) < EPOCHS, "it was stopped in the middle"
+        yield running
+
+
+TYPED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lrat.cli import main
+main()
+"""
+"""As at a terminal: what the shell of a test started in the background ignores SIGINT."""
+
+
+@contextmanager
+def started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a group of its own, nothing of which is left afterwards."""
+    running = subprocess.Popen(
+        command,
+        env=one_thread(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield running
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+
+
+def slurm(rank: int, command: list[str]) -> list[str]:
+    """A command as srun starts it in a job of two tasks."""
+    job = {
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+    }
+    return [
+        "env",
+        *(f"{key}={value}" for key, value in job.items()),
+        sys.executable,
+        "-m",
+        "lrat",
+        *command,
+    ]
+
+
+def epochs_of(out: Path) -> int:
+    """How many epochs a run has written."""
+    with suppress(OSError):
+        return (out / "metrics.jsonl").read_bytes().count(b"\n")
+    return 0
+
+
+def checkpoints(out: Path) -> list[str]:
+    """From the oldest to the newest: within an epoch after the one before."""
+    names = [path.stem for path in (out / "checkpoints").glob("*.json")]
+    return sorted(names, key=lambda name: (int(name[6:9]) - ("-step-" in name), name))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that do the work, in the order in which they were started."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and "spawn_main" in (place / "cmdline").read_text():
+                found.append(int(place.name))
+    return sorted(found)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
