@@ -18,6 +18,7 @@ from experiments.commands import assert_same_result, contents, done, lrat, one_t
 from experiments.conftest import COMMAND
 from lrat.errors import Interrupted
 from lrat.evaluation import EvaluationResult, Progress
+from lrat.experiments import measures
 from lrat.experiments import run as run_module
 from lrat.experiments.config import load_config
 from lrat.files import read_table
@@ -111,7 +112,7 @@ def test_interrupted_it_saves_itself_and_the_same_command_goes_on(
 
 def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    evaluate = run_module.evaluate_suite
+    evaluate = measures.evaluate_suite
 
     def interrupted(*arguments: Any, **settings: Any) -> EvaluationResult:
         def on_progress(progress: Progress) -> None:
@@ -120,7 +121,7 @@ def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
 
         return evaluate(*arguments, **settings, on_progress=on_progress)
 
-    monkeypatch.setattr(run_module, "evaluate_suite", interrupted)
+    monkeypatch.setattr(measures, "evaluate_suite", interrupted)
     config = load_config(
         {
             "method": {"name": "sat"},
