@@ -92,3 +92,35 @@ def test_what_a_run_wrote_before_its_configuration_is_no_other_s(tmp_path: Path,
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     complaint = lrat(*SMALL, "--out", tmp_path / "mine").complaint
     assert "holds files of something else" in complaint
+
+
+GOES_ON = ("metrics.jsonl", "model.safetensors", "model.json", "environment.json", "weights")
+STOPS = {
+    "config.yaml": "no plain YAML",
+    "contents.json": "contents.json is damaged, so whether the images are still the same cannot",
+    "acceleration.json": "acceleration.json is damaged",
+}
+
+
+def test_every_file_of_a_run_folder_is_damaged_below(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {*GOES_ON, *STOPS, "checkpoints"}
+
+
+@pytest.mark.parametrize("name", GOES_ON)
+def test_a_cut_file_that_going_on_does_not_need_stops_nobody(
+    name: str, run: Path, trained: Path
+) -> None:
+    path = run / name if name != "weights" else next((run / "weights").iterdir())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done(*COMMAND, "--out", run)
+    assert_same_result(run, trained)
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_cut_file_that_is_needed_is_one_line_and_nothing_is_touched(name: str, run: Path) -> None:
+    path = run / name
+    text = path.read_text()
+    path.write_text(text[: len(text) // 2] + "\n  - {")
+    before = contents(run)
+    assert STOPS[name] in lrat(*COMMAND, "--out", run).complaint
+    assert contents(run) == before

@@ -247,6 +247,3 @@ def test_altered_to_fit_a_portable_one_is_damaged(
             checkpoints.latest()
         assert "its weights are of no portable checkpoint" in caplog.text
         caplog.clear()
-        assert (
-            hashlib.sha256(path.read_bytes()).hexdigest() in path.with_suffix(".json").read_text()
-        )

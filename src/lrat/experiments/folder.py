@@ -77,7 +77,13 @@ def check_contents(folder: Path, found: Mapping[str, str]) -> None:
     path = folder / CONTENTS
     if not has_begun(folder) or not path.is_file():
         return
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        stored = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise RunFolderError(
+            f"{path} is damaged, so whether the images are still the same cannot be checked: bring "
+            "it back, or remove it to continue all the same"
+        ) from None
     changed = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
     if changed:
         raise RunFolderError(
