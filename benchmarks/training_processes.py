@@ -1,15 +1,15 @@
 """What a second process is worth in training: images per second of the same run in one and several.
 
     python benchmarks/training_processes.py [--method sat] [--data cifar10] [--data-root FOLDER]
-        [--model resnet-18] [--width 16] [--images 1024] [--batch-size 128] [--epochs 2]
-        [--processes 2] [--rounds 2] [--into results/benchmarks/processes.md]
+        [--model resnet-18] [--width 16] [--images 2048] [--batch-size 128] [--epochs 3]
+        [--processes 2] [--rounds 3] [--into results/benchmarks/processes.md]
 
-The commands are those that a user types, ``lrat train`` and the same with ``--devices N``, in turns,
-with one thread per process and the same batch, that of all processes together. Taken is what each
-epoch says of its steps (attack, update, exchange; not the start of the interpreters, nor the
+The commands are those that a user types, ``lrat train`` and the same with ``--devices N``, in
+turns, with one thread per process and the same batch, that of all processes together. Taken is what
+each epoch says of its steps (attack, update, exchange; not the start of the interpreters, nor the
 measurements after an epoch); the ratio is that of the best epochs. A quiet machine with at least as
-many cores as processes is needed; on two cores the defaults take about six minutes. ``--into``
-writes the section into a file, in the place of the one that is there.
+many cores as processes is needed. ``--into`` writes the section into a file, in the place of the
+one that is there.
 """
 
 import argparse
@@ -78,9 +78,7 @@ def command_of(chosen: argparse.Namespace) -> list[str]:
     command = ["train", chosen.method, "--data", chosen.data, "--model", chosen.model]
     command += ["--epochs", str(chosen.epochs), "--device", "cpu"]
     command += ["--data-root", chosen.data_root] if chosen.data_root else []
-    return command + [
-        part for key, value in settings.items() for part in ("--set", f"{key}={value}")
-    ]
+    return command + [f"--set={key}={value}" for key, value in settings.items()]
 
 
 def written(contestants: Sequence[Contestant], chosen: argparse.Namespace) -> str:
@@ -89,9 +87,10 @@ def written(contestants: Sequence[Contestant], chosen: argparse.Namespace) -> st
     lines = [
         HEADING,
         "",
-        f"`python benchmarks/training_processes.py`: `{chosen.method}` with {chosen.model} of width "
-        f"{chosen.width} on {chosen.images:,} images of {chosen.data}, batch {chosen.batch_size} of "
-        f"all processes together, {chosen.epochs} epochs, {chosen.rounds} rounds in turns. "
+        f"`python benchmarks/training_processes.py`: `{chosen.method}` with {chosen.model} of "
+        f"width {chosen.width} on {chosen.images:,} images of {chosen.data}, batch "
+        f"{chosen.batch_size} of all processes together, {chosen.epochs} epochs, {chosen.rounds} "
+        "rounds in turns. Images per second of the steps. "
         f"{platform.processor() or platform.machine()}, {processors()} cores, PyTorch "
         f"{torch.__version__}.",
         "",
@@ -123,11 +122,11 @@ def main() -> None:
     parser.add_argument("--data-root")
     parser.add_argument("--model", default="resnet-18")
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--into", type=Path)
     chosen = parser.parse_args()
     contestants = [Contestant(processes=1), Contestant(processes=chosen.processes)]
