@@ -13,8 +13,17 @@ import torch
 
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted, SettingError
-from lrat.training import Checkpoints, EpochRecord, StepProgress, Watch
-from training.toys import assert_same, data, network, run, timeless, validate
+from lrat.training import (
+    Checkpoints,
+    EpochRecord,
+    Optimisation,
+    StepProgress,
+    Storage,
+    Watch,
+)
+from lrat.training.state import RunState
+from lrat.training.storage import FolderKeeper
+from training.toys import ToySource, assert_same, data, network, run, timeless, validate
 
 
 class Looks:
@@ -230,3 +239,19 @@ def test_a_checkpoint_of_the_first_format_is_continued(tmp_path: Path) -> None:
     path.write_text(json.dumps({**about, "format": 1} | {"version": ""}))
     model, _ = run(folder, epochs=2)
     assert_same(model.state_dict(), whole.state_dict())
+
+
+def test_one_that_only_reads_takes_over_and_writes_nothing(tmp_path: Path) -> None:
+    whole, result = run(tmp_path, epochs=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    model = network()
+    optimizer = Optimisation(epochs=2).optimizer(model)
+    state = RunState(model, optimizer, ToySource(), torch.device("cpu"))
+    storage = Storage(folder=tmp_path, identity="toy", every_steps=1, portable=True)
+    keeper = FolderKeeper(storage, writes=False)
+    assert keeper.resume(state) is None
+    assert_same(model.state_dict(), whole.state_dict())
+    keeper.save(state)
+    keeper.epoch_ended(state)
+    assert_same(keeper.selected(state), result.weights)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -247,3 +247,11 @@ def test_altered_to_fit_a_portable_one_is_damaged(
             checkpoints.latest()
         assert "its weights are of no portable checkpoint" in caplog.text
         caplog.clear()
+
+
+def test_a_run_that_is_done_is_not_made_smaller(tmp_path: Path) -> None:
+    whole, _ = run(watch=watch())
+    with pytest.raises(Interrupted, match="after epoch 3"):
+        run(tmp_path, watch=watch(StopAt(3, None)), storage=PORTABLE)
+    again, _ = run(tmp_path, watch=watch(), storage=PORTABLE)
+    assert_same(again.state_dict(), whole.state_dict())

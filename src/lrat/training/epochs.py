@@ -65,7 +65,8 @@ class Epochs:
         self.trackers.on_epoch(record)
         urgency = self._urgency()
         if urgency > (PLANNED if state.epoch == self.optimisation.epochs else 0):
-            self.keeper.save(state)
+            if state.epoch < self.optimisation.epochs:
+                self.keeper.save(state)
             raise self._stopped(urgency, f"after epoch {state.epoch}")
 
     def _guarded(self, record: EpochRecord) -> EpochRecord:
