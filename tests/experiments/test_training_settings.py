@@ -202,3 +202,21 @@ def test_fit_refuses_in_one_line(settings: dict[str, Any], said: str) -> None:
         fit(**settings)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_setting_of_the_optimiser_reaches_it() -> None:
+    given = {
+        "momentum": 0.5,
+        "nesterov": True,
+        "weight_decay": 0.01,
+        "decay": "weights",
+        "ema": 0.9,
+        "ema_warm_up": False,
+        "precision": "bf16-mixed",
+        "non_finite": "skip",
+        "clip": 2.0,
+        "accumulate": 3,
+    }
+    made = build.optimisation(load_config({"training": given}))
+    assert {name: getattr(made, name) for name in given} == given
+    assert vars(build.optimisation(load_config({}))) == vars(Optimisation(epochs=30))

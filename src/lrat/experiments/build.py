@@ -203,16 +203,19 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
     return classes
 
 
-def check_training(network: nn.Module, images: ImageData, batch_size: int) -> None:
-    """The smallest batch of an epoch through a copy of the network in train mode.
+def check_training(
+    network: nn.Module, images: ImageData, batch_size: int, *, processes: int = 1
+) -> None:
+    """The smallest batch of an epoch, or the smallest share that one of several ``processes`` has
+    of it, through a copy of the network in train mode.
 
-    ModelError where it fails: BatchNorm on 1x1 maps refuses a last batch of a single image.
+    ModelError where it fails: BatchNorm on 1x1 maps refuses a single image.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size={batch_size}: a batch holds at least 1 image")
     place = next((value.device for value in network.parameters()), torch.device("cpu"))
-    smallest = len(images) % batch_size or batch_size
-    batch = images.batch(torch.arange(min(smallest, len(images)))).to(place)
+    smallest = min(len(images) % batch_size or batch_size, len(images))
+    batch = images.batch(torch.arange(max(1, smallest // processes))).to(place)
     try:
         probe = copy.deepcopy(network)
         if not probe.training:
@@ -220,8 +223,9 @@ def check_training(network: nn.Module, images: ImageData, batch_size: int) -> No
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             probe(batch.images)
     except Exception as error:
+        share = "a process's share of " if processes > 1 else ""
         raise ModelError(
-            f"the model fails in training on the last batch of an epoch, {len(batch)} of "
+            f"the model fails in training on {share}the last batch of an epoch, {len(batch)} of "
             f"{len(images)} images: {' '.join(str(error).split())}; choose another batch size"
         ) from error
 
@@ -241,6 +245,7 @@ def optimisation(config: RunConfig) -> Optimisation:
         schedule_epochs=training.schedule_epochs,
         lr=training.lr,
         momentum=training.momentum,
+        nesterov=training.nesterov,
         weight_decay=training.weight_decay,
         drops=training.drops if chosen is None else paper_drops(),
         schedule=chosen,
@@ -248,6 +253,7 @@ def optimisation(config: RunConfig) -> Optimisation:
         ema=training.ema,
         ema_warm_up=training.ema_warm_up,
         precision=training.precision,
+        non_finite=training.non_finite,
         clip=training.clip,
         accumulate=training.accumulate,
         seed=config.seed,

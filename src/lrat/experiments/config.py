@@ -108,7 +108,9 @@ class TrainingSettings(_Section):
     """The loop: the paper's SGD and schedule, and how the reported weights are selected.
 
     ``decay``: weights, to leave normalisation layers and biases out of weight decay. ``ema``: decay
-    of a moving average of the weights, which is then what is selected and reported.
+    of a moving average of the weights, which is then what is selected and reported. ``non_finite``:
+    what becomes of a step whose loss or gradient is not. ``guards``: whether what goes wrong is
+    looked for and told.
 
     ``selection``: ``robust`` keeps the epoch with the best PGD accuracy on held-out images
     (``validation_steps`` steps of epsilon / 4), ``last`` the last epoch.
@@ -124,6 +126,7 @@ class TrainingSettings(_Section):
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
     weight_decay: float = Field(default=2e-4, ge=0)
     drops: dict[float, float] = Field(default_factory=lambda: {0.6: 0.1, 0.9: 0.1})
     schedule: ScheduleSettings = ScheduleSettings()
@@ -134,6 +137,7 @@ class TrainingSettings(_Section):
     precision: Literal["float32", "bf16-mixed"] = "float32"
     clip: float | None = Field(default=None, gt=0)
     accumulate: int = Field(default=1, ge=1)
+    non_finite: Literal["stop", "skip"] = "stop"
     guards: bool = True
     selection: Literal["robust", "last"] = "robust"
     validation_steps: int = Field(default=10, ge=1)

@@ -122,7 +122,7 @@ class _Training:
         images = splits.training()
         network = build.model(config, images.shape, images.classes)
         build.check_fit(network, images)
-        build.check_training(network, images, config.training.batch_size)
+        build.check_training(network, images, config.training.batch_size, processes=self.crew.size)
         objective = build.objective(config)
         source = InMemory(
             images,

@@ -80,6 +80,7 @@ def train(
     keeper: Keeper = (
         MemoryKeeper() if storage is None else FolderKeeper(storage, writes=crew.rank == 0)
     )
+    crew.barrier()  # all see what is saved now
     remark = keeper.resume(state)
     crew.barrier()  # nothing is removed before all have read it
     if state.epoch or state.step:

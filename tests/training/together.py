@@ -1,0 +1,148 @@
+"""Trainings that several processes do together, to be held against one process's."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lrat.attacks import PGD
+from lrat.errors import Paused
+from lrat.experiments.crew import FabricCrew
+from lrat.objectives import Reweighted, Term
+from lrat.threat import Linf
+from lrat.training import EpochRecord, Optimisation, StepProgress, Storage, Watch, train
+from lrat.training.crew import Alone, Crew
+from lrat.weighting import Evidence, MarginPower
+from training.toys import ToySource, data, network, timeless, validate, weights
+
+MINUTES = 0.5 / 60
+STEPS, EPOCHS = 4, 5
+"""Batches of 8, 8, 8 and 2 of 26 images: of four processes two have none of the last."""
+PGD_3 = PGD(threat=Linf(epsilon=0.1), steps=3, step_size=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Weight for two classes of three: now and then a share, or a whole batch, has none."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        return (evidence.labels == 2).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is trained, and the settings of its optimisation."""
+
+    objective: Reweighted
+    normalised: bool = False
+    settings: Mapping[str, Any]
+
+
+def lrat(normalization: str, floor: float) -> Reweighted:
+    margin = MarginPower(alpha=2.0, beta=0.5)
+    terms = [
+        Term(name="pgd", attack=PGD_3, weighting=margin),
+        Term(name="weak", attack=replace(PGD_3, steps=1), weighting=margin),
+    ]
+    return Reweighted(terms=terms, min_weight=floor, normalization=normalization)
+
+
+def scenarios() -> dict[str, Scenario]:
+    """By name. Of two terms the weights of an image sum to at most 5.7: a floor of 4 acts on
+    some, one of .1 on none."""
+    found = {
+        f"{normalization}, floor {floor}": Scenario(
+            objective=lrat(normalization, floor), settings={}
+        )
+        for normalization in ("batch", "instance", "none")
+        for floor in (0.1, 4.0)
+    }
+    sparse = Reweighted(terms=[Term(name="pgd", attack=PGD_3, weighting=Chosen())])
+    extras = {"clip": 0.5, "ema": 0.9, "accumulate": 2}
+    return found | {
+        "no weight in some": Scenario(objective=sparse, settings={}),
+        "no weight in some, accumulated": Scenario(objective=sparse, settings={"accumulate": 2}),
+        "clipped, averaged, accumulated": Scenario(objective=lrat("batch", 0.1), settings=extras),
+        "batch statistics": Scenario(objective=lrat("batch", 0.1), normalised=True, settings={}),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Of one process: its model's weights, those to report, the records."""
+
+    weights: dict[str, Tensor]
+    reported: dict[str, Tensor]
+    records: list[EpochRecord]
+
+
+def trained(
+    scenario: Scenario,
+    crew: Crew,
+    folder: Path | None = None,
+    *,
+    max_minutes: float | None = None,
+    **watch: Any,
+) -> Outcome:
+    model: nn.Module = network(normalised=scenario.normalised)
+    result = train(
+        model,
+        ToySource(size=13 if scenario.normalised else 8),
+        scenario.objective,
+        Optimisation(epochs=EPOCHS, lr=0.1, **scenario.settings),
+        watch=Watch(clean=[data(10)], validate=validate, select_by="pgd", **watch),
+        storage=None if folder is None else Storage(folder=folder, identity="toy"),
+        crew=crew,
+        max_minutes=max_minutes,
+    )
+    return Outcome(
+        weights=weights(model), reported=dict(result.weights), records=timeless(result.records)
+    )
+
+
+class Slow:
+    """Waits in the second epoch, until the time that one of the processes has is over."""
+
+    def on_step(self, progress: StepProgress) -> None:
+        if (progress.epoch, progress.step) == (2, 2):
+            time.sleep(2 * 60 * MINUTES)
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllScenarios:
+    """In each process: every scenario, and what the processes know of each other's results."""
+
+    folder: str
+
+    def __call__(self, fabric: Any) -> dict[str, Any]:
+        torch.set_num_threads(1)
+        crew = FabricCrew(fabric)
+        found: dict[str, Any] = {
+            name: trained(scenario, crew) for name, scenario in scenarios().items()
+        }
+        batch_statistics = found["batch statistics"].weights.values()
+        own = torch.cat([value.flatten().double() for value in batch_statistics])
+        found["all are the same model"] = bool((crew.gather(own) == own).all())
+        scenario = scenarios()["batch, floor 0.1"]
+        folder = Path(self.folder) / "stopped"
+        last = crew.rank == crew.size - 1
+        limit = {"progress": Slow(), "max_minutes": MINUTES} if last else {}
+        try:
+            trained(scenario, crew, folder, **limit)
+        except Paused as stopped:
+            found["stopped"] = str(stopped)
+        found["continued"] = trained(scenario, crew, folder)
+        return found
+
+
+def alone() -> dict[str, Outcome]:
+    return {name: trained(scenario, Alone()) for name, scenario in scenarios().items()}
