@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from lrat.errors import RunFolderError
 from lrat.experiments.launching import Spread, in_processes
-from training.together import EPOCHS, STEPS, AllScenarios, Outcome, alone, scenarios
+from training.together import EPOCHS, STEPS, AllScenarios, Apart, Outcome, alone, scenarios
 
 pytestmark = pytest.mark.xdist_group("processes")
 EQUAL = [name for name, scenario in scenarios().items() if not scenario.normalised]
@@ -86,3 +88,9 @@ def test_one_that_is_asked_to_stop_stops_all_and_nothing_is_lost(
     for name, value in whole.weights.items():
         assert torch.equal(parts.weights[name], value)
     assert parts.records == whole.records
+
+
+def test_processes_that_find_other_checkpoints_are_refused(tmp_path: Path) -> None:
+    said = "^process 2 of 2 does not find the checkpoints that the first one does: choose a folder"
+    with pytest.raises(RunFolderError, match=said):
+        in_processes(Apart(folder=str(tmp_path)), Spread(device="cpu", devices=2))

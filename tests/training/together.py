@@ -146,3 +146,18 @@ class AllScenarios:
 
 def alone() -> dict[str, Outcome]:
     return {name: trained(scenario, Alone()) for name, scenario in scenarios().items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart:
+    """In each process: a training in a folder that the others do not see."""
+
+    folder: str
+
+    def __call__(self, fabric: Any) -> None:
+        crew = FabricCrew(fabric)
+        folder = Path(self.folder) / str(crew.rank)
+        scenario = replace(scenarios()["batch, floor 0.1"])
+        if crew.rank == 0 and not folder.exists():
+            trained(scenario, Alone(), folder)
+        trained(scenario, crew, folder)

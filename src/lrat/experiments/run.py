@@ -1,6 +1,8 @@
 """One training run: configuration in, a folder with everything about it out."""
 
+import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View, describe
 from lrat.data import ImageData, InMemory, Splits
-from lrat.errors import CheckpointError, ModelError
+from lrat.errors import CheckpointError, DataError, ModelError, RunFolderError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import synchronised
@@ -35,9 +37,11 @@ from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
-from lrat.training.crew import Alone, Crew
+from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.state import reported
 from lrat.training.watch import tell
+
+_VISIBLE_WITHIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +160,15 @@ class _Training:
     def _begin(self, network: nn.Module, splits: Splits) -> tuple[nn.Module, Watch]:
         """The view and the watch. The first process chooses the view and begins the folder; the
         others see it there."""
+        found = contents(self.config, splits)
         if self.crew.rank > 0:
             self.crew.barrier()
+            self._compare(found)
             view = self._view(network, splits, chosen=True)
             return view, self._watch(splits, view)
         folder, begun = self.folder, has_begun(self.folder)
         view = self._view(network, splits, chosen=begun)
         watched = self._watch(splits, view)
-        found = contents(self.config, splits)
         check_contents(folder, found)
         if not begun:
             write_json(folder / ENVIRONMENT, environment(self.device))
@@ -174,7 +179,28 @@ class _Training:
                 seen = f"attacks see the model in {describe(view)}"
                 tell(watched.progress, seen, level=logging.INFO)
         self.crew.barrier()
+        self._compare(found)
         return view, watched
+
+    def _compare(self, found: Mapping[str, str]) -> None:
+        """Refuse to train in another folder, on other images, or with another model file than the
+        first process."""
+        deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
+        while not (self.folder / CONFIG).is_file() and time.monotonic() < deadline:
+            time.sleep(0.5)  # network file systems show new files late
+        astray = first_to_differ(self.crew, (self.folder / CONFIG).is_file(), device=self.device)
+        if astray is not None:
+            raise RunFolderError(
+                f"process {astray + 1} of {self.crew.size} does not see {self.folder}, which the "
+                "first one began: choose a folder that all machines share"
+            )
+        digest = int(hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest(), 16)
+        astray = first_to_differ(self.crew, digest, device=self.device)
+        if astray is not None:
+            raise DataError(
+                f"process {astray + 1} of {self.crew.size} sees other images, or another model "
+                "file, than the first one: give all machines the same files"
+            )
 
     def _view(self, network: nn.Module, splits: Splits, *, chosen: bool) -> nn.Module:
         """What attacks see; ``chosen``: as the folder says, the model itself where it says none."""

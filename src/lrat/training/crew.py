@@ -73,6 +73,17 @@ class Alone:
         return
 
 
+def first_to_differ(crew: Crew, *numbers: int, device: torch.device) -> int | None:
+    """The lowest rank whose ``numbers`` are not those of the first process; None if all agree.
+
+    Of each number the lowest 52 bits are compared. The same answer in all processes.
+    """
+    own = torch.tensor([float(number % 2**52) for number in numbers], dtype=torch.float64)
+    everybody = crew.gather(own.to(device))
+    differs = (everybody != everybody[0]).any(1).nonzero()
+    return int(differs[0]) if len(differs) else None
+
+
 def shares(batch: Batch, size: int) -> list[Batch]:
     """The batch in ``size`` runs of neighbours that differ by at most one image; some may be empty.
 

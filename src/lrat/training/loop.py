@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lrat.errors import RunFolderError
 from lrat.objectives.base import Objective
-from lrat.training.crew import Alone, Crew
+from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.epochs import Epochs
 from lrat.training.interrupt import stopping, stopping_after
 from lrat.training.metrics import EpochRecord
@@ -83,6 +84,12 @@ def train(
     crew.barrier()  # all see what is saved now
     remark = keeper.resume(state)
     crew.barrier()  # nothing is removed before all have read it
+    astray = first_to_differ(crew, state.epoch, state.step, device=place)
+    if astray is not None:
+        raise RunFolderError(
+            f"process {astray + 1} of {crew.size} does not find the checkpoints that the first one "
+            "does: choose a folder that all machines share"
+        )
     if state.epoch or state.step:
         tell(watch.progress, _where(state, optimisation.epochs), level=logging.INFO)
     if remark is not None:
