@@ -8,8 +8,9 @@ from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.experiments import demo_rows
 from lrat.experiments.demo import _joined, conclusion
-from lrat.experiments.demo_rows import FORWARDS, Forecast, Plan
+from lrat.experiments.demo_rows import FORWARDS, Plan
 from lrat.experiments.paper import TABLE_1, TABLE_2
+from lrat.experiments.reproduce.grid import Forecast
 from lrat.reporting.tables import WORST
 
 pytestmark = pytest.mark.xdist_group("demo")  # one demonstration for all tests here
@@ -104,7 +105,7 @@ def write_epochs(row: Path, epochs: int) -> None:
 
 def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
     write_epochs(tmp_path / "sat", 2)
-    forecast = Forecast(tmp_path, Plan(epochs=2, suite="quick"))
+    forecast = Forecast(Plan(epochs=2, suite="quick").cells(tmp_path))
     before = forecast.now()
     assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 14, None)
     write_epochs(tmp_path / "gairat", 1)

@@ -7,7 +7,7 @@ import pytest
 from lrat.evaluation import Progress
 from lrat.experiments.attack_progress import evaluation_progress
 from lrat.experiments.config import load_config
-from lrat.experiments.demo_rows import RowsProgress
+from lrat.experiments.reproduce.grid import RowsProgress
 from lrat.experiments.terminal import rows_progress, training_progress
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.watch import Speaker

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lrat.evaluation import Comparison, EvaluationResult, compare
-from lrat.experiments.demo_rows import FORWARDS, Plan, Watcher, make_rows
+from lrat.experiments.demo_rows import FORWARDS, Plan, make_rows
 from lrat.experiments.paper import TABLE_1
+from lrat.experiments.reproduce.grid import Watcher
 from lrat.files import write_text
 from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
 
@@ -58,7 +59,7 @@ def run_demo(out: Path, plan: Plan, *, workers: int, watcher: Watcher) -> DemoRe
         f"{len(FORWARDS)} methods, {plan}, on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
-    rows = {row.method: row for row in make_rows(out, plan, workers, watcher)}
+    rows = {row.name: row for row in make_rows(out, plan, workers, watcher)}
     evaluations = {name: plan.evaluate(rows[name].folder) for name in TABLE_1}
     results = {name: found[-1] for name, found in evaluations.items()}
     first = results[BASELINE]

@@ -5,20 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
-from lrat.errors import Interrupted
 from lrat.evaluation import EvaluationResult
 from lrat.experiments.config import load_config
 from lrat.experiments.evaluating import evaluate_run
 from lrat.experiments.folder import EVALUATIONS
 from lrat.experiments.paper import DEMO_PRESET, row_settings
+from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import train_run
 from lrat.experiments.suites import check_suite, slug
-from lrat.experiments.workers import in_workers
-from lrat.training import EpochRecord, StepProgress
-from lrat.training.interrupt import stopping
 
 FORWARDS = {
     "lrat-saa+cw": 76,
@@ -62,6 +59,23 @@ class Plan:
             requests = [replace(request, suite="quick"), replace(request, limit=AUTOATTACKED)]
         return [evaluate_run(run, each)[1] for each in requests]
 
+    def cells(self, out: Path) -> list[Cell]:
+        """The rows as cells of a grid, the costliest first."""
+        evaluation = Evaluation(
+            pattern=f"{EVALUATIONS}/*-{slug(self.suite)}-*/summary.json",
+            forwards=_EVALUATION.get(self.suite, max(_EVALUATION.values())),
+        )
+        return [
+            Cell(
+                name=method,
+                folder=out / method,
+                epochs=int(self.preset["training"]["epochs"]),
+                forwards=forwards,
+                evaluations=(evaluation,),
+            )
+            for method, forwards in FORWARDS.items()
+        ]
+
     def __str__(self) -> str:
         """``30 epochs each, seed 0, suite paper``."""
         length = self.preset["training"]["epochs"]
@@ -74,84 +88,24 @@ class Plan:
 class Row:
     """A row that is done."""
 
-    method: str
+    name: str
     folder: Path
     seconds: float
     forwards: float
     """Passes per training image and epoch, of the network forwards."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowsProgress:
-    """How far the rows are: epochs, the ``share`` of the work that is done (0..1), and a forecast,
-    None as long as this call has done nothing measurable."""
-
-    epochs: int
-    of_epochs: int
-    share: float
-    seconds_left: float | None
-
-
-@runtime_checkable
-class Watcher(Protocol):
-    """Told what happens while the rows are made."""
-
-    def say(self, line: str) -> None: ...
-
-    def progress(self, now: RowsProgress) -> None: ...
-
-
 def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator[Row]:
     """The rows as they are done."""
-    forecast = Forecast(out, plan)
-
-    def announce(reason: str) -> None:
-        watcher.say(
-            f"{reason}: stopping when the rows under way have saved themselves; a second signal "
-            "stops at once"
-        )
-
-    with stopping(announce) as stop:
-        try:
-            for number, row in enumerate(
-                in_workers(
-                    partial(_make_row, plan=plan, preset=plan.preset, out=out),
-                    list(FORWARDS),
-                    workers=workers,
-                    stop=stop,
-                    tick=lambda: watcher.progress(forecast.now()),
-                ),
-                start=1,
-            ):
-                watcher.say(
-                    f"{row.method}: {row.seconds:.0f} s of one worker; {number} of "
-                    f"{len(FORWARDS)} rows done"
-                )
-                yield row
-        except Interrupted as stopped:
-            raise Interrupted(
-                f"{stopped}; what was trained is saved in {out}: the same command continues"
-            ) from None
-
-
-class _Quiet:
-    """A row's own progress: the demonstration has another."""
-
-    def on_step(self, progress: StepProgress) -> None:
-        return
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        return
-
-    def say(self, line: str) -> None:
-        return
+    make = partial(_make_row, plan=plan, preset=plan.preset, out=out)
+    return make_cells(make, plan.cells(out), workers=workers, watcher=watcher, out=out)
 
 
 def _make_row(method: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
     started = time.perf_counter()
     folder = out / method
     config = load_config(row_settings(method, preset))
-    run = train_run(config, folder, progress=_Quiet())
+    run = train_run(config, folder, progress=Quiet())
     plan.evaluate(folder)
     records = run.result.records
     passes = sum(
@@ -159,47 +113,8 @@ def _make_row(method: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) 
         for record in records
     )
     return Row(
-        method=method,
+        name=method,
         folder=folder,
         seconds=time.perf_counter() - started,
         forwards=passes / len(records),
     )
-
-
-class Forecast:
-    """Reads from the rows' folders how much work is done, in forwards of training images."""
-
-    def __init__(self, out: Path, plan: Plan) -> None:
-        self._out = out
-        self._epochs = int(plan.preset["training"]["epochs"])
-        self._suite = plan.suite
-        self._started = time.perf_counter()
-        self._at_start = self._work_done()
-
-    def now(self) -> RowsProgress:
-        total = sum(self._epochs * forwards + self._evaluation() for forwards in FORWARDS.values())
-        done = self._work_done()
-        seconds, here = time.perf_counter() - self._started, done - self._at_start
-        return RowsProgress(
-            epochs=sum(map(self._epochs_of, FORWARDS)),
-            of_epochs=self._epochs * len(FORWARDS),
-            share=done / total,
-            seconds_left=seconds * (total - done) / here if here else None,
-        )
-
-    def _work_done(self) -> int:
-        return sum(
-            self._epochs_of(method) * forwards + self._is_evaluated(method) * self._evaluation()
-            for method, forwards in FORWARDS.items()
-        )
-
-    def _evaluation(self) -> int:
-        return _EVALUATION.get(self._suite, max(_EVALUATION.values()))
-
-    def _epochs_of(self, method: str) -> int:
-        path = self._out / method / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.is_file() else 0
-
-    def _is_evaluated(self, method: str) -> bool:
-        places = (self._out / method / EVALUATIONS).glob(f"*-{slug(self._suite)}-*/summary.json")
-        return any(places)

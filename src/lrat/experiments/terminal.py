@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lrat.experiments.config import RunConfig
-from lrat.experiments.demo_rows import RowsProgress
+from lrat.experiments.reproduce.grid import RowsProgress
 from lrat.training import EpochRecord, Progress, StepProgress
 
 _FORECAST_STEPS = 5

@@ -1,0 +1,75 @@
+"""Whether a results folder may be used, and what it says about its preset."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import RunFolderError
+from lrat.experiments.config import differences
+from lrat.experiments.reproduce.layout import (
+    FIGURES,
+    HISTORY,
+    PRESET,
+    README,
+    RUNS,
+    SENSITIVITY,
+)
+from lrat.experiments.reproduce.presets import Choice
+from lrat.files import write_json
+
+_OURS = {FIGURES, HISTORY, PRESET, README, RUNS, SENSITIVITY}
+_OURS_IN_PARTS = ("table1.", "table2.", "sensitivity.", ".")
+
+
+def check(out: Path, choice: Choice) -> None:
+    """``RunFolderError`` for a file, a folder of something else, and one of another preset."""
+    if out.exists() and not out.is_dir():
+        raise RunFolderError(f"{out} is a file: choose another --out")
+    if not out.exists():
+        return
+    if not (out / PRESET).is_file():
+        others = sorted(path.name for path in out.iterdir() if not _is_ours(path.name))
+        if others:
+            raise RunFolderError(
+                f"{out} holds files of something else ({others[0]}): choose another --out"
+            )
+        return
+    stored, own = read_preset(out), choice.record()
+    if stored.get("preset") != own["preset"]:
+        raise RunFolderError(
+            f"{out} holds the preset {stored.get('preset')!r}, not {own['preset']!r}: choose "
+            "another --out"
+        )
+    if stored.get("digest") != own["digest"]:
+        found = differences(own["settings"], dict(stored.get("settings", {})))
+        told = "; ".join(found) or "made by another version"
+        raise RunFolderError(
+            f"{out} holds the preset {own['preset']!r} with other settings ({told}): choose "
+            "another --out, or give the same --set"
+        )
+
+
+def claim(out: Path, choice: Choice) -> None:
+    """``check``, then begin the folder."""
+    check(out, choice)
+    if not (out / PRESET).is_file():
+        write_json(out / PRESET, choice.record())
+
+
+def read_preset(out: Path) -> dict[str, Any]:
+    """What ``preset.json`` says: ``preset``, ``set``, ``settings`` and ``digest``."""
+    path = out / PRESET
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunFolderError(
+            f"{out} is no folder of `lrat reproduce`: it has no {PRESET}; make a table there first"
+        ) from None
+    except (OSError, ValueError, TypeError):
+        raise RunFolderError(
+            f"{path} is damaged: remove it, and the same command writes it anew"
+        ) from None
+
+
+def _is_ours(name: str) -> bool:
+    return name in _OURS or name.startswith(_OURS_IN_PARTS)

@@ -1,0 +1,227 @@
+"""The presets of a reproduction: what their rows have in common, and each row as a configuration.
+
+A preset is data, network, schedule, what is recorded and which weights are reported; a row is a
+method with the settings that set it apart. ``Choice`` is a preset with the user's own settings.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lrat.errors import ConfigurationError, UnknownNameError
+from lrat.experiments import catalogue
+from lrat.experiments.config import RunConfig, load_config, parse_assignments
+
+_DROP = 0.6
+"""The fraction of the schedule at which the learning rate falls first: the paper's epoch 60."""
+_LONG_STEP = 0.007
+"""The step size of the same group's published code, at epsilon 0.031."""
+LONG_STEPS = "sat-0.007"
+_MONITORED = ("pgd-20", "cw-20")
+_IN_EVERY_RUN = ("method.name", "seed", "data.root")
+"""What no setting for all rows may say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What the rows of a reproduction share.
+
+    ``autoattacked``: so many test images meet AutoAttack, None for all. ``monitored``: so many test
+    images are attacked after every epoch. ``seeds``: how many of each row by default, ``seeds_of``
+    where a row has another number. ``kept``: epochs whose checkpoints stay, besides the first at
+    the lower rate. ``reports_drop``: that epoch is what is reported (the paper's early stopping),
+    not the run's selection. ``recorded_every``: epochs between records of all images' weights.
+    ``rows``: settings of rows that are no method's name. ``first``: rows in order of preference.
+    """
+
+    name: str
+    about: str
+    settings: Mapping[str, Any]
+    autoattacked: int | None = None
+    monitored: int | None = None
+    seeds: int = 1
+    seeds_of: Mapping[str, int] = field(default_factory=dict)
+    kept: tuple[int, ...] = ()
+    reports_drop: bool = False
+    recorded_every: int = 1
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
+    for_gpu: bool = False
+    test_folds: bool = False
+    """Whether the seed chooses the test images too, as the folds of digits."""
+
+
+_LONG = {LONG_STEPS: {"method": {"name": "sat"}, "attack": {"step_size": _LONG_STEP}}}
+
+PRESETS: Mapping[str, Preset] = {
+    "digits": Preset(
+        name="digits",
+        about="1,797 handwritten digits 8x8; seed s tests on fold s of five",
+        settings={
+            "threat": "linf:0.2",
+            "data": {"name": "digits", "validation": 0.15},
+            "model": {"name": "small-cnn"},
+            "training": {"epochs": 30, "batch_size": 64, "lr": 0.1, "selection": "robust"},
+        },
+        seeds=5,
+        test_folds=True,
+    ),
+    "fashion-mnist": Preset(
+        name="fashion-mnist",
+        about="Fashion-MNIST, 10,000 training images, 5 epochs",
+        settings={
+            "threat": "linf:0.1",
+            "data": {"name": "fashion-mnist", "validation": 0.0, "train_limit": 10_000},
+            "model": {"name": "small-cnn"},
+            "training": {"epochs": 5, "batch_size": 128, "lr": 0.1, "selection": "last"},
+        },
+        autoattacked=1_000,
+        monitored=1_000,
+        seeds_of={"sat": 3, "gairat": 3, "lrat-saa+cw": 3},
+    ),
+    "cifar10-small": Preset(
+        name="cifar10-small",
+        about="CIFAR-10, 5,000 training images, ResNet-18 of width 16, 12 epochs",
+        settings={
+            "threat": "linf:8/255",
+            "data": {"name": "cifar10", "validation": 0.0, "train_limit": 5_000},
+            "model": {"name": "resnet-18", "width": 16},
+            "training": {"epochs": 12, "batch_size": 64, "lr": 0.1, "selection": "last"},
+        },
+        autoattacked=500,
+        monitored=500,
+        seeds_of={"sat": 2},
+        rows=_LONG,
+    ),
+    "cifar10": Preset(
+        name="cifar10",
+        about="the paper's protocol: CIFAR-10, ResNet-18, 66 of 100 epochs, epoch 60 reported",
+        settings={
+            "threat": "linf:8/255",
+            "data": {"name": "cifar10", "validation": 0.0},
+            "model": {"name": "resnet-18"},
+            "training": {
+                "epochs": 66,
+                "schedule_epochs": 100,
+                "batch_size": 128,
+                "lr": 0.1,
+                "selection": "last",
+            },
+        },
+        monitored=1_000,
+        kept=tuple(range(59, 67)),
+        reports_drop=True,
+        recorded_every=6,
+        rows=_LONG,
+        first=("sat", LONG_STEPS, "lrat-saa+cw", "gairat", "lrat-saa"),
+        for_gpu=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A preset, with settings of the user's own for all rows (``key=value``).
+
+    Raises ``ConfigurationError`` for settings that rows decide themselves.
+    """
+
+    preset: Preset
+    set: tuple[str, ...] = ()
+    data_root: str | None = None
+    threads: int | None = None
+
+    @staticmethod
+    def of(name: str, assignments: Sequence[str] = (), data_root: str | None = None) -> "Choice":
+        """The preset called ``name``; ``UnknownNameError`` for another."""
+        if name not in PRESETS:
+            raise UnknownNameError("preset", name, PRESETS)
+        return Choice(preset=PRESETS[name], set=tuple(assignments), data_root=data_root)
+
+    def __post_init__(self) -> None:
+        for assignment in self.set:
+            if assignment.partition("=")[0] in _IN_EVERY_RUN:
+                raise ConfigurationError(
+                    f"--set {assignment!r} cannot hold for all rows: use --rows, --seeds or "
+                    "--data-root"
+                )
+
+    @property
+    def known_rows(self) -> list[str]:
+        """Every method, and the rows that the preset adds."""
+        return [*catalogue.METHODS, *self.preset.rows]
+
+    def row(self, name: str) -> str:
+        """The row's own name, aliases resolved; ``UnknownNameError`` for one that is not known."""
+        resolved = catalogue.ALIASES.get(name, name)
+        if resolved not in self.known_rows:
+            raise UnknownNameError("row", name, [*self.known_rows, *catalogue.ALIASES])
+        return resolved
+
+    def config(self, row: str, seed: int, changed: Mapping[str, Any] | None = None) -> RunConfig:
+        """What the row trains with this seed; ``changed``: further settings of the row.
+
+        The user's own settings win over everything but method, seed and place of the data.
+        """
+        own = parse_assignments(self.set)
+        plain = load_config(self.preset.settings, own)
+        place = {} if self.data_root is None else {"root": self.data_root}
+        computed = {} if self.threads is None else {"threads": self.threads}
+        return load_config(
+            self.preset.settings,
+            self._recorded(plain),
+            self.preset.rows.get(row, {"method": {"name": row}}),
+            changed or {},
+            computed,
+            own,
+            {"seed": seed, "data": place},
+        )
+
+    def checkpoint(self, config: RunConfig) -> str:
+        """Which weights of a run are reported: ``selected`` or ``epoch-60``."""
+        return f"epoch-{drop_epoch(config)}" if self.preset.reports_drop else "selected"
+
+    def seeds_of(self, row: str) -> tuple[int, ...]:
+        """The row's seeds by default."""
+        return tuple(range(self.preset.seeds_of.get(row, self.preset.seeds)))
+
+    def _recorded(self, plain: RunConfig) -> dict[str, Any]:
+        """What a run keeps and measures on the way, which depends on its number of epochs."""
+        epochs, drop = plain.training.epochs, drop_epoch(plain)
+        every = self.preset.recorded_every
+        kept = {drop, *(epoch for epoch in self.preset.kept if epoch <= epochs)}
+        monitor: dict[str, Any] = {"attacks": list(_MONITORED), "split": "test"}
+        if self.preset.monitored is not None:
+            monitor["limit"] = self.preset.monitored
+        return {
+            "training": {
+                "record_weights": list(range(every, epochs + 1, every)),
+                "keep_epochs": sorted(kept),
+                "monitor": monitor,
+            }
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What ``preset.json`` holds: the common settings, without method, seed and place."""
+        settings = self.config("sat", 0).result_settings()
+        del settings["method"], settings["seed"]
+        text = json.dumps([self.preset.name, settings], sort_keys=True)
+        return {
+            "preset": self.preset.name,
+            "about": self.preset.about,
+            "set": list(self.set),
+            "settings": settings,
+            "digest": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+
+def drop_epoch(config: RunConfig) -> int:
+    """The first epoch at the lower learning rate, the paper's "epoch 60" of 100; the last one of a
+    run that ends before."""
+    training = config.training
+    length = training.schedule_epochs or training.epochs
+    # 0.6 * 5 is 3.0000000000000004 in other orders of multiplication.
+    return max(1, min(math.ceil(_DROP * length - 1e-9), training.epochs))
