@@ -9,13 +9,17 @@ from typing import Any
 
 from lrat.files import write_atomically, write_text
 
-COLUMN = 3.3
+COLUMN = 3.25
 """Width of a paper's column, in inches; ``PAGE`` is that of its text."""
 PAGE = 6.9
 DPI = 300
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Colours that colour-blind readers can tell apart (Okabe & Ito 2008), without the yellow, which
 white paper swallows."""
+GREY = "#bdbdbd"
+CONSISTENT, INCONSISTENT = "#D55E00", "#0072B2"
+"""The paper's red and blue (Figure 3), as hues that all readers can tell apart."""
+_OF_ATTACK = {"pgd": "#E69F00", "cw": "#0072B2", "saa": "#009E73", "gd": "#CC79A7"}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
 """A second sign besides the colour; more lines than colours differ in it alone."""
 _SETTINGS: dict[str, Any] = {
@@ -49,6 +53,13 @@ class Drawn:
     caption: str
 
 
+def colour_of(name: str, place: int) -> str:
+    """The colour of an attack or a view, the same in all figures: ``cw-20`` is CW's. Others take
+    the colour of their ``place`` among the lines."""
+    kind = name.lower().removeprefix("v_").partition("-")[0]
+    return _OF_ATTACK.get(kind, OKABE_ITO[place % len(OKABE_ITO)])
+
+
 @contextmanager
 def our_style() -> Iterator[None]:
     """Our settings alone inside, whatever a user's matplotlibrc says; the user's afterwards."""
@@ -79,6 +90,25 @@ def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: A
     for text, name in zip(made.get_texts(), names, strict=True):
         text.set_text(name)
     return made
+
+
+def light_grid(axes: Any, which: str = "both") -> None:
+    """Thin grey lines below everything else; ``which``: both, x or y."""
+    axes.grid(visible=True, axis=which, color="#e3e3e3", linewidth=0.4)
+    axes.set_axisbelow(True)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only, at least one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=8))
+
+
+def widened(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
+    """Limits of an axis with some room at both ends, also where all values are equal."""
+    room = share * (high - low) or max(abs(high), 1.0) * share
+    return low - room, high + room
 
 
 def save(figure: Any, stem: Path, caption: str) -> Drawn:

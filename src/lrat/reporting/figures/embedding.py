@@ -1,0 +1,218 @@
+"""t-SNE of training images: where views agree on the most vulnerable (Figure 3), and classes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import SettingError
+from lrat.reporting.figures.drawing import (
+    COLUMN,
+    CONSISTENT,
+    GREY,
+    INCONSISTENT,
+    OKABE_ITO,
+    PAGE,
+    Drawn,
+    new_figure,
+    our_style,
+    save,
+    shortened,
+    widened,
+)
+
+Mask = npt.NDArray[np.bool_]
+_HEIGHT = 2.7
+_LABELLED_CLASSES = 20
+_GAP = 0.09
+"""Class names closer than this share of the picture would cover each other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Of the images [n]: the ``consistent`` and ``inconsistent`` ones between views ``name``."""
+
+    name: str
+    consistent: Mask
+    inconsistent: Mask
+
+    def __str__(self) -> str:
+        """``GD – CW: 912 of 3,088 consistent``."""
+        either = int(self.consistent.sum() + self.inconsistent.sum())
+        return f"{self.name}: {int(self.consistent.sum()):,} of {either:,} consistent"
+
+
+def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
+    """The union first, then each pair of views: Figure 3's a, b, c, d for gd, pgd and cw.
+
+    ``top``: view to [n], its most vulnerable images. Consistent are those in all of the views,
+    inconsistent those in some. The pairs come in the paper's order: the first view with the last,
+    the first with the second, the second with the last.
+    """
+    names = list(top)
+    pairs = sorted(combinations(range(len(names)), 2), key=lambda pair: (pair[0], -pair[1]))
+    groups = [names, *([names[a], names[b]] for a, b in pairs)] if len(names) > 2 else [names]
+    made = []
+    for group in groups:
+        sets = np.stack([top[name] for name in group])
+        every: Mask = np.asarray(sets.all(0))
+        some: Mask = np.asarray(sets.any(0))
+        name = " – ".join(shortened(each, 12).upper() for each in group)
+        if len(group) > 2:
+            name = f"union: {name}"
+        made.append(Agreement(name=name, consistent=every, inconsistent=some & ~every))
+    return made
+
+
+def agreement_figure(
+    points: npt.NDArray[Any], shown: Agreement, out: Path, *, caption: str, letter: str = ""
+) -> Drawn:
+    """One panel: ``points`` [n 2], the consistent in red, the inconsistent in blue, others grey."""
+    _check(points)
+    with our_style():
+        figure = new_figure(COLUMN, _HEIGHT)
+        axes = figure.add_subplot()
+        handles = _panel(axes, points, shown, letter)
+        _key(figure, handles)
+        return save(figure, out, caption)
+
+
+def agreement_page(
+    points: npt.NDArray[Any], shown: Sequence[Agreement], out: Path, *, caption: str
+) -> Drawn:
+    """All panels in one figure as wide as a page."""
+    _check(points)
+    if not shown:
+        raise SettingError("no agreement to draw: name at least two views")
+    with our_style():
+        columns = min(len(shown), 4)
+        rows = -(-len(shown) // columns)
+        side = PAGE / columns
+        figure = new_figure(PAGE, rows * (side + 0.1) + 0.25)
+        handles: list[Any] = []
+        for place, each in enumerate(shown):
+            axes = figure.add_subplot(rows, columns, place + 1)
+            handles = _panel(axes, points, each, "abcdefgh"[place % 8], size=0.6)
+        _key(figure, handles)
+        return save(figure, out, caption)
+
+
+def classes_figure(
+    points: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    class_names: Sequence[str],
+    out: Path,
+    *,
+    caption: str,
+) -> Drawn:
+    """``points`` [n 2] coloured by class, each class named at its median where there is room.
+
+    Colours repeat where there are more classes than colours; more than 20 classes are not named.
+    """
+    _check(points)
+    with our_style():
+        figure = new_figure(COLUMN, _HEIGHT)
+        axes = figure.add_subplot()
+        colours = np.asarray(OKABE_ITO)[labels.astype(int) % len(OKABE_ITO)]
+        axes.scatter(*points.T, c=colours, s=_size(len(points)), linewidths=0, rasterized=True)
+        _bare(axes, points)
+        present = np.unique(labels)
+        if len(present) <= _LABELLED_CLASSES:
+            _name_classes(axes, points, labels, present, class_names)
+        return save(figure, out, caption)
+
+
+def _panel(
+    axes: Any, points: npt.NDArray[Any], shown: Agreement, letter: str, size: float = 1.0
+) -> list[Any]:
+    base = size * _size(len(points))
+    rest = ~(shown.consistent | shown.inconsistent)
+    handles = []
+    # The fewer lie on top; triangles for those who see no difference of hue.
+    for mask, colour, marker, factor in (
+        (rest, GREY, "o", 0.5),
+        (shown.inconsistent, INCONSISTENT, "o", 1.0),
+        (shown.consistent, CONSISTENT, "^", 1.3),
+    ):
+        handles.append(
+            axes.scatter(
+                *points[mask].T,
+                s=base * factor,
+                color=colour,
+                marker=marker,
+                linewidths=0,
+                rasterized=True,
+            )
+        )
+    _bare(axes, points)
+    both, either = int(shown.consistent.sum()), int((shown.consistent | shown.inconsistent).sum())
+    first = f"({letter}) {shown.name}" if letter else shown.name
+    share = f"{100 * both / either:.0f} % of {either:,} consistent" if either else "none"
+    axes.set_title(f"{first}\n{share}", pad=2, fontsize=7 if size < 1 else 8)
+    return handles
+
+
+def _key(figure: Any, handles: Sequence[Any]) -> None:
+    names = ("other images", "inconsistent", "consistent")
+    key = figure.legend(
+        list(reversed(handles)),
+        list(reversed(names)),
+        loc="outside lower center",
+        ncols=3,
+        handletextpad=0.1,
+        columnspacing=1.0,
+    )
+    for handle in key.legend_handles:
+        handle.set_sizes([14])
+
+
+def _name_classes(
+    axes: Any,
+    points: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    present: npt.NDArray[Any],
+    class_names: Sequence[str],
+) -> None:
+    extent = np.maximum(np.ptp(points, axis=0), 1e-12)
+    placed: list[npt.NDArray[Any]] = []
+    for label in present.astype(int).tolist():
+        middle = np.median(points[labels == label], axis=0)
+        if any((np.abs(middle - other) / extent < (2 * _GAP, _GAP)).all() for other in placed):
+            continue
+        placed.append(middle)
+        name = class_names[label] if 0 <= label < len(class_names) else str(label)
+        axes.text(
+            *middle,
+            shortened(name, 14),
+            fontsize=7,
+            horizontalalignment="center",
+            verticalalignment="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+        )
+
+
+def _size(count: int) -> float:
+    """Points squared of a marker: all of many must not become one blot."""
+    return float(np.clip(12_000 / max(count, 1), 1.5, 20))
+
+
+def _bare(axes: Any, points: npt.NDArray[Any]) -> None:
+    """t-SNE's axes mean nothing."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlim(*widened(float(points[:, 0].min()), float(points[:, 0].max())))
+    axes.set_ylim(*widened(float(points[:, 1].min()), float(points[:, 1].max())))
+    for side in axes.spines.values():
+        side.set_visible(True)
+        side.set_linewidth(0.4)
+
+
+def _check(points: npt.NDArray[Any]) -> None:
+    if len(points) == 0:
+        raise SettingError("no point to draw: embed at least one image")
+    if not np.isfinite(points).all():
+        raise SettingError("the embedding holds numbers that are not finite: make it again")
