@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from lrat import __version__
+from lrat.cli.analysing import analyse
 from lrat.cli.comparing import compare
 from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
@@ -28,6 +29,7 @@ app.command()(merge)
 app.command()(compare)
 app.command()(curve)
 app.command()(why)
+app.command()(analyse)
 app.command()(demo)
 app.command(name="list")(list_)
 

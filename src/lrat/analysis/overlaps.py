@@ -1,0 +1,157 @@
+"""Do two views call the same images vulnerable? Top-q sets, their overlap, rank correlations."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import SettingError
+
+Values = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """The Jaccard index that independent sets of these sizes would have.
+
+    ``low`` and ``high``: 95 % of such sets lie between (None where not computed). ``how``:
+    ``exact``, or which approximation.
+    """
+
+    jaccard: float
+    low: float | None
+    high: float | None
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Sets of ``sizes`` among ``n`` images: ``shared`` lie in all, ``union`` in at least one."""
+
+    n: int
+    sizes: tuple[int, ...]
+    shared: int
+    union: int
+    jaccard: float
+    chance: Chance
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "sizes": list(self.sizes)}
+
+
+def size_of(share: float, n: int) -> int:
+    """How many of ``n`` images a top set holds: round(share * n), at least 1.
+
+    Raises ``SettingError`` unless 0 < share < 1.
+    """
+    if not 0 < share < 1:
+        raise SettingError(f"top={share:g}: the most vulnerable share must lie in (0, 1), as 0.2")
+    return max(1, round(share * n))
+
+
+def most_vulnerable(values: Values, size: int, *ties: Values) -> Mask:
+    """[N]: whether an image is among the ``size`` with the smallest ``values`` [N].
+
+    Ties are broken by ``ties`` [N] in turn, smaller first, and then by place: images come in
+    ascending order of their numbers.
+    """
+    order = np.lexsort((*reversed(ties), values))  # stable: equal keys keep their places
+    mask = np.zeros(len(values), dtype=bool)
+    mask[order[:size]] = True
+    return mask
+
+
+def cut(values: Values, size: int) -> dict[str, float | int]:
+    """How sharp a top set of ``size`` is: the value at its edge, images below it, images at it.
+
+    Where more images lie at the edge than are needed, the set rests on how ties are broken.
+    """
+    edge = np.sort(values)[size - 1]
+    below, at = int((values < edge).sum()), int((values == edge).sum())
+    return {
+        "value": float(edge),
+        "below": below,
+        "at": at,
+        "taken_at": size - below,
+        "distinct": len(np.unique(values)),
+    }
+
+
+def overlap(*sets: Mask) -> Overlap:
+    """The Jaccard index of two or more sets [N] and what independence would give.
+
+    Two sets: the chance is exact (hypergeometric). More: the ratio of the expected intersection to
+    the expected union, whose relative error falls as 1 / n.
+    """
+    n = len(sets[0])
+    shared = int(np.logical_and.reduce(sets).sum())
+    union = int(np.logical_or.reduce(sets).sum())
+    sizes = tuple(int(each.sum()) for each in sets)
+    return Overlap(
+        n=n,
+        sizes=sizes,
+        shared=shared,
+        union=union,
+        jaccard=_ratio(shared, union),
+        chance=chance_of_two(n, *sizes) if len(sizes) == 2 else _chance_of_many(n, sizes),
+    )
+
+
+def chance_of_two(n: int, first: int, second: int) -> Chance:
+    """The exact mean of |A n B| / |A u B| over random sets of these sizes among ``n`` images.
+
+    |A n B| is hypergeometric and the ratio a function of it, so its quantiles are exact too.
+    """
+    from scipy.stats import hypergeom  # the core works without scipy
+
+    shared = np.arange(max(0, first + second - n), min(first, second) + 1)
+    law = hypergeom(n, first, second)
+    union = first + second - shared
+    ratios = np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)
+    ends = [int(law.ppf(level)) for level in (0.025, 0.975)]
+    low, high = (_ratio(end, first + second - end) for end in ends)
+    mean = float((law.pmf(shared) * ratios).sum())
+    return Chance(jaccard=mean, low=low, high=high, how="exact")
+
+
+def _chance_of_many(n: int, sizes: Sequence[int]) -> Chance:
+    shares = np.array(sizes) / max(n, 1)
+    mean = _ratio(float(shares.prod()), float(1 - (1 - shares).prod()))
+    how = "ratio of expectations, relative error of order 1/n"
+    return Chance(jaccard=mean, low=None, high=None, how=how)
+
+
+def jaccard_of_random_ties(values: Values, size: int, other: Mask) -> float:
+    """The expected Jaccard index of ``other`` with the top set of ``values`` if ties at its edge
+    were broken by a coin: how much the rule for ties makes of an overlap. Exact.
+    """
+    from scipy.stats import hypergeom
+
+    edge = np.sort(values)[size - 1]
+    below, at = values < edge, values == edge
+    taken = size - int(below.sum())
+    sure, held = int((below & other).sum()), int((at & other).sum())
+    also = np.arange(min(taken, held) + 1)
+    shared = sure + also
+    union = size + int(other.sum()) - shared
+    return float((hypergeom.pmf(also, int(at.sum()), held, taken) * shared / union).sum())
+
+
+def correlations(first: Values, second: Values) -> dict[str, float | None]:
+    """Spearman's rho and Kendall's tau-b of two views [N]; None where one of them is constant."""
+    from scipy.stats import kendalltau, spearmanr
+
+    if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+        return {"spearman": None, "kendall": None}
+    return {
+        "spearman": float(spearmanr(first, second).statistic),
+        "kendall": float(kendalltau(first, second).statistic),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0

@@ -1,0 +1,174 @@
+"""What a method's weights did: per recorded epoch, term and class."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import LratError, RunFolderError
+from lrat.files import TABLE_SUFFIXES, read_table
+
+Floats = npt.NDArray[np.float64]
+EDGES: Floats = np.append(np.arange(61) / 20, np.inf)
+"""Edges of the histograms: bins of .05 from 0 to 3, and one for all above."""
+LOW = 0.2
+"""Below this the paper calls a weight very low (Figure 1a)."""
+ALL_CLASSES = -1
+SUM = "(sum)"
+"""The row of all terms together: an image's weights added up, S of Eq. 15."""
+_EPOCH = re.compile(r"epoch-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordedEpoch:
+    """The weights of one epoch, counted from 1: a row per image and term.
+
+    ``label`` int64; ``term`` text; ``raw`` and ``normalised`` float64, NaN where the objective has
+    no weights (TRADES).
+    """
+
+    epoch: int
+    index: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    term: npt.NDArray[Any]
+    raw: Floats
+    normalised: Floats
+
+
+def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
+    """The recorded epochs in a run's ``weights`` folder, ascending; nothing where there are none.
+
+    Raises ``RunFolderError`` that names a damaged file.
+    """
+    found = {
+        int(match[1]): path
+        for path in sorted(folder.glob("epoch-*"))
+        if path.suffix in TABLE_SUFFIXES and (match := _EPOCH.fullmatch(path.stem))
+    }
+    for epoch, path in sorted(found.items()):
+        try:
+            table = read_table(path)
+            yield RecordedEpoch(
+                epoch=epoch,
+                index=table["index"].astype(np.int64),
+                label=table["label"].astype(np.int64),
+                term=table["term"].astype(np.str_),
+                raw=table["raw_weight"].astype(np.float64),
+                normalised=table["normalised_weight"].astype(np.float64),
+            )
+        except LratError:
+            raise
+        except Exception as error:
+            # pyarrow, zipfile and numpy raise a dozen kinds for the same cause.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunFolderError(
+                f"{path} is damaged ({reason}): bring it back, or delete it to analyse the others"
+            ) from None
+
+
+def weight_statistics(
+    epochs: Iterable[RecordedEpoch], *, floor: float
+) -> dict[str, npt.NDArray[Any]]:
+    """A row per epoch, term, kind of weight and class: what ``weights.parquet`` holds.
+
+    Columns: ``epoch``; ``term`` (``(sum)``: the terms of an image added up); ``kind`` (``raw``, or
+    ``normalised`` under Eq. 15); ``label`` (-1: all classes); ``n``, ``mean``, ``deviation``,
+    ``minimum``, ``maximum``; ``share_below`` (weights < .2); ``effective_sample_size``
+    ((sum w)^2 / (n sum w^2), 1 where all weights are equal); ``instance_share`` and
+    ``instance_share_deviation``: w_ij / sum_j w_ij, a term's part in an image's weight;
+    ``floor_share``: raw weights of an image that add up to less than ``floor`` (C of Eq. 7), where
+    the floor acts; ``bin_00`` ...: counts between ``EDGES``. Terms without weights have no rows.
+    """
+    rows: list[dict[str, npt.NDArray[Any]]] = []
+    for each in epochs:
+        told = np.isfinite(each.raw)
+        images, place = np.unique(each.index[told], return_inverse=True)
+        if not len(images):
+            continue
+        label = np.empty(len(images), dtype=np.int64)
+        label[place] = each.label[told]
+        for kind, weights in (("raw", each.raw[told]), ("normalised", each.normalised[told])):
+            total = np.bincount(place, weights=weights, minlength=len(images))
+            acts = total < floor if kind == "raw" else np.zeros(len(images), dtype=bool)
+            about = {"epoch": each.epoch, "kind": kind}
+            for term in [*dict.fromkeys(each.term[told]), SUM]:
+                held = np.full(len(place), True) if term == SUM else each.term[told] == term
+                at = np.arange(len(images)) if term == SUM else place[held]
+                values = (total if term == SUM else weights[held]).astype(np.float64)
+                share = np.divide(values, total[at], out=np.zeros(len(at)), where=total[at] > 0)
+                table = _by_class(values, label[at], share, acts[at])
+                rows.append(_labelled(table, {**about, "term": str(term)}))
+    if not rows:
+        return {}
+    return {name: np.concatenate([table[name] for table in rows]) for name in rows[0]}
+
+
+def _labelled(
+    table: dict[str, npt.NDArray[Any]], about: dict[str, Any]
+) -> dict[str, npt.NDArray[Any]]:
+    count = len(table["n"])
+    keys = {name: np.full(count, about[name]) for name in ("epoch", "term", "kind")}
+    return {**keys, **table}
+
+
+def _by_class(
+    values: Floats, label: npt.NDArray[np.int64], share: Floats, acts: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[Any]]:
+    """Statistics over all images, then over each class: sums by class, so that a thousand classes
+    cost as much as ten."""
+    classes, group = np.unique(label, return_inverse=True)
+    count = len(classes)
+
+    def sums(of: npt.NDArray[Any]) -> Floats:
+        each = np.bincount(group, weights=of, minlength=count).astype(np.float64)
+        return np.append(of.sum(dtype=np.float64), each)
+
+    def extremes(choose: np.ufunc, start: float) -> Floats:
+        each = np.full(count, start)
+        choose.at(each, group, values)
+        return np.append(choose.reduce(values), each)
+
+    n = sums(np.ones(len(values)))
+    mean, mean_share = sums(values) / n, sums(share) / n
+    at = np.append(0, group + 1)[1:]
+    squares = sums(values**2)
+    sizes = np.divide(sums(values) ** 2, n * squares, out=np.zeros(len(n)), where=squares > 0)
+    return {
+        "label": np.append(ALL_CLASSES, classes),
+        "n": n.astype(np.int64),
+        "mean": mean,
+        "deviation": np.sqrt(_spread(sums, values, mean, at, n)),
+        "minimum": extremes(np.minimum, np.inf),
+        "maximum": extremes(np.maximum, -np.inf),
+        "share_below": sums(values < LOW) / n,
+        "effective_sample_size": sizes,
+        "instance_share": mean_share,
+        "instance_share_deviation": np.sqrt(_spread(sums, share, mean_share, at, n)),
+        "floor_share": sums(acts) / n,
+        **_histograms(values, group, count),
+    }
+
+
+def _spread(
+    sums: Any, values: Floats, mean: Floats, at: npt.NDArray[np.int64], n: Floats
+) -> Floats:
+    """Mean squared distance from the mean, over all and per class, without cancellation."""
+    per_class: Floats = sums((values - mean[at]) ** 2)[1:]
+    overall = ((values - mean[0]) ** 2).sum()
+    return np.append(overall, per_class) / n
+
+
+def _histograms(
+    values: Floats, group: npt.NDArray[np.int64], count: int
+) -> dict[str, npt.NDArray[np.int64]]:
+    bins = len(EDGES) - 1
+    # Weights are float32: .2 there lies a little above .2, so the edges are its own.
+    place = np.searchsorted(EDGES.astype(np.float32), values.astype(np.float32), side="right") - 1
+    place = np.clip(place, 0, bins - 1)
+    each = np.bincount(group * bins + place, minlength=count * bins).reshape(count, bins)
+    table = np.vstack([each.sum(0), each])
+    return {f"bin_{number:02d}": table[:, number] for number in range(bins)}

@@ -1,0 +1,60 @@
+"""``lrat analyse``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lrat.cli.options import Acceleration, Checkpoint, Data, DataRoot, Limit
+
+
+class Part(StrEnum):
+    """Typer's way to name two words."""
+
+    train = "train"
+    test = "test"
+
+
+def analyse(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    checkpoint: Checkpoint = "selected",
+    part: Annotated[Part, typer.Option(help="Which of the run's images.")] = Part.train,
+    limit: Limit = None,
+    top: Annotated[float, typer.Option(help="The share that is called most vulnerable.")] = 0.2,
+    points: Annotated[
+        int, typer.Option(min=0, help="Images in the t-SNE; 0 for none, above 5000: openTSNE.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Both attacks once more, from other random starts.")
+    ] = False,
+    saa: Annotated[bool, typer.Option("--saa", help="SAA's margins as well.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    data: Data = None,
+    data_root: DataRoot = None,
+    acceleration: Annotated[
+        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
+    ] = Acceleration.auto,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """How vulnerable each image is in several views, where they disagree, what the weights did."""
+    from lrat.experiments.analysing import AnalysisRequest, analyse_run
+    from lrat.experiments.attack_progress import evaluation_progress
+
+    request = AnalysisRequest(
+        checkpoint=checkpoint,
+        part=part.value,
+        limit=limit,
+        top=top,
+        points=points,
+        seed=seed,
+        again=again,
+        saa=saa,
+        batch_size=batch_size,
+        acceleration=acceleration.value,
+        device=device,
+    )
+    with evaluation_progress() as progress:
+        analysis = analyse_run(run, request, data=data, data_root=data_root, progress=progress)
+    print(analysis)
