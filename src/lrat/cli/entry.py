@@ -13,6 +13,7 @@ from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
 from lrat.cli.listing import list_
 from lrat.cli.merging import merge
+from lrat.cli.reproducing import reproduce
 from lrat.cli.training import demo, train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
@@ -31,6 +32,7 @@ app.command()(curve)
 app.command()(why)
 app.command()(analyse)
 app.command()(demo)
+app.command()(reproduce)
 app.command(name="list")(list_)
 
 

@@ -1,0 +1,163 @@
+"""What finished runs left behind: results, costs, masking, read from their folders."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrat.errors import CheckpointError, RunFolderError
+from lrat.evaluation import EvaluationResult, Panel
+from lrat.evaluation.storage import SUMMARY
+from lrat.experiments import build
+from lrat.experiments.config import DataSettings, RunConfig
+from lrat.experiments.folder import ENVIRONMENT, EVALUATIONS, MODEL, evaluated, read_config
+from lrat.experiments.masking import PANEL
+from lrat.experiments.reproduce.layout import RunPlace
+from lrat.experiments.reproduce.making import Attacks, evaluation_name
+from lrat.experiments.run import load_weights
+from lrat.experiments.subjects import weights_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of training: passes per image and epoch (None where an attack did not count them), and the
+    seconds of its steps, without those of measuring."""
+
+    forwards: float | None
+    backwards: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """A finished run: ``results`` by level (see ``Attacks.levels``), the last one with every
+    attack; ``epoch``: of the weights that were attacked; ``last``: the last epoch's metrics."""
+
+    row: str
+    seed: int
+    folder: Path
+    checkpoint: str
+    config: RunConfig
+    results: tuple[EvaluationResult, ...]
+    masking: Panel | None
+    cost: Cost
+    epoch: int
+    last: dict[str, Any]
+    environment: dict[str, Any]
+
+    def result_with(self, attack: str) -> EvaluationResult | None:
+        """The first result that has this attack: the one on the most images."""
+        return next((each for each in self.results if attack in each.names), None)
+
+
+def image_counts(data: DataSettings, seed: int) -> tuple[int, int]:
+    """How many images there are to train on (without those held out) and to test on.
+
+    Raises ``DataError`` for data that are not there.
+    """
+    return _image_counts(data, seed if data.name == "digits" else 0)
+
+
+@cache
+def _image_counts(data: DataSettings, seed: int) -> tuple[int, int]:
+    splits = build.data(data, seed)
+    return len(splits.training()), len(splits.test)
+
+
+def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str | None) -> Evidence:
+    """The evidence of a finished run. Raises ``RunFolderError`` where an evaluation is missing."""
+    config = read_config(place.folder)
+    data = config.data if data_root is None else config.data.model_copy(update={"root": data_root})
+    _, images = image_counts(data, config.seed)
+    weights = load_weights(place.folder, config, checkpoint)
+    digest = weights_digest(weights)
+    folders = [
+        _evaluation(place.folder, evaluation_name(checkpoint, level, config, images), digest)
+        for level in attacks.levels(images)
+    ]
+    records = _metrics(place.folder)
+    return Evidence(
+        row=place.row,
+        seed=place.seed,
+        folder=place.folder,
+        checkpoint=checkpoint,
+        config=config,
+        results=tuple(EvaluationResult.from_folder(folder) for folder in folders),
+        masking=_panel(folders[-1]) if folders else None,
+        cost=_cost(records),
+        epoch=_epoch(place.folder, checkpoint),
+        last=records[-1],
+        environment=_json(place.folder / ENVIRONMENT),
+    )
+
+
+def read_runs(
+    places: Sequence[RunPlace], checkpoint: str, attacks: Attacks, data_root: str | None
+) -> tuple[list[Evidence], list[str]]:
+    """The evidence of those runs that were attacked as asked, and what the others lack."""
+    found, lacking = [], []
+    for place in places:
+        try:
+            found.append(read_run(place, checkpoint, attacks, data_root))
+        except (CheckpointError, RunFolderError) as error:
+            lacking.append(f"{place.folder.name}: {error}")
+    return found, lacking
+
+
+def _evaluation(run: Path, name: str, weights: str) -> Path:
+    """The finished evaluation of that name, or named after it, of these very weights."""
+    home = run / EVALUATIONS
+    for folder in (home / name, *sorted(home.glob(f"{name}-*"))):
+        if (folder / SUMMARY).is_file() and evaluated(folder, "model") == weights:
+            return folder
+    raise RunFolderError(f"it has no finished evaluation {name}")
+
+
+def _panel(evaluation: Path) -> Panel | None:
+    path = evaluation / PANEL
+    return Panel.from_dict(_json(path)) if path.is_file() else None
+
+
+def _metrics(run: Path) -> list[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        records = [dict(json.loads(line)) for line in lines]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error})") from None
+    if not records:
+        raise RunFolderError(f"{path} holds no epoch")
+    return records
+
+
+def _cost(records: Sequence[dict[str, Any]]) -> Cost:
+    def passes(kind: str) -> float | None:
+        counts = [
+            record["passes"].get(part, 0.0)
+            for record in records
+            for part in (f"attack_{kind}", f"update_{kind}")
+        ]
+        return None if None in counts else sum(counts) / len(records)
+
+    return Cost(
+        forwards=passes("forwards"),
+        backwards=passes("backwards"),
+        seconds=float(np.sum([record["seconds"] for record in records])),
+    )
+
+
+def _epoch(run: Path, checkpoint: str) -> int:
+    if checkpoint.startswith("epoch-"):
+        return int(checkpoint.removeprefix("epoch-"))
+    return int(_json(run / MODEL)["selected_epoch"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error})") from None

@@ -1,0 +1,111 @@
+"""What was made in a results folder, when, by which command, and the README that says so."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import RunFolderError
+from lrat.experiments.folder import ENVIRONMENT
+from lrat.experiments.reproduce.claiming import read_preset
+from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
+from lrat.files import write_json, write_text
+from lrat.reporting.tables import to_markdown
+
+_TOLD = ("threat", "data", "model", "training", "attack")
+
+
+def note(out: Path, target: str, command: str, *, seconds: float, about: str) -> None:
+    """Keep that ``target`` was finished now, and write the folder's README anew."""
+    entries = _entries(out)
+    entries[target] = {
+        "command": command,
+        "finished": datetime.now(UTC).isoformat(timespec="minutes"),
+        "seconds": round(seconds),
+        "about": about,
+    }
+    write_json(out / HISTORY, entries)
+    write_text(out / README, readme(out, entries))
+
+
+def readme(out: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the folder holds and how it was made, in Markdown."""
+    preset = read_preset(out)
+    made = [["what", "finished", "took s", "command", "of"]]
+    made += [
+        [name, entry["finished"], str(entry["seconds"]), f"`{entry['command']}`", entry["about"]]
+        for name, entry in sorted(entries.items())
+    ]
+    changed = ", ".join(f"`{each}`" for each in preset["set"])
+    runs = finished_runs(out)
+    seeds: dict[str, list[int]] = {}
+    for run in runs:
+        seeds.setdefault(run.row, []).append(run.seed)
+    lines = [
+        f"# Reproduction: preset `{preset['preset']}`",
+        "",
+        f"{preset['about']}." + (f" Settings changed for all rows: {changed}." if changed else ""),
+        "",
+        "## What was made",
+        "",
+        to_markdown(made),
+        "Times are those of the last call of each command, which may have gone on with earlier "
+        "work; what a run took is in its `metrics.jsonl`.",
+        "",
+        "## Runs",
+        "",
+        to_markdown([["row", "seeds"], *([row, _listed(each)] for row, each in seeds.items())]),
+        f"Each in `{RUNS}/ROW-seed-S`, as `lrat train` writes it, with its evaluations; the "
+        "complete settings are its `config.yaml`.",
+        "",
+        "## Settings of all rows",
+        "",
+        to_markdown([["setting", "value"], *_settings(preset["settings"])]),
+        "## Hardware and versions",
+        "",
+        to_markdown(_hardware(out)),
+    ]
+    return "\n".join(lines)
+
+
+def _entries(out: Path) -> dict[str, dict[str, Any]]:
+    path = out / HISTORY
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise RunFolderError(f"{path} is damaged: remove it, it is begun anew") from None
+
+
+def _listed(seeds: list[int]) -> str:
+    return " ".join(map(str, sorted(seeds)))
+
+
+def _settings(settings: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    lines = []
+    for key, value in settings.items():
+        if not prefix and key not in _TOLD:
+            continue
+        if isinstance(value, Mapping) and key != "drops":
+            lines += _settings(value, f"{prefix}{key}.")
+        elif value is not None and value not in ([], ()):
+            lines.append([f"{prefix}{key}", str(value)])
+    return lines
+
+
+def _hardware(out: Path) -> list[list[str]]:
+    """One line per kind of machine, with the runs that were made on it."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for run in finished_runs(out):
+        try:
+            found = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        kind = tuple(
+            str(found.get(key)) for key in ("device", "processor", "torch", "lrat", "commit")
+        )
+        kinds.setdefault(kind, []).append(run.folder.name)
+    lines = [["device", "processor", "torch", "lrat", "commit", "runs"]]
+    return [*lines, *([*kind, ", ".join(runs)] for kind, runs in kinds.items())]

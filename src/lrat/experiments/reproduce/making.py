@@ -1,0 +1,163 @@
+"""One cell of a reproduction: a run, its evaluations, its masking panel."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from lrat.errors import NonFiniteError
+from lrat.experiments.config import RunConfig
+from lrat.experiments.evaluating import evaluate_subject
+from lrat.experiments.folder import EVALUATIONS, threat_slug
+from lrat.experiments.masking import IMAGES, PANEL, examine
+from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet
+from lrat.experiments.reproduce.work import (
+    MASKING_FORWARDS,
+    evaluation_forwards,
+    monitor_forwards,
+    training_forwards,
+)
+from lrat.experiments.request import EvaluationRequest
+from lrat.experiments.run import train_run
+from lrat.experiments.subjects import Source
+from lrat.experiments.suites import slug
+
+QUICK = "quick"
+_WITH_AUTOATTACK = {"paper", "strong"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks:
+    """What finished runs are attacked with: ``suite`` on ``limit`` test images (None: all), the
+    short attacks on all. ``suite`` None: nothing is."""
+
+    suite: str | None = "paper"
+    limit: int | None = None
+
+    @property
+    def masking(self) -> bool:
+        """Whether the masking panel is made too: it belongs to AutoAttack."""
+        return self.suite in _WITH_AUTOATTACK
+
+    def levels(self, images: int) -> list[tuple[str, int | None]]:
+        """(suite, limit) of each evaluation of a run with so many test images, the last one's
+        suite holding every attack."""
+        if self.suite is None:
+            return []
+        if self.suite == QUICK or self.limit is None or self.limit >= images:
+            limit = None if self.limit is None or self.limit >= images else self.limit
+            return [(self.suite, limit)]
+        return [(QUICK, None), (self.suite, self.limit)]
+
+
+def evaluation_name(
+    checkpoint: str, level: tuple[str, int | None], config: RunConfig, images: int
+) -> str:
+    """The folder of an evaluation below a run's, as ``lrat evaluate`` names it."""
+    suite, limit = level
+    count = images if limit is None else min(limit, images)
+    return f"{checkpoint}-{slug(suite)}-{threat_slug(config.threat)}-{count}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTask:
+    """A run to make. ``images``: how many (training, test) there are; ``data_root``: where."""
+
+    name: str
+    config: RunConfig
+    folder: Path
+    checkpoint: str
+    attacks: Attacks
+    images: tuple[int, int]
+
+    @property
+    def cell(self) -> Cell:
+        """The run as a cell of a grid, with its work."""
+        training, test = self.images
+        evaluations = []
+        for level in self.attacks.levels(test):
+            name = evaluation_name(self.checkpoint, level, self.config, test)
+            count = min(level[1] or test, test)
+            evaluations.append(
+                Evaluation(
+                    pattern=f"{EVALUATIONS}/{name}*/summary.json",
+                    forwards=evaluation_forwards(level[0], count, training),
+                )
+            )
+        if self.attacks.masking:
+            looked_at = min(IMAGES, self.attacks.limit or test, test)
+            evaluations.append(
+                Evaluation(
+                    pattern=f"{EVALUATIONS}/*/{PANEL}",
+                    forwards=MASKING_FORWARDS * looked_at / training,
+                )
+            )
+        return Cell(
+            name=self.name,
+            folder=self.folder,
+            epochs=self.config.training.epochs,
+            forwards=training_forwards(self.config) + monitor_forwards(self.config, test, training),
+            evaluations=tuple(evaluations),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeRun:
+    """A cell that ended; ``failure``: why its training could not go on, None where it did."""
+
+    name: str
+    seconds: float
+    failure: str | None = None
+
+    def __str__(self) -> str:
+        spent = f"{self.seconds:.0f} s of one worker"
+        return spent if self.failure is None else f"FAILED after {spent} ({self.failure})"
+
+
+class Maker:
+    """``make_run`` for tasks by name, as worker processes take it."""
+
+    def __init__(self, tasks: Sequence[RunTask]) -> None:
+        self._make = partial(_make, tasks={task.name: task for task in tasks})
+
+    def __call__(self, name: str) -> MadeRun:
+        return self._make(name)
+
+
+def _make(name: str, *, tasks: Mapping[str, RunTask]) -> MadeRun:
+    return make_run(tasks[name])
+
+
+def make_run(task: RunTask) -> MadeRun:
+    """Train and attack what ``task`` says, or go on with it, or read it back.
+
+    A run whose loss or gradient becomes NaN ends with a ``failure``: it is a result, and other
+    rows go on. Other errors are raised.
+    """
+    started = time.perf_counter()
+    failure = None
+    try:
+        train_run(task.config, task.folder, progress=Quiet())
+        _attack(task)
+    except NonFiniteError as error:
+        failure = str(error)
+    return MadeRun(name=task.name, seconds=time.perf_counter() - started, failure=failure)
+
+
+def _attack(task: RunTask) -> None:
+    levels = task.attacks.levels(task.images[1])
+    if not levels:
+        return
+    source = Source(run=task.folder, checkpoint=task.checkpoint, data_root=task.config.data.root)
+    subject = source.open()
+    for suite, limit in levels:
+        request = EvaluationRequest(
+            suite=suite,
+            limit=limit,
+            acceleration=task.config.acceleration,
+            device=task.config.device,
+        )
+        folder, result = evaluate_subject(subject, request)
+    if task.attacks.masking:
+        examine(subject, request, folder=folder, result=result)

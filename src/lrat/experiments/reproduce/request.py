@@ -1,0 +1,98 @@
+"""What a reproduction is asked for, checked before anything is written."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrat.errors import ConfigurationError, UnknownNameError
+from lrat.experiments import build, catalogue
+from lrat.experiments.reproduce.presets import Choice
+
+TABLES = ("table1", "table2")
+FIGURES = ("1", "1a", "1b", "1c", "2", "3", "3a", "3b", "3c", "3d", "4", "5", "6")
+FIGURE_PARTS_OF_5 = tuple(f"5{letter}" for letter in "abcdef")
+SENSITIVITY = "sensitivity"
+TARGETS = (
+    *TABLES,
+    *(f"figure{name}" for name in sorted((*FIGURES, *FIGURE_PARTS_OF_5))),
+    SENSITIVITY,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """``rows`` and ``seeds`` None: the preset's. ``limit``: so many test images meet the suite,
+    None: the preset's number;
+    ``suite`` None: the target's own. ``workers`` None: one per processor, on a GPU one."""
+
+    target: str
+    choice: Choice
+    out: Path
+    rows: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    workers: int | None = None
+    suite: str | None = None
+    limit: int | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        check_target(self.target)
+        if self.suite is not None:
+            catalogue.check_suite_name(self.suite)
+        if self.workers is not None and self.workers < 1:
+            raise ConfigurationError(f"workers {self.workers}: at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError(f"limit {self.limit}: at least 1 image")
+
+    def seeds_of(self, row: str) -> tuple[int, ...]:
+        """The seeds asked for, or the preset's for this row."""
+        return self.choice.seeds_of(row) if self.seeds is None else self.seeds
+
+
+def check_target(name: str) -> str:
+    """``UnknownNameError`` for what cannot be reproduced."""
+    if name not in TARGETS:
+        raise UnknownNameError("target", name, TARGETS)
+    return name
+
+
+def seeds_in(text: str) -> tuple[int, ...]:
+    """``3`` is three seeds, 0 to 2; ``0,2`` (or ``2,``) is a list of them."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    if not all(re.fullmatch(r"-?\d+", part) for part in parts):
+        raise ConfigurationError(
+            f"seeds {text!r}: write how many, as 3, or which, as 0,2 (one of them: 2,)"
+        )
+    numbers = [int(part) for part in parts]
+    if "," not in text:
+        if numbers[0] < 1:
+            raise ConfigurationError(f"seeds {text}: at least 1 (which one: 0,)")
+        return tuple(range(numbers[0]))
+    for number in numbers:
+        if number < 0:
+            raise ConfigurationError(f"seeds {text!r}: {number} is negative; seeds count from 0")
+        if numbers.count(number) > 1:
+            raise ConfigurationError(f"seeds {text!r}: {number} is there twice; name each once")
+    return tuple(numbers)
+
+
+def rows_in(text: str, choice: Choice) -> tuple[str, ...]:
+    """``sat,lrat-saa``: names of methods and of the preset's own rows, each once."""
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        raise ConfigurationError("rows: name at least one, as sat,lrat-saa")
+    rows = [choice.row(name) for name in names]
+    twice = sorted({row for row in rows if rows.count(row) > 1})
+    if twice:
+        raise ConfigurationError(f"rows {text!r}: {twice[0]} is there twice; name each once")
+    return tuple(rows)
+
+
+def check_rows(choice: Choice, rows: Sequence[str], seeds: Sequence[int]) -> None:
+    """Refuse settings that a row cannot have, before the first of them trains."""
+    for row in rows:
+        for seed in seeds[:1]:
+            build.objective(choice.config(row, seed))

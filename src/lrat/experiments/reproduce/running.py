@@ -1,0 +1,122 @@
+"""The runs that a reproduction needs, made in worker processes: which, where, at what price."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from lrat.experiments import build
+from lrat.experiments.launching import processors
+from lrat.experiments.reproduce.claiming import check, claim
+from lrat.experiments.reproduce.collecting import image_counts
+from lrat.experiments.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
+from lrat.experiments.reproduce.layout import run_folder, run_name
+from lrat.experiments.reproduce.making import Attacks, MadeRun, Maker, RunTask
+from lrat.experiments.reproduce.request import Request, check_rows
+from lrat.experiments.reproduce.work import seconds_per_forward
+from lrat.experiments.terminal import duration
+
+
+def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:
+    """The rows to make, in the order in which they matter: those asked for, or ``own`` of the
+    target with the preset's first ones first."""
+    if request.rows is not None:
+        return list(request.rows)
+    first = request.choice.preset.first
+    extra = [row for row in first if row in request.choice.preset.rows]
+    known = [*own, *(extra if request.target == "table1" else [])]
+    return [*(row for row in first if row in known), *(row for row in known if row not in first)]
+
+
+def attacks_of(request: Request) -> Attacks:
+    """The suite, by default the paper's, and on how many images."""
+    limit = request.limit or request.choice.preset.autoattacked
+    return Attacks(suite=request.suite or "paper", limit=limit)
+
+
+def make_runs(
+    request: Request, rows: Sequence[str], attacks: Attacks, watcher: Watcher
+) -> Iterator[MadeRun]:
+    """Train and attack ``rows`` with their seeds below ``OUT/runs``, as they end.
+
+    Everything that can be refused is refused before the first file is written.
+    """
+    check(request.out, request.choice)
+    seeds = {row: request.seeds_of(row) for row in rows}
+    check_rows(request.choice, rows, [min(map(min, seeds.values()))])
+    places = [
+        (row, number, run_folder(request.out, row, number)) for row in rows for number in seeds[row]
+    ]
+    workers = workers_of(request, len(places))
+    choice = replace(request.choice, threads=threads_of(request, workers))
+    tasks = {}
+    for row, number, folder in places:
+        config = choice.config(row, number)
+        tasks[row, number] = RunTask(
+            name=run_name(row, number),
+            config=config,
+            folder=folder,
+            checkpoint=choice.checkpoint(config),
+            attacks=attacks,
+            images=image_counts(config.data, number),
+        )
+    claim(request.out, request.choice)
+    numbers = sorted({number for _, number in tasks})
+    rounds = [[tasks[row, number] for row in rows if (row, number) in tasks] for number in numbers]
+    yield from make_tasks(request, rounds, workers, watcher)
+
+
+def make_tasks(
+    request: Request, rounds: Sequence[Sequence[RunTask]], workers: int, watcher: Watcher
+) -> Iterator[MadeRun]:
+    """The tasks of all rounds in worker processes, after a line about what is ahead."""
+    tasks = [task for part in rounds for task in part]
+    cells = in_order_of_work([[task.cell for task in part] for part in rounds], workers)
+    watcher.say(ahead(request, tasks, workers))
+    forecast = Forecast(cells)
+
+    def told(made: MadeRun) -> str:
+        left = forecast.now().seconds_left
+        return f"{made}; about {duration(left)} left" if left else str(made)
+
+    yield from make_cells(
+        Maker(tasks),
+        cells,
+        workers=workers,
+        watcher=watcher,
+        out=request.out,
+        what="runs",
+        told=told,
+    )
+
+
+def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
+    """How many runs, on what, and about how long they will take here."""
+    preset, first = request.choice.preset, tasks[0]
+    images = build.data(first.config.data, first.config.seed).training()
+    left = sum((task.cell.work - task.cell.done) * task.images[0] for task in tasks)
+    seconds = left * seconds_per_forward(first.config, images) / workers
+    place = build.device(first.config.device)
+    warning = ""
+    if preset.for_gpu and place.type == "cpu":
+        warning = f"warning: preset {preset.name} is meant for a GPU, this is a CPU; "
+    threads = first.config.threads or 1
+    return (
+        f"{warning}{request.target} on {preset.name}: {len(tasks)} runs on {workers} worker "
+        f"process{'' if workers == 1 else 'es'} of {threads} thread"
+        f"{'' if threads == 1 else 's'}, {place.type}; about "
+        f"{duration(seconds) if seconds else 'nothing'} left if nothing else runs here; "
+        f"runs in {request.out}"
+    )
+
+
+def workers_of(request: Request, tasks: int) -> int:
+    """As asked; else one per processor, on a GPU one. Never more than there are tasks."""
+    place = build.device(request.choice.config("sat", 0).device)
+    own = 1 if place.type == "cuda" else processors()
+    return max(1, min(request.workers or own, tasks))
+
+
+def threads_of(request: Request, workers: int) -> int | None:
+    """The processors shared out among workers, for networks that more threads help."""
+    if request.choice.config("sat", 0).model.name == "small-cnn":
+        return None
+    return max(1, processors() // workers)

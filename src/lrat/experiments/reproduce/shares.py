@@ -1,0 +1,69 @@
+"""An accuracy over several training seeds, with an interval that knows of seeds and of images."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lrat.evaluation import mean_interval, wilson
+
+Basis = Literal["images", "seeds", "seeds and images"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededShare:
+    """The share of all images tested with all seeds, a fraction, with a 95 % interval.
+
+    ``n``: images of one seed, or of all seeds together where each tests others; ``values``: the
+    share of each seed; ``deviation``: their standard deviation, None for one seed. ``basis`` of the
+    interval:
+
+    * ``images``: Wilson's, for the one model that was measured;
+    * ``seeds``: Student's t over seeds that test different images, whose values differ by both;
+    * ``seeds and images``: seeds that test the same images. Their spread knows nothing of what
+      other images would give, so Student's t and Wilson's interval are joined: their half-widths
+      add up in squares, as those of independent effects do (Zou & Donner 2008).
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    values: tuple[float, ...]
+    deviation: float | None
+    basis: Basis
+
+
+def over_seeds(counts: Sequence[tuple[int, int]], *, same_images: bool) -> SeededShare:
+    """From (right, tested) of each seed; ``same_images``: whether all seeds test the same."""
+    right, tested = sum(count for count, _ in counts), sum(n for _, n in counts)
+    values = tuple(count / n for count, n in counts)
+    value = right / tested
+    n = counts[0][1] if same_images else tested
+    images = wilson(round(value * n), n)
+    mean = mean_interval(values)
+    if mean.low is None or mean.high is None:
+        # One seed, or seeds without any spread: what remains is the images'.
+        return SeededShare(
+            value=value,
+            low=images.low,
+            high=images.high,
+            n=n,
+            values=values,
+            deviation=mean.deviation,
+            basis="images",
+        )
+    half = (mean.high - mean.low) / 2
+    below, above = half, half
+    if same_images:
+        below = math.hypot(half, images.value - images.low)
+        above = math.hypot(half, images.high - images.value)
+    return SeededShare(
+        value=value,
+        low=max(0.0, value - below),
+        high=min(1.0, value + above),
+        n=n,
+        values=values,
+        deviation=mean.deviation,
+        basis="seeds and images" if same_images else "seeds",
+    )

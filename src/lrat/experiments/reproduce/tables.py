@@ -1,0 +1,271 @@
+"""The paper's Tables 1 and 2 from the evidence of finished runs: scores, tests, costs, masking."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.evaluation import NATURAL, Group, Run, compare_groups, holm
+from lrat.evaluation.comparison.groups import GroupContrast
+from lrat.evaluation.comparison.shared import WORST_CASE
+from lrat.experiments.paper import PaperRow
+from lrat.experiments.reproduce.collecting import Evidence
+from lrat.experiments.reproduce.shares import SeededShare, over_seeds
+
+BASELINE = "sat"
+PAPER_COLUMNS: Mapping[str, str] = {
+    NATURAL: "natural",
+    "pgd-20": "pgd",
+    "cw-20": "cw",
+    "autoattack": "autoattack",
+}
+"""Our columns, and the paper's of the same attack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCost:
+    """Means over a row's seeds; passes per training image and epoch."""
+
+    forwards: float | None
+    backwards: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowMasking:
+    """What the masking panels said: how many of a row's ``panels`` had each ``status``, and in how
+    many each check was not passed."""
+
+    panels: int
+    statuses: Mapping[str, int]
+    checks: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableRow:
+    """A row of ours: scores by column over its seeds, and the ``paper``'s own in per cent."""
+
+    name: str
+    seeds: tuple[int, ...]
+    scores: Mapping[str, SeededShare]
+    cost: RowCost
+    masking: RowMasking | None
+    paper: PaperRow | None
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """``columns``: natural, attacks, worst case. ``contrasts``: every row against SAT by column, on
+    the seeds that both have; their p values are adjusted for all of them (Holm). ``missing``: rows
+    of the paper that were not run. ``lacking``, ``failed``: runs that could not be used, and why.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    contrasts: tuple[GroupContrast, ...]
+    same_images: bool
+    threat: str
+    missing: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    def contrast(self, row: str, column: str) -> GroupContrast | None:
+        """This row against SAT in this column; None where they have no seed in common."""
+        found = (each for each in self.contrasts if (each.group, each.attack) == (row, column))
+        return next(found, None)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON: shares and differences are fractions, the paper's per cent."""
+        return {
+            "table": self.name,
+            "threat": self.threat,
+            "interval": "95 %; the basis says of what",
+            "columns": list(self.columns),
+            "rows": [_row_record(row) for row in self.rows],
+            "contrasts": [
+                {**asdict(each), "verdict": each.verdict, "words": each.words}
+                for each in self.contrasts
+            ],
+            "missing": list(self.missing),
+            "lacking": list(self.lacking),
+            "failed": list(self.failed),
+        }
+
+
+def make_table(
+    name: str,
+    evidence: Mapping[str, Sequence[Evidence]],
+    paper: Mapping[str, PaperRow],
+    *,
+    source: str | None,
+    missing: Sequence[str] = (),
+    lacking: Sequence[str] = (),
+    failed: Sequence[str] = (),
+) -> Table:
+    """A table of rows (in order) that all were attacked with the same suite.
+
+    ``source``: the name of a data set whose test images follow the seed; None where all are tested
+    on the same.
+    """
+    some = next(iter(evidence.values()))[0]
+    columns = (*dict.fromkeys(n for result in some.results for n in result.names), WORST_CASE)
+    rows = [
+        TableRow(
+            name=row,
+            seeds=tuple(run.seed for run in runs),
+            scores={
+                column: over_seeds(
+                    [_count(run, column) for run in runs], same_images=source is None
+                )
+                for column in columns
+            },
+            cost=_cost(runs),
+            masking=_masking(runs),
+            paper=paper.get(row),
+            evidence=tuple(runs),
+        )
+        for row, runs in evidence.items()
+    ]
+    base = evidence.get(BASELINE, ())
+    contrasts = [
+        contrast
+        for row, runs in evidence.items()
+        if row != BASELINE
+        for contrast in contrasts_with(base, runs, columns, source)
+    ]
+    return Table(
+        name=name,
+        columns=columns,
+        rows=tuple(rows),
+        contrasts=adjusted(contrasts),
+        same_images=source is None,
+        threat=some.results[0].threat,
+        missing=tuple(missing),
+        lacking=tuple(lacking),
+        failed=tuple(failed),
+    )
+
+
+def contrasts_with(
+    base: Sequence[Evidence],
+    runs: Sequence[Evidence],
+    columns: Sequence[str],
+    source: str | None,
+) -> list[GroupContrast]:
+    """``runs`` against ``base`` by column, on the seeds that both have and the same images; none
+    where they share no seed. Their p values are not adjusted yet."""
+    common = sorted({run.seed for run in base} & {run.seed for run in runs})
+    if not common:
+        return []
+    found: dict[str, GroupContrast] = {}
+    levels = len(runs[0].results)
+    for level in range(levels):
+        groups = [
+            Group(
+                name=side[0].row,
+                runs=tuple(
+                    Run(
+                        name=run.folder.name,
+                        result=run.results[level],
+                        seed=run.seed,
+                        source=source,
+                    )
+                    for run in side
+                    if run.seed in common
+                ),
+            )
+            for side in (base, runs)
+        ]
+        for contrast in compare_groups(groups).contrasts:
+            # The worst case is that over the whole suite.
+            if contrast.attack != WORST_CASE or level == levels - 1:
+                found.setdefault(contrast.attack, contrast)
+    return [found[column] for column in columns if column in found]
+
+
+def adjusted(contrasts: Sequence[GroupContrast]) -> tuple[GroupContrast, ...]:
+    """With Holm's correction for all of them, of the tests over seeds and of those over images."""
+    over_seeds_ = _holm([each.p for each in contrasts])
+    over_images = _holm([each.p_images for each in contrasts])
+    return tuple(
+        replace(each, p_adjusted=p, p_images_adjusted=images)
+        for each, p, images in zip(contrasts, over_seeds_, over_images, strict=True)
+    )
+
+
+def _holm(p_values: Sequence[float | None]) -> list[float | None]:
+    corrected = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(corrected) for p in p_values]
+
+
+def _count(run: Evidence, column: str) -> tuple[int, int]:
+    """How many images of how many this run gets right."""
+    if column == WORST_CASE:
+        result = run.results[-1]
+        right: npt.NDArray[np.bool_] = result.robust(result.names)
+    else:
+        held = run.result_with(column)
+        if held is None:
+            raise KeyError(column)
+        right = held.robust([column])
+    return int(right.sum()), len(right)
+
+
+def _cost(runs: Sequence[Evidence]) -> RowCost:
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    return RowCost(
+        forwards=mean([run.cost.forwards for run in runs]),
+        backwards=mean([run.cost.backwards for run in runs]),
+        seconds=sum(run.cost.seconds for run in runs) / len(runs),
+    )
+
+
+def _masking(runs: Sequence[Evidence]) -> RowMasking | None:
+    panels = [run.masking for run in runs if run.masking is not None]
+    if not panels:
+        return None
+    statuses: dict[str, int] = {}
+    checks: dict[str, int] = {}
+    for panel in panels:
+        statuses[panel.status] = statuses.get(panel.status, 0) + 1
+        for check in panel.checks:
+            if check.status in {"suspicious", "failed"}:
+                checks[check.name] = checks.get(check.name, 0) + 1
+    return RowMasking(panels=len(panels), statuses=statuses, checks=checks)
+
+
+def _row_record(row: TableRow) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "seeds": list(row.seeds),
+        "scores": {column: asdict(share) for column, share in row.scores.items()},
+        "cost": asdict(row.cost),
+        "masking": None if row.masking is None else asdict(row.masking),
+        "paper": None if row.paper is None else asdict(row.paper),
+        "runs": [_run_record(run, row) for run in row.evidence],
+    }
+
+
+def _run_record(run: Evidence, row: TableRow) -> dict[str, Any]:
+    counts = {column: _count(run, column) for column in row.scores}
+    return {
+        "seed": run.seed,
+        "folder": run.folder.name,
+        "method": run.config.method.name,
+        "checkpoint": run.checkpoint,
+        "epoch": run.epoch,
+        "right": {column: {"images": right, "of": n} for column, (right, n) in counts.items()},
+        "cost": asdict(run.cost),
+        "masking": None if run.masking is None else run.masking.status,
+        "environment": {
+            key: run.environment.get(key)
+            for key in ("lrat", "commit", "torch", "device", "processor", "threads")
+        },
+    }

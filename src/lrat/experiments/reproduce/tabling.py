@@ -1,0 +1,163 @@
+"""Tables 1 and 2 of a results folder: what is missing is made, the rest is read."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import LratError
+from lrat.experiments.paper import TABLE_1, TABLE_2, PaperRow
+from lrat.experiments.reproduce import history, words
+from lrat.experiments.reproduce.collecting import Evidence, read_runs
+from lrat.experiments.reproduce.grid import Watcher
+from lrat.experiments.reproduce.layout import finished_runs
+from lrat.experiments.reproduce.making import Attacks
+from lrat.experiments.reproduce.request import Request
+from lrat.experiments.reproduce.running import attacks_of, make_runs, wanted_rows
+from lrat.experiments.reproduce.tables import BASELINE, Table, make_table
+from lrat.files import write_json, write_text
+from lrat.reporting.tables import to_markdown
+
+_ROWS: Mapping[str, Mapping[str, PaperRow]] = {
+    "table1": TABLE_1,
+    "table2": {BASELINE: TABLE_1[BASELINE], **TABLE_2},
+}
+_REWRITE_SHARE = 20
+"""A table under way is written anew when so many times the time that it takes have passed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What to show: tables by title, a paragraph, and where everything was written."""
+
+    tables: Mapping[str, Sequence[Sequence[str]]]
+    conclusion: str
+    paths: tuple[Path, ...]
+    seconds: float
+    failed: tuple[str, ...] = ()
+
+
+def reproduce_table(request: Request, watcher: Watcher) -> Report:
+    """Make ``table1`` or ``table2``: runs, evaluations, ``OUT/tableN.md`` and ``.json``.
+
+    Whatever is finished below OUT already is read back, and rows or seeds that an earlier call
+    made are in the table too. The tables are also written while runs go on.
+    """
+    started = time.perf_counter()
+    rows = wanted_rows(request, tuple(_ROWS[request.target]))
+    attacks = attacks_of(request)
+    failed: list[str] = []
+    wrote = spent = time.perf_counter()
+    for made in make_runs(request, rows, attacks, watcher):
+        if made.failure is not None:
+            failed.append(f"{made.name}: {made.failure}")
+        elif time.perf_counter() - wrote > _REWRITE_SHARE * (wrote - spent):
+            spent = time.perf_counter()
+            _written(request, rows, attacks, failed)
+            wrote = time.perf_counter()
+    table = _written(request, rows, attacks, failed)
+    seconds = time.perf_counter() - started
+    about = f"{len(table.rows)} rows, {sum(len(row.seeds) for row in table.rows)} runs"
+    history.note(request.out, request.target, request.command, seconds=seconds, about=about)
+    return Report(
+        tables=words.in_brief(table),
+        conclusion=words.conclusion(table),
+        paths=(request.out / f"{request.target}.md", request.out / f"{request.target}.json"),
+        seconds=seconds,
+        failed=tuple(failed),
+    )
+
+
+def _written(
+    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str]
+) -> Table:
+    """The table of everything that is finished, in its two files."""
+    table = collected(request, asked, attacks, failed)
+    write_json(request.out / f"{request.target}.json", _record(request, attacks, table))
+    write_text(request.out / f"{request.target}.md", markdown(request, attacks, table))
+    return table
+
+
+def collected(
+    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
+) -> Table:
+    """The table of everything below OUT that was attacked as asked, asked for now or earlier."""
+    paper = _ROWS[request.target]
+    extra = [*request.choice.preset.rows, *asked]
+    order = list(dict.fromkeys((*paper, *extra)))
+    found: dict[str, list[Evidence]] = {}
+    lacking: list[str] = []
+    places = finished_runs(request.out)
+    for row in order:
+        own = [place for place in places if place.row == row]
+        checkpoint = request.choice.checkpoint(request.choice.config(row, 0))
+        runs, problems = read_runs(own, checkpoint, attacks, request.choice.data_root)
+        lacking += problems
+        if runs:
+            found[row] = runs
+    if not found:
+        told = "; ".join((*failed, *lacking)) or "none is finished"
+        raise LratError(f"no run of {request.target} can be shown: {told}")
+    return make_table(
+        request.target,
+        found,
+        paper,
+        source=request.choice.preset.name if request.choice.preset.test_folds else None,
+        missing=[row for row in paper if row not in found],
+        lacking=lacking,
+        failed=failed,
+    )
+
+
+def _record(request: Request, attacks: Attacks, table: Table) -> dict[str, Any]:
+    return {
+        "preset": request.choice.record(),
+        "command": request.command,
+        "suite": attacks.suite,
+        "limit": attacks.limit,
+        **table.record(),
+    }
+
+
+def markdown(request: Request, attacks: Attacks, table: Table) -> str:
+    """The table, the differences, what they show, costs and every run."""
+    preset = request.choice.preset
+    on = "all test images" if attacks.limit is None else f"{attacks.limit} test images"
+    suite = (
+        f"suite {attacks.suite} on {on}"
+        if attacks.limit is None or attacks.suite == "quick"
+        else f"natural, pgd-20 and cw-20 on all test images, the rest of suite {attacks.suite} "
+        f"and the worst case on {on}"
+    )
+    changed = f" Changed for all rows: {', '.join(request.choice.set)}." * bool(request.choice.set)
+    about = [
+        f"Preset {preset.name}: {preset.about}.{changed} {table.threat}; {suite}.",
+        words.about_intervals(table),
+        "Paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images, one run; compare the order of "
+        "rows and their differences, not the values.",
+        *(f"Not run: {', '.join(table.missing)}." for _ in table.missing[:1]),
+        *(f"Left out, {each}." for each in (*table.lacking, *table.failed)),
+    ]
+    return "\n".join(
+        [
+            f"# Table {request.target[-1]} on {preset.name}",
+            "",
+            " ".join(about),
+            "",
+            to_markdown(words.scores(table)),
+            words.to_text(f"Differences to {BASELINE} in points", words.differences(table)),
+            words.LEGEND,
+            "",
+            words.conclusion(table),
+            "",
+            words.to_text("Cost and masking", words.costs(table)),
+            "Forwards and backwards of training per image and epoch; seconds of its steps, which "
+            "depend on what else the machine did. Masking: the panel's verdict and the checks that "
+            "were not passed, in so many of the runs.",
+            "",
+            words.to_text("Every run, accuracy in per cent", words.per_run(table)),
+            f"Made by `{request.command}`.",
+            "",
+        ]
+    )

@@ -1,0 +1,256 @@
+"""A table of a reproduction in Markdown: ours beside the paper's, and what may be concluded."""
+
+from collections.abc import Sequence
+
+from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast
+from lrat.evaluation.comparison.words import written_p
+from lrat.evaluation.statistics import ALPHA
+from lrat.experiments.reproduce.shares import SeededShare
+from lrat.experiments.reproduce.tables import BASELINE, PAPER_COLUMNS, Table, TableRow
+from lrat.reporting.tables import to_markdown
+
+Lines = list[list[str]]
+_DASH = "–"
+_MINUS = "−"
+_OVER_SEEDS, _OVER_IMAGES = "*", "°"
+
+
+def scores(table: Table) -> Lines:
+    """Accuracy in per cent with its interval, the paper's number beside each of its columns."""
+    header = [""]
+    for column in table.columns:
+        header += [column, "paper"] if _has_paper(table, column) else [column]
+    return [["", *header[1:], "seeds"], *(_score_line(table, row) for row in table.rows)]
+
+
+def _score_line(table: Table, row: TableRow) -> list[str]:
+    line = [row.name]
+    for column in table.columns:
+        line.append(share_cell(row.scores[column]))
+        if _has_paper(table, column):
+            theirs = None if row.paper is None else getattr(row.paper, PAPER_COLUMNS[column])
+            line.append(_DASH if theirs is None else f"{theirs:.2f}")
+    return [*line, " ".join(map(str, row.seeds))]
+
+
+def in_brief(table: Table) -> dict[str, Lines]:
+    """The scores, the paper's, and both differences without intervals: for a narrow terminal."""
+    base = next((row for row in table.rows if row.name == BASELINE), None)
+    paper = [column for column in table.columns if _has_paper(table, column)]
+    known = [row for row in table.rows if row.paper is not None]
+    ours = [[row.name, *(share_cell(row.scores[c]) for c in table.columns)] for row in table.rows]
+    theirs = [
+        [r.name, *(f"{getattr(r.paper, PAPER_COLUMNS[c]):.2f}" for c in paper)] for r in known
+    ]
+    tables = {
+        "ours, % over all seeds": [["", *table.columns], *ours],
+        "paper, % (CIFAR-10)": [["", *paper], *theirs],
+    }
+    others = [row for row in table.rows if base is not None and row is not base]
+    if others and base is not None:
+        tables[f"ours minus {BASELINE}"] = [
+            ["", *table.columns],
+            *(
+                [row.name, *(_brief(table.contrast(row.name, c)) for c in table.columns)]
+                for row in others
+            ),
+        ]
+        tables[f"paper minus {BASELINE}"] = [
+            ["", *paper],
+            *([row.name, *(_papers_difference(row, base, c) for c in paper)] for row in others),
+        ]
+    return tables
+
+
+def _brief(contrast: GroupContrast | None) -> str:
+    return _DASH if contrast is None else f"{signed(contrast.difference)}{mark(contrast)}"
+
+
+def share_cell(share: SeededShare) -> str:
+    """``45.2 [40.1, 50.4]``."""
+    value, low, high = (100 * each for each in (share.value, share.low, share.high))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _has_paper(table: Table, column: str) -> bool:
+    return column in PAPER_COLUMNS and any(row.paper is not None for row in table.rows)
+
+
+def differences(table: Table) -> Lines:
+    """Every row minus SAT in points, on the same images and seeds, and the paper's difference."""
+    base = next((row for row in table.rows if row.name == BASELINE), None)
+    header = [f"minus {BASELINE}"]
+    for column in table.columns:
+        header += [column, "paper"] if _has_paper(table, column) else [column]
+    lines = [header]
+    for row in table.rows:
+        if base is None or row is base:
+            continue
+        line = [row.name]
+        for column in table.columns:
+            line.append(difference_cell(table.contrast(row.name, column)))
+            if _has_paper(table, column):
+                line.append(_papers_difference(row, base, column))
+        lines.append(line)
+    return lines
+
+
+def difference_cell(contrast: GroupContrast | None) -> str:
+    """``−8.3 [−10.1, −6.5] *``: told apart after Holm's correction; see ``LEGEND``."""
+    if contrast is None:
+        return _DASH
+    cell = signed(contrast.difference)
+    if contrast.low is not None and contrast.high is not None:
+        cell += f" [{signed(contrast.low)}, {signed(contrast.high)}]"
+    return f"{cell}{mark(contrast)}"
+
+
+def mark(contrast: GroupContrast) -> str:
+    """``*`` where the rows are told apart over seeds, ``°`` where only these very models are."""
+    if contrast.told_apart and contrast.basis not in {IMAGES, NO_TEST}:
+        return f" {_OVER_SEEDS}"
+    p = contrast.p_images_adjusted
+    return f" {_OVER_IMAGES}" if p is not None and p < ALPHA else ""
+
+
+LEGEND = (
+    f"`{_OVER_SEEDS}`: the rows differ over training seeds (paired t-test on runs of equal seeds); "
+    f"`{_OVER_IMAGES}`: these very models differ (exact sign-flip test over the images of all "
+    "common seeds, McNemar's for one), which other seeds may not repeat. Both at the 5 % level "
+    "after Holm's correction for the whole table. Intervals are 95 %, not corrected: Student's t "
+    "over seeds, for a single seed Tango's over images."
+)
+
+
+def signed(difference: float) -> str:
+    """``+3.1``, ``−0.4`` in points."""
+    points = 100 * difference
+    return f"{_MINUS if points < 0 else '+'}{abs(points):.1f}"
+
+
+def _papers_difference(row: TableRow, base: TableRow, column: str) -> str:
+    if row.paper is None or base.paper is None:
+        return _DASH
+    name = PAPER_COLUMNS[column]
+    return signed((getattr(row.paper, name) - getattr(base.paper, name)) / 100)
+
+
+def costs(table: Table) -> Lines:
+    """Passes of training and seconds, relative to SAT where it is there, and masking."""
+    base = next((row.cost.forwards for row in table.rows if row.name == BASELINE), None)
+    lines = [
+        ["", "forwards", "backwards", f"forwards / {BASELINE}", "training s", "masking", "checks"]
+    ]
+    for row in table.rows:
+        forwards, backwards = row.cost.forwards, row.cost.backwards
+        ratio = _DASH if not base or forwards is None else f"{forwards / base:.1f}"
+        masking, checks = _DASH, _DASH
+        if row.masking is not None:
+            of = row.masking.panels
+            masking = ", ".join(f"{name} {n}/{of}" for name, n in row.masking.statuses.items())
+            checks = ", ".join(f"{name} {n}/{of}" for name, n in row.masking.checks.items())
+        lines.append(
+            [
+                row.name,
+                _DASH if forwards is None else f"{forwards:.0f}",
+                _DASH if backwards is None else f"{backwards:.0f}",
+                ratio,
+                f"{row.cost.seconds:.0f}",
+                masking,
+                checks or "none",
+            ]
+        )
+    return lines
+
+
+def per_run(table: Table) -> Lines:
+    """Every run by itself: which weights, how many images, the accuracies in per cent."""
+    lines = [["run", "epoch", "images", *table.columns]]
+    for row in table.rows:
+        for place, run in enumerate(row.evidence):
+            counts = sorted({len(result.index) for result in run.results}, reverse=True)
+            shares = [f"{100 * row.scores[c].values[place]:.2f}" for c in table.columns]
+            of = " and ".join(map(str, counts))
+            lines.append([run.folder.name, str(run.epoch), of, *shares])
+    return lines
+
+
+def conclusion(table: Table) -> str:
+    """What the tests tell, what they cannot, and how that agrees with the paper."""
+    if not table.contrasts:
+        return (
+            f"No row can be tested: that needs `{BASELINE}` and another row with a seed in common "
+            f"(`--rows {BASELINE}`)."
+        )
+    told = [_told(each) for each in table.contrasts if mark(each)]
+    attack = table.columns[-2]
+    open_ = [
+        f"{each.group} (differences below {100 * each.detectable:.1f} points would not show)"
+        for each in table.contrasts
+        if each.attack == attack and not mark(each) and each.detectable is not None
+    ]
+    sentences = [
+        f"Against {BASELINE}: {'; '.join(told)}." if told else f"No row is told from {BASELINE}.",
+        f"Not told apart under {attack}: {', '.join(open_)}." if open_ else "",
+        _agreement(table),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _told(contrast: GroupContrast) -> str:
+    over = "over seeds" if mark(contrast).strip() == _OVER_SEEDS else "these models"
+    p = contrast.p_adjusted if over == "over seeds" else contrast.p_images_adjusted
+    better = "better" if contrast.difference > 0 else "worse"
+    return (
+        f"{contrast.group} is {better} under {contrast.attack} by "
+        f"{100 * abs(contrast.difference):.1f} points ({over}, p {written_p(p or 0.0)})"
+    )
+
+
+def _agreement(table: Table) -> str:
+    """In how many differences that the paper has too the sign is the same."""
+    base = next((row for row in table.rows if row.name == BASELINE), None)
+    same = opposite = untold = 0
+    for contrast in table.contrasts:
+        row = next(row for row in table.rows if row.name == contrast.group)
+        if base is None or base.paper is None or row.paper is None:
+            continue
+        if contrast.attack not in PAPER_COLUMNS:
+            continue
+        name = PAPER_COLUMNS[contrast.attack]
+        theirs = getattr(row.paper, name) - getattr(base.paper, name)
+        if not mark(contrast):
+            untold += 1
+        elif theirs * contrast.difference > 0:
+            same += 1
+        else:
+            opposite += 1
+    total = same + opposite + untold
+    if not total:
+        return ""
+    return (
+        f"Of the paper's {total} differences to {BASELINE} (CIFAR-10, one run each, no interval), "
+        f"{same} show here with the same sign, {opposite} with the opposite one, {untold} cannot "
+        "be told from none."
+    )
+
+
+def about_intervals(table: Table) -> str:
+    """What the intervals of the scores are intervals of."""
+    several = any(len(row.seeds) > 1 for row in table.rows)
+    single = any(len(row.seeds) == 1 for row in table.rows)
+    parts = []
+    if several and table.same_images:
+        parts.append(
+            "of several seeds, Student's t over seeds joined with Wilson's over images (all seeds "
+            "test the same images)"
+        )
+    elif several:
+        parts.append("of several seeds, Student's t over seeds, each of which tests other images")
+    if single:
+        parts.append("of a single seed, Wilson's over images: other seeds may differ by more")
+    return f"Accuracy in per cent over all images and seeds; 95 % intervals: {'; '.join(parts)}."
+
+
+def to_text(title: str, lines: Sequence[Sequence[str]]) -> str:
+    return f"## {title}\n\n{to_markdown(lines)}"
