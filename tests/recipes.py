@@ -1,6 +1,6 @@
 """Every method by the name that the command line knows, for suites with one row per method."""
 
-from lrat.methods import Simulated, gairat, gd, lrat, lsat, natural, sat, trades
+from lrat.methods import Simulated, gairat, gd, lrat, lsat, natural, sat, trades, weak_mix
 from lrat.objectives import Objective
 
 
@@ -19,6 +19,7 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
         "gd+cw": gd(simulated, ["cw"]),
         "gd+saa": gd(simulated, ["saa"]),
         "saa+cw+gd": gd(simulated, ["saa", "cw"]),
+        "pgd+fgsm": weak_mix(simulated),
         "trades": trades(simulated),
     }
 
@@ -26,5 +27,5 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
 NAMES = [
     *("natural", "sat", "gairat", "gairat-cw", "lsat-cw", "lsat-saa"),
     *("lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
-    *("gd+cw", "gd+saa", "saa+cw+gd", "trades"),
+    *("gd+cw", "gd+saa", "saa+cw+gd", "pgd+fgsm", "trades"),
 ]

@@ -10,7 +10,7 @@ import lrat.losses
 import lrat.objectives
 import lrat.threat
 import lrat.weighting
-from lrat.attacks import APGD, PGD
+from lrat.attacks import APGD, FGSM, PGD
 from lrat.errors import SettingError, UnknownNameError
 from lrat.methods import LocalSettings, Simulated, gairat, gd, lsat, natural, sat
 from lrat.methods import lrat as lrat_method
@@ -33,6 +33,7 @@ TERMS: dict[str, list[tuple[str, Any]]] = {
     "lrat-cw": [("cw", MARGIN)],
     "lrat-saa": [("saa", MARGIN)],
     "lrat-saa+cw": [("saa", MARGIN), ("cw", MARGIN)],
+    "pgd+fgsm": [("pgd", Uniform()), ("fgsm", Uniform())],
 }
 PHASED: dict[str, list[tuple[str, Any]]] = {
     "gairat": [("pgd", STEPS)],
@@ -104,6 +105,9 @@ def test_attacks_follow_the_papers_protocol(name: str, term: Term) -> None:
         assert (attack.steps, attack.targets, attack.restarts) == (20, 3, 1)
         assert attack.loss is lrat.losses.targeted_dlr
         assert attack.choice == "best-loss"
+    elif term.name == "fgsm":
+        assert attack == FGSM(threat=THREAT, start="uniform")
+        return
     else:
         assert isinstance(attack, PGD)
         assert attack.steps == 10

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from lrat.attacks import CW, PGD, SAA, Attack
+from lrat.attacks import CW, FGSM, PGD, SAA, Attack
 from lrat.errors import UnknownNameError
 from lrat.losses import kl, smoothed_cross_entropy
 from lrat.objectives import Phases, Reweighted, Term, Trades, phases, with_criterion
@@ -40,7 +40,7 @@ class Simulated:
         return self.threat.epsilon / 10 if self.step_size is None else self.step_size
 
     def make(self, name: str) -> Attack:
-        """The attack called ``pgd``, ``cw`` or ``saa``."""
+        """The attack called ``pgd``, ``cw``, ``saa`` or ``fgsm``."""
         if name == "saa":
             return SAA(
                 threat=self.threat,
@@ -52,7 +52,9 @@ class Simulated:
             return CW(threat=self.threat, steps=self.steps, step_size=self.pace)
         if name == "pgd":
             return PGD(threat=self.threat, steps=self.steps, step_size=self.pace)
-        raise UnknownNameError("training attack", name, ["pgd", "cw", "saa"])
+        if name == "fgsm":
+            return FGSM(threat=self.threat, start="uniform")
+        raise UnknownNameError("training attack", name, ["pgd", "cw", "saa", "fgsm"])
 
     def term(self, name: str, weighting: Weighting) -> Term:
         return Term(name=name, attack=self.make(name), weighting=weighting)
@@ -71,6 +73,11 @@ def lsat(simulated: Simulated, attack: str = "saa") -> Reweighted:
 def sat(simulated: Simulated) -> Reweighted:
     """Standard adversarial training (Eq. 2; Madry et al. 2018): LSAT with PGD."""
     return lsat(simulated, "pgd")
+
+
+def weak_mix(simulated: Simulated) -> Reweighted:
+    """SAT with a weak attack's images mixed in at equal weight, which weakens it (Appendix D)."""
+    return Reweighted(terms=[simulated.term(name, Uniform()) for name in ("pgd", "fgsm")])
 
 
 def gairat(

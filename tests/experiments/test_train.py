@@ -145,6 +145,7 @@ TERMS = {
     "gd+cw": {"cw", "pgd"},
     "gd+saa": {"saa", "pgd"},
     "saa+cw+gd": {"saa", "cw", "pgd"},
+    "pgd+fgsm": {"pgd", "fgsm"},
     "trades": {"clean", "kl"},
 }
 

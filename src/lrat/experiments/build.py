@@ -104,6 +104,7 @@ METHODS: Mapping[str, Recipe] = {
     "gd+cw": _gd("cw"),
     "gd+saa": _gd("saa"),
     "saa+cw+gd": _gd("saa", "cw"),
+    "pgd+fgsm": Recipe(lambda simulated, settings: methods.weak_mix(simulated)),
     "trades": Recipe(
         lambda simulated, settings: methods.trades(simulated, beta=settings.trades_beta),
         frozenset({"trades_beta"}),

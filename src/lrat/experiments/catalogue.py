@@ -21,6 +21,7 @@ METHODS: Mapping[str, str] = {
     "gd+cw": "lrat-cw plus a PGD variant weighted by steps survived (Table 2)",
     "gd+saa": "lrat-saa plus a PGD variant weighted by steps survived (Table 2)",
     "saa+cw+gd": "lrat-saa+cw plus a PGD variant weighted by steps survived (Table 2)",
+    "pgd+fgsm": "sat with a weak attack's images mixed in, weight 1 each (Appendix D)",
     "trades": "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
 }
 ALIASES: Mapping[str, str] = {"lsat-pgd": "sat", "saa+cw": "lrat-saa+cw"}
