@@ -11,6 +11,8 @@ from lrat.errors import SettingError
 
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
+_MOST_EXACT = 50
+"""Three sets of this size have a hundred thousand ways to overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,9 @@ def cut(values: Values, size: int) -> dict[str, float | int]:
 def overlap(*sets: Mask) -> Overlap:
     """The Jaccard index of two or more sets [N] and what independence would give.
 
-    Two sets: the chance is exact (hypergeometric). More: the ratio of the expected intersection to
-    the expected union, whose relative error falls as 1 / n.
+    Of two sets the chance is exact (hypergeometric), and of three up to 50 images each. Of larger
+    ones it is the ratio of the expected intersection to the expected union, whose relative error
+    falls as 1 / n.
     """
     n = len(sets[0])
     shared = int(np.logical_and.reduce(sets).sum())
@@ -97,7 +100,7 @@ def overlap(*sets: Mask) -> Overlap:
         shared=shared,
         union=union,
         jaccard=_ratio(shared, union),
-        chance=chance_of_two(n, *sizes) if len(sizes) == 2 else _chance_of_many(n, sizes),
+        chance=_chance(n, sizes),
     )
 
 
@@ -118,11 +121,32 @@ def chance_of_two(n: int, first: int, second: int) -> Chance:
     return Chance(jaccard=mean, low=low, high=high, how="exact")
 
 
-def _chance_of_many(n: int, sizes: Sequence[int]) -> Chance:
-    shares = np.array(sizes) / max(n, 1)
+def _chance(n: int, sizes: Sequence[int]) -> Chance:
+    if len(sizes) == 2:
+        return chance_of_two(n, *sizes)
+    if len(sizes) == 3 and max(sizes) <= _MOST_EXACT:
+        return Chance(jaccard=_mean_of_three(n, *sizes), low=None, high=None, how="exact")
+    shares = np.array(sizes) / n
     mean = _ratio(float(shares.prod()), float(1 - (1 - shares).prod()))
     how = "ratio of expectations, relative error of order 1/n"
     return Chance(jaccard=mean, low=None, high=None, how=how)
+
+
+def _mean_of_three(n: int, first: int, second: int, third: int) -> float:
+    """The exact mean of |A n B n C| / |A u B u C|: over ``both`` = |A n B|, then ``all_`` of these
+    that C takes, then ``one`` that it takes of the images in A or B alone."""
+    from scipy.stats import hypergeom
+
+    both = np.arange(min(first, second) + 1)[:, None, None]
+    all_ = np.arange(third + 1)[None, :, None]
+    one = np.arange(third + 1)[None, None, :]
+    either = first + second - both
+    possible = (both >= first + second - n) & (all_ <= both) & (all_ + one <= third)
+    chance = hypergeom.pmf(both, n, first, second) * hypergeom.pmf(all_, n, both, third)
+    rest = np.where(possible, third - all_, 0)
+    chance = chance * hypergeom.pmf(one, n - both, either - both, rest)
+    union = np.maximum(either + third - all_ - one, 1)
+    return float(np.where(possible, np.nan_to_num(chance) * all_ / union, 0.0).sum())
 
 
 def jaccard_of_random_ties(values: Values, size: int, other: Mask) -> float:

@@ -1,6 +1,8 @@
 """``lrat analyse``: how a run's model sees its images, kept in the run's folder."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,24 +14,23 @@ from torch import nn
 
 from lrat.acceleration import View, evaluating
 from lrat.analysis import (
+    Look,
     agreement,
     check_points,
     embed,
     last_layer,
-    margin_distributions,
     read_recorded,
     top_sets,
     weight_statistics,
 )
-from lrat.analysis.embedding import LEAST, engine_of, perplexity_of
+from lrat.analysis.embedding import LEAST
 from lrat.analysis.views import Columns
-from lrat.analysis.weights import EDGES, LOW
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
-from lrat.evaluation.statistics import wilson
 from lrat.evaluation.suites import Member
 from lrat.experiments import build
+from lrat.experiments.analysing_figures import draw
 from lrat.experiments.analysing_rankings import Ranking, rank_folder
 from lrat.experiments.analysing_request import Analysis, AnalysisRequest
 from lrat.experiments.analysing_store import (
@@ -43,6 +44,12 @@ from lrat.experiments.analysing_store import (
     AnalysisStore,
 )
 from lrat.experiments.analysing_subject import Analysed, open_run
+from lrat.experiments.analysing_summary import (
+    about,
+    about_embedding,
+    about_weights,
+    floor_of,
+)
 from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
 from lrat.experiments.environment import environment
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices
@@ -69,12 +76,13 @@ def analyse_run(
     now, if they were moved. Raises the errors of ``lrat.errors``.
     """
     request.check()
-    began = time.perf_counter()
+    before = time.perf_counter()
     subject = open_run(run, request.checkpoint, request.part, data=data, data_root=data_root)
     images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)
     check_points(min(request.points, len(images)))
     with build.threads(subject.config):
-        return _Work(subject, request, images, progress, began).run()
+        opening = time.perf_counter() - before
+        return _Work(subject, request, images, progress, {"opening": opening}).run()
 
 
 @dataclass
@@ -85,28 +93,19 @@ class _Work:
     request: AnalysisRequest
     images: ImageData
     progress: ProgressCallback | None
-    began: float
+    seconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> Analysis:
-        config, request = self.subject.config, self.request
+        began = time.perf_counter()
+        request = self.request
         place = build.device(request.device)
         network = self.subject.network.to(place)
         folder = self.subject.run / ANALYSES / request.folder_name(len(self.images))
         store = AnalysisStore(folder)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))
-        wanted = looks_of(config, again=request.again, saa=request.saa)
-        identity: dict[str, Any] = {
-            **model_identity(network),
-            "data": self.images.digest(),
-            "part": request.part,
-            "threat": config.threat,
-            "attacks": {
-                look.name: Member(name=look.name, attack=look.attack).description for look in wanted
-            },
-            "seed": request.seed,
-            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
-        }
+        wanted = looks_of(self.subject.config, again=request.again, saa=request.saa)
+        identity = self._identity(network, view, wanted)
         changed = store.open(identity)
         if changed is not None:
             self.notes.append(f"an earlier analysis was out of date and was made anew ({changed})")
@@ -117,31 +116,72 @@ class _Work:
             self.images,
             wanted,
             store=store,
-            threat=build.threat(config.threat),
+            threat=build.threat(self.subject.config.threat),
             seed=request.seed,
             batch_size=request.batch_size,
             device=place,
             progress=self.progress,
         )
-        views = {**attacked.columns, **top_sets(attacked.columns, request.top)}
+        self.seconds["attacks"] = attacked.seconds
+        made = self._found(store, network, place, identity, attacked.columns)
+        with self._timed("figures"):
+            drawn = draw(made)
+        whole = time.perf_counter() - began
+        spent = sum(self.seconds.values()) - self.seconds["opening"]
+        if attacked.images or earlier is None:
+            times = {**self.seconds, "rest": whole - spent, "images_attacked": attacked.images}
+        else:  # nothing was attacked: the times are those of the call that did
+            times = earlier.get("seconds", self.seconds)
+        made.summary["seconds"] = times
+        store.write_json(SUMMARY, made.summary)
+        return replace(made, figures=tuple(each.pdf for each in drawn))
+
+    def _identity(
+        self, network: nn.Module, view: nn.Module, wanted: Sequence[Look]
+    ) -> dict[str, Any]:
+        """Everything that the views depend on, but for the device."""
+        return {
+            **model_identity(network),
+            "data": self.images.digest(),
+            "part": self.request.part,
+            "threat": self.subject.config.threat,
+            "attacks": {
+                look.name: Member(name=look.name, attack=look.attack).description for look in wanted
+            },
+            "seed": self.request.seed,
+            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+        }
+
+    def _found(
+        self,
+        store: AnalysisStore,
+        network: nn.Module,
+        place: torch.device,
+        identity: dict[str, Any],
+        columns: Columns,
+    ) -> Analysis:
+        """Everything that follows from the views, written as it is made; the summary is not."""
+        views = {**columns, **top_sets(columns, self.request.top)}
         store.write(VULNERABILITY, views)
-        overlap = agreement(attacked.columns, request.top)
+        overlap = agreement(columns, self.request.top)
         store.write_json(OVERLAP, overlap)
+        self._note_ties(overlap)
         weights = self._weights(store)
         rankings = self._rankings(store, identity["model"])
-        self._note_ties(overlap)
-        before = time.perf_counter()
-        embedding = self._embedding(store, network, place)
-        embedding_seconds = time.perf_counter() - before
+        with self._timed("embedding"):
+            embedding = self._embedding(store, network, place)
         summary = {
-            **self._about(attacked.columns, overlap, weights, embedding),
-            "identity": identity,
-            "environment": environment(place),
+            **about(self.subject, self.request, self.images, columns),
+            "size": overlap["size"],
+            "weights": about_weights(self.subject, weights),
+            "embedding": about_embedding(self.request, embedding),
             "rankings": [ranking.name for ranking in rankings],
             "notes": self.notes,
+            "identity": identity,
+            "environment": environment(place),
         }
-        made = Analysis(
-            folder=folder,
+        return Analysis(
+            folder=store.folder,
             summary=summary,
             overlap=overlap,
             views=views,
@@ -149,74 +189,17 @@ class _Work:
             embedding=embedding,
             rankings=rankings,
         )
-        whole = time.perf_counter() - self.began
-        if attacked.images or earlier is None:
-            summary["seconds"] = {
-                "attacks": attacked.seconds,
-                "embedding": embedding_seconds,
-                "rest": whole - attacked.seconds - embedding_seconds,
-                "images_attacked": attacked.images,
-            }
-        else:  # nothing was attacked: the times are those of the call that did
-            summary["seconds"] = earlier.get("seconds")
-        store.write_json(SUMMARY, summary)
-        return made
 
-    def _about(
-        self,
-        views: Columns,
-        overlap: dict[str, Any],
-        weights: Columns | None,
-        embedding: Columns | None,
-    ) -> dict[str, Any]:
-        """What the numbers are of."""
-        config, request = self.subject.config, self.request
-        n = len(self.images)
-        right = wilson(int(views["correct"].sum()), n)
-        points = 0 if embedding is None else len(embedding["index"])
-        return {
-            "method": config.method.name,
-            "data": config.data.name,
-            "model": config.model.name,
-            "threat": config.threat,
-            "training_seed": config.seed,
-            "checkpoint": request.checkpoint,
-            "part": request.part,
-            "images": n,
-            "of": len(self.subject.images),
-            "classes": self.subject.classes,
-            "class_names": list(self.images.class_names),
-            "seed": request.seed,
-            "top": request.top,
-            "size": overlap["size"],
-            "max_steps": config.attack.steps,
-            "right_when_clean": vars(right),
-            "margins": margin_distributions(views),
-            "weights": self._about_weights(weights),
-            "embedding": {
-                "points": points,
-                "engine": engine_of(points),
-                "perplexity": perplexity_of(points) if points >= LEAST else None,
-                "of": "last-layer outputs (logits) of clean images",
-                "seed": request.seed,
-            },
-        }
-
-    def _about_weights(self, weights: Columns | None) -> dict[str, Any] | None:
-        if weights is None:
-            return None
-        return {
-            "epochs": [int(epoch) for epoch in np.unique(weights["epoch"])],
-            "terms": list(dict.fromkeys(str(term) for term in weights["term"])),
-            "edges": [float(edge) for edge in EDGES[:-1]],  # the last bin is open
-            "low": LOW,
-            "floor": _floor(self.subject),
-        }
+    @contextmanager
+    def _timed(self, work: str) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.seconds[work] = time.perf_counter() - before
 
     def _weights(self, store: AnalysisStore) -> Columns | None:
         """The statistics of the recorded epochs; None, and a note, where there are none."""
         recorded = list(read_recorded(self.subject.run / _RECORDED))
-        table = weight_statistics(recorded, floor=_floor(self.subject))
+        table = weight_statistics(recorded, floor=floor_of(self.subject))
         if table:
             store.write(WEIGHTS, table)
             return table
@@ -282,14 +265,7 @@ class _Work:
             )
             return None
         order = np.argsort(index, kind="stable")
-        label = shown.labels.cpu().numpy()
-        table = dict(zip(names, (index, label, points[:, 0], points[:, 1]), strict=True))
-        table = {name: values[order] for name, values in table.items()}
+        columns = (index, shown.labels.cpu().numpy(), points[:, 0], points[:, 1])
+        table = {name: each[order] for name, each in zip(names, columns, strict=True)}
         store.write(EMBEDDING, table)
         return table
-
-
-def _floor(subject: Analysed) -> float:
-    """C of Eq. 7 for methods that have it."""
-    method = subject.config.method
-    return method.min_weight if "min_weight" in build.METHODS[method.name].uses else 0.0

@@ -104,5 +104,5 @@ def _progress(parts: Sequence[Columns], total: int) -> Progress:
 
 
 def _standing(part: Columns) -> npt.NDArray[np.bool_]:
-    held: npt.NDArray[np.bool_] = (part["margin_pgd"] > 0) & (part["margin_cw"] > 0)
-    return held & part["correct"].astype(bool)
+    after: npt.NDArray[np.bool_] = (part["margin_pgd"] > 0) & (part["margin_cw"] > 0)
+    return np.logical_and(after, part["correct"])

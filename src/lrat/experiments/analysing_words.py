@@ -27,7 +27,9 @@ def words_of(analysis: Analysis) -> str:
         parts.append(_weights(analysis.weights))
     parts += [str(ranking) for ranking in analysis.rankings]
     parts.append("\n".join(f"note: {note}" for note in analysis.summary["notes"]))
-    parts.append("\n".join([_time(analysis.summary), f"evidence in {analysis.folder}"]))
+    parts.append(
+        "\n".join([_time(analysis.summary), f"evidence in {analysis.folder}", *_figures(analysis)])
+    )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -108,9 +110,15 @@ def _weights(weights: Columns) -> str:
     return f"{aligned(rows)}\n{about}"
 
 
+def _figures(analysis: Analysis) -> list[str]:
+    names = ", ".join(path.stem for path in analysis.figures)
+    return [f"figures there in figures: {names}"] if names else []
+
+
 def _time(summary: Mapping[str, Any]) -> str:
     seconds = summary["seconds"]
     return (
-        f"attacks {seconds['attacks']:.1f} s ({seconds['images_attacked']} images), t-SNE "
-        f"{seconds['embedding']:.1f} s, all else {seconds['rest']:.1f} s"
+        f"opening {seconds['opening']:.1f} s, attacks {seconds['attacks']:.1f} s "
+        f"({seconds['images_attacked']} images), t-SNE {seconds['embedding']:.1f} s, figures "
+        f"{seconds['figures']:.1f} s, all else {seconds['rest']:.1f} s"
     )
