@@ -1,7 +1,7 @@
 """t-SNE of training images: where views agree on the most vulnerable (Figure 3), and classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,24 @@ _GAP = 0.09
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Of the images [n]: the ``consistent`` and ``inconsistent`` ones between views ``name``."""
+    """Of the images [n]: the ``consistent`` and ``inconsistent`` ones between views ``name``.
+
+    ``both`` and ``either``: how many these are among all images, also where only some are shown.
+    """
 
     name: str
     consistent: Mask
     inconsistent: Mask
+    both: int
+    either: int
 
     def __str__(self) -> str:
         """``GD – CW: 912 of 3,088 consistent``."""
-        either = int(self.consistent.sum() + self.inconsistent.sum())
-        return f"{self.name}: {int(self.consistent.sum()):,} of {either:,} consistent"
+        return f"{self.name}: {self.both:,} of {self.either:,} consistent"
+
+    def at(self, rows: npt.NDArray[Any]) -> "Agreement":
+        """Only these rows to be shown, the counts still those of all images."""
+        return replace(self, consistent=self.consistent[rows], inconsistent=self.inconsistent[rows])
 
 
 def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
@@ -64,7 +72,15 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
         name = " – ".join(shortened(each, 12).upper() for each in group)
         if len(group) > 2:
             name = f"union: {name}"
-        made.append(Agreement(name=name, consistent=every, inconsistent=some & ~every))
+        made.append(
+            Agreement(
+                name=name,
+                consistent=every,
+                inconsistent=some & ~every,
+                both=int(every.sum()),
+                either=int(some.sum()),
+            )
+        )
     return made
 
 
@@ -132,7 +148,7 @@ def _panel(
     base = size * _size(len(points))
     rest = ~(shown.consistent | shown.inconsistent)
     handles = []
-    # The fewer lie on top; triangles for those who see no difference of hue.
+    # The consistent lie on top, as triangles for those who see no difference of hue.
     for mask, colour, marker, factor in (
         (rest, GREY, "o", 0.5),
         (shown.inconsistent, INCONSISTENT, "o", 1.0),
@@ -149,9 +165,10 @@ def _panel(
             )
         )
     _bare(axes, points)
-    both, either = int(shown.consistent.sum()), int((shown.consistent | shown.inconsistent).sum())
     first = f"({letter}) {shown.name}" if letter else shown.name
-    share = f"{100 * both / either:.0f} % of {either:,} consistent" if either else "none"
+    share = "none"
+    if shown.either:
+        share = f"{100 * shown.both / shown.either:.0f} % of {shown.either:,} consistent"
     axes.set_title(f"{first}\n{share}", pad=2, fontsize=7 if size < 1 else 8)
     return handles
 

@@ -28,6 +28,8 @@ _HEIGHT = 2.2
 _FEW = 12
 """Up to so many epochs each is a marker too; a single one could not be seen otherwise."""
 _MARKERS = "osD^vP"
+_STRIP = 0.2
+_MARK_ROWS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,9 @@ def accuracy_figure(
         figure = new_figure(COLUMN, _HEIGHT)
         axes = figure.add_subplot()
         lines = [_line(axes, place, curve) for place, curve in enumerate(curves)]
-        axes.set_ylim(*(limits or accuracy_limits(curves)))
+        low, high = limits or accuracy_limits(curves)
+        # Words on marks have a strip of their own below all curves.
+        axes.set_ylim(low - (_STRIP * (high - low) if marks else 0), high)
         every = np.concatenate([curve.epoch for curve in curves])
         axes.set_xlim(*widened(float(every.min()), float(every.max()), 0.03))
         _marks(axes, marks)
@@ -128,15 +132,19 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
 
 
 def _marks(axes: Any, marks: Sequence[Mark]) -> None:
-    """Each a dotted line; words at the foot, where curves that rise are not, one above another."""
+    """Each epoch a dotted line, what happens there in the strip at the foot, on two rows."""
     first, last = axes.get_xlim()
-    shown = [mark for mark in marks if first <= mark.epoch <= last]
-    for place, mark in enumerate(shown):
-        axes.axvline(mark.epoch, color="black", linewidth=0.7, linestyle=":")
-        right = mark.epoch > first + 0.6 * (last - first)
+    words: dict[float, str] = {}
+    for mark in sorted(marks, key=lambda mark: mark.epoch):
+        if first <= mark.epoch <= last:
+            before = words.get(mark.epoch)
+            words[mark.epoch] = f"{before}, {mark.words}" if before else mark.words
+    for place, (epoch, told) in enumerate(words.items()):
+        axes.axvline(epoch, color="black", linewidth=0.7, linestyle=":")
+        right = epoch > first + 0.6 * (last - first)
         axes.annotate(
-            mark.words,
-            (mark.epoch, 0.03 + 0.09 * place),
+            told,
+            (epoch, 0.025 + 0.08 * (place % _MARK_ROWS)),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if right else 2, 0),
             textcoords="offset points",

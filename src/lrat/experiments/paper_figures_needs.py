@@ -1,0 +1,208 @@
+"""What each figure of the paper needs: rows to train, evaluations and analyses of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrat.errors import RunFolderError, UnknownNameError
+from lrat.experiments.analysing import AnalysisRequest, analyse_run
+from lrat.experiments.evaluating import evaluate_run
+from lrat.experiments.paper_figures_analysis import StoredAnalysis
+from lrat.experiments.paper_figures_runs import FigureRun, different_images, runs_of
+from lrat.experiments.reproduce.claiming import read_preset
+from lrat.experiments.request import EvaluationRequest
+
+FIGURES: Mapping[str, str] = {
+    "figure1": "GAIRAT's weights; test accuracy per epoch under PGD and CW, SAT and GAIRAT",
+    "figure2": "the ranking of attacks over data sets, SAT, TRADES and their early-stopped models",
+    "figure3": "t-SNE of SAT's outputs: where views agree on the most vulnerable images",
+    "figure4": "the idea of local reweighting, from real images",
+    "figure5": "V_PGD and V_CW of the GAIRAT model, and the most vulnerable images of either view",
+    "figure6": "test accuracy per epoch of GAIRAT's weighting with CW as the simulated attack",
+}
+PARTS: Mapping[str, str] = {"figure1": "abc", "figure3": "abcd", "figure5": "abcdef"}
+SUITE = Path(__file__).with_name("ranking.yaml")
+"""The attacks that Figure 2 ranks."""
+RANKING = "ranking"
+OUT = "figures"
+_ROWS: Mapping[str, tuple[str, ...]] = {
+    "figure1": ("sat", "gairat"),
+    "figure2": ("sat", "trades"),
+    "figure3": ("sat",),
+    "figure4": ("sat",),
+    "figure5": ("gairat",),
+    "figure6": ("gairat-cw",),
+}
+_ROW_OF_PART = {"figure1a": ("gairat",), "figure1b": ("sat",), "figure1c": ("gairat",)}
+_SHOWN_POINTS = 5000
+_IDEA_IMAGES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationNeed:
+    """An evaluation of a finished run, as ``evaluate_run(run, request, checkpoint=)`` makes it."""
+
+    run: Path
+    checkpoint: str
+    request: EvaluationRequest
+
+    @property
+    def command(self) -> str:
+        limit = f" --limit {self.request.limit}" if self.request.limit else ""
+        return (
+            f"lrat evaluate {self.run} --checkpoint {self.checkpoint} --suite "
+            f"{self.request.suite}{limit}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisNeed:
+    """An analysis of a finished run, as ``analyse_run(run, request)`` makes it."""
+
+    run: Path
+    request: AnalysisRequest
+
+    @property
+    def command(self) -> str:
+        wanted = self.request
+        limit = f" --limit {wanted.limit}" if wanted.limit else ""
+        saa = " --saa" if wanted.saa else ""
+        return (
+            f"lrat analyse {self.run} --checkpoint {wanted.checkpoint} --points "
+            f"{wanted.points}{limit}{saa}"
+        )
+
+
+def whole_and_part(name: str) -> tuple[str, str]:
+    """``figure3b`` is ("figure3", "b"); ``UnknownNameError`` for what the paper has not."""
+    whole, part = name[: len("figure1")], name[len("figure1") :]
+    if whole not in FIGURES or (part and part not in PARTS.get(whole, "")) or len(part) > 1:
+        known = [*FIGURES, *(f"{each}{part}" for each, parts in PARTS.items() for part in parts)]
+        raise UnknownNameError("figure", name, known)
+    return whole, part
+
+
+def rows_needed(name: str) -> tuple[str, ...]:
+    """The rows (methods) whose runs the figure reads: ``figure1`` or one of its parts."""
+    whole, _ = whole_and_part(name)
+    return _ROW_OF_PART.get(name, _ROWS[whole])
+
+
+def analyses_needed(
+    name: str, folder: Path, data_root: str | None = None
+) -> tuple[AnalysisNeed, ...]:
+    """The analyses that the figure reads of the finished runs in a reproduction's ``folder``.
+
+    Those of the lowest seed alone: t-SNE and histograms are of one model. A row without a finished
+    run needs none yet.
+    """
+    whole, _ = whole_and_part(name)
+    if whole not in {"figure3", "figure4", "figure5"}:
+        return ()
+    return tuple(
+        AnalysisNeed(run=run.folder, request=analysis_request(whole, run))
+        for row in rows_needed(name)
+        for run in runs_of(folder, row, data_root)[:1]
+    )
+
+
+def analysis_request(whole: str, run: FigureRun) -> AnalysisRequest:
+    """All training images with the views of Figures 3 and 5; a sample with SAA for Figure 4."""
+    if whole == "figure4":
+        return AnalysisRequest(checkpoint=run.checkpoint, limit=_IDEA_IMAGES, points=0, saa=True)
+    return AnalysisRequest(checkpoint=run.checkpoint, points=_SHOWN_POINTS)
+
+
+def evaluations_needed(
+    name: str, folder: Path, data_root: str | None = None
+) -> tuple[EvaluationNeed, ...]:
+    """The evaluations that the figure reads: of Figure 2's models, final and early-stopped, on as
+    many test images as the run monitored."""
+    whole, _ = whole_and_part(name)
+    if whole != "figure2":
+        return ()
+    return tuple(
+        EvaluationNeed(
+            run=run.folder,
+            checkpoint=checkpoint,
+            request=EvaluationRequest(suite=str(SUITE), limit=run.config.training.monitor.limit),
+        )
+        for row in rows_needed(name)
+        for run in different_images(runs_of(folder, row, data_root))
+        for checkpoint in ("last", run.drop)
+    )
+
+
+def prepare_figure(
+    name: str,
+    folder: Path,
+    *,
+    data_root: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Make the evaluations and analyses that the figure lacks, of the runs that are finished.
+
+    What is there already is read back; an interrupted call is continued by the next. Raises
+    ``RunFolderError`` before anything is made where a row has no finished run.
+    """
+    for row in rows_needed(name):
+        check_row(name, folder, row)
+    for needed in evaluations_needed(name, folder, data_root):
+        say(f"{name}: {needed.command}")
+        evaluate_run(needed.run, needed.request, checkpoint=needed.checkpoint, data_root=data_root)
+    for wanted in analyses_needed(name, folder, data_root):
+        say(f"{name}: {wanted.command}")
+        analyse_run(wanted.run, wanted.request, data_root=data_root)
+
+
+def check_row(name: str, folder: Path, row: str) -> None:
+    """``RunFolderError`` with the command that trains the row where no run of it is finished."""
+    if not runs_of(folder, row):
+        preset = read_preset(folder)["preset"]
+        raise RunFolderError(
+            f"{name} needs a finished run of {row}, {folder} has none: `lrat reproduce {name} "
+            f"--preset {preset} --out {folder}` trains it"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A figure to draw: ``part`` is empty for all of them."""
+
+    whole: str
+    part: str
+    folder: Path
+    also: tuple[Path, ...]
+    root: str | None
+    out: Path
+
+    @property
+    def name(self) -> str:
+        return self.whole + self.part
+
+    @property
+    def parts(self) -> str:
+        return self.part or PARTS[self.whole]
+
+    def stem(self, part: str = "") -> Path:
+        return self.out / f"{self.whole}{part}"
+
+    def runs(self, row: str, folder: Path | None = None) -> list[FigureRun]:
+        """The finished runs of a row, at least one; ``RunFolderError`` names the command."""
+        place = folder or self.folder
+        runs = runs_of(place, row, self.root)
+        if not runs:
+            check_row(self.name, place, row)
+        return runs
+
+    def stored(self, row: str) -> StoredAnalysis:
+        """The analysis of a row's first run; ``RunFolderError`` names the command without it."""
+        run = self.runs(row)[0]
+        request = analysis_request(self.whole, run)
+        stored = run.analysis(request)
+        if stored is None:
+            command = AnalysisNeed(run=run.folder, request=request).command
+            raise RunFolderError(
+                f"{self.name} needs an analysis of {run.folder}: `{command}` makes it"
+            )
+        return stored

@@ -1,0 +1,71 @@
+"""Figure 2: which attack is strongest, over data sets and methods."""
+
+from collections.abc import Sequence
+
+from lrat.errors import RunFolderError
+from lrat.evaluation import EvaluationResult, Outcomes
+from lrat.experiments.analysing_rankings import rank
+from lrat.experiments.paper_figures_analysis import sentences
+from lrat.experiments.paper_figures_needs import RANKING, SUITE, Asked, rows_needed
+from lrat.experiments.paper_figures_runs import FigureRun, different_images
+from lrat.experiments.reproduce.claiming import read_preset
+from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
+
+_LABELS = {"sat": "AT", "trades": "TRADES"}
+
+
+def attack_rankings(asked: Asked) -> list[Drawn]:
+    """The attacks of ``ranking.yaml`` on each data set's models."""
+    models, words = [], []
+    for folder in (asked.folder, *asked.also):
+        for row in rows_needed(asked.whole):
+            runs = different_images(asked.runs(row, folder))
+            for checkpoint, label in (
+                ("last", _LABELS[row]),
+                (None, f"{_LABELS[row]}-60"),
+            ):
+                pooled = _pooled(asked, runs, checkpoint)
+                models.append(
+                    RankedModel(
+                        data=str(read_preset(folder)["preset"]),
+                        method=label,
+                        accuracy={name: pooled.accuracy[name].value for name in pooled.names[1:]},
+                        tied=frozenset(map(frozenset, rank(pooled, name=label).ties)),
+                    )
+                )
+                words.append(_about(len(pooled.index), label, runs, checkpoint or runs[0].drop))
+    caption = sentences(
+        "attacks from the strongest (1) to the weakest on each model; in the boxes the accuracy "
+        "(%) that each leaves; lines that cross are rankings that change",
+        "grey bars join neighbours that the images do not tell apart (exact McNemar tests, Holm "
+        "over all pairs of a model, 5 % level)",
+        "AT is sat; -60: the weights of the first epoch at the lower learning rate",
+        *words,
+    )
+    return [ranking_figure(models, asked.stem(), caption=caption)]
+
+
+def _pooled(asked: Asked, runs: Sequence[FigureRun], checkpoint: str | None) -> EvaluationResult:
+    """Over all test images of several folds, each by the model that did not train on it."""
+    results = []
+    for run in runs:
+        result = run.evaluation(checkpoint or run.drop, RANKING)
+        if result is None:
+            raise RunFolderError(
+                f"{asked.name} needs an evaluation of {run.folder}: `lrat evaluate {run.folder} "
+                f"--checkpoint {checkpoint or run.drop} --suite {SUITE}` makes it"
+            )
+        results.append(result)
+    return EvaluationResult(
+        outcomes=Outcomes.concatenate(result.outcomes for result in results),
+        identity=results[0].identity,
+    )
+
+
+def _about(images: int, label: str, runs: Sequence[FigureRun], checkpoint: str) -> str:
+    seeds = ", ".join(str(run.seed) for run in runs)
+    config = runs[0].config
+    return (
+        f"{label} on {config.data.name}: {config.threat}, {config.model.name}, {checkpoint} of "
+        f"{config.training.epochs} epochs, n = {images:,} test images, seed {seeds}"
+    )

@@ -1,0 +1,261 @@
+"""What figures read of a reproduction's folder: finished runs, their epochs, weights, analyses."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.analysis import read_recorded
+from lrat.errors import RunFolderError
+from lrat.evaluation import EvaluationResult, wilson
+from lrat.evaluation.storage import SUMMARY
+from lrat.experiments.analysing_request import AnalysisRequest
+from lrat.experiments.analysing_store import ANALYSES
+from lrat.experiments.config import RunConfig
+from lrat.experiments.folder import EVALUATIONS, MODEL, evaluated, read_config
+from lrat.experiments.paper_figures_analysis import StoredAnalysis
+from lrat.experiments.reproduce.claiming import read_preset
+from lrat.experiments.reproduce.collecting import image_counts
+from lrat.experiments.reproduce.layout import finished_runs
+from lrat.experiments.reproduce.presets import Choice, drop_epoch
+from lrat.experiments.run import load_weights
+from lrat.experiments.subjects import weights_digest
+from lrat.reporting.figures import AccuracyCurve, Mark
+
+_FOLDED = "digits"
+"""The data set whose test images depend on the training seed."""
+_FOLDS = 5
+_MOST_DROPS = 3
+_DROP = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureRun:
+    """A finished run of a reproduction; ``root``: where its data lie now, None where they lay."""
+
+    row: str
+    seed: int
+    folder: Path
+    checkpoint: str
+    root: str | None = None
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return read_config(self.folder)
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        path = self.folder / "metrics.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [dict(json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
+
+    @property
+    def fold(self) -> int:
+        """Which test images: equal for runs that are tested on the same ones."""
+        return self.config.seed % _FOLDS if self.config.data.name == _FOLDED else 0
+
+    @cached_property
+    def epoch(self) -> int:
+        """Of the reported weights, counted from 1."""
+        if self.checkpoint.startswith("epoch-"):
+            return int(self.checkpoint.removeprefix("epoch-"))
+        path = self.folder / MODEL
+        try:
+            return int(json.loads(path.read_text(encoding="utf-8"))["selected_epoch"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
+
+    @cached_property
+    def drop(self) -> str:
+        """The checkpoint of the paper's early stopping: the first epoch at the lower rate."""
+        return f"epoch-{drop_epoch(self.config)}"
+
+    @property
+    def reweighted_from(self) -> int:
+        """The first epoch in which weights by steps survived act, counted from 1."""
+        training = self.config.training
+        length = training.schedule_epochs or training.epochs
+        return math.ceil(self.config.method.gairat_begin * length - 1e-9) + 1
+
+    @property
+    def monitored(self) -> int:
+        """How many test images are attacked after an epoch."""
+        data = self.config.data
+        if self.root is not None:
+            data = data.model_copy(update={"root": self.root})
+        _, images = image_counts(data, self.config.seed)
+        limit = self.config.training.monitor.limit
+        return images if limit is None else min(limit, images)
+
+    def digest(self, checkpoint: str) -> str:
+        """Of these weights, by which evaluations and analyses know them."""
+        return weights_digest(load_weights(self.folder, self.config, checkpoint))
+
+    def analysis(self, request: AnalysisRequest) -> StoredAnalysis | None:
+        """The finished analysis of these very weights that ``request`` asks for, None without;
+        where it names no limit, that of the most images."""
+        digest = self.digest(request.checkpoint)
+        found: list[StoredAnalysis] = []
+        for path in sorted((self.folder / ANALYSES).glob(f"{request.checkpoint}-*/{SUMMARY}")):
+            stored = StoredAnalysis.read(path.parent)
+            images, there = int(stored.summary["images"]), int(stored.summary["of"])
+            wanted = images if request.limit is None else min(request.limit, there)
+            is_asked = path.parent.name == request.folder_name(images) and images == wanted
+            if is_asked and stored.summary["identity"].get("model") == digest:
+                found.append(stored)
+        return max(found, key=lambda each: int(each.summary["images"]), default=None)
+
+    def evaluation(self, checkpoint: str, suite: str) -> EvaluationResult | None:
+        """The finished evaluation of these weights by a suite, of the most images; None without."""
+        digest = self.digest(checkpoint)
+        folders = [
+            path.parent
+            for path in (self.folder / EVALUATIONS).glob(f"{checkpoint}-*/{SUMMARY}")
+            if evaluated(path.parent, "suite") == suite
+            and evaluated(path.parent, "model") == digest
+        ]
+        results = [EvaluationResult.from_folder(folder) for folder in sorted(folders)]
+        return max(results, key=lambda result: len(result.index), default=None)
+
+    def last_weights(self) -> tuple[int, npt.NDArray[np.float64]]:
+        """Epoch and raw weights [n] of the last recorded epoch up to the reported one in which the
+        weighting acted; of the last recorded one where the reported one lies before that.
+
+        Raises ``RunFolderError`` where no such epoch was recorded.
+        """
+        acting = [
+            each
+            for each in read_recorded(self.folder / "weights")
+            if each.epoch >= self.reweighted_from
+        ]
+        epochs = self.config.training.epochs
+        if self.reweighted_from > epochs:
+            raise RunFolderError(
+                f"{self.folder} was trained for {epochs} epochs and weighs its images from epoch "
+                f"{self.reweighted_from} on: train longer"
+            )
+        if not acting:
+            raise RunFolderError(
+                f"{self.folder} recorded no weights of epoch {self.reweighted_from} or later, in "
+                f"which {self.config.method.name} weighs its images: train it again with "
+                f"training.record_weights=[{epochs}]"
+            )
+        until = [each for each in acting if each.epoch <= self.epoch] or acting
+        chosen = until[-1]
+        return chosen.epoch, chosen.raw[np.isfinite(chosen.raw)]
+
+
+def runs_of(folder: Path, row: str, root: str | None = None) -> list[FigureRun]:
+    """The finished runs of a row in a reproduction's folder, by seed; none gives an empty list.
+
+    Raises ``RunFolderError`` for a folder that is no reproduction's.
+    """
+    preset = read_preset(folder)
+    choice = Choice.of(str(preset.get("preset")), [str(each) for each in preset.get("set", ())])
+    runs = [
+        FigureRun(row=place.row, seed=place.seed, folder=place.folder, checkpoint="", root=root)
+        for place in finished_runs(folder)
+        if place.row == row
+    ]
+    return [
+        replace(run, checkpoint=choice.checkpoint(run.config))
+        for run in sorted(runs, key=lambda run: run.seed)
+    ]
+
+
+def different_images(runs: Sequence[FigureRun]) -> list[FigureRun]:
+    """The first run of each set of test images: all folds of digits, else the lowest seed alone."""
+    first: dict[int, FigureRun] = {}
+    for run in runs:
+        first.setdefault(run.fold, run)
+    return list(first.values())
+
+
+def accuracy_curves(runs: Sequence[FigureRun]) -> list[AccuracyCurve]:
+    """Test accuracy per epoch under each attack that all ``runs`` (at least one) monitored.
+
+    The mean over seeds with Wilson's interval for that share of all different images; an interval
+    over images, which says nothing of the spread over seeds. Raises ``RunFolderError`` for a run
+    that monitored no test accuracy.
+    """
+    attacks = _monitored(runs)
+    epochs = sorted(
+        set.intersection(
+            *({int(line["epoch"]) for line in run.records if line["monitor"]} for run in runs)
+        )
+    )
+    counts = [run.monitored for run in runs]
+    images = sum(run.monitored for run in different_images(runs))
+    curves = []
+    for attack in attacks:
+        shares = np.asarray(
+            [
+                [_share(run, epoch, attack, count) for epoch in epochs]
+                for run, count in zip(runs, counts, strict=True)
+            ]
+        )
+        mean = shares.mean(0)
+        ends = [wilson(round(share * images), images) for share in mean]
+        curves.append(
+            AccuracyCurve(
+                name=attack,
+                epoch=np.asarray(epochs),
+                runs=shares,
+                value=mean,
+                low=np.asarray([end.low for end in ends]),
+                high=np.asarray([end.high for end in ends]),
+            )
+        )
+    return curves
+
+
+def _monitored(runs: Sequence[FigureRun]) -> list[str]:
+    for run in runs:
+        monitor = run.config.training.monitor
+        if not monitor.attacks or monitor.split != "test":
+            raise RunFolderError(
+                f"{run.folder} measured no test accuracy under attack per epoch: train it again "
+                "with training.monitor.attacks=[pgd-20,cw-20]"
+            )
+    others = [set(run.config.training.monitor.attacks) for run in runs[1:]]
+    first = runs[0].config.training.monitor.attacks
+    return [attack for attack in first if all(attack in other for other in others)]
+
+
+def _share(run: FigureRun, epoch: int, attack: str, images: int) -> float:
+    line = next(line for line in run.records if line["epoch"] == epoch)
+    share = float(line["monitor"][attack])
+    # The number of images is the configuration's; a share that no such number gives says
+    # that the data are others now, and every interval would be wrong.
+    if abs(share * images - round(share * images)) > 1e-3:
+        raise RunFolderError(
+            f"{run.folder}: accuracy {share} in epoch {epoch} is of another number of images than "
+            f"{images}: name the run's own data by --data-root"
+        )
+    return share
+
+
+def marks_of(run: FigureRun, *, weighted: bool) -> list[Mark]:
+    """Where weights begin to act, for methods that have a beginning, and where the learning rate
+    falls at once."""
+    marks = []
+    if weighted:
+        marks.append(Mark(epoch=run.reweighted_from, words="reweighting begins"))
+    drops = [
+        (int(line["epoch"]), float(line["lr"]) / float(before["lr"]))
+        for before, line in zip(run.records, run.records[1:], strict=False)
+        if float(before["lr"]) > 0 and float(line["lr"]) < _DROP * float(before["lr"])
+    ]
+    if len(drops) <= _MOST_DROPS:
+        marks += [Mark(epoch=epoch, words=f"rate × {ratio:.2g}") for epoch, ratio in drops]
+    return marks
