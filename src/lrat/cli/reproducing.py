@@ -18,7 +18,7 @@ def reproduce(
         str, typer.Option(help="digits, fashion-mnist, cifar10-small or cifar10.")
     ] = "digits",
     rows: Annotated[
-        str | None, typer.Option(help="Only these, as sat,lrat-saa; see `lrat list methods`.")
+        str | None, typer.Option(help="Only these, as sat,lrat-saa; of a sensitivity its studies.")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="How many, as 3, or which, as 0,2; the preset's by default.")
@@ -32,6 +32,10 @@ def reproduce(
         str | None, typer.Option(help="quick, tier, paper or strong instead of the usual one.")
     ] = None,
     set_: Set = None,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Figure 2: a results folder of another preset, shown too; repeatable."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Results folder; results/PRESET by default.")
     ] = None,
@@ -49,11 +53,12 @@ def reproduce(
         target=target,
         choice=choice,
         out=Path("results") / preset if out is None else out,
-        rows=None if rows is None else rows_in(rows, choice),
+        rows=None if rows is None else rows_in(rows, choice, target),
         seeds=None if seeds is None else seeds_in(seeds),
         workers=workers,
         suite=suite,
         limit=limit,
+        also=tuple(also or ()),
         command=shlex.join(["lrat", *sys.argv[1:]]),
     )
     with rows_progress() as watcher:

@@ -164,7 +164,7 @@ class Choice:
     def config(self, row: str, seed: int, changed: Mapping[str, Any] | None = None) -> RunConfig:
         """What the row trains with this seed; ``changed``: further settings of the row.
 
-        The user's own settings win over everything but method, seed and place of the data.
+        The user's own settings win over the preset's, but not over what makes the row.
         """
         own = parse_assignments(self.set)
         plain = load_config(self.preset.settings, own)
@@ -173,16 +173,20 @@ class Choice:
         return load_config(
             self.preset.settings,
             self._recorded(plain),
-            self.preset.rows.get(row, {"method": {"name": row}}),
-            changed or {},
             computed,
             own,
+            self.preset.rows.get(row, {"method": {"name": row}}),
+            changed or {},
             {"seed": seed, "data": place},
         )
 
     def checkpoint(self, config: RunConfig) -> str:
         """Which weights of a run are reported: ``selected`` or ``epoch-60``."""
         return f"epoch-{drop_epoch(config)}" if self.preset.reports_drop else "selected"
+
+    def sets(self, key: str) -> bool:
+        """Whether the user chose this setting, as ``training.epochs``."""
+        return any(assignment.partition("=")[0] == key for assignment in self.set)
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The row's seeds by default."""

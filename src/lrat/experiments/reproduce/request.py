@@ -7,24 +7,28 @@ from pathlib import Path
 
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.experiments import build, catalogue
+from lrat.experiments.paper_figures_needs import FIGURES, PARTS
 from lrat.experiments.reproduce.presets import Choice
+from lrat.experiments.reproduce.sensitivity_rows import check_studies
 
 TABLES = ("table1", "table2")
-FIGURES = ("1", "1a", "1b", "1c", "2", "3", "3a", "3b", "3c", "3d", "4", "5", "6")
-FIGURE_PARTS_OF_5 = tuple(f"5{letter}" for letter in "abcdef")
 SENSITIVITY = "sensitivity"
 TARGETS = (
     *TABLES,
-    *(f"figure{name}" for name in sorted((*FIGURES, *FIGURE_PARTS_OF_5))),
+    *(f"{name}{part}" for name in FIGURES for part in ("", *PARTS.get(name, ""))),
     SENSITIVITY,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """``rows`` and ``seeds`` None: the preset's. ``limit``: so many test images meet the suite,
-    None: the preset's number;
-    ``suite`` None: the target's own. ``workers`` None: one per processor, on a GPU one."""
+    """What to make (``target``) of which preset, and where.
+
+    ``rows`` (of a sensitivity: studies) and ``seeds`` None: the preset's. ``limit``: so many test
+    images meet the suite, None: the preset's number; ``suite`` None: the target's own. ``workers``
+    None: one per processor, on a GPU one. ``also``: results folders of other presets, whose models
+    Figure 2 shows too. ``command``: as it was typed, for the record.
+    """
 
     target: str
     choice: Choice
@@ -34,6 +38,7 @@ class Request:
     workers: int | None = None
     suite: str | None = None
     limit: int | None = None
+    also: tuple[Path, ...] = ()
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -79,11 +84,14 @@ def seeds_in(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def rows_in(text: str, choice: Choice) -> tuple[str, ...]:
-    """``sat,lrat-saa``: names of methods and of the preset's own rows, each once."""
+def rows_in(text: str, choice: Choice, target: str) -> tuple[str, ...]:
+    """``sat,lrat-saa``: names of methods and of the preset's own rows, each once; of a sensitivity
+    those of its studies."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise ConfigurationError("rows: name at least one, as sat,lrat-saa")
+    if target == SENSITIVITY:
+        return check_studies(dict.fromkeys(names))
     rows = [choice.row(name) for name in names]
     twice = sorted({row for row in rows if rows.count(row) > 1})
     if twice:

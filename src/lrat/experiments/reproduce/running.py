@@ -103,7 +103,7 @@ def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
         f"{warning}{request.target} on {preset.name}: {len(tasks)} runs on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of {threads} thread"
         f"{'' if threads == 1 else 's'}, {place.type}; about "
-        f"{duration(seconds) if seconds else 'nothing'} left if nothing else runs here; "
+        f"{duration(seconds) if seconds else 'nothing'} left, if nothing else runs here; "
         f"runs in {request.out}"
     )
 

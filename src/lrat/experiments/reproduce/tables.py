@@ -119,7 +119,7 @@ def make_table(
             seeds=tuple(run.seed for run in runs),
             scores={
                 column: over_seeds(
-                    [_count(run, column) for run in runs], same_images=source is None
+                    [count_right(run, column) for run in runs], same_images=source is None
                 )
                 for column in columns
             },
@@ -202,7 +202,7 @@ def _holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(corrected) for p in p_values]
 
 
-def _count(run: Evidence, column: str) -> tuple[int, int]:
+def count_right(run: Evidence, column: str) -> tuple[int, int]:
     """How many images of how many this run gets right."""
     if column == WORST_CASE:
         result = run.results[-1]
@@ -254,7 +254,7 @@ def _row_record(row: TableRow) -> dict[str, Any]:
 
 
 def _run_record(run: Evidence, row: TableRow) -> dict[str, Any]:
-    counts = {column: _count(run, column) for column in row.scores}
+    counts = {column: count_right(run, column) for column in row.scores}
     return {
         "seed": run.seed,
         "folder": run.folder.name,

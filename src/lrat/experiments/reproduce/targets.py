@@ -1,7 +1,9 @@
 """What ``lrat reproduce`` can be asked for, and who makes it."""
 
+from lrat.experiments.reproduce.drawing import reproduce_figure
 from lrat.experiments.reproduce.grid import Watcher
-from lrat.experiments.reproduce.request import TABLES, Request
+from lrat.experiments.reproduce.request import SENSITIVITY, TABLES, Request
+from lrat.experiments.reproduce.sensitivity import reproduce_sensitivity
 from lrat.experiments.reproduce.tabling import Report, reproduce_table
 
 
@@ -9,4 +11,6 @@ def reproduce_target(request: Request, watcher: Watcher) -> Report:
     """Make what ``request.target`` names. Raises ``LratError`` in one line."""
     if request.target in TABLES:
         return reproduce_table(request, watcher)
-    raise NotImplementedError
+    if request.target == SENSITIVITY:
+        return reproduce_sensitivity(request, watcher)
+    return reproduce_figure(request, watcher)

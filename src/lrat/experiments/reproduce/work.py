@@ -10,7 +10,7 @@ from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.reproduce.grid import EVALUATION_FORWARDS, STRONG
 
-_PGD, _CW, _SAA = "pgd", "cw", "saa"
+_PGD, _CW, _SAA, _FGSM = "pgd", "cw", "saa", "fgsm"
 _ATTACKS: Mapping[str, tuple[str, ...]] = {
     "natural": (),
     "gairat": (_PGD,),
@@ -23,6 +23,7 @@ _ATTACKS: Mapping[str, tuple[str, ...]] = {
     "gd+cw": (_CW, _PGD),
     "gd+saa": (_SAA, _PGD),
     "saa+cw+gd": (_SAA, _CW, _PGD),
+    "pgd+fgsm": (_PGD, _FGSM),
 }
 """What each method simulates; those that are not named, PGD."""
 MASKING_FORWARDS = 3_000.0
@@ -37,6 +38,7 @@ def training_forwards(config: RunConfig) -> float:
         _PGD: attack.steps + 1,
         _CW: attack.steps + 1,
         _SAA: attack.saa_targets * (attack.saa_steps + 1) + 1,
+        _FGSM: 2,
     }
     attacks = _ATTACKS.get(name, (_PGD,))
     total = sum(cost[each] for each in attacks) + (_SAA in attacks)
