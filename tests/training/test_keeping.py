@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted, SettingError
@@ -74,11 +75,11 @@ def test_by_minutes_since_the_last_one(tmp_path: Path, monkeypatch: pytest.Monke
         def on_step(self, progress: StepProgress) -> None:
             nonlocal now
             super().on_step(progress)
-            now += 61
+            now += 20.5
 
     clock = Clock(tmp_path)
-    run(tmp_path, watch=Watch(progress=clock), epochs=2, storage={"every_minutes": 2})
-    # Each step takes 61 seconds: after the third 122 have passed since the beginning.
+    run(tmp_path, watch=Watch(progress=clock), epochs=2, storage={"every_minutes": 2 / 3})
+    # Each step takes 20.5 seconds: after the third 41 have passed since the beginning.
     assert [names[-1:] for names in clock.seen] == [
         [],
         [],
@@ -255,3 +256,33 @@ def test_one_that_only_reads_takes_over_and_writes_nothing(tmp_path: Path) -> No
     keeper.epoch_ended(state)
     assert_same(keeper.selected(state), result.weights)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_long_training_is_saved_before_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill during the measurement costs is the measurement alone."""
+    monkeypatch.setattr("lrat.training.storage._SECONDS_WORTH_SAVING", 0.0)
+
+    def validate_and_die(model: nn.Module) -> dict[str, float]:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(tmp_path, watch=Watch(validate=validate_and_die))
+    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == [
+        "epoch-001-step-000004"
+    ]
+
+    class NoStep:
+        def on_step(self, progress: StepProgress) -> None:
+            assert progress.epoch > 1, "the steps of the first epoch were taken already"
+
+        def on_epoch(self, record: EpochRecord) -> None:
+            return
+
+    watch = Watch(validate=validate, progress=NoStep())
+    parts, result = run(tmp_path, watch=watch)
+    monkeypatch.undo()
+    whole, expected = run(tmp_path / "whole", watch=Watch(validate=validate))
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert timeless(result.records) == timeless(expected.records)

@@ -51,7 +51,9 @@ class Epochs:
             raise DataError(
                 f"epoch {state.epoch + 1}: the source gave no batch; give it at least one image"
             )
-        state.measuring = True
+        if not state.measuring:
+            state.measuring = True
+            self.keeper.steps_ended(state)
         try:
             with self._noticing():
                 record = measured(state, self.watch, self.optimisation)

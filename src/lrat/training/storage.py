@@ -18,6 +18,9 @@ from lrat.training.resuming import take_over
 from lrat.training.slices import portable
 from lrat.training.state import RunState, reported
 
+_SECONDS_WORTH_SAVING = 60.0
+"""Of training: so much is not left unsaved while an epoch is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
@@ -84,6 +87,10 @@ class Keeper(Protocol):
         """A step was taken: ``state`` stands after it."""
         ...
 
+    def steps_ended(self, state: RunState) -> None:
+        """All steps of an epoch were taken; what may take long now is to measure them."""
+        ...
+
     def epoch_ended(self, state: RunState) -> None:
         """An epoch is complete: ``state`` stands at the start of the next."""
         ...
@@ -144,6 +151,11 @@ class FolderKeeper:
         if not outcome.skipped:
             self._recorder.add(outcome, epoch=state.epoch + 1)
         if self._is_due(state):
+            self._save(state)
+
+    def steps_ended(self, state: RunState) -> None:
+        # A measurement of several processes is not left halfway, and a scheduler may not wait.
+        if self._writes and time.monotonic() - self._saved_at >= _SECONDS_WORTH_SAVING:
             self._save(state)
 
     def epoch_ended(self, state: RunState) -> None:
@@ -229,6 +241,9 @@ class MemoryKeeper:
         return None
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
+        return
+
+    def steps_ended(self, state: RunState) -> None:
         return
 
     def epoch_ended(self, state: RunState) -> None:
