@@ -1,0 +1,210 @@
+"""`lrat reproduce` as it is typed, on runs of seconds; stopped, continued, extended, refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from experiments.commands import Answer, contents, lrat, one_thread, process
+
+pytestmark = pytest.mark.xdist_group("reproduce")
+TINY = (
+    *("--set", "training.epochs=2", "--set", "model.width=4", "--set", "attack.steps=2"),
+    *("--set", "attack.saa_steps=2", "--set", "data.train_limit=150"),
+)
+TABLE = ("reproduce", "table1", *TINY, "--suite", "quick", "--seeds", "2", "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    out = tmp_path_factory.mktemp("reproduce") / "digits"
+    answer = process(*TABLE, "--rows", "sat,lrat-cw", "--out", out)
+    assert answer.status == 0, answer.err
+    return out, answer
+
+
+def record(out: Path, name: str = "table1") -> dict[str, object]:
+    return dict(json.loads((out / f"{name}.json").read_text()))
+
+
+def rows_of(out: Path) -> dict[str, list[int]]:
+    rows = record(out)["rows"]
+    assert isinstance(rows, list)
+    return {row["name"]: row["seeds"] for row in rows}
+
+
+def test_the_table_holds_the_rows_over_their_seeds(made: tuple[Path, Answer]) -> None:
+    out, answer = made
+    assert answer.err == ""
+    assert rows_of(out) == {"sat": [0, 1], "lrat-cw": [0, 1]}
+    text = (out / "table1.md").read_text()
+    assert text.startswith("# Table 1 on digits\n")
+    assert "| sat | " in text
+    assert "83.17" in text
+    assert "Not run: gairat, lsat-cw, lsat-saa, lrat-saa, lrat-saa+cw." in text
+    assert f"written: {out / 'table1.md'}, {out / 'table1.json'}" in answer.out
+    assert "; 4 of 4 runs done" in answer.out
+
+
+def test_numbers_are_those_of_the_runs(made: tuple[Path, Answer]) -> None:
+    out, _ = made
+    found = record(out)
+    rows = found["rows"]
+    assert isinstance(rows, list)
+    right = tested = 0
+    for run in rows[1]["runs"]:
+        (evaluation,) = (out / "runs" / run["folder"] / "evaluations").iterdir()
+        summary = json.loads((evaluation / "summary.json").read_text())
+        share = summary["accuracy"]["pgd-20"]
+        assert run["right"]["pgd-20"] == {
+            "images": round(share["value"] * share["n"]),
+            "of": share["n"],
+        }
+        right, tested = right + run["right"]["pgd-20"]["images"], tested + share["n"]
+    score = rows[1]["scores"]["pgd-20"]
+    assert score["value"] == pytest.approx(right / tested)
+    assert score["n"] == tested == 720
+    assert score["low"] <= score["value"] <= score["high"]
+    metrics = (out / "runs" / "lrat-cw-seed-0" / "metrics.jsonl").read_text().splitlines()
+    passes = json.loads(metrics[0])["passes"]
+    assert rows[1]["cost"]["forwards"] == passes["attack_forwards"] + passes["update_forwards"] == 3
+
+
+def test_runs_record_what_figures_need(made: tuple[Path, Answer]) -> None:
+    run = made[0] / "runs" / "sat-seed-1"
+    assert len(list((run / "weights").iterdir())) == 2
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(last["monitor"]) == {"natural", "pgd-20", "cw-20"}
+    assert (run / "checkpoints" / "epoch-002.json").is_file()
+
+
+def test_the_readme_says_what_was_run(made: tuple[Path, Answer]) -> None:
+    out, _ = made
+    text = (out / "README.md").read_text()
+    assert "# Reproduction: preset `digits`" in text
+    assert "`lrat reproduce table1 --set training.epochs=2" in text
+    assert "| sat | 0 1 |" in text
+    assert "| training.epochs | 2 |" in text
+    assert "| device |" in text
+
+
+def test_another_command_reuses_what_is_there_and_adds_its_rows(
+    made: tuple[Path, Answer],
+) -> None:
+    out, _ = made
+    before = {name: digest for name, digest in contents(out).items() if name.startswith("runs/")}
+    more = process(
+        *("reproduce", "table1", *TINY, "--suite", "quick", "--seeds", "0,", "--workers", "1"),
+        *("--rows", "sat,gairat", "--out", out),
+    )
+    assert more.status == 0, more.err
+    assert rows_of(out) == {"sat": [0, 1], "gairat": [0], "lrat-cw": [0, 1]}
+    after = contents(out)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        (("--preset", "cifar10"), "holds the preset 'digits', not 'cifar10'"),
+        (("--set", "training.lr=0.3"), "training.lr: 0.3 asked, 0.1 in the folder"),
+        (("--rows", "sat,sat"), "sat is there twice"),
+        (("--seeds", "0"), "seeds 0: at least 1"),
+        (("--rows", "lrat-sa"), "did you mean 'lrat-saa'"),
+        (("--set", "method.beta=3"), "method.beta does nothing in 'sat'"),
+        (("--suite", "quik"), "did you mean 'quick'"),
+        (("--preset", "digit"), "did you mean 'digits'"),
+    ],
+)
+def test_refusals_leave_the_folder_as_it_was(
+    changed: tuple[str, ...], cause: str, made: tuple[Path, Answer]
+) -> None:
+    out, _ = made
+    before = contents(out)
+    answer = lrat(*TABLE, "--rows", "sat", "--out", out, *changed)
+    assert cause in answer.complaint
+    assert contents(out) == before
+
+
+def test_data_that_are_not_there_are_asked_for_first(tmp_path: Path) -> None:
+    answer = lrat("reproduce", "table2", "--preset", "fashion-mnist", "--out", tmp_path / "fashion")
+    assert "FashionMNIST needs the folder of its official files" in answer.complaint
+    assert not (tmp_path / "fashion").exists()
+
+
+def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(tmp_path: Path) -> None:
+    out = tmp_path / "cifar10"
+    answer = process(
+        *("reproduce", "table1", "--preset", "cifar10", "--rows", "sat,sat-0.007", "--seeds", "1"),
+        *(*TINY, "--set", "data.name=digits", "--set", "threat=linf:0.2"),
+        *("--set", "model.width=2", "--set", "training.monitor.limit=20"),
+        *("--set", "device=cpu", "--suite", "quick", "--limit", "20", "--out", out),
+    )
+    assert answer.status == 0, answer.err
+    assert "warning: preset cifar10 is meant for a GPU, this is a CPU; table1" in answer.out
+    (evaluation,) = (out / "runs" / "sat-seed-0" / "evaluations").iterdir()
+    assert evaluation.name == "epoch-2-quick-linf-0.2-20"
+    assert rows_of(out) == {"sat": [0], "sat-0.007": [0]}
+
+
+def test_a_killed_reproduction_loses_no_epoch_that_was_saved(tmp_path: Path) -> None:
+    command = (
+        *("reproduce", "table1", *TINY, "--set", "training.epochs=8", "--suite", "quick"),
+        *("--rows", "sat,gairat", "--seeds", "1", "--workers", "2", "--out", str(tmp_path / "out")),
+    )
+    running = subprocess.Popen([sys.executable, "-m", "lrat", *command], env=one_thread())
+    runs = [tmp_path / "out" / "runs" / f"{row}-seed-0" for row in ("sat", "gairat")]
+    try:
+        deadline = time.monotonic() + 200
+        while not all(any((run / "checkpoints").glob("epoch-*.json")) for run in runs):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        wait_until_let_go(runs)
+    finally:
+        with suppress(ProcessLookupError):
+            running.kill()
+        running.wait()
+    saved = {run: (run / "metrics.jsonl").read_text().splitlines() for run in runs}
+    again = process(*command)
+    assert again.status == 0, again.err
+    for run, lines in saved.items():
+        assert lines
+        whole = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(whole) == 8
+        assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
+
+
+def wait_until_let_go(runs: list[Path]) -> None:
+    """Until the workers of a killed command have saved their runs and ended."""
+    deadline = time.monotonic() + 200
+    while any((run / ".lock").exists() for run in runs):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> None:
+    out = tmp_path / "digits"
+    answer = process(
+        *("reproduce", "sensitivity", *TINY, "--rows", "alpha,weak", "--suite", "quick"),
+        *("--seeds", "1", "--workers", "2", "--out", out),
+    )
+    assert answer.status == 0, answer.err
+    alpha, weak = json.loads((out / "sensitivity.json").read_text())["studies"]
+    reference, doubled, _ = alpha["rows"]
+    assert reference["name"] == alpha["reference"] == "lrat-saa+cw-beta-0.5-c-0.1"
+    assert doubled["farthest"] == 0, "alpha cancels under Eq. 15, exactly for a power of two"
+    assert doubled["contrast"]["difference"] == 0
+    assert [row["name"] for row in weak["rows"]] == ["sat-step-eps-10-decay-0.0002", "pgd+fgsm"]
+    assert set(weak["rows"][1]["weights"]) == {"pgd", "fgsm"}
+    text = (out / "sensitivity.md").read_text()
+    assert "## Alpha cancels" in text
+    assert "| reference |" in text
+    assert not (out / "runs").exists()
