@@ -80,12 +80,12 @@ def accuracy_figure(
         figure = new_figure(COLUMN, _HEIGHT)
         axes = figure.add_subplot()
         lines = [_line(axes, place, curve) for place, curve in enumerate(curves)]
-        low, high = limits or accuracy_limits(curves)
-        # Words on marks have a strip of their own below all curves.
-        axes.set_ylim(low - (_STRIP * (high - low) if marks else 0), high)
         every = np.concatenate([curve.epoch for curve in curves])
         axes.set_xlim(*widened(float(every.min()), float(every.max()), 0.03))
-        _marks(axes, marks)
+        marked = _marks(axes, marks)
+        low, high = limits or accuracy_limits(curves)
+        # Words on marks have a strip of their own below all curves.
+        axes.set_ylim(low - (_STRIP * (high - low) if marked else 0), high)
         whole_numbers(axes.xaxis)
         axes.set_xlabel("epoch")
         axes.set_ylabel("test accuracy (%)")
@@ -131,8 +131,9 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
     return line
 
 
-def _marks(axes: Any, marks: Sequence[Mark]) -> None:
-    """Each epoch a dotted line, what happens there in the strip at the foot, on two rows."""
+def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
+    """Each epoch a dotted line, what happens there at the foot, on two rows in turn; whether any of
+    them lies among the epochs shown."""
     first, last = axes.get_xlim()
     words: dict[float, str] = {}
     for mark in sorted(marks, key=lambda mark: mark.epoch):
@@ -152,3 +153,4 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> None:
             horizontalalignment="right" if right else "left",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
+    return bool(words)
