@@ -1,12 +1,14 @@
 """What it costs to train in slices that are carried as float16 weights without momentum.
 
     python benchmarks/slices.py [--data NAME] [--data-root PATH] [--seeds N] [--epochs N]
-        [--limit N] [--methods NAME ...] [--work FOLDER] [--out FILE] [--quick]
+        [--batch N] [--lr RATE] [--limit N] [--methods NAME ...] [--work FOLDER] [--out FILE]
+        [--quick]
 
 Each run is trained whole, and with breaks in the middle of epochs after which it goes on from its
-portable checkpoint. Everything else is the same, so differences are paired by seed. Prints a
-Markdown table of accuracies on test images, of the epoch selected on held-out ones; with ``--out``
-also writes it. Runs that lie in the work folder already are not made again.
+portable checkpoint. Everything else is the same, so differences are paired by seed. The whole run's
+selected weights are also attacked after rounding them alone. Prints a Markdown table of accuracies
+on test images, of the epoch selected on held-out ones; with ``--out`` also writes it. Runs that lie
+in the work folder already are not made again.
 """
 
 import argparse
@@ -23,13 +25,17 @@ from typing import Any
 
 from scipy import stats
 
+import lrat
 from lrat.errors import Interrupted
+from lrat.experiments import build
 from lrat.experiments.config import RunConfig, load_config
 from lrat.experiments.evaluating import evaluate_run
+from lrat.experiments.folder import read_config
 from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.run import train_run
+from lrat.experiments.run import fill, load_weights, train_run
 from lrat.files import write_json, write_text
 from lrat.training import EpochRecord, StepProgress
+from lrat.training.slices import portable, restored
 from measuring import environment
 
 ATTACKS = ("natural", "pgd-20", "cw-20")
@@ -40,11 +46,13 @@ class Break:
 
     def __init__(self, epoch: int | None) -> None:
         self.epoch = epoch
+        self.came = False
 
     def on_step(self, progress: StepProgress) -> None:
         half = (progress.images_per_epoch or 0) / 2
         size = progress.images / progress.step
         if progress.epoch == self.epoch and progress.images - size < half <= progress.images:
+            self.came = True
             os.kill(os.getpid(), signal.SIGTERM)
 
     def on_epoch(self, record: EpochRecord) -> None:
@@ -92,9 +100,12 @@ def trained(config: RunConfig, arm: Arm, folder: Path, limit: int | None) -> Tra
 def made(config: RunConfig, arm: Arm, folder: Path, limit: int | None) -> Trained:
     carried = None
     for epoch in arm.breaks:
+        stop = Break(epoch)
         try:
-            train_run(config, folder, progress=Break(epoch), portable=True)
+            train_run(config, folder, progress=stop, portable=True)
         except Interrupted:
+            if not stop.came:
+                raise
             found = sum(path.stat().st_size for path in (folder / "checkpoints").iterdir())
             carried = found / 1e6
         else:
@@ -103,6 +114,22 @@ def made(config: RunConfig, arm: Arm, folder: Path, limit: int | None) -> Traine
     _, result = evaluate_run(folder, EvaluationRequest(suite="quick", limit=limit))
     shares = {name: 100 * result.accuracy[name].value for name in ATTACKS}
     return Trained(accuracy=shares, carried=carried)
+
+
+def rounded(folder: Path, limit: int | None) -> Trained:
+    """What a run's selected weights are worth after they were carried as float16."""
+    config = read_config(folder)
+    test = build.data(config.data, config.seed).test
+    model = build.model(config, test.shape, test.classes)
+    names = [name for name, _ in model.named_parameters()]
+    state = {"model": load_weights(folder, config, "selected")}
+    fill(model, restored(portable(state, names))["model"], str(folder))
+    result = lrat.evaluate(
+        model, test, threat=build.threat(config.threat), suite="quick", limit=limit
+    )
+    return Trained(
+        accuracy={name: 100 * result.accuracy[name].value for name in ATTACKS}, carried=None
+    )
 
 
 def row(name: str, found: Sequence[Trained], whole: Sequence[Trained]) -> list[str]:
@@ -136,7 +163,7 @@ def settings(method: str, seed: int, asked: argparse.Namespace) -> RunConfig:
         "attack": {"steps": asked.steps, "saa_steps": asked.steps},
         "data": {"name": asked.data, "root": asked.data_root, "train_limit": asked.train},
         "model": {"width": asked.width},
-        "training": {"epochs": asked.epochs},
+        "training": {"epochs": asked.epochs, "batch_size": asked.batch, "lr": asked.lr},
         "seed": seed,
     }
     return load_config(chosen)
@@ -150,6 +177,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--steps", type=int, default=5, help="of PGD, CW and SAA in training")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--train", type=int, help="so many training images")
     parser.add_argument("--limit", type=int, help="so many test images")
@@ -178,8 +207,15 @@ def main() -> None:
                 )
                 for seed in range(asked.seeds)
             ]
-            whole = whole or found
-            lines.append(row(f"{method}, {arm.name}", found, whole))
+            lines.append(row(f"{method}, {arm.name}", found, whole or found))
+            if not whole:
+                whole = found
+                stem = f"{asked.data}-{method}-0"
+                carried = [
+                    rounded(asked.work / f"{stem}-{seed}", asked.limit)
+                    for seed in range(asked.seeds)
+                ]
+                lines.append(row(f"{method}, whole, weights then rounded", carried, whole))
     titles = ["", *ATTACKS, "checkpoints carried"]
     table = "\n".join(
         f"| {' | '.join(cells)} |" for cells in [titles, ["---"] * len(titles), *lines]
