@@ -2,15 +2,28 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from lrat.errors import RunFolderError
+from lrat.errors import MemoryShortError, RunFolderError
 from lrat.experiments.launching import Spread, in_processes
-from training.together import EPOCHS, STEPS, AllScenarios, Apart, Outcome, alone, scenarios
+from lrat.training.crew import Alone
+from training.together import (
+    EPOCHS,
+    STEPS,
+    AllScenarios,
+    Apart,
+    InShares,
+    Outcome,
+    Short,
+    alone,
+    scenarios,
+    trained,
+)
 
 pytestmark = pytest.mark.xdist_group("processes")
 EQUAL = [name for name, scenario in scenarios().items() if not scenario.normalised]
@@ -67,15 +80,19 @@ def test_fallbacks_and_live_floors_did_happen(reference: Mapping[str, Outcome]) 
     assert min(raw) < 4.0
 
 
-def test_with_batch_statistics_all_processes_are_one_model_near_that_of_one_process(
+def test_with_batch_statistics_each_normalises_by_its_own_share(
     together: Mapping[str, Any], reference: Mapping[str, Outcome]
 ) -> None:
-    """Each normalises by its own share: a difference, and a small one."""
+    """As one process does that takes the shares one after the other and makes one step of them."""
     assert together["all are the same model"]
-    found, expected = together["batch statistics"], reference["batch statistics"]
-    assert not torch.equal(found.weights["1.weight"], expected.weights["1.weight"])
-    difference = found.weights["1.weight"] - expected.weights["1.weight"]
-    assert difference.norm() < 0.5 * expected.weights["1.weight"].norm()
+    size, found = together["processes"], together["batch statistics"].weights
+    scenario = scenarios()["batch statistics"]
+    in_turn = replace(scenario, settings={"accumulate": size})
+    expected = trained(in_turn, Alone(), source=InShares(size)).weights
+    for name in ("1.weight", "2.weight", "2.bias", "4.weight", "4.bias"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    whole = reference["batch statistics"].weights["1.weight"]
+    assert not torch.allclose(found["1.weight"], whole, rtol=1e-3)
 
 
 def test_one_that_is_asked_to_stop_stops_all_and_nothing_is_lost(
@@ -88,6 +105,19 @@ def test_one_that_is_asked_to_stop_stops_all_and_nothing_is_lost(
     for name, value in whole.weights.items():
         assert torch.equal(parts.weights[name], value)
     assert parts.records == whole.records
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(
+    together: Mapping[str, Any],
+) -> None:
+    skipped = [record.skipped for record in together["not finite in one"].records]
+    assert skipped == [0, 1, 0, 0, 0]
+
+
+def test_memory_that_is_short_in_one_process_is_said_of_the_whole_batch() -> None:
+    said = r"^a batch of 16 does not fit into the memory of cpu; the largest that does is 6: "
+    with pytest.raises(MemoryShortError, match=said + "batch_size=4 with accumulate=4"):
+        in_processes(Short(), Spread(device="cpu", devices=2))
 
 
 def test_processes_that_find_other_checkpoints_are_refused(tmp_path: Path) -> None:

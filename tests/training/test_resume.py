@@ -14,7 +14,7 @@ from torch import nn
 from lrat.errors import CheckpointError, Interrupted
 from lrat.training import EpochRecord, StepProgress, Watch
 from training.killed import EPOCHS, finish
-from training.toys import Weighted, assert_same, data, network, run, timeless, validate
+from training.toys import ToySource, Weighted, assert_same, data, network, run, timeless, validate
 
 
 class Signal:
@@ -126,12 +126,41 @@ def test_a_measurement_under_way_is_left_and_made_again(
     assert result.selected_epoch == expected.selected_epoch
 
 
-def test_interrupted_with_gradients_accumulated(tmp_path: Path) -> None:
-    whole, _ = run(watch=watch(), accumulate=2)
+@pytest.mark.parametrize("accumulate", [2, 3, 5])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_interrupted_with_gradients_accumulated(tmp_path: Path, accumulate: int, step: int) -> None:
+    """Also after the last step of an epoch, whose group of batches is full or short."""
+    whole, expected = run(watch=watch(), accumulate=accumulate, source=ToySource(size=4))
+    steps = expected.records[0].steps
+    at = min(step, steps)
     with pytest.raises(Interrupted):
-        run(tmp_path, watch=watch(Signal(2, 1, signal.SIGINT)), accumulate=2)
-    parts, _ = run(tmp_path, watch=watch(), accumulate=2)
+        run(
+            tmp_path,
+            watch=watch(Signal(2, at, signal.SIGINT)),
+            accumulate=accumulate,
+            source=ToySource(size=4),
+        )
+    parts, result = run(tmp_path, watch=watch(), accumulate=accumulate, source=ToySource(size=4))
     assert_same(parts.state_dict(), whole.state_dict())
+    assert timeless(result.records) == timeless(expected.records)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_killed_after_the_last_step_with_a_checkpoint_there(
+    tmp_path: Path, accumulate: int
+) -> None:
+    storage = {"every_steps": 1}
+    settings = {"accumulate": accumulate}
+    whole, expected = run(**settings)
+
+    def die(model: nn.Module) -> dict[str, float]:
+        raise CutError
+
+    with pytest.raises(CutError):
+        run(tmp_path, watch=Watch(validate=die), storage=storage, **settings)
+    parts, result = run(tmp_path, storage=storage, **settings)
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert timeless(result.records) == timeless(expected.records)
 
 
 def test_without_storage_it_says_that_nothing_is_saved() -> None:

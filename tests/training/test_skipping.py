@@ -107,20 +107,26 @@ def test_a_skipped_step_changes_nothing_and_is_counted(gradient_alone: bool) -> 
     assert record.passes["update_forwards"] == 1.0
 
 
-def test_an_epoch_of_nothing_but_skipped_steps_has_no_loss(tmp_path: Path) -> None:
+def test_an_epoch_of_more_skipped_steps_than_others_stops_the_run(tmp_path: Path) -> None:
     model = network()
     before = weights(model)
-    _, result = run(
-        tmp_path,
-        model=model,
-        epochs=1,
-        objective=Broken(epochs=(0,), images=tuple(range(100, 126))),
-        non_finite="skip",
-    )
+    with pytest.raises(NonFiniteError, match=r"^epoch 1: 4 of 4 steps were skipped, ") as caught:
+        run(
+            tmp_path,
+            model=model,
+            epochs=1,
+            objective=Broken(epochs=(0,), images=tuple(range(100, 126))),
+            non_finite="skip",
+        )
+    assert "\n" not in str(caught.value)
     assert_same(weights(model), before)
-    (record,) = result.records
-    assert (record.skipped, record.loss, record.terms, record.fallbacks) == (STEPS, None, {}, 0)
-    assert '"loss": null' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_half_of_an_epoch_may_be_skipped() -> None:
+    first, second, *_ = batches(epoch=0)
+    images = (int(first.index[0]), int(second.index[0]))
+    _, result = run(objective=Broken(epochs=(0,), images=images), non_finite="skip")
+    assert [record.skipped for record in result.records] == [2, 0, 0]
 
 
 def test_a_run_with_skipped_steps_is_the_same_when_continued(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Trainings that several processes do together, to be held against one process's."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,13 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from builders import seeded
 from lrat.attacks import PGD
+from lrat.attacks.base import Variant
 from lrat.errors import Paused
 from lrat.experiments.crew import FabricCrew
-from lrat.objectives import Reweighted, Term
+from lrat.objectives import Objective, Reweighted, Term
+from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.threat import Linf
 from lrat.training import EpochRecord, Optimisation, StepProgress, Storage, Watch, train
-from lrat.training.crew import Alone, Crew
+from lrat.training.crew import Alone, Crew, shares
+from lrat.types import Batch
 from lrat.weighting import Evidence, MarginPower
 from training.toys import ToySource, data, network, timeless, validate, weights
 
@@ -36,10 +40,30 @@ class Chosen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Poisoned:
+    """An objective whose loss is NaN where one image is, in one epoch: in one process's share."""
+
+    objective: Reweighted
+    image: int = 103
+    epoch: int = 1
+
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        return self.objective.attack(view, batch, step)
+
+    def loss(
+        self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
+    ) -> ObjectiveOutput:
+        output = self.objective.loss(model, batch, variants, step)
+        if step.epoch == self.epoch and self.image in batch.index.tolist():
+            output = replace(output, total=output.total * torch.nan)
+        return output
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What is trained, and the settings of its optimisation."""
 
-    objective: Reweighted
+    objective: Objective
     normalised: bool = False
     settings: Mapping[str, Any]
 
@@ -51,6 +75,37 @@ def lrat(normalization: str, floor: float) -> Reweighted:
         Term(name="weak", attack=replace(PGD_3, steps=1), weighting=margin),
     ]
     return Reweighted(terms=terms, min_weight=floor, normalization=normalization)
+
+
+def unmoved() -> Reweighted:
+    """Clean images, weighted by their margins: no attack that would see running statistics."""
+    margin = MarginPower(alpha=2.0, beta=0.5)
+    return Reweighted(terms=[Term(name="clean images", attack=same_images, weighting=margin)])
+
+
+def same_images(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return images
+
+
+def with_batch_statistics() -> nn.Sequential:
+    return seeded(
+        0,
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(16, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Linear(10, 3)
+        ),
+    )
+
+
+class InShares(ToySource):
+    """Each batch of 13 as the shares of so many processes, one after the other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(size=13)
+        self.count = count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            yield from shares(batch, self.count)
 
 
 def scenarios() -> dict[str, Scenario]:
@@ -69,7 +124,11 @@ def scenarios() -> dict[str, Scenario]:
         "no weight in some": Scenario(objective=sparse, settings={}),
         "no weight in some, accumulated": Scenario(objective=sparse, settings={"accumulate": 2}),
         "clipped, averaged, accumulated": Scenario(objective=lrat("batch", 0.1), settings=extras),
-        "batch statistics": Scenario(objective=lrat("batch", 0.1), normalised=True, settings={}),
+        "not finite in one": Scenario(
+            objective=Poisoned(objective=lrat("none", 0.1)),
+            settings={"non_finite": "skip", "ema": 0.9},
+        ),
+        "batch statistics": Scenario(objective=unmoved(), normalised=True, settings={}),
     }
 
 
@@ -88,12 +147,15 @@ def trained(
     folder: Path | None = None,
     *,
     max_minutes: float | None = None,
+    source: ToySource | None = None,
     **watch: Any,
 ) -> Outcome:
-    model: nn.Module = network(normalised=scenario.normalised)
+    model = with_batch_statistics() if scenario.normalised else network(normalised=False)
+    if source is None:
+        source = ToySource(size=13 if scenario.normalised else 8)
     result = train(
         model,
-        ToySource(size=13 if scenario.normalised else 8),
+        source,
         scenario.objective,
         Optimisation(epochs=EPOCHS, lr=0.1, **scenario.settings),
         watch=Watch(clean=[data(10)], validate=validate, select_by="pgd", **watch),
@@ -129,6 +191,7 @@ class AllScenarios:
         found: dict[str, Any] = {
             name: trained(scenario, crew) for name, scenario in scenarios().items()
         }
+        found["processes"] = crew.size
         batch_statistics = found["batch statistics"].weights.values()
         own = torch.cat([value.flatten().double() for value in batch_statistics])
         found["all are the same model"] = bool((crew.gather(own) == own).all())
@@ -146,6 +209,39 @@ class AllScenarios:
 
 def alone() -> dict[str, Outcome]:
     return {name: trained(scenario, Alone()) for name, scenario in scenarios().items()}
+
+
+class Narrow(nn.Module):
+    """Runs out of memory on the way back, with more than ``room`` images, in one process."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.model = network(normalised=False)
+        self.room = room
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(images)
+        if logits.requires_grad and not images.requires_grad and len(images) > self.room:
+            logits.register_hook(self.fail)
+        return logits
+
+    def fail(self, gradient: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Short:
+    """In each process: a training whose steps fit into the memory of all but one."""
+
+    def __call__(self, fabric: Any) -> None:
+        crew = FabricCrew(fabric)
+        train(
+            Narrow(3 if crew.rank == 1 else 1000),
+            ToySource(size=16),
+            lrat("batch", 0.1),
+            Optimisation(epochs=1),
+            crew=crew,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

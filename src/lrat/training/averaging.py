@@ -13,6 +13,11 @@ _RUNNING = ("running_mean", "running_var")
 _LOW = (torch.float16, torch.bfloat16)
 
 
+def is_running_statistic(name: str) -> bool:
+    """Whether the buffer of that name is BatchNorm's running mean or variance."""
+    return name.rpartition(".")[2] in _RUNNING
+
+
 def check_decay(decay: float) -> None:
     """``SettingError`` unless the decay of an average lies in [0, 1)."""
     if not 0 <= decay < 1:
@@ -98,9 +103,7 @@ class WeightAverage:
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that are averaged by name, tied ones once; the model's own memory."""
     found: dict[str, Tensor] = dict(model.named_parameters())
-    found |= {
-        name: value for name, value in model.named_buffers() if name.rpartition(".")[2] in _RUNNING
-    }
+    found |= {name: value for name, value in model.named_buffers() if is_running_statistic(name)}
     return {name: value.detach() for name, value in found.items() if value.is_floating_point()}
 
 

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lrat.training.averaging import is_running_statistic
 from lrat.types import Batch
 
 
@@ -98,17 +99,32 @@ def shares(batch: Batch, size: int) -> list[Batch]:
     return [Batch(images=images, labels=labels, index=index) for images, labels, index in parts]
 
 
-def average_buffers(model: nn.Module, crew: Crew) -> None:
-    """Give all processes the mean of their floating-point buffers.
+def agree_on_buffers(model: nn.Module, crew: Crew) -> None:
+    """Give all processes the mean of BatchNorm's running statistics, and the first one's others.
 
-    Each one's BatchNorm saw its own share. With the mean after every step the processes stay the
+    Each one's BatchNorm saw its own share. When they agree after every step the processes stay the
     same model, and a checkpoint of the first one is a checkpoint of all.
     """
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    if crew.size == 1 or not buffers:
+    if crew.size == 1:
         return
+    averaged: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, buffer in model.named_buffers():
+        (averaged if is_running_statistic(name) else others).append(buffer)
     with torch.no_grad():
-        together = crew.mean(torch.cat([buffer.flatten().float() for buffer in buffers]))
-        sizes = [buffer.numel() for buffer in buffers]
-        for buffer, value in zip(buffers, torch.split(together, sizes), strict=True):
-            buffer.copy_(value.view_as(buffer))
+        if averaged:
+            # In float64 the mean of equal numbers is that number.
+            together = crew.mean(torch.cat([buffer.flatten().double() for buffer in averaged]))
+            sizes = [buffer.numel() for buffer in averaged]
+            for buffer, value in zip(averaged, torch.split(together, sizes), strict=True):
+                buffer.copy_(value.view_as(buffer))
+        if others:
+            as_bytes = [_bytes(buffer) for buffer in others]
+            first = crew.gather(torch.cat(as_bytes))[0]
+            sizes = [len(part) for part in as_bytes]
+            for buffer, part in zip(others, torch.split(first, sizes), strict=True):
+                buffer.copy_(part.clone().view(buffer.dtype).view_as(buffer))
+
+
+def _bytes(value: Tensor) -> Tensor:
+    return value.detach().contiguous().flatten().view(torch.uint8)

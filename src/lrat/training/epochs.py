@@ -5,13 +5,14 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import NoReturn
 
 import torch
 from torch import nn
 
-from lrat.errors import DataError, Interrupted, Paused
+from lrat.errors import DataError, Interrupted, NonFiniteError, Paused
 from lrat.training.crew import Crew
 from lrat.training.interrupt import PLANNED, StopNow, StopRequest, noticing
 from lrat.training.measuring import measured
@@ -47,11 +48,7 @@ class Epochs:
         state = self.state
         if not state.measuring:
             self._steps()
-        if state.sums.steps == 0:
-            raise DataError(
-                f"epoch {state.epoch + 1}: the source gave no batch; give it at least one image"
-            )
-        if not state.measuring:
+            self._check_steps()
             state.measuring = True
             self.keeper.steps_ended(state)
         try:
@@ -70,6 +67,18 @@ class Epochs:
             if state.epoch < self.optimisation.epochs:
                 self.keeper.save(state)
             raise self._stopped(urgency, f"after epoch {state.epoch}")
+
+    def _check_steps(self) -> None:
+        """Raise where the epoch was none."""
+        sums, epoch = self.state.sums, self.state.epoch + 1
+        if sums.steps == 0:
+            raise DataError(f"epoch {epoch}: the source gave no batch; give it at least one image")
+        if 2 * sums.skipped > sums.steps:
+            raise NonFiniteError(
+                f"epoch {epoch}: {sums.skipped} of {sums.steps} steps were skipped, as their loss "
+                "or gradient was NaN or infinite, so the run stops here: lower the learning rate, "
+                "clip gradients, or look at the images and the loss"
+            )
 
     def _guarded(self, record: EpochRecord) -> EpochRecord:
         """The record with what the guards say about it, which is told as well."""
@@ -94,11 +103,13 @@ class Epochs:
                 epoch=state.epoch,
                 step=state.step,
                 asked=self.stop.urgency,
-                examine=None if guards is None else guards.after_attack,
+                examine=None if guards is None else partial(guards.after_attack, crew=self.crew),
             )
             if state.average is not None and not outcome.skipped:
                 state.average.update(state.model)
             state.step += 1
+            # A short group says that the source has come to its end, and stands at the next epoch.
+            state.measuring = len(group) < self.optimisation.accumulate
             state.sums.add(outcome)
             self._images_here += outcome.images
             now = time.perf_counter()
@@ -109,6 +120,8 @@ class Epochs:
             urgency = self.stop.urgency if self.crew.size == 1 else outcome.asked
             if urgency:
                 self._save_and_stop(urgency)
+            if state.measuring:
+                return
 
     def _save_and_stop(self, urgency: int) -> NoReturn:
         """Save within the epoch and raise ``Interrupted``."""
@@ -140,9 +153,9 @@ class Epochs:
         state, size = self.state, self.state.source.size
         done = 0.0 if not size else state.sums.images / size
         position = min(state.epoch + done, math.nextafter(state.epoch + 1, 0))
-        rate = self.optimisation.learning_rate(position)
+        state.rate = self.optimisation.learning_rate(position)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = state.rate
 
     def _progress(self, now: float) -> StepProgress:
         state, epochs = self.state, self.optimisation.epochs

@@ -60,9 +60,12 @@ def exchange(
     rows = [math.ceil(len(batch) / crew.size) for batch in batches]
     packed = [_packed(output, count) for output, count in zip(outputs, rows, strict=True)]
     numbers = [*(getattr(passes, name) for name in _PASSES), float(asked)]
-    told = torch.stack(
-        [torch.as_tensor(number, dtype=torch.float64, device=device) for number in numbers]
-    )
+    if any(isinstance(number, Tensor) for number in numbers):
+        told = torch.stack(
+            [torch.as_tensor(number, dtype=torch.float64, device=device) for number in numbers]
+        )
+    else:
+        told = torch.tensor(numbers, dtype=torch.float64, device=device)
     everybody = crew.gather(torch.cat([told, *packed]))
     told, *blocks = torch.split(everybody, [len(told), *map(len, packed)], dim=1)
     found: list[tuple[Batch, ObjectiveOutput]] = []

@@ -28,7 +28,7 @@ def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> Epoch
                 average = _numbers(state, watch, monitors=due).flat()
     return state.sums.record(
         epoch=epoch,
-        lr=state.optimizer.param_groups[0]["lr"],
+        lr=state.rate,
         clean_accuracy=found.clean_accuracy,
         validation=found.validation,
         monitor=found.monitor,

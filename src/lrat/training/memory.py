@@ -53,19 +53,23 @@ def largest_fitting(
     return fits
 
 
-def shortage(fits: int, batch: int, device: torch.device, *, accumulate: int = 1) -> Exception:
+def shortage(
+    fits: int, batch: int, device: torch.device, *, accumulate: int = 1, processes: int = 1
+) -> Exception:
     """``MemoryShortError`` that names the largest batch that fits, and how to keep the same step.
 
-    ``batch``: images of one batch, ``accumulate`` of which make a step.
+    ``batch``: images of one batch, ``accumulate`` of which make a step; ``processes`` share it, and
+    a multiple of them fits.
     """
     what = f"a batch of {batch} does not fit into the memory of {device}"
     if fits == 0:
         return MemoryShortError(
             f"{what}, nor does a single image: use a smaller model, or a device with more memory"
         )
-    parts = next(n for n in range(2, batch + 1) if batch % n == 0 and batch // n <= fits)
+    divisors = [n for n in range(2, batch + 1) if batch % (n * processes) == 0]
+    parts = next((n for n in divisors if batch // n <= fits), batch)
     size, same = batch // parts, "the same step"
-    if 2 * size < fits:  # a batch that divides badly
+    if 2 * size < fits or size % processes:  # a batch that divides badly
         size, parts, same = fits, -(-batch // fits), "about the same step"
     return MemoryShortError(
         f"{what}; the largest that does is {fits}: batch_size={size} with "

@@ -21,9 +21,9 @@ class RunState:
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
     ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
-    source stands at the start of the epoch after. ``memory``: the objective's named tensors.
-    ``average``: of the weights, None without; what a run reports are then the averaged ones.
-    ``guards``: what they have seen and said. All
+    source stands at the start of the epoch after. ``rate``: of the last step. ``memory``: the
+    objective's named tensors. ``average``: of the weights, None without; what a run reports are
+    then the averaged ones. ``guards``: what they have seen and said. All
     randomness is a function of (seed, epoch, step, image), so there is no generator to keep.
     """
 
@@ -45,6 +45,7 @@ class RunState:
         self.epoch = 0
         self.step = 0
         self.measuring = False
+        self.rate = float(optimizer.param_groups[0]["lr"])
         self.memory: dict[str, Tensor] = {}
         self.sums = EpochSums(device)
         self.records: list[EpochRecord] = []
@@ -71,6 +72,7 @@ class RunState:
             "epoch": self.epoch,
             "step": self.step,
             "measuring": self.measuring,
+            "rate": self.rate,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "source": self.source.state_dict(),
@@ -104,6 +106,7 @@ class RunState:
         self.epoch = state["epoch"]
         self.step = state["step"]
         self.measuring = state.get("measuring", False)  # absent in older checkpoints
+        self.rate = state.get("rate", self.optimizer.param_groups[0]["lr"])  # there too
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
         self.records = [EpochRecord.from_json(line) for line in state["records"]]

@@ -1,9 +1,9 @@
 """One step: attack, score, check, update."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from lrat.errors import NonFiniteError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
-from lrat.training.crew import Alone, Crew, average_buffers, shares
+from lrat.training.crew import Alone, Crew, agree_on_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.finite import Undo, blame
 from lrat.training.memory import is_memory_error, largest_fitting, shortage
@@ -22,8 +22,21 @@ from lrat.training.precision import mixed
 from lrat.training.settings import Optimisation
 from lrat.types import Batch
 
-Examine: TypeAlias = Callable[[nn.Module, Batch, Mapping[str, Variant]], object]
-"""Shown the attacks' view, a batch, and its variants."""
+
+@runtime_checkable
+class Examine(Protocol):
+    """Shown the attacks' view, a batch and its variants; ``counts``: whether the batch is one of
+    this process, and no stand-in."""
+
+    def __call__(
+        self,
+        view: nn.Module,
+        batch: Batch,
+        variants: Mapping[str, Variant],
+        /,
+        *,
+        counts: bool,
+    ) -> object: ...
 
 
 @runtime_checkable
@@ -127,7 +140,7 @@ class Stepper:
             loss, finite, stop = self._judge(outputs, known.asked)
             if finite:
                 self._optimizer.step()
-                average_buffers(self._model, self._crew)
+                agree_on_buffers(self._model, self._crew)
             elif undo is None:
                 raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {blame(outputs, loss)}")
             else:
@@ -149,7 +162,7 @@ class Stepper:
         context = self._context(own, epoch, before)
         variants, attack_passes = self._attack(own, context)
         if examine is not None:
-            examine(self._view, own, variants)
+            examine(self._view, own, variants, counts=not idle)
         output, update_passes = self._score(own, variants, context, idle=idle)
         return output, Passes() if idle else attack_passes + update_passes
 
@@ -166,15 +179,17 @@ class Stepper:
                 with self._randomness(epoch, 0, batch.images.device):
                     variants = self._objective.attack(self._view, batch, context)
                     output = self._objective.loss(self._bare, batch, variants, context)
-                    output.total.backward()  # type: ignore[no-untyped-call]
+                    # Not backward, which would have other processes exchange gradients.
+                    torch.autograd.grad(output.total, self._parameters, allow_unused=True)
             finally:
                 self._optimizer.zero_grad(set_to_none=True)
 
         self._optimizer.zero_grad(set_to_none=True)
         # Momentum, which the optimiser makes at its first step.
         reserve = [] if self._optimizer.state else self._parameters
-        fits = self._crew.size * largest_fitting(attempt, len(own), reserve=reserve)
-        return shortage(fits, len(largest), self._device, accumulate=len(batches))
+        size = self._crew.size
+        fits = size * largest_fitting(attempt, len(own), reserve=reserve)
+        return shortage(fits, len(largest), self._device, accumulate=len(batches), processes=size)
 
     def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
         return StepContext(

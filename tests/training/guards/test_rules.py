@@ -5,14 +5,12 @@ from typing import Any
 
 import pytest
 
-from lrat.errors import NonFiniteError
 from lrat.training.guards import (
     CatastrophicOverfitting,
     CollapsedWeights,
     IdleAttack,
     ImageScale,
     Measured,
-    MostStepsSkipped,
     NoWeights,
     Reading,
     RobustOverfitting,
@@ -243,9 +241,3 @@ class TestSkipped:
         guard = SkippedSteps()
         assert guard([reading(1)]) is None
         assert "10 of 20 steps were skipped" in (guard([reading(2, taken=10, skipped=10)]) or "")
-
-    def test_most_stop_the_run(self) -> None:
-        guard = MostStepsSkipped()
-        guard([reading(2, taken=10, skipped=10)])
-        with pytest.raises(NonFiniteError, match="epoch 3: 11 of 20 steps were skipped"):
-            guard([reading(3, taken=9, skipped=11)])

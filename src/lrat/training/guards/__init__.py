@@ -2,7 +2,7 @@
 
 from lrat.training.guards.attacking import IdleAttack, ImageScale
 from lrat.training.guards.base import Guard, Guards, Notice
-from lrat.training.guards.finite import MostStepsSkipped, SkippedSteps
+from lrat.training.guards.finite import SkippedSteps
 from lrat.training.guards.overfitting import CatastrophicOverfitting, RobustOverfitting
 from lrat.training.guards.probe import Probe, probe_size
 from lrat.training.guards.reading import Measured, Reading
@@ -17,7 +17,6 @@ __all__ = [
     "IdleAttack",
     "ImageScale",
     "Measured",
-    "MostStepsSkipped",
     "NoWeights",
     "Notice",
     "Probe",
@@ -39,7 +38,7 @@ def standard_guards(
     ``probe``: that of ``Watch.probe``; where both are there, catastrophic overfitting is looked for
     on the probe's training images.
     """
-    guards: list[Guard] = [MostStepsSkipped(), SkippedSteps(), ImageScale(), IdleAttack()]
+    guards: list[Guard] = [SkippedSteps(), ImageScale(), IdleAttack()]
     stronger = validation if probe is None else probe
     if stronger is not None:
         guards.append(CatastrophicOverfitting(stronger=stronger, held_out=probe is None))

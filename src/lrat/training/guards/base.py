@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from lrat.attacks.base import Variant
+from lrat.training.crew import Crew
 from lrat.training.guards.examination import Examination
 from lrat.training.guards.reading import Measured, Reading
 from lrat.training.metrics import EpochRecord
@@ -27,7 +28,7 @@ class Guard(Protocol):
     """A rule: the readings of all epochs so far, the latest last, to a line of words or None.
 
     Asked after each epoch until it has spoken, and no more once one of ``implied_by`` has: what
-    that one said explains this one as well. Raises ``LratError`` where going on is pointless.
+    that one said explains this one as well.
     """
 
     @property
@@ -44,10 +45,9 @@ class Guards:
 
     ``validation``: the accuracy on held-out images that is watched (and that epochs are selected
     by); ``probe``: that of ``Watch.probe``. The loop calls ``after_attack`` with the variants of
-    each epoch's first batch, before the update, and ``after_epoch`` with each record; several
-    processes do so each for itself, and the words of the first one count. Nothing waits for the
-    device before the end of an epoch. ``state_dict`` holds plain values: a continued run neither
-    repeats nor forgets.
+    each epoch's first batch, before the update, and ``after_epoch`` with each record. Several
+    processes come to the same words. Nothing waits for the device before the end of an epoch.
+    ``state_dict`` holds plain values: a continued run neither repeats nor forgets.
     """
 
     def __init__(
@@ -64,13 +64,24 @@ class Guards:
         self._readings: list[Reading] = []
         self._said: list[str] = []
 
-    def after_attack(self, view: nn.Module, batch: Batch, variants: Mapping[str, Variant]) -> None:
-        """Look at what the training attacks made of a batch; ``view`` is what they saw."""
-        self._examination(view, batch, variants)
+    def after_attack(
+        self,
+        view: nn.Module,
+        batch: Batch,
+        variants: Mapping[str, Variant],
+        *,
+        crew: Crew | None = None,
+        counts: bool = True,
+    ) -> None:
+        """Look at what the training attacks made of a batch; ``view`` is what they saw.
+
+        Of several processes each looks at its share and all know the counts of the whole batch;
+        ``counts`` is False for one that has no image of its own.
+        """
+        self._examination(view, batch, variants, crew=crew, counts=counts)
 
     def after_epoch(self, record: EpochRecord) -> tuple[Notice, ...]:
-        """What is to be told after this epoch. Raises ``NonFiniteError`` where most of its steps
-        were skipped."""
+        """What is to be told after this epoch."""
         self._readings.append(
             Reading.of(
                 record,

@@ -12,6 +12,7 @@ from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
 from lrat.outputs import logits_of
 from lrat.randomness import Keyed, keys
+from lrat.training.crew import Alone, Crew
 from lrat.types import Batch, Images
 
 LEAST_GAIN = 0.02
@@ -62,9 +63,17 @@ class Examination:
         self._counts: dict[str, Tensor] = {}
         self._ranges: dict[str, Tensor] = {}
 
-    def __call__(self, view: nn.Module, batch: Batch, variants: Mapping[str, Variant]) -> None:
+    def __call__(
+        self,
+        view: nn.Module,
+        batch: Batch,
+        variants: Mapping[str, Variant],
+        *,
+        crew: Crew | None = None,
+        counts: bool = True,
+    ) -> None:
         """Count what ``variants`` of ``batch`` do to ``view``, which no update has changed since
-        they were made."""
+        they were made. The processes of ``crew`` add up their counts, of those that ``counts``."""
         if not variants:
             return
         with evaluating(view), torch.no_grad():
@@ -84,11 +93,19 @@ class Examination:
                         differs,
                     ],
                     batch.images,
+                    Alone() if crew is None else crew,
+                    counts,
                 )
 
-    def _add(self, term: str, flags: list[Tensor], images: Images) -> None:
-        counts = torch.stack([flag.sum() for flag in flags])
+    def _add(
+        self, term: str, flags: list[Tensor], images: Images, crew: Crew, counting: bool
+    ) -> None:
+        own = torch.stack([flag.sum() for flag in flags])
         darkest, brightest = images.aminmax()
+        told = torch.stack([*(own * counting), darkest, brightest])
+        everybody = crew.gather(told.float())
+        counts = everybody[:, :-2].sum(0).long()
+        darkest, brightest = everybody[:, -2].amin().float(), everybody[:, -1].amax().float()
         span = torch.stack([darkest, brightest])
         if term in self._counts:
             before = self._ranges[term].to(span.device)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.errors import NonFiniteError
 from lrat.training.guards.reading import Reading
 
 _CURE = "lower the learning rate, clip gradients, or look at the images and the loss"
@@ -20,22 +19,6 @@ class SkippedSteps:
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         now = readings[-1]
         return f"{_found(now)}: if there are more, {_CURE}" if now.skipped else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MostStepsSkipped:
-    """``NonFiniteError`` after any epoch in which more than half of the steps changed nothing.
-
-    That is no training any more. It never speaks, so that it is always asked.
-    """
-
-    name: ClassVar[str] = "most-steps-skipped"
-    implied_by: ClassVar[frozenset[str]] = frozenset()
-
-    def __call__(self, readings: Sequence[Reading]) -> None:
-        now = readings[-1]
-        if now.skipped > now.taken:
-            raise NonFiniteError(f"epoch {now.epoch}: {_found(now)}: the run stops here; {_CURE}")
 
 
 def _found(reading: Reading) -> str:
