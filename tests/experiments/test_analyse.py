@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +276,18 @@ def test_a_damaged_evaluation_is_left_out(again: Path) -> None:
     text = done("analyse", again, *SMALL_OPTIONS)
     assert "note: selected-quick-linf-0.2-30 is not ranked:" in text
     assert not (again / "analysis" / NAME / "rankings.json").exists()
+
+
+def test_the_benchmark_reads_the_ratio(analysed: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "analyse.py"
+    folder = analysed / "analysis" / NAME
+    ended = subprocess.run(
+        [sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("| small-cnn")]
+    seconds = summary_of(analysed)["seconds"]
+    assert isinstance(seconds, dict)
+    ratio = (seconds["attacks"] + seconds["rest"]) / seconds["attacks"]
+    assert f"**{ratio:.3f}**" in line
+    assert "| 40 |" in line

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ def overlap(*sets: Mask) -> Overlap:
     )
 
 
+@cache
 def chance_of_two(n: int, first: int, second: int) -> Chance:
     """The exact mean of |A n B| / |A u B| over random sets of these sizes among ``n`` images.
 
@@ -112,13 +114,12 @@ def chance_of_two(n: int, first: int, second: int) -> Chance:
     from scipy.stats import hypergeom  # the core works without scipy
 
     shared = np.arange(max(0, first + second - n), min(first, second) + 1)
-    law = hypergeom(n, first, second)
+    law = hypergeom.pmf(shared, n, first, second)
     union = first + second - shared
     ratios = np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)
-    ends = [int(law.ppf(level)) for level in (0.025, 0.975)]
-    low, high = (_ratio(end, first + second - end) for end in ends)
-    mean = float((law.pmf(shared) * ratios).sum())
-    return Chance(jaccard=mean, low=low, high=high, how="exact")
+    ends = np.searchsorted(law.cumsum(), [0.025, 0.975]).clip(max=len(shared) - 1)
+    low, high = ratios[ends].tolist()
+    return Chance(jaccard=float(law @ ratios), low=low, high=high, how="exact")
 
 
 def _chance(n: int, sizes: Sequence[int]) -> Chance:
