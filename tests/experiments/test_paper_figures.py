@@ -220,12 +220,18 @@ def test_figure_3_counts_all_images_in_the_papers_pairs(analysed: Path, tmp_path
 
 def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(analysed, tmp_path / "digits"))
-    weights = [
-        run_folder(folder, *cell) / "model.safetensors" for cell in (("sat", 1), ("gairat", 0))
-    ]
-    shutil.copy(*weights)
+    mine, other = (run_folder(folder, "sat", seed) / "model.safetensors" for seed in (0, 1))
+    shutil.copy(other, mine)
     with pytest.raises(RunFolderError, match="needs an analysis"):
-        make_figure("figure5", folder)
+        make_figure("figure3", folder)
+
+
+@pytest.mark.parametrize(("reported", "shown"), [(1, "last"), (2, "selected")])
+def test_figure_5_shows_a_model_that_was_reweighted(reported: int, shown: str, own: Path) -> None:
+    about = run_folder(own, "gairat", 0) / "model.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "selected_epoch": reported}))
+    (needed,) = analyses_needed("figure5", own)
+    assert needed.request.checkpoint == shown
 
 
 def test_the_images_of_figure_4_spread_as_told() -> None:
@@ -268,3 +274,28 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LratError) as refused:
             call("figure2" if call is evaluations_needed else "figure3", tmp_path)
         assert "\n" not in str(refused.value)
+
+
+def test_two_images_are_enough_for_what_needs_no_neighbours(tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    images[1] = 0.8
+    np.savez(
+        tmp_path / "two$_^.npz",
+        train_images=images,
+        train_labels=np.array([0, 1]),
+        test_images=images,
+        test_labels=np.array([0, 1]),
+    )
+    folder = reproduction(
+        tmp_path / "two",
+        "fashion-mnist",
+        f"data.name=npz:{tmp_path}/two$_^.npz",
+        "data.train_limit=null",
+        cells=(("sat", 0), ("gairat", 0)),
+    )
+    for name in ("figure3", "figure4", "figure5"):
+        prepare_figure(name, folder)
+    for name in ("figure4", "figure5c"):
+        assert set(pictures(make_figure(name, folder))) == {name}
+    with pytest.raises(RunFolderError, match="holds no t-SNE: analyse at least 4 images"):
+        make_figure("figure3", folder)

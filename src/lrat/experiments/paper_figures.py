@@ -93,6 +93,12 @@ def _maps(asked: Asked) -> list[Drawn]:
 def _histograms(asked: Asked) -> list[Drawn]:
     stored = asked.stored("gairat")
     pgd, cw, caption = stored.pgd, stored.cw, histogram_caption(stored)
+    run = asked.runs("gairat")[0]
+    if run.weighted_checkpoint != run.checkpoint:
+        caption += (
+            f" The reported epoch {run.epoch} lies before the weighting acts, so the last epoch's "
+            "model is shown."
+        )
     panels = {
         "a": (pgd, None),
         "b": (pgd, pgd),

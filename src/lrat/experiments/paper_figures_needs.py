@@ -110,7 +110,7 @@ def analysis_request(whole: str, run: FigureRun) -> AnalysisRequest:
     """All training images with the views of Figures 3 and 5; a sample with SAA for Figure 4."""
     if whole == "figure4":
         return AnalysisRequest(checkpoint=run.checkpoint, limit=_IDEA_IMAGES, points=0, saa=True)
-    return AnalysisRequest(checkpoint=run.checkpoint, points=_SHOWN_POINTS)
+    return AnalysisRequest(checkpoint=run.weighted_checkpoint, points=_SHOWN_POINTS)
 
 
 def evaluations_needed(

@@ -31,6 +31,7 @@ from lrat.reporting.figures import AccuracyCurve, Mark
 _FOLDED = "digits"
 """The data set whose test images depend on the training seed."""
 _FOLDS = 5
+_BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3
 _DROP = 0.75
 
@@ -86,6 +87,14 @@ class FigureRun:
         training = self.config.training
         length = training.schedule_epochs or training.epochs
         return math.ceil(self.config.method.gairat_begin * length - 1e-9) + 1
+
+    @property
+    def weighted_checkpoint(self) -> str:
+        """The reported weights; the last ones where the reported epoch lies before weights by steps
+        survived act, so that the model is another method's."""
+        if self.row in _BY_STEPS and self.epoch < self.reweighted_from:
+            return "last"
+        return self.checkpoint
 
     @property
     def monitored(self) -> int:

@@ -28,8 +28,8 @@ _HEIGHT = 2.2
 _FEW = 12
 """Up to so many epochs each is a marker too; a single one could not be seen otherwise."""
 _MARKERS = "osD^vP"
-_STRIP = 0.2
-_MARK_ROWS = 2
+_STRIP = 0.26
+_MARK_ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +132,8 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
 
 
 def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
-    """Each epoch a dotted line, what happens there at the foot, on two rows in turn; whether any of
-    them lies among the epochs shown."""
+    """Each epoch a dotted line, what happens there at its foot, on three rows in turn; returns
+    whether any lies among the epochs shown."""
     first, last = axes.get_xlim()
     words: dict[float, str] = {}
     for mark in sorted(marks, key=lambda mark: mark.epoch):
@@ -145,7 +145,7 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
         right = epoch > first + 0.6 * (last - first)
         axes.annotate(
             told,
-            (epoch, 0.025 + 0.08 * (place % _MARK_ROWS)),
+            (epoch, 0.02 + 0.07 * (place % _MARK_ROWS)),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if right else 2, 0),
             textcoords="offset points",
