@@ -108,6 +108,23 @@ def test_another_command_reuses_what_is_there_and_adds_its_rows(
     assert {name: after[name] for name in before} == before
 
 
+def test_a_figure_is_drawn_from_the_same_runs(made: tuple[Path, Answer]) -> None:
+    out, _ = made
+    run = contents(out / "runs" / "sat-seed-0")
+    answer = process("reproduce", "figure1b", *TINY, "--seeds", "1", "--out", out)
+    assert answer.status == 0, answer.err
+    assert {path.name for path in (out / "figures").iterdir()} >= {
+        "figure1b.pdf",
+        "figure1b.png",
+        "figure1b.txt",
+    }
+    assert "pgd-20" in answer.out, "the caption is shown"
+    assert "| figure1b | " in (out / "README.md").read_text()
+    assert contents(out / "runs" / "sat-seed-0") == run
+    unknown = lrat("reproduce", "figure7", "--out", out)
+    assert "unknown target 'figure7'" in unknown.complaint
+
+
 @pytest.mark.parametrize(
     ("changed", "cause"),
     [
