@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrat.objectives.base import ObjectiveOutput
-from lrat.training.outcome import Passes, merge
+from lrat.training.outcome import Passes, StepOutcome, TermRows, merge
 from lrat.training.recorder import COLUMNS, WeightRecorder
 from lrat.types import Batch
 from training.toys import data, run
@@ -76,3 +77,27 @@ def test_a_run_writes_every_image_of_the_chosen_epochs(tmp_path: Path) -> None:
     table = parquet.read_table(tmp_path / "weights" / names[0])
     np.testing.assert_array_equal(table["index"].to_numpy(), data().index)
     np.testing.assert_array_equal(table["label"].to_numpy(), data().labels)
+
+
+def of_step(device: str) -> StepOutcome:
+    values = torch.ones(3, device=device)
+    index = torch.arange(3, device=device)
+    rows = TermRows(index=index, labels=index, values={"loss": values, "weight": values})
+    return StepOutcome(
+        loss=values.sum(), images=3, terms={"a": rows}, correct=None, fallbacks=None,
+        passes=Passes(),
+    )  # fmt: skip
+
+
+def test_a_continued_run_joins_rows_of_the_checkpoint_and_of_the_device(tmp_path: Path) -> None:
+    """Fake tensors have a device without having it; joining two devices raises as on a real one."""
+    with FakeTensorMode():
+        recorder = WeightRecorder(tmp_path, epochs=[1])
+        recorder.add(of_step("cpu"), epoch=1)
+        again = WeightRecorder(tmp_path, epochs=[1])
+        again.load_state_dict(recorder.state_dict())
+        for _ in range(2):  # and once more after the rows were joined
+            again.add(of_step("cuda"), epoch=1)
+            (part,) = again.state_dict()["parts"]["a"]
+        assert set(part) == {"index", "label", "raw_weight", "normalised_weight", "loss"}
+        assert {(values.device.type, len(values)) for values in part.values()} == {("cpu", 9)}

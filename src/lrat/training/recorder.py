@@ -1,6 +1,7 @@
 """Per-image weights of chosen epochs: the evidence behind the figures on weights."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,22 @@ def _part(rows: TermRows) -> dict[str, Tensor]:
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: _on_cpu([part[name] for part in parts]) for name in parts[0]}
+
+
+def _on_cpu(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces joined on the CPU: those of a continued run lie there already, new ones may not.
+
+    Neighbours on one device are joined there first, as each transfer waits for the device.
+    """
+    groups = groupby(pieces, key=lambda piece: piece.device)
+    return torch.cat([torch.cat(list(group)).cpu() for _, group in groups])
 
 
 def _table(parts: Mapping[str, list[dict[str, Tensor]]]) -> dict[str, np.ndarray]:
     tables = []
     for term, pieces in parts.items():
-        columns = {
-            name: torch.cat([piece[name].cpu() for piece in pieces]).numpy() for name in pieces[0]
-        }
+        columns = {name: values.numpy() for name, values in _joined(pieces).items()}
         order = np.argsort(columns["index"], kind="stable")
         table = {name: values[order] for name, values in columns.items()}
         tables.append({**table, "term": np.full(len(order), term)})
