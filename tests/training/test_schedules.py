@@ -170,6 +170,27 @@ def test_refuses_in_one_line(make: Any) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Piecewise({0.5: math.inf}), "factors are finite and > 0"),
+        (lambda: OneCycle(div_factor=math.inf), "div_factor=inf): must be a finite number >= 1"),
+        (
+            lambda: WarmUp(schedule=Cosine(), epochs=math.inf),
+            "epochs=inf): must be a finite number > 0",
+        ),
+        (
+            lambda: WarmUp(schedule=Cosine(), fraction=math.inf),
+            "fraction=inf): must be a finite number > 0",
+        ),
+    ],
+)
+def test_infinity_is_told_what_it_lacks(make: Any, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
 def test_by_name() -> None:
     assert schedule("piecewise", {}, {0.5: 0.2}) == Piecewise({0.5: 0.2})
     assert schedule("piecewise", {}, None) == Piecewise(paper_drops())

@@ -50,6 +50,20 @@ def test_refuses_in_one_line(wrong: dict[str, float]) -> None:
         Optimisation(**wrong)
 
 
+@pytest.mark.parametrize("value", [float("inf"), 0.0])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lr", "the learning rate must be a finite number > 0"),
+        ("clip", "the largest gradient norm must be a finite number > 0, or None"),
+    ],
+)
+def test_infinity_is_told_what_it_lacks(name: str, value: float, said: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Optimisation(**{"epochs": 1, name: value})
+    assert str(caught.value).startswith(f"Optimisation({name}={value}): {said}")
+
+
 def test_unknown_words_are_refused() -> None:
     """In a process without the tests' type checker, which refuses them too."""
     said = python("""

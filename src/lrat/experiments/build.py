@@ -239,6 +239,13 @@ def optimisation(config: RunConfig) -> Optimisation:
             "training.ema_warm_up does nothing without training.ema: set that too, as "
             "training.ema=0.999, or leave it out"
         )
+    for name in ("keep_epochs", "record_weights"):
+        epochs = getattr(training, name)
+        if never := [epoch for epoch in epochs if not 1 <= epoch <= training.epochs]:
+            raise ConfigurationError(
+                f"training.{name}={list(epochs)}: {training.epochs} epochs are trained, so there "
+                f"will be no epoch {never[0]}: name epochs from 1 to {training.epochs}"
+            )
     drops = training.drops if training.drops != paper_drops() else None
     chosen = schedule(training.schedule.model_dump(exclude_none=True), drops)
     return Optimisation(

@@ -28,6 +28,15 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _decay(value: float | None) -> float | None:
+    """The decay of a weight average, refused as the average itself refuses it."""
+    from lrat.training.averaging import check_decay  # with torch, which reading settings needs not
+
+    if value is not None:
+        check_decay(value)
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -132,7 +141,7 @@ class TrainingSettings(_Section):
     schedule: ScheduleSettings = ScheduleSettings()
     decay: Literal["all", "weights"] = "all"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    ema: float | None = Field(default=None, ge=0, lt=1)
+    ema: Annotated[float | None, AfterValidator(_decay)] = None
     ema_warm_up: bool = True
     precision: Literal["float32", "bf16-mixed"] = "float32"
     clip: float | None = Field(default=None, gt=0)
@@ -327,7 +336,11 @@ def _in_one_line(error: ValidationError) -> str:
             problems.append(f"{where}={each['input']!r}: must be a section of settings{inside}")
         elif isinstance(cause, LratError):
             problems.append(str(cause))
+        elif each["type"] == "tuple_type":
+            given = each["input"]
+            form = f"[{given}]" if isinstance(given, int | float | str) else "[...]"
+            problems.append(f"{where}={given!r}: must be a list, as {where}={form}")
         else:
-            cause = each["msg"].lower().replace("tuple", "list").replace("dictionary", "mapping")
+            cause = each["msg"].lower().replace("dictionary", "mapping")
             problems.append(f"{where}={each['input']!r}: {cause}")
     return "; ".join(problems)

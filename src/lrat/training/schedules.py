@@ -43,9 +43,9 @@ class Piecewise:
         for fraction, factor in self.drops.items():
             _refuse(
                 self,
-                not (0 < fraction <= 1 and _positive(factor)),
+                not (0 < fraction <= 1 and is_positive(factor)),
                 f"drops={ {fraction: factor} }",
-                "fractions lie in (0, 1], factors are > 0, as in {0.6: 0.1, 0.9: 0.1}",
+                "fractions lie in (0, 1], factors are finite and > 0, as in {0.6: 0.1, 0.9: 0.1}",
             )
         object.__setattr__(self, "drops", dict(self.drops))
 
@@ -95,7 +95,7 @@ class OneCycle:
         for name in ("div_factor", "final_div_factor"):
             value = getattr(self, name)
             enough = math.isfinite(value) and value >= 1
-            _refuse(self, not enough, f"{name}={value!r}", "must be a number >= 1")
+            _refuse(self, not enough, f"{name}={value!r}", "must be a finite number >= 1")
         if self.shape not in get_args(Shape):
             raise UnknownNameError("shape of a one-cycle schedule", self.shape, get_args(Shape))
 
@@ -123,14 +123,21 @@ class WarmUp:
     start: float = 0.01
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.epochs, self.fraction) if value is not None]
+        given = {
+            name: value
+            for name in ("epochs", "fraction")
+            if (value := getattr(self, name)) is not None
+        }
         _refuse(
             self,
             len(given) != 1,
             f"epochs={self.epochs!r}, fraction={self.fraction!r}",
             "say how long it lasts in one of the two",
         )
-        _refuse(self, not _positive(given[0]), f"{given[0]!r}", "a warm-up lasts longer than 0")
+        for name, value in given.items():
+            _refuse(
+                self, not is_positive(value), f"{name}={value!r}", "must be a finite number > 0"
+            )
         too_long = self.fraction is not None and self.fraction > 1
         _refuse(self, too_long, f"fraction={self.fraction!r}", "must lie in (0, 1]")
         _refuse(self, not 0 <= self.start <= 1, f"start={self.start!r}", "must lie in [0, 1]")
@@ -219,5 +226,6 @@ def _refuse(thing: object, condition: bool, what: str, cure: str) -> None:
         raise SettingError(f"{type(thing).__name__}({what}): {cure}")
 
 
-def _positive(value: float) -> bool:
+def is_positive(value: float) -> bool:
+    """Whether this is a finite number above 0."""
     return math.isfinite(value) and value > 0

@@ -13,7 +13,7 @@ from lrat.printing import as_call
 from lrat.training.averaging import WeightAverage, check_decay
 from lrat.training.decay import split_by_decay
 from lrat.training.precision import Precision
-from lrat.training.schedules import Piecewise, Schedule, paper_drops
+from lrat.training.schedules import Piecewise, Schedule, is_positive, paper_drops
 
 Decay = Literal["all", "weights"]
 NonFinite = Literal["stop", "skip"]
@@ -69,14 +69,16 @@ class Optimisation:
             self.schedule_epochs,
             f"the schedule must be at least as long as the {self.epochs} epochs trained",
         )
-        _refuse(not _positive(self.lr), "lr", self.lr, "the learning rate must be > 0")
+        _refuse(
+            not is_positive(self.lr), "lr", self.lr, "the learning rate must be a finite number > 0"
+        )
         _refuse(not 0 <= self.momentum < 1, "momentum", self.momentum, "must lie in [0, 1)")
         _refuse(self.nesterov and self.momentum == 0, "nesterov", True, "needs momentum > 0")
         _refuse(
             not (math.isfinite(self.weight_decay) and self.weight_decay >= 0),
             "weight_decay",
             self.weight_decay,
-            "must be a number >= 0",
+            "must be a finite number >= 0",
         )
         Piecewise(self.drops)  # refuses what are no drops
         _refuse(
@@ -86,10 +88,10 @@ class Optimisation:
             f"do nothing beside schedule={self.schedule!r}: leave one of the two out",
         )
         _refuse(
-            self.clip is not None and not _positive(self.clip),
+            self.clip is not None and not is_positive(self.clip),
             "clip",
             self.clip,
-            "the largest gradient norm must be > 0, or None for no clipping",
+            "the largest gradient norm must be a finite number > 0, or None for no clipping",
         )
         _refuse(self.accumulate < 1, "accumulate", self.accumulate, "must be at least 1 batch")
         for name, known in (("decay", Decay), ("precision", Precision), ("non_finite", NonFinite)):
@@ -147,7 +149,3 @@ class Optimisation:
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
         )
-
-
-def _positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
