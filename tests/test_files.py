@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrat import files
 from lrat.errors import RunFolderError
 from lrat.files import (
     append_line,
@@ -148,3 +149,21 @@ def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkey
     write_atomically(tmp_path / "new" / "a", lambda file: file.write(b"x"))
     (temporary,) = [name for name in done if name.startswith(".a.")]
     assert done == [tmp_path.name, temporary, "rename", "new"]
+
+
+def test_a_file_of_another_machine_may_appear_late(tmp_path, monkeypatch):
+    path, looks = tmp_path / "late", []
+
+    def sleep(seconds):
+        looks.append(seconds)
+        if len(looks) == 2:
+            path.touch()
+
+    monkeypatch.setattr(files.time, "sleep", sleep)
+    assert files.appears(path)
+    assert len(looks) == 2
+    assert files.appears(path)
+    assert len(looks) == 2, "what is there is waited for no more"
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr(files.time, "monotonic", lambda: next(now))
+    assert not files.appears(tmp_path / "never")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -14,6 +15,8 @@ from lrat.errors import RunFolderError
 
 TABLE_SUFFIXES = (".parquet", ".npz")
 Write: TypeAlias = Callable[[BinaryIO], object]
+_VISIBLE_WITHIN_SECONDS = 30.0
+_LOOK_EVERY_SECONDS = 0.5
 
 
 def write_atomically(path: Path, write: Write) -> None:
@@ -166,6 +169,17 @@ def read_table(path: Path) -> dict[str, npt.NDArray[Any]]:
     with parquet.ParquetFile(path) as file:
         table = file.read(use_threads=False)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def appears(path: Path) -> bool:
+    """Whether a file that another process has written is seen here: network file systems show new
+    files late, so after half a minute at most."""
+    deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
+    while not path.is_file():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return True
 
 
 def discard(path: Path) -> None:

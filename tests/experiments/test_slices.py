@@ -1,6 +1,7 @@
 """``lrat train --max-minutes`` and ``--portable``: a run in slices, here and elsewhere."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from experiments.commands import TINY, Answer, assert_same_result, contents, done, lrat, records
 from experiments.own import write_model, write_npz
+from lrat.errors import SettingError
+from lrat.experiments.config import load_config
+from lrat.experiments.run import train_run
 from lrat.training import interrupt
 from lrat.training.storage import FolderKeeper
 
@@ -79,11 +83,26 @@ def test_slices_add_up_to_the_whole_run(
     assert_same_result(out, whole)
 
 
-@pytest.mark.parametrize("minutes", ["0", "-3", "nan"])
-def test_no_time_is_refused_before_anything_is_written(tmp_path: Path, minutes: str) -> None:
+@pytest.mark.parametrize(
+    ("minutes", "cause"),
+    [
+        ("0", "give the run some time, above 0 minutes"),
+        ("-3", "give the run some time, above 0 minutes"),
+        ("nan", "give the run some time, above 0 minutes"),
+        ("inf", r"no clock runs for more than \d+ minutes; leave it out for a run without a limit"),
+        ("1e+12", r"no clock runs for more than \d+ minutes; leave it out for .*"),
+    ],
+)
+def test_no_time_is_refused_before_anything_is_written(
+    tmp_path: Path, minutes: str, cause: str
+) -> None:
     out = tmp_path / "run"
-    complaint = lrat(*COMMAND, "--out", out, "--max-minutes", minutes).complaint
-    assert complaint == f"--max-minutes {minutes}: give the run some time, above 0"
+    for devices in ((), ("--devices", 1)):
+        complaint = lrat(*COMMAND, "--out", out, "--max-minutes", minutes, *devices).complaint
+        assert re.fullmatch(rf"--max-minutes {re.escape(minutes)}: {cause}", complaint)
+    config = load_config({"method": {"name": "sat"}})
+    with pytest.raises(SettingError, match=r"^max_minutes="):
+        train_run(config, out, max_minutes=float(minutes))
     assert not out.exists()
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lrat.training.interrupt import StopNow, StopRequest, noticing, stopping
+from lrat.training import interrupt
+from lrat.training.interrupt import StopNow, StopRequest, holding, noticing, stopping
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -108,3 +109,50 @@ def test_a_forward_notices_the_request_and_the_hooks_are_gone_afterwards() -> No
                 module(torch.ones(1))
     assert not model._forward_pre_hooks
     assert model(torch.ones(1)) == 1
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_came_before_training_is_heard_when_it_begins(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in SIGNALS]
+    heard: list[str] = []
+    with holding():
+        os.kill(os.getpid(), number)
+        with stopping(heard.append) as stop:
+            assert (stop.reason, heard) == (number.name, [number.name])
+    assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_held_signal_is_heard_while_training_goes_on(number: signal.Signals) -> None:
+    heard: list[str] = []
+    with holding(), stopping(heard.append) as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert (stop.reason, heard) == (number.name, [number.name])
+
+
+def test_a_held_signal_that_comes_after_training_changes_nothing() -> None:
+    with holding():
+        with stopping() as stop:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not stop
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_held_signal_that_comes_twice_is_one_and_a_later_one_stops_at_once(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now)
+    with holding():
+        if before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with stopping() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            now += interrupt.SAME_WITHIN_SECONDS / 2
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.reason == "SIGTERM"
+            now += interrupt.SAME_WITHIN_SECONDS
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)

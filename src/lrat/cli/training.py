@@ -54,13 +54,14 @@ def train(
     profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
-    from lrat.errors import ConfigurationError, Paused
+    from lrat.errors import Paused
     from lrat.experiments.config import load_config, parse_assignments, read_yaml
     from lrat.experiments.folder import default_folder
     from lrat.experiments.launching import check_devices
     from lrat.experiments.run import TrainedRun, train_run
     from lrat.experiments.terminal import training_progress
     from lrat.experiments.training_processes import train_in_processes
+    from lrat.training.interrupt import check_minutes
 
     options = given(
         method__name=method,
@@ -84,8 +85,7 @@ def train(
             raise typer.BadParameter("--profile measures one process: leave out --devices")
         print(profile_training(settings))
         return
-    if max_minutes is not None and not max_minutes > 0:
-        raise ConfigurationError(f"--max-minutes {max_minutes:g}: give the run some time, above 0")
+    check_minutes(max_minutes, name="--max-minutes ")
     folder = default_folder(settings) if out is None else out
     report: TrainedRun | None
     try:

@@ -5,7 +5,6 @@ the folder, so that all see the model in the same way; in the end the parts are 
 left undone is done by the next call, with any number of processes.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -30,9 +29,9 @@ from lrat.experiments.evaluating import (
 )
 from lrat.experiments.launching import Spread, in_processes, share_processors
 from lrat.experiments.subjects import Source
+from lrat.files import appears
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]
-_VISIBLE_WITHIN_SECONDS = 30.0
 
 
 def evaluate_in_processes(
@@ -136,14 +135,11 @@ def _gathered(finished: list[int], of: int) -> list[int]:
 
 def _images_of(folder: Path, rank: int) -> int:
     """How many images the evaluation that the first process began is of."""
-    deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
-    while not (folder / EXTENT).is_file():  # network file systems show new files late
-        if time.monotonic() > deadline:
-            raise RunFolderError(
-                f"process {rank + 1} does not see {folder}, which the first one began: choose a "
-                "folder that all machines share"
-            )
-        time.sleep(0.5)
+    if not appears(folder / EXTENT):
+        raise RunFolderError(
+            f"process {rank + 1} does not see {folder}, which the first one began: choose a "
+            "folder that all machines share"
+        )
     return int(read_json(folder / EXTENT)["images"])
 
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,9 @@ _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PLANNED, SIGNALLED = 1, 2
 """How urgent a stop is; 0: none is asked for."""
+SAME_WITHIN_SECONDS = 2.0
+"""A signal that comes again so soon is the same one: Ctrl-C reaches the processes of torchrun, and
+torchrun, which hands it on to them."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
 
@@ -55,23 +59,13 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
     come back, so the second does what it did without this manager (KeyboardInterrupt, or the end
     of the process). Handlers always come back at exit. A signal that was ignored before
     (``nohup``, a shell's background job) stays ignored. Outside the main thread Python allows no
-    handlers: there the request stays False.
+    handlers: there the request stays False. Inside ``holding`` a signal that has come before is
+    heard at once.
     """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    previous: dict[signal.Signals, Handler] = {}
+    request, before = StopRequest(), _Handlers()
 
-    def restore() -> None:
-        while previous:
-            number, handler = previous.popitem()
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        reason = signal.Signals(number).name
+    def heard(reason: str) -> None:
         request.ask(reason)
-        restore()
         try:
             announce(reason)
         except (OSError, RuntimeError):
@@ -79,13 +73,92 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
             # Python does not allow to be re-entered: the run must save itself all the same.
             return
 
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        before.restore()
+        heard(signal.Signals(number).name)
+
+    held = [each for each in map(signal.getsignal, _SIGNALS) if isinstance(each, _Held)]
+    if held and _in_main_thread():
+        with held[0].answered_by(heard):
+            yield request
+        return
     try:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                previous[number] = signal.signal(number, on_signal)
+        before.replace(on_signal)
         yield request
     finally:
-        restore()
+        before.restore()
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Inside, the first SIGINT or SIGTERM waits for the ``stopping`` that begins or goes on inside.
+
+    For whoever cannot be left in the middle, as others wait for it: all go on to where a stop is
+    answered. One that comes when that is over changes nothing. A signal that follows within
+    ``SAME_WITHIN_SECONDS`` is the same one; a later one raises ``KeyboardInterrupt``.
+    """
+    before = _Handlers()
+    try:
+        before.replace(_Held())
+        yield
+    finally:
+        before.restore()
+
+
+class _Held:
+    """A handler that keeps the first signal until somebody answers it."""
+
+    def __init__(self) -> None:
+        self._heard_at: float | None = None
+        self._unanswered: str | None = None
+        self._answer: Callable[[str], object] | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now, reason = time.monotonic(), signal.Signals(number).name
+        if self._heard_at is not None:
+            if now - self._heard_at > SAME_WITHIN_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self._heard_at = now
+        if self._answer is None:
+            self._unanswered = reason
+        else:
+            self._answer(reason)
+
+    @contextmanager
+    def answered_by(self, answer: Callable[[str], object]) -> Iterator[None]:
+        """Inside, ``answer`` is called with the signal's name: at once if it has come already."""
+        self._answer = answer
+        missed, self._unanswered = self._unanswered, None
+        if missed is not None:
+            answer(missed)
+        try:
+            yield
+        finally:
+            self._answer = None
+
+
+class _Handlers:
+    """The handlers that this process had before."""
+
+    def __init__(self) -> None:
+        self._previous: dict[signal.Signals, Handler] = {}
+
+    def replace(self, handler: Callable[[int, FrameType | None], object]) -> None:
+        """By ``handler``, for the signals that nobody ignores."""
+        for number in _SIGNALS if _in_main_thread() else ():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, handler)
+
+    def restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _in_main_thread() -> bool:
+    """Where alone Python allows handlers."""
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -94,8 +167,7 @@ def stopping_after(minutes: float | None, stop: StopRequest) -> Iterator[None]:
     if minutes is None:
         yield
         return
-    if not 0 < minutes <= threading.TIMEOUT_MAX / 60:
-        raise SettingError(f"max_minutes={minutes!r}: give the run some time, above 0 minutes")
+    check_minutes(minutes)
     reason = f"its limit of {minutes:g} minutes"
     timer = threading.Timer(60 * minutes, lambda: stop.ask(reason, urgency=PLANNED))
     timer.daemon = True
@@ -104,6 +176,20 @@ def stopping_after(minutes: float | None, stop: StopRequest) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def check_minutes(minutes: float | None, *, name: str = "max_minutes=") -> None:
+    """Refuse a limit that is none, or that no clock can wait for."""
+    if minutes is None:
+        return
+    if not minutes > 0:
+        raise SettingError(f"{name}{minutes:g}: give the run some time, above 0 minutes")
+    longest = int(threading.TIMEOUT_MAX / 60)
+    if minutes > longest:
+        raise SettingError(
+            f"{name}{minutes:g}: no clock runs for more than {longest} minutes; leave it out for a "
+            "run without a limit"
+        )
 
 
 @contextmanager
