@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -35,13 +34,12 @@ from lrat.experiments.lock import locked
 from lrat.experiments.measures import selection_key, watch
 from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
-from lrat.files import write_atomically, write_json, write_text
+from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
+from lrat.training.interrupt import check_minutes
 from lrat.training.state import reported
 from lrat.training.watch import tell
-
-_VISIBLE_WITHIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +97,7 @@ def train_run(
     after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself; it is
     ``portable`` then if so asked for (``training.Storage``).
     """
+    check_minutes(max_minutes)
     crew = Alone() if crew is None else crew
     place = build.device(config.device) if device is None else device
     if crew.rank > 0:
@@ -185,10 +184,8 @@ class _Training:
     def _compare(self, found: Mapping[str, str]) -> None:
         """Refuse to train in another folder, on other images, or with another model file than the
         first process."""
-        deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
-        while not (self.folder / CONFIG).is_file() and time.monotonic() < deadline:
-            time.sleep(0.5)  # network file systems show new files late
-        astray = first_to_differ(self.crew, (self.folder / CONFIG).is_file(), device=self.device)
+        seen = appears(self.folder / CONFIG)
+        astray = first_to_differ(self.crew, seen, device=self.device)
         if astray is not None:
             raise RunFolderError(
                 f"process {astray + 1} of {self.crew.size} does not see {self.folder}, which the "
