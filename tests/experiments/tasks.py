@@ -34,6 +34,8 @@ class Ending:
             raise SettingError(f"{word}: this cannot be made")
         if word.startswith("save"):
             raise Interrupted(f"{word}: saved")
+        if word == "hang":
+            time.sleep(600)
         if word == "lost":
             raise ConnectionLostError("lost")
         if word == "raise":

@@ -5,7 +5,9 @@ from torch import nn
 from builders import seeded
 from lrat.acceleration import View, accelerate
 from lrat.errors import ConfigurationError
+from lrat.experiments import build
 from lrat.experiments.crew import synchronised
+from lrat.experiments.launching import check_devices
 from lrat.models import SmallCNN
 
 CUDA = torch.device("cuda")
@@ -43,3 +45,23 @@ def test_one_process_has_nothing_to_synchronise() -> None:
     assert synchronised(network, CUDA, 1) is network
     with pytest.raises(ConfigurationError, match="this is cpu: leave it out"):
         synchronised(network, torch.device("cpu"), 2)
+
+
+def test_who_only_starts_others_takes_no_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process that uses one takes some hundred megabytes of it."""
+
+    def use(name: str) -> torch.device:
+        raise AssertionError(f"{name} is used")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(build, "device", use)
+    for name in ("auto", "cuda"):
+        check_devices(name, 2, 1)
+        with pytest.raises(ConfigurationError, match=r"^devices 3: choose from 1 to 2, the cuda "):
+            check_devices(name, 3, 1)
+    with pytest.raises(
+        ConfigurationError, match=r"^device cuda:1 is one of them and devices takes"
+    ):
+        check_devices("cuda:1", 2, 1)
+    with pytest.raises(AssertionError, match=r"^cuda:2 is used$"):  # which refuses it
+        check_devices("cuda:2", 2, 1)

@@ -1,11 +1,18 @@
 """Which of several ends is told. Real processes, without anything that connects them."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
+from experiments.commands import one_thread, python
 from experiments.tasks import end
 from lrat.errors import Interrupted, LratError, SettingError
+from lrat.experiments import team
 from lrat.experiments.team import in_team
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -30,3 +37,113 @@ def test_the_end_that_explains_most_is_told(
 
 def test_what_the_first_one_returns_comes_back_as_it_is() -> None:
     assert in_team(end("a"), 1, saves_itself=False) == "a"
+
+
+def test_a_signal_before_they_work_stops_them_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for each on its lifeline: there is no moment at which it may not be read."""
+    start, started = team._start, []
+
+    def start_and_signal(*arguments: Any) -> Any:
+        started.append(start(*arguments))
+        if len(started) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(team, "_start", start_and_signal)
+    with pytest.raises(Interrupted, match=r"^stopped by SIGTERM while no step was under way"):
+        in_team(end("hang", "hang", "hang"), 3, saves_itself=True)
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        (("hang", "stop"), "^stopped by SIGINT while no step was under way: "),
+        (("save", "hang"), "^save: saved$"),
+    ],
+)
+def test_who_waits_for_one_that_was_stopped_is_not_waited_for(
+    ends: tuple[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(team, "_SECONDS_TO_FOLLOW", 0.1)
+    with pytest.raises(Interrupted, match=told):
+        in_team(end(*ends), 2, saves_itself=True)
+    assert multiprocessing.active_children() == []
+
+
+def test_one_that_cannot_save_itself_does_not_outlive_its_parent() -> None:
+    ended = python("""
+import multiprocessing, time
+from lrat.experiments import team
+
+def live(line, lifeline):
+    team._SECONDS_TO_SAVE = 0.1
+    team._live(Stuck(), 0, True, line, lifeline)
+
+class Stuck:
+    def __call__(self, number):
+        at_work.set()
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            time.sleep(600)
+
+context = multiprocessing.get_context("fork")
+at_work = context.Event()
+line, far_line = context.Pipe()
+far_lifeline, lifeline = context.Pipe(duplex=False)
+
+def begin():
+    lifeline.close()
+    live(far_line, far_lifeline)
+
+process = context.Process(target=begin)
+process.start()
+assert at_work.wait(60)
+lifeline.close()  # as when this process died
+process.join(60)
+print(process.exitcode)
+process.kill()
+""")
+    assert ended == "1\n"
+
+
+STUCK = """
+import ctypes, os, sys
+from lrat.experiments import lifeline
+from lrat.training.interrupt import holding
+lifeline.signals.SAME_WITHIN_SECONDS = lifeline._SECONDS_TO_LEAVE = 0.2
+with lifeline.left_at_the_second_signal(), holding():
+    print("here", flush=True)
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
+    for _ in range(2):
+        libc.pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex is all zeros there")
+def test_a_second_signal_ends_one_that_waits_where_no_handler_runs() -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        env=one_thread(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "here\n"
+        for number in (signal.SIGTERM, signal.SIGINT):  # the second is the first come again
+            running.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 130
+        assert running.stderr is not None
+        assert "stopped at once, in the middle of a step" in running.stderr.read()
+    finally:
+        running.kill()
+        running.communicate()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_stopped_in_every_way_it_ends_as_if_it_had_not_been(whole: Path, tmp_pat
         before, children = checkpoints(out)[-1], children_of(running.pid)
         running.kill()
         running.communicate()
-        wait_until(lambda: not any(alive(child) for child in children))
+        wait_until(partial(all_gone, children))
         assert checkpoints(out)[-1] > before
         assert not (out / ".lock").exists()
 
@@ -92,6 +93,71 @@ def test_stopped_in_every_way_it_ends_as_if_it_had_not_been(whole: Path, tmp_pat
     assert answer.status == 0, answer.err
     assert "continuing " in answer.out
     assert_same_result(out, whole)
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+from torch import nn
+
+class Slow(nn.Module):
+    moves = 0
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+    def to(self, *place, **how):
+        self.moves += 1
+        here = Path(__file__).parent
+        if self.moves == 2:
+            (here / f"here-{os.getpid()}").touch()
+            while not (here / "go").exists():
+                time.sleep(0.05)
+        return super().to(*place, **how)
+
+def make():
+    return Slow()
+"""
+"""A model that takes its time when all have met and none is at a step."""
+
+
+@two
+def test_stopped_before_the_first_step_it_saves_that_step_also_to_carry_away(
+    tmp_path: Path,
+) -> None:
+    """By a signal, and by the death of the command: nobody trains on."""
+    out, model, go = (tmp_path / name for name in ("run", "model.py", "go"))
+    model.write_text(SLOW)
+    settings = ("--set", "acceleration=off", "--model", f"{model}:make", "--epochs", 40)
+    command = [*map(str, (*TRAIN, *settings, "--out", out, "--devices", 2))]
+    for number, status in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        with started(sys.executable, "-c", TYPED, *command, "--portable") as running:
+            wait_until(
+                lambda: len(list(tmp_path.glob("here-*"))) == 2 or running.poll() is not None
+            )
+            assert running.poll() is None, running.communicate()
+            children = children_of(running.pid)
+            running.send_signal(number)
+            time.sleep(0.5)  # until they have heard of it
+            go.touch()
+            wait_until(partial(all_gone, children))
+            said, err = running.communicate(timeout=60)
+        assert running.returncode == status, err
+        assert not (out / ".lock").exists()
+        if number is signal.SIGTERM:
+            told = f"lrat: stopped by SIGTERM in epoch 1 after step 1; saved in {out} to carry away"
+            assert err.startswith(told), err
+            assert err.endswith("continues it, there or here, with fresh momentum\n")
+            assert checkpoints(out) == ["epoch-001-step-000001-portable"]
+        else:
+            assert "continuing in epoch 1 after step 1\n" in said
+            assert checkpoints(out) == ["epoch-001-step-000002-portable"]
+        for each in (go, *tmp_path.glob("here-*")):
+            each.unlink()
 
 
 @two
@@ -321,6 +387,10 @@ def children_of(pid: int) -> list[int]:
             if parent == pid and "spawn_main" in (place / "cmdline").read_text():
                 found.append(int(place.name))
     return sorted(found)
+
+
+def all_gone(pids: list[int]) -> bool:
+    return not any(map(alive, pids))
 
 
 def alive(pid: int) -> bool:

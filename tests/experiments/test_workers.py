@@ -30,7 +30,7 @@ def test_a_worker_makes_one_task_after_another() -> None:
     ("task", "words"),
     [
         ("refuse", "^refuse: this cannot be made$"),
-        ("die", f"^the worker process of die ended with status {-signal.SIGKILL}: "),
+        ("die", "^the worker process of die ended by SIGKILL: out of memory, or "),
     ],
 )
 def test_a_task_that_fails_ends_the_others(task: str, words: str) -> None:
@@ -47,6 +47,17 @@ def test_when_asked_to_stop_it_interrupts_the_tasks_under_way_and_begins_no_othe
     with pytest.raises(Interrupted, match=r"^stopped by SIGINT$"):
         next(done)
     assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_is_stopped_while_it_starts_ends_without_a_word(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stop = StopRequest()
+    stop.ask("SIGINT")
+    with pytest.raises(Interrupted, match=r"^stopped by SIGINT$"):
+        make(["hang", "hang"], workers=2, stop=stop)
+    assert multiprocessing.active_children() == []
+    assert capfd.readouterr().err == ""
 
 
 def test_the_parents_signal_mask_is_as_before() -> None:

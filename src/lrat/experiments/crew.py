@@ -23,8 +23,6 @@ class FabricCrew:
 
     def __init__(self, fabric: Any) -> None:
         self._fabric = fabric
-        self.at_work = False
-        """Whether it has exchanged numbers: then training listens for signals by itself."""
 
     @property
     def rank(self) -> int:
@@ -52,7 +50,6 @@ class FabricCrew:
         return context
 
     def gather(self, values: Tensor) -> Tensor:
-        self.at_work = True
         if self.size == 1:
             return values[None]
         everybody = [torch.empty_like(values) for _ in range(self.size)]

@@ -19,6 +19,7 @@ import torch
 
 from lrat.errors import ConfigurationError
 from lrat.experiments import build
+from lrat.experiments.lifeline import left_at_the_second_signal
 from lrat.experiments.team import ConnectionLostError, in_team
 
 _logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def check_devices(
 
     ``others_expected``: processes of torchrun that do not know of each other are meant.
     """
-    place = build.device(device)
+    place = device_for_others(device)
     if nodes < 1 or (nodes > 1 and devices is None):
         raise ConfigurationError(
             f"nodes {nodes}: at least one, and say with devices how many processes on each"
@@ -91,6 +92,25 @@ def check_devices(
             f"device {place} is one of them and devices takes {devices}: leave out the "
             "number, or the devices"
         )
+
+
+def device_for_others(name: str) -> torch.device:
+    """``build.device`` for a process that only starts others: it takes no memory of a GPU, as the
+    first use would."""
+    place = torch.device("cuda") if name == "auto" else _parsed(name)
+    if place is None or place.type != "cuda":
+        return build.device(name)
+    there = torch.cuda.device_count()
+    if (place.index or 0) < there:
+        return place
+    return build.device(name)  # says what is wrong, or takes the CPU
+
+
+def _parsed(name: str) -> torch.device | None:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        return None
 
 
 def in_processes(work: "Work[Result]", spread: Spread) -> Result | None:
@@ -133,7 +153,7 @@ def _fabric(spread: Spread) -> Any:
     strategy = DDPStrategy(timeout=spread.patience, **_buffers_left_alone())
     try:
         fabric = Fabric(
-            accelerator=build.device(spread.device).type,
+            accelerator=device_for_others(spread.device).type,
             devices=spread.devices,
             num_nodes=spread.nodes,
             strategy=strategy,
@@ -171,7 +191,8 @@ def _found(work: "Work[Result]", fabric: Any, spread: Spread) -> Result | None:
         return work(fabric)
 
     try:
-        result: Result = _launched(begin, fabric)
+        with left_at_the_second_signal():
+            result: Result = _launched(begin, fabric)
     except ConnectionLostError:
         if fabric.global_rank > 0:
             sys.exit(2)  # the first one speaks; of its own death, whoever started it

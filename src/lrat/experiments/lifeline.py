@@ -7,10 +7,77 @@ the parent heard, and which closes when the parent dies, however it dies.
 """
 
 import _thread
+import logging
+import multiprocessing
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from lrat.training import interrupt as signals
+
+_logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_TO_LEAVE = 3.0
+
+
+@dataclass(kw_only=True)
+class Child:
+    """A process as its parent sees it: ``line`` is what the two talk over."""
+
+    process: BaseProcess
+    line: Connection
+    lifeline: Connection
+
+    def exit_status(self) -> str:
+        """How it ended, in words; waits until it has."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def start_child(
+    live: Callable[..., None], *arguments: Any, deaf_to: tuple[signal.Signals, ...]
+) -> Child:
+    """Start ``live(*arguments, line, lifeline)`` in a process, deaf from its first moment."""
+    context = multiprocessing.get_context("spawn")
+    line, far_line = context.Pipe()
+    far_lifeline, lifeline = context.Pipe(duplex=False)
+    process = context.Process(target=live, args=(*arguments, far_line, far_lifeline))
+    with blocked(*deaf_to):
+        process.start()
+    # Only the process may hold these ends, so that each side notices the end of the other.
+    far_line.close()
+    far_lifeline.close()
+    return Child(process=process, line=line, lifeline=lifeline)
+
+
+def while_heeding(
+    heed: Callable[[], None], work: Callable[[], Result], *numbers: signal.Signals
+) -> Result:
+    """``work()`` in the main thread, which ``heed`` in another one may ``interrupt``, once, by one
+    of ``numbers``.
+
+    Raises the ``KeyboardInterrupt`` of that at whatever moment it comes, also before the work.
+    Afterwards nothing interrupts any more.
+    """
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    if hasattr(signal, "SIGUSR1"):  # lets ``interrupt`` wake the main thread
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    try:
+        threading.Thread(target=heed, daemon=True).start()
+        return work()
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -29,15 +96,54 @@ def blocked(*numbers: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def become_wakeable() -> None:
-    """Let ``interrupt`` wake the main thread; call it there."""
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
-
-
 def interrupt(number: signal.Signals = signal.SIGINT) -> None:
     """Do in the main thread what this process would do on a signal, also on one that it blocks."""
     _thread.interrupt_main(number)
     if hasattr(signal, "SIGUSR1"):
         # The interrupt alone does not wake a main thread that sleeps or waits; a signal does.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+@contextmanager
+def left_at_the_second_signal() -> Iterator[None]:
+    """Inside, a second SIGINT or SIGTERM ends this process with status 130, whatever it does.
+
+    Python's handlers run between two steps of the main thread, which waits in the middle of one
+    when another process does not answer. Where they do run they have some seconds to come first.
+    """
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(ear,), daemon=True)
+    try:
+        listener.start()
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(mouth)
+        listener.join()
+        os.close(ear)
+
+
+def _listen(ear: int) -> None:
+    """Until the other end closes; of each signal its number comes."""
+    first: float | None = None
+    while number := os.read(ear, 1):
+        now = time.monotonic()
+        if number[0] not in _SIGNALS:
+            continue
+        if first is None:
+            first = now
+        elif now - first > signals.SAME_WITHIN_SECONDS:
+            last = threading.Timer(_SECONDS_TO_LEAVE, _leave)
+            last.daemon = True
+            last.start()
+            break
+
+
+def _leave() -> None:
+    _logger.warning("stopped at once, in the middle of a step; the same command continues")
+    os._exit(130)

@@ -6,29 +6,32 @@ that saves itself does so once.
 """
 
 import logging
-import multiprocessing
+import math
 import os
 import pickle
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 from lrat.errors import Interrupted, LratError
-from lrat.experiments.lifeline import become_wakeable, blocked, interrupt
+from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
 from lrat.training.interrupt import StopRequest, stopping
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_FOR_THE_CAUSE = 5.0
 """Who loses its connection to a process that dies may be heard before that death is."""
+_SECONDS_TO_FOLLOW = 30.0
+"""After one that was stopped: an exchange in which others wait for it may not notice its end."""
 _SECONDS_TO_END = 30.0
+_SECONDS_TO_SAVE = 120.0
+"""For those whose parent died."""
 
 
 class ConnectionLostError(LratError):
@@ -78,6 +81,16 @@ class _End:
             self.kind == "refused" and not isinstance(self.value, harmless)
         )
 
+    def seconds_for_others(self, number: int) -> float:
+        """How long those that still work are waited for after the end of the ``number``-th one."""
+        if self.ends_all:
+            return 0.0
+        if self.is_an_effect:
+            return _SECONDS_FOR_THE_CAUSE
+        if self.kind == "stopped" or (self.kind == "refused" and number == 0):
+            return _SECONDS_TO_FOLLOW
+        return math.inf
+
     @property
     def is_an_effect(self) -> bool:
         """Perhaps of something that another one is about to tell."""
@@ -85,12 +98,9 @@ class _End:
 
 
 @dataclass(kw_only=True)
-class _Member:
-    """A process as its parent sees it."""
+class _Member(Child):
+    """One of the team as its parent sees it."""
 
-    process: BaseProcess
-    line: Connection
-    lifeline: Connection
     end: _End | None = None
     asked: bool = False
 
@@ -106,39 +116,29 @@ class _Member:
         try:
             self.end = pickle.loads(self.line.recv_bytes())  # noqa: S301 - our own process
         except (EOFError, OSError):
-            self.process.join()
-            code = self.process.exitcode or 0
-            how = signal.Signals(-code).name if code < 0 else f"status {code}"
-            self.end = _End(kind="died", value=how)
+            self.end = _End(kind="died", value=self.exit_status())
 
 
 def _start(member: Callable[[int], Any], number: int, saves_itself: bool) -> _Member:
-    context = multiprocessing.get_context("spawn")
-    line, far_line = context.Pipe(duplex=False)
-    far_lifeline, lifeline = context.Pipe(duplex=False)
-    arguments = (member, number, saves_itself, far_line, far_lifeline)
-    process = context.Process(target=_live, args=arguments)
-    with blocked(*_SIGNALS):
-        process.start()
-    # Only the process may hold these ends, so that each side notices the end of the other.
-    far_line.close()
-    far_lifeline.close()
-    return _Member(process=process, line=line, lifeline=lifeline)
+    child = start_child(_live, member, number, saves_itself, deaf_to=_SIGNALS)
+    return _Member(process=child.process, line=child.line, lifeline=child.lifeline)
 
 
 def _watch_over(team: Sequence[_Member]) -> None:
-    """Until all have ended, or one in a way that leaves the others nothing to do."""
-    deadline: float | None = None
-    while waiting := {each.line: each for each in team if each.end is None}:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready = wait(list(waiting), left)
+    """Until all have ended, or the others were waited for as long as those that ended let them."""
+    deadline = math.inf
+    numbers = {each.line: number for number, each in enumerate(team)}
+    while waiting := [each.line for each in team if each.end is None]:
+        left = max(0.0, deadline - time.monotonic())
+        ready = wait(waiting, None if math.isinf(left) else left)
         for line in ready:
-            waiting[line].hear()  # type: ignore[index]
-        ends = [each.end for each in team if each.end is not None]
-        if not ready or any(end.ends_all for end in ends):
+            number = numbers[line]  # type: ignore[index]
+            team[number].hear()
+            end = team[number].end
+            if end is not None:
+                deadline = min(deadline, time.monotonic() + end.seconds_for_others(number))
+        if not ready:
             return
-        if deadline is None and any(end.is_an_effect for end in ends):
-            deadline = time.monotonic() + _SECONDS_FOR_THE_CAUSE
 
 
 def _outcome(team: Sequence[_Member], stop: StopRequest) -> Any:
@@ -191,12 +191,13 @@ def _live(
     line: Connection,
     lifeline: Connection,
 ) -> None:
-    """The life of a process."""
-    for sent in _SIGNALS:  # blocked: they come over the lifeline alone
-        signal.signal(sent, signal.default_int_handler)
-    become_wakeable()
-    threading.Thread(target=_heed, args=(lifeline, saves_itself), daemon=True).start()
-    end = _attempt(member, number)
+    """The life of a process; deaf to signals, which come over the lifeline alone."""
+    try:
+        end = while_heeding(
+            partial(_heed, lifeline, saves_itself), partial(_attempt, member, number), *_SIGNALS
+        )
+    except KeyboardInterrupt:
+        end = _End(kind="stopped")
     with suppress(OSError):  # nobody is there to listen any more
         line.send_bytes(_packed(end))
     if end.kind != "done":
@@ -210,8 +211,6 @@ def _attempt(member: Callable[[int], Any], number: int) -> _End:
         return _End(kind="done", value=member(number))
     except LratError as error:
         return _End(kind="refused", value=error)
-    except KeyboardInterrupt:
-        return _End(kind="stopped")
     except Exception:
         return _End(kind="raised", value=traceback.format_exc())
 
@@ -230,7 +229,7 @@ def _packed(end: _End) -> bytes:
 def _heed(lifeline: Connection, saves_itself: bool) -> None:
     """Do what the parent hands on, and end with it.
 
-    A parent that dies leaves one that saves itself the time to do so; one that was asked to before
+    A parent that dies leaves one that saves itself some time to do so; one that was asked to before
     died of the second signal, which stops at once.
     """
     asked = False
@@ -244,3 +243,5 @@ def _heed(lifeline: Connection, saves_itself: bool) -> None:
     if asked or not saves_itself:
         os._exit(1)
     interrupt(signal.SIGTERM)
+    time.sleep(_SECONDS_TO_SAVE)
+    os._exit(1)

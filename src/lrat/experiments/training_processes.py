@@ -4,22 +4,26 @@ Each process runs the same training with its share of every batch; the first one
 run's folder, writes into it and tells how far it is. All stop after the same step, saved once.
 """
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 from lrat.errors import ConfigurationError, Interrupted
-from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import FabricCrew, check_synchronised, unused_parameters
-from lrat.experiments.launching import Spread, check_devices, in_processes, share_processors
+from lrat.experiments.launching import (
+    Spread,
+    check_devices,
+    device_for_others,
+    in_processes,
+    share_processors,
+)
 from lrat.experiments.run import TrainedRun, train_run
 from lrat.training import Progress
+from lrat.training.interrupt import check_minutes, holding
 
 Watcher: TypeAlias = Callable[[RunConfig], AbstractContextManager[Progress]]
 _PATIENCE = timedelta(hours=2)
@@ -47,6 +51,7 @@ def train_in_processes(
     Raises what the training raises in one of them, which ends the others; ``Interrupted`` after
     SIGINT or SIGTERM to this process or its whole group; ``LratError`` for one that was killed.
     """
+    check_minutes(max_minutes)
     check_devices(config.device, devices, nodes)
     spread = Spread(
         device=config.device,
@@ -63,7 +68,7 @@ def train_in_processes(
             f" processes do not divide it: set training.batch_size={fitting}, or change devices"
         )
     if config.training.sync_batch_norm:
-        check_synchronised(build.device(config.device))
+        check_synchronised(device_for_others(config.device))
     work = _Work(
         config=config,
         folder=folder,
@@ -77,7 +82,11 @@ def train_in_processes(
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What each process does; called with its Fabric."""
+    """What each process does; called with its Fabric.
+
+    A signal is held from the start: a process that left while it sets up would leave the others
+    waiting for it. All take one step and save it.
+    """
 
     config: RunConfig
     folder: Path
@@ -92,7 +101,7 @@ class _Work:
         first = crew.rank == 0
         told = self.watcher(self.config) if first and self.watcher else nullcontext()
         try:
-            with told as progress, _heard_once(crew):
+            with holding(), told as progress:
                 found = train_run(
                     self.config,
                     self.folder,
@@ -109,25 +118,3 @@ class _Work:
         except RuntimeError as error:
             raise unused_parameters(error) or error from None
         return found if first else None
-
-
-@contextmanager
-def _heard_once(crew: FabricCrew) -> Iterator[None]:
-    """A signal that comes again while the run saves itself is the same one.
-
-    Ctrl-C reaches the processes of torchrun, and torchrun, which hands it on to them.
-    """
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        if not crew.at_work:
-            raise KeyboardInterrupt
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, heard)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,20 +5,19 @@ other end closes, because the parent asks it to stop or because the parent died,
 the worker interrupts its own main thread.
 """
 
-import multiprocessing
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
 
 from lrat.errors import Interrupted, LratError
-from lrat.experiments.lifeline import become_wakeable, blocked, interrupt
+from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
 from lrat.training.interrupt import StopRequest
 
 Result = TypeVar("Result")
@@ -64,12 +63,9 @@ def in_workers(
 
 
 @dataclass(kw_only=True)
-class _Worker:
+class _Worker(Child):
     """A worker as its parent sees it; ``task`` is what it is doing, None when it waits."""
 
-    process: BaseProcess
-    line: Connection
-    lifeline: Connection
     task: str | None = None
 
     def give(self, task: str) -> None:
@@ -85,10 +81,9 @@ class _Worker:
         try:
             refused, result = self.line.recv()
         except (EOFError, OSError):
-            self.process.join()
             raise LratError(
-                f"the worker process of {task} ended with status {self.process.exitcode}: out of "
-                "memory, or killed? The same command continues"
+                f"the worker process of {task} ended by {self.exit_status()}: out of memory, or "
+                "killed? The same command continues"
             ) from None
         if refused:
             raise LratError(result)
@@ -96,16 +91,8 @@ class _Worker:
 
 
 def _start(make: Callable[[str], Any]) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    line, far_line = context.Pipe()
-    far_lifeline, lifeline = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(make, far_line, far_lifeline))
-    with blocked(signal.SIGINT):
-        process.start()
-    # Only the worker may hold these ends, so that each side notices the end of the other.
-    far_line.close()
-    far_lifeline.close()
-    return _Worker(process=process, line=line, lifeline=lifeline)
+    child = start_child(_work, make, deaf_to=(signal.SIGINT,))
+    return _Worker(process=child.process, line=child.line, lifeline=child.lifeline)
 
 
 def _dismiss(team: Sequence[_Worker]) -> None:
@@ -130,17 +117,14 @@ def _dismiss(team: Sequence[_Worker]) -> None:
 def _work(make: Callable[[str], Any], line: Connection, lifeline: Connection) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    become_wakeable()
-    threading.Thread(target=_interrupt_when_cut, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)
-    try:
+
+    def work() -> None:
         while True:
             line.send(_attempt(make, line.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt, Interrupted):
-        return
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # no interrupt while the interpreter ends
+
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt, Interrupted):
+        while_heeding(partial(_interrupt_when_cut, lifeline), work, signal.SIGINT)
 
 
 def _attempt(make: Callable[[str], Any], task: str) -> tuple[bool, Any]:
