@@ -139,6 +139,43 @@ def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
     assert record.validation.keys() == {"natural", "pgd-10"}
 
 
+MODEL = """
+import time
+from pathlib import Path
+from torch import nn
+
+def make():
+    (Path(__file__).parent / "here").touch()
+    time.sleep(600)
+    return nn.Linear(64, 10)
+"""
+
+
+def test_terminated_before_training_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    out, here = tmp_path / "run", tmp_path / "here"
+    (tmp_path / "model.py").write_text(MODEL)
+    command = [*("-m", "lrat", "train", "sat", "--model", f"{tmp_path}/model.py:make")]
+    running = subprocess.Popen(
+        [sys.executable, *command, "--out", str(out)],
+        env=one_thread(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not here.exists():
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.terminate()
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.communicate()
+    assert (running.returncode, err) == (130, "lrat: interrupted\n")
+    assert not out.exists()
+
+
 def test_killed_outright_the_same_command_goes_on(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with training(out) as running:

@@ -1,7 +1,11 @@
 """The commands together, and what becomes of their errors."""
 
 import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, NoReturn
 
 import typer
@@ -63,7 +67,8 @@ def main() -> None:
     Without arguments it shows the help.
     """
     try:
-        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        with _terminated_as_interrupted():
+            status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except Interrupted as stopped:
         _fail(str(stopped), 130)
     except LratError as error:
@@ -77,6 +82,21 @@ def main() -> None:
     if status == 130:
         _fail("interrupted", 130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does, also where nothing is there to be saved yet: locks
+    and half-written files go, and the command says why it ended."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(message: str, status: int) -> NoReturn:
