@@ -135,17 +135,14 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
     """Each epoch a dotted line, what happens there at its foot, on three rows in turn; returns
     whether any lies among the epochs shown."""
     first, last = axes.get_xlim()
-    words: dict[float, str] = {}
-    for mark in sorted(marks, key=lambda mark: mark.epoch):
-        if first <= mark.epoch <= last:
-            before = words.get(mark.epoch)
-            words[mark.epoch] = f"{before}, {mark.words}" if before else mark.words
-    for place, (epoch, told) in enumerate(words.items()):
+    shown = [mark for mark in marks if first <= mark.epoch <= last]
+    for epoch in {mark.epoch for mark in shown}:
         axes.axvline(epoch, color="black", linewidth=0.7, linestyle=":")
-        right = epoch > first + 0.6 * (last - first)
+    for place, mark in enumerate(sorted(shown, key=lambda mark: mark.epoch)):
+        right = mark.epoch > first + 0.6 * (last - first)
         axes.annotate(
-            told,
-            (epoch, 0.02 + 0.07 * (place % _MARK_ROWS)),
+            mark.words,
+            (mark.epoch, 0.02 + 0.07 * (place % _MARK_ROWS)),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if right else 2, 0),
             textcoords="offset points",
@@ -153,4 +150,4 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
             horizontalalignment="right" if right else "left",
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
-    return bool(words)
+    return bool(shown)
