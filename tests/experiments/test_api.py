@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ from lrat.errors import (
     SettingError,
 )
 from lrat.evaluation import EvaluationResult, custom
-from lrat.losses import cross_entropy
+from lrat.losses import LossLike, cross_entropy
 from lrat.models import SmallCNN
-from lrat.objectives import ObjectiveOutput, Reweighted, StepContext, Term
+from lrat.objectives import Objective, ObjectiveOutput, Reweighted, StepContext, Term
 from lrat.threat import L2, Linf
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.metrics import TIMES
+from lrat.training.schedules import Schedule
 from lrat.types import Batch
 from trained import digits
 
@@ -192,6 +194,88 @@ def test_other_settings_do_not_continue_a_fit(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def halving(lr: float, position: float, length: int) -> float:
+    return lr / 2**position
+
+
+def constant(factor: float) -> Schedule:
+    def rate(lr: float, position: float, length: int) -> float:
+        return factor * lr
+
+    return rate
+
+
+def attacking(loss: LossLike) -> Objective:
+    attack = PGD(threat=THREAT, steps=1, step_size=0.1, loss=loss)
+    return Reweighted(terms=[Term(name="mine", attack=attack)])
+
+
+class Scaled(Noisy):
+    """Prints as its class alone."""
+
+    def __init__(self, amount: float) -> None:
+        self.amount = amount
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        (
+            {"schedule": lambda lr, position, length: lr},
+            {"schedule": lambda lr, position, length: 0.1 * lr},
+        ),
+        ({"schedule": constant(1.0)}, {"schedule": constant(0.1)}),
+        ({"schedule": partial(lambda f, lr, *_: f * lr, 1)}, {"schedule": halving}),
+        (
+            {"augmentation": lambda images, noise: images},
+            {"augmentation": lambda images, noise: images.flip(3)},
+        ),
+        ({"method": Scaled(0.1)}, {"method": Scaled(0.2)}),
+        (
+            {"method": attacking(lambda logits, labels: 1 * cross_entropy(logits, labels))},
+            {"method": attacking(lambda logits, labels: -1 * cross_entropy(logits, labels))},
+        ),
+    ],
+)
+def test_functions_without_a_name_are_told_apart_by_their_code(
+    first: dict, other: dict, tmp_path: Path
+) -> None:
+    def fit(**chosen: object) -> lrat.FitResult:
+        options = {"method": "natural", "epochs": 1, "out": tmp_path, **chosen}
+        return lrat.fit(network(), DATA, threat=THREAT, **options)
+
+    result = fit(**first)
+    assert fit(**first).records == result.records, "the same call reads it back"
+    before = contents(tmp_path)
+    with pytest.raises(lrat.LratError, match="another configuration"):
+        fit(**other)
+    assert contents(tmp_path) == before
+
+
+def test_a_function_without_a_name_is_the_same_in_another_process(tmp_path: Path) -> None:
+    code = """
+import torch, lrat
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+data = (torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2)
+rate = lambda lr, position, length: lr if position in {'a', 'b', 0.0} else 0.5 * lr
+class Plain:
+    def __init__(self):
+        self.words, self.other = {'one', 'two', 'three'}, object()
+    def __call__(self, images, noise):
+        return images
+lrat.fit(model, data, threat='linf:0.1', method='natural', epochs=1, schedule=rate,
+         augmentation=Plain(), out='run', validation=0)
+"""
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 1
+
+
 def darken(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """An attack of one's own: a plain callable."""
     return (images - 0.1).clamp(0, 1)
@@ -251,7 +335,7 @@ def test_models_modes_and_gradients_are_left_alone_by_evaluate() -> None:
         ({"model": nn.Linear(5, 3)}, ModelError, r"returns \(2, 3, 6, 3\) for 2 images"),
         ({"method": "lart-saa"}, SettingError, r"or 'lrat-saa'\?"),
         ({"epochs": 0}, SettingError, "train for at least 1 epoch"),
-        ({"lr": float("nan")}, SettingError, "learning rate must be > 0"),
+        ({"lr": float("nan")}, SettingError, "learning rate must be a finite number > 0"),
         ({"batch_size": 0}, SettingError, "batch_size=0"),
         ({"validation": 1.0}, SettingError, "must be in"),
         ({"device": "gpu"}, SettingError, "use auto, cpu or cuda"),

@@ -1,7 +1,6 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
 from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
+from lrat.experiments.own_names import own_names, without_addresses
 from lrat.experiments.suites import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.losses import LossLike
@@ -95,7 +95,8 @@ def fit(
     as 0.999; it is then what is selected. ``precision``: ``"bf16-mixed"`` for the update in
     bfloat16. ``docs/training.md`` says more of each. The share ``validation`` is held
     out and picks the epoch with the best accuracy under PGD-10; 0 keeps the last epoch. With
-    ``out`` the run is kept in that folder and the same call continues it.
+    ``out`` the run is kept in that folder and the same call continues it: functions and objects of
+    your own are the same where their names are, without a name where their code is.
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
@@ -129,8 +130,9 @@ def fit(
         validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
     made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
     made += f" {label_smoothing}" if label_smoothing else ""
-    # Without the addresses in the repr of functions and objects: they differ between processes.
-    identity = f"{re.sub(' at 0x[0-9a-fA-F]+', '', made)} {images.digest()}"
+    own = own_names(objective, optimisation, augmentation)
+    made += f" {own}" if own else ""
+    identity = f"{without_addresses(made)} {images.digest()}"
     source = InMemory(
         train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
     )
