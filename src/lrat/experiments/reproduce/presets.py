@@ -62,9 +62,11 @@ PRESETS: Mapping[str, Preset] = {
         about="1,797 handwritten digits 8x8; seed s tests on fold s of five",
         settings={
             "threat": "linf:0.2",
-            "data": {"name": "digits", "validation": 0.15},
+            # The last epoch, as in the others: held-out accuracy under PGD would choose an epoch
+            # of GAIRAT's before it begins to reweight.
+            "data": {"name": "digits", "validation": 0.0},
             "model": {"name": "small-cnn"},
-            "training": {"epochs": 30, "batch_size": 64, "lr": 0.1, "selection": "robust"},
+            "training": {"epochs": 30, "batch_size": 64, "lr": 0.1, "selection": "last"},
         },
         seeds=5,
         test_folds=True,
