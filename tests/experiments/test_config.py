@@ -111,3 +111,17 @@ def test_an_empty_folder_can_be_claimed(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_how_a_run_is_kept_and_watched_does_not_decide_the_result() -> None:
+    plain = load_config({})
+    for setting in (
+        {"keep_last": 5},
+        {"checkpoint_every_steps": 3},
+        {"checkpoint_every_minutes": None},
+        {"trackers": ["tensorboard"]},
+    ):
+        kept = load_config({"training": setting})
+        assert kept.digest() == plain.digest()
+        assert differences(kept.result_settings(), plain.result_settings()) == []
+        assert kept != plain
