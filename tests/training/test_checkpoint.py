@@ -210,12 +210,26 @@ def test_an_altered_description_is_damage(
 
 
 def test_names_and_their_order() -> None:
-    texts = ["epoch-003-portable", "epoch-003", "epoch-004-step-000009", "epoch-1000"]
+    texts = [
+        "epoch-003-portable",
+        "epoch-003",
+        "epoch-004-step-000009",
+        "epoch-004-step-000009-measuring-portable",
+        "epoch-004-step-000009-measuring",
+        "epoch-1000",
+    ]
     names = [Name.parse(text) for text in texts]
     assert [str(name) for name in names] == texts
-    shuffled = [names[place] for place in (2, 0, 3, 1)]
+    shuffled = [names[place] for place in (2, 0, 5, 4, 3, 1)]
     assert sorted(shuffled) == names  # type: ignore[type-var]
-    for text in ("epoch-", "epoch-3-step", "epoch-003.bak", "last", "epoch-003-portable-portable"):
+    for text in (
+        "epoch-",
+        "epoch-3-step",
+        "epoch-3-measuring",
+        "epoch-003.bak",
+        "last",
+        "epoch-003-portable-portable",
+    ):
         assert Name.parse(text) is None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -22,8 +23,10 @@ from lrat.training import (
     Storage,
     Watch,
 )
+from lrat.training.resuming import best_of
 from lrat.training.state import RunState
 from lrat.training.storage import FolderKeeper
+from lrat.training.watch import Best
 from training.toys import ToySource, assert_same, data, network, run, timeless, validate
 
 
@@ -270,7 +273,7 @@ def test_long_training_is_saved_before_it_is_measured(
     with pytest.raises(PowerCutError):
         run(tmp_path, watch=Watch(validate=validate_and_die))
     assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == [
-        "epoch-001-step-000004"
+        "epoch-001-step-000004-measuring"
     ]
 
     class NoStep:
@@ -286,3 +289,143 @@ def test_long_training_is_saved_before_it_is_measured(
     whole, expected = run(tmp_path / "whole", watch=Watch(validate=validate))
     assert_same(parts.state_dict(), whole.state_dict())
     assert timeless(result.records) == timeless(expected.records)
+
+
+def test_a_kill_between_two_renames_leaves_the_last_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step and before the measurement are two states, under two names."""
+    monkeypatch.setattr("lrat.training.storage._SECONDS_WORTH_SAVING", 0.0)
+    renamed: list[Path] = []
+    replace = os.replace
+
+    def cut(source: Path, target: Path) -> None:
+        if target.parent.name == "checkpoints":
+            if len(renamed) == 3:
+                raise PowerCutError
+            renamed.append(target)
+        replace(source, target)
+
+    storage = {"every_steps": 4, "keep_last": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("lrat.files.os.replace", cut)
+        with pytest.raises(PowerCutError):
+            run(tmp_path / "parts", storage=storage)
+    assert [path.suffix for path in renamed] == [".pt", ".json", ".pt"]
+    parts, _ = run(tmp_path / "parts", storage=storage)
+    whole, _ = run(tmp_path / "whole", storage=storage)
+    assert_same(parts.state_dict(), whole.state_dict())
+
+
+def scored(*scores: float) -> Watch:
+    """Validation that gives these accuracies, one after the other."""
+    left = iter(scores)
+    return Watch(validate=lambda model: {"pgd": next(left)}, select_by="pgd")
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+    path.with_suffix(".json").unlink()
+
+
+@pytest.mark.parametrize("lose", [cut_off, remove])
+@pytest.mark.parametrize("epochs", [3, 4])
+def test_where_the_selected_one_is_lost_the_best_of_the_others_is_selected(
+    tmp_path: Path, lose: Callable[[Path], None], epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = {"keep_last": 1, "keep_epochs": (2,)}
+    run(tmp_path, watch=scored(0.9, 0.6, 0.5), epochs=3, schedule_epochs=9, storage=storage)
+    expected = torch.load(tmp_path / "checkpoints" / "epoch-002.pt", weights_only=True)["model"]
+    lose(tmp_path / "checkpoints" / "epoch-001.pt")
+    with caplog.at_level(logging.WARNING):
+        _, result = run(
+            tmp_path, watch=scored(0.3), epochs=epochs, schedule_epochs=9, storage=storage
+        )
+    remark = (
+        "the checkpoint of epoch 1, the best so far, is damaged or gone: epoch 2, the best of "
+        "those kept, is selected instead"
+    )
+    assert remark in [record.message for record in caplog.records]
+    assert result.selected_epoch == 2
+    assert result.selected_value == 0.6
+    assert_same(result.weights, expected)
+    told = [list(record.notices) for record in result.records]
+    assert told == [[], [], [], [{"guard": "selection", "text": remark}]][:epochs]
+
+
+def test_a_lost_selected_one_is_trained_again_where_an_earlier_one_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = {"keep_last": 1, "keep_epochs": (1,)}
+    scores = (0.1, 0.9, 0.2, 0.3, 0.4)
+    _, whole = run(tmp_path / "whole", watch=scored(*scores), epochs=5, storage=storage)
+    folder = tmp_path / "parts"
+    watch = Watch(validate=scored(*scores).validate, select_by="pgd", progress=Stop(4))
+    with pytest.raises(Interrupted):
+        run(folder, watch=watch, epochs=5, storage=storage)
+    cut_off(folder / "checkpoints" / "epoch-002.pt")
+    with caplog.at_level(logging.WARNING):
+        _, result = run(folder, watch=scored(*scores[1:]), epochs=5, storage=storage)
+    assert "epoch-002.pt is damaged (its digest differs)" in caplog.text
+    assert "going back to where the selected epoch comes again" in caplog.text
+    assert timeless(result.records) == timeless(whole.records)
+    assert result.selected_epoch == 2
+    assert_same(result.weights, whole.weights)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+class Stop:
+    """Sends SIGTERM at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_step(self, progress: StepProgress) -> None:
+        return
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if record.epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_one_selected_by_several_measures_is_chosen_again_by_the_same() -> None:
+    def record(epoch: int, **values: float | None) -> EpochRecord:
+        return EpochRecord(
+            epoch=epoch, lr=0.1, loss=1.0, steps=1, images=1, terms={}, validation=values
+        )
+
+    records = [
+        record(1, clean=0.9, broken=None, pgd=0.5),
+        record(2, clean=0.5, broken=0.1, pgd=0.9),
+        record(3, clean=0.8, broken=0.2, pgd=0.2),
+        record(4, clean=0.1, broken=0.3, pgd=0.4),
+    ]
+    lost = Best(epoch=2, value=0.9)
+    assert best_of(records, [1, 3, 4], lost) == Best(epoch=1, value=0.5)
+    assert best_of(records, [3, 4], lost) == Best(epoch=4, value=0.4)
+    assert best_of(records, [], lost) is None
+
+
+def test_one_that_was_saved_while_measuring_under_its_earlier_name_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its remarks were texts alone."""
+    monkeypatch.setattr("lrat.training.storage._SECONDS_WORTH_SAVING", 0.0)
+
+    def die(model: nn.Module) -> dict[str, float]:
+        raise PowerCutError
+
+    with pytest.raises(PowerCutError):
+        run(tmp_path, watch=Watch(validate=die))
+    alter(tmp_path, lambda state: state.update(remarks=["momentum started afresh"]))
+    for path in tuple((tmp_path / "checkpoints").iterdir()):
+        path.rename(path.with_name(path.name.replace("-measuring", "")))
+    parts, result = run(tmp_path, watch=Watch(validate=validate))
+    whole, _ = run(watch=Watch(validate=validate))
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert result.records[0].notices == ({"guard": "portable", "text": "momentum started afresh"},)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted
 from lrat.training import Checkpoints, EpochRecord, StepProgress, Watch
-from lrat.training.slices import portable, restored, without_momentum
+from lrat.training.slices import portable, restored
 from training.toys import assert_same, data, network, run, timeless, validate
 
 
@@ -94,7 +94,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     checkpoints = Checkpoints(tmp_path, identity="one")
     state = {"model": model.state_dict(), "optimizer": None}
-    checkpoints.save_portable(portable(state, names), epoch=1)
+    checkpoints.save_portable(state, names, epoch=1)
     back = checkpoints.load("last")["model"]
     assert back["first.weight"].data_ptr() == back["second.weight"].data_ptr()
     assert back["first.bias"].data_ptr() != back["second.bias"].data_ptr()
@@ -116,8 +116,7 @@ def test_what_is_carried_is_the_newest_and_what_was_selected_or_named(tmp_path: 
     for epoch in range(1, 6):
         checkpoints.save(state(epoch / 3), epoch=epoch, selected=min(epoch, 4))
     before = checkpoints.size()
-    packed = portable(state(5 / 3), ["weight"])
-    checkpoints.save_portable(packed, epoch=5, step=7, selected=4)
+    checkpoints.save_portable(state(5 / 3), ["weight"], epoch=5, step=7, selected=4)
     assert saved(tmp_path) == [
         "epoch-002-portable",
         "epoch-004-portable",
@@ -136,7 +135,7 @@ def test_what_is_carried_is_the_newest_and_what_was_selected_or_named(tmp_path: 
     assert newest["optimizer"] is None
     # And again from there: what is carried already stays as it is.
     contents = {path.name: path.read_bytes() for path in tmp_path.glob("epoch-00[24]*")}
-    again.save_portable(packed, epoch=6, selected=4)
+    again.save_portable(state(2.0), ["weight"], epoch=6, selected=4)
     assert saved(tmp_path) == ["epoch-002-portable", "epoch-004-portable", "epoch-006-portable"]
     assert all((tmp_path / name).read_bytes() == content for name, content in contents.items())
 
@@ -148,7 +147,7 @@ def test_a_whole_one_comes_before_a_portable_one_of_the_same_place(tmp_path: Pat
     # As a kill between writing the portable one and removing the others leaves it.
     for suffix in ("pt", "json"):
         (tmp_path / f"kept.{suffix}").write_bytes((tmp_path / f"epoch-001.{suffix}").read_bytes())
-    checkpoints.save_portable(without_momentum(state), epoch=1)
+    checkpoints.save_portable(state, ["weight"], epoch=1)
     for suffix in ("pt", "json"):
         (tmp_path / f"kept.{suffix}").rename(tmp_path / f"epoch-001.{suffix}")
     found = Checkpoints(tmp_path, identity="one").latest()
@@ -198,7 +197,9 @@ def test_a_run_that_stops_leaves_a_portable_checkpoint(
     heard = StopAt(9, 9)
     model, result = run(tmp_path / "one", watch=watch(heard), **settings)
     where = f"after epoch {epoch}" if step is None else f"in epoch {epoch} after step {step}"
-    remark = f"momentum starts afresh {where}, from weights in float16"
+    # After the second epoch, the best so far, the weights are those that were measured.
+    kind = "float32" if step is None else "float16"
+    remark = f"momentum starts afresh {where}, from weights in {kind}"
     assert heard.said == [f"continuing {where}", remark]
     # It says so in the record of the epoch that it concerns, and nowhere else.
     told = [[notice["text"] for notice in record.notices] for record in result.records]
@@ -227,12 +228,64 @@ def test_the_remark_survives_a_stop_within_the_epoch(tmp_path: Path) -> None:
     assert "after step 3" in told[1][1]
 
 
-def test_the_selected_weights_are_those_that_were_measured(tmp_path: Path) -> None:
-    whole, _ = run(tmp_path / "whole", watch=watch(), epochs=1)
+class Scores:
+    """Validation that gives these accuracies, one after the other."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        return {"pgd": self.scores.pop(0)}
+
+
+@pytest.mark.parametrize("stop", [(1, None), (2, 2), (2, None)])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_the_selected_weights_are_those_that_were_measured(
+    tmp_path: Path, stop: tuple[int, int | None], ema: float | None
+) -> None:
+    _, whole = run(tmp_path / "whole", watch=Watch(validate=validate), epochs=1, ema=ema)
+    times = 1 if ema is None else 2  # newest and averaged weights are measured
+    scores = Scores(*(score for score in (0.9, 0.1, 0.2) for _ in range(times)))
+    chosen = Watch(validate=scores, select_by="pgd", progress=StopAt(*stop))
     with pytest.raises(Interrupted):
-        run(tmp_path / "parts", watch=watch(StopAt(2, 2)), storage=PORTABLE)
-    selected = Checkpoints(tmp_path / "parts" / "checkpoints", identity="toy").load("selected")
-    assert_same(selected["model"], whole.state_dict())
+        run(tmp_path / "parts", watch=chosen, storage=PORTABLE, ema=ema)
+    _, result = run(tmp_path / "parts", watch=Watch(validate=scores, select_by="pgd"), ema=ema)
+    assert result.selected_epoch == 1
+    assert_same(result.weights, whole.weights)
+
+
+@pytest.mark.parametrize("step", [None, 2])
+def test_named_epochs_keep_their_weights(tmp_path: Path, step: int | None) -> None:
+    whole, _ = run(tmp_path / "whole", epochs=1)
+    storage = {"portable": True, "keep_epochs": (1,)}
+    place = StopAt(1 if step is None else 2, step)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", watch=Watch(progress=place), storage=storage)
+    named = Checkpoints(tmp_path / "parts" / "checkpoints", identity="toy").load("epoch-1")
+    assert_same(named["model"], whole.state_dict())
+
+
+def test_what_is_carried_is_not_written_over(tmp_path: Path) -> None:
+    """A run that stops where it was carried has nothing new; a kill could leave nothing at all."""
+
+    class StopWhileMeasuring:
+        def __call__(self, model: nn.Module) -> dict[str, float]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            model(data(4).images)
+            return {"pgd": 0.5}
+
+    watching = Watch(validate=StopWhileMeasuring())
+    contents = []
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="to carry away"):
+            run(tmp_path, watch=watching, storage=PORTABLE)
+        folder = tmp_path / "checkpoints"
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert saved(folder) == ["epoch-001-step-000004-measuring-portable"]
+    _, result = run(tmp_path, watch=Watch(validate=validate))
+    (notice,) = result.records[0].notices
+    assert notice["text"].startswith("momentum starts afresh in epoch 1 after step 4")
 
 
 def test_altered_to_fit_a_portable_one_is_damaged(
@@ -240,9 +293,8 @@ def test_altered_to_fit_a_portable_one_is_damaged(
 ) -> None:
     checkpoints = Checkpoints(tmp_path, identity="one")
     for shift in (-(10**6), "far"):
-        checkpoints.save_portable(
-            {"model": {"weight": {"half": torch.ones(1).half(), "shift": shift}}}, epoch=1
-        )
+        altered = {"model": {"weight": {"half": torch.ones(1).half(), "shift": shift}}}
+        checkpoints.save_portable(altered, [], epoch=1)
         with caplog.at_level(logging.WARNING), pytest.raises(CheckpointError, match="is whole"):
             checkpoints.latest()
         assert "its weights are of no portable checkpoint" in caplog.text

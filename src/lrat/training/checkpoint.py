@@ -2,15 +2,16 @@
 
 A checkpoint is two files: ``epoch-060.pt``, a nested dictionary of tensors and plain values, and
 ``epoch-060.json``, its digest and what must be known before it is read. One within an epoch is
-``epoch-061-step-000123``, one without momentum ``epoch-060-portable``. Both are written beside
-their places before either is renamed; a payload without a description is not looked at.
+``epoch-061-step-000123`` (see ``description.Name``), one without momentum ``epoch-060-portable``.
+Both are written beside their places before either is renamed; a payload without a description is
+not looked at.
 """
 
 import hashlib
 import logging
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,7 +23,7 @@ from lrat import __version__
 from lrat.errors import CheckpointError, SettingError
 from lrat.files import discard, write_together
 from lrat.training.description import FORMAT, DamagedError, Description, Name
-from lrat.training.slices import restored, without_momentum
+from lrat.training.slices import portable, restored, without_momentum
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (bool, int, float, str, bytes)
@@ -55,28 +56,47 @@ class Checkpoints:
         self._damaged: set[Name] = set()
 
     def save(
-        self, state: dict[str, Any], *, epoch: int, step: int = 0, selected: int | None = None
+        self,
+        state: dict[str, Any],
+        *,
+        epoch: int,
+        step: int = 0,
+        measuring: bool = False,
+        selected: int | None = None,
     ) -> Path:
         """Write ``state`` after ``epoch`` epochs and ``step`` steps; then drop what is not kept.
+
+        ``measuring``: these are all steps of the epoch.
 
         ``state`` holds tensors, numbers, text, None, and lists, tuples and dictionaries of them:
         what can be read back without executing anything.
         """
-        path = self._write(state, Name(epoch, step), selected)
-        self._prune(Name(epoch, step))
+        name = Name(epoch, step, measuring=measuring)
+        path = self._write(state, name, selected)
+        self._prune(name)
         return path
 
     def save_portable(
-        self, state: dict[str, Any], *, epoch: int, step: int = 0, selected: int | None = None
+        self,
+        state: dict[str, Any],
+        parameters: Collection[str],
+        *,
+        epoch: int,
+        step: int = 0,
+        measuring: bool = False,
+        selected: int | None = None,
     ) -> Path:
-        """Write ``state`` (see ``slices.portable``) and leave only what is to be carried away.
+        """Write ``state`` without momentum and leave only what is to be carried away.
 
-        That is this one, and without momentum, weights bit for bit, those that are selected or
-        named. The others go when these are written.
+        That is this one with the named ``parameters`` as float16 (see ``slices.portable``), and
+        with weights bit for bit those that are selected or named by ``keep_epochs``, be it this
+        one. The others go when these are written.
         """
-        name = Name(epoch, step, True)
-        path = self._write(state, name, selected)
+        name = Name(epoch, step, True, measuring)
         wanted = self._keep_epochs | {selected}
+        stays = step == 0 and epoch in wanted
+        light = without_momentum(state) if stays else portable(state, parameters)
+        path = self._write(light, name, selected)
         kept = {name}
         for each in self._names():
             if each.step == 0 and each.epoch in wanted and each < name:
@@ -88,15 +108,34 @@ class Checkpoints:
         """The state to continue from, on the CPU; None if there is no checkpoint.
 
         A damaged one is named in a warning and the one before it is used; if none is whole,
-        ``CheckpointError``. A portable one has the key ``portable``, and no optimiser.
+        ``CheckpointError``. So is one whose selected epoch is damaged, as long as one before it
+        leads there again; else the newest is used (see ``holds``). A portable one has the key
+        ``portable``, and no optimiser.
         """
-        found = self._find_newest()
-        return None if found is None else found[1]
+        newest = None
+        for description, state in self._whole():
+            if description.selected is None or self.holds(description.selected):
+                if newest is not None:
+                    _logger.warning("going back to where the selected epoch comes again")
+                return state
+            newest = state if newest is None else newest
+        return newest
+
+    def holds(self, epoch: int) -> bool:
+        """Whether the weights after ``epoch`` are there and whole; damage is told in a warning."""
+        return any(self._is_whole(name) for name in self._names() if _is_after(name, epoch))
+
+    def epochs(self) -> list[int]:
+        """The epochs whose weights are there, whole and as they were measured."""
+        exact = [
+            name for name in self._names() if not name.portable or name.epoch in self._keep_epochs
+        ]
+        return [name.epoch for name in exact if name.step == 0 and self._is_whole(name)]
 
     def load(self, name: str) -> dict[str, Any]:
         """The state called ``last``, ``selected`` (the last without selection) or ``epoch-N``."""
         if name in {"last", "selected"}:
-            found = self._find_newest()
+            found = next(self._whole(), None)
             if found is None:
                 raise CheckpointError(f"no checkpoint in {self.folder}: train first")
             description, state = found
@@ -160,26 +199,41 @@ class Checkpoints:
             return self._read(name)
         except DamagedError as error:
             raise CheckpointError(
-                f"checkpoint {self._payload(name)} is damaged ({error}): use another one"
+                f"checkpoint {self._payload(name)} is damaged ({error}): bring it back, or give "
+                "the run's training command again, which goes on without it"
             ) from error
 
-    def _find_newest(self) -> tuple[Description, dict[str, Any]] | None:
-        names = self._names()
+    def _whole(self) -> Iterator[tuple[Description, dict[str, Any]]]:
+        """Those that can be read, newest first."""
+        names, found = self._names(), False
         for name in reversed(names):
+            if name in self._damaged:
+                continue
             try:
-                return self._describe(name), self._read(name)
+                whole = self._describe(name), self._read(name)
             except DamagedError as error:
-                self._damaged.add(name)
-                _logger.warning(
-                    "checkpoint %s is damaged (%s): falling back to the one before it",
-                    self._payload(name),
-                    error,
-                )
-        if names:
+                self._note_damage(name, error)
+                continue
+            found = True
+            yield whole
+        if names and not found:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is whole: remove the folder to start again"
             )
-        return None
+
+    def _is_whole(self, name: Name) -> bool:
+        if name in self._damaged:
+            return False
+        try:
+            self._verify(name)
+        except DamagedError as error:
+            self._note_damage(name, error)
+            return False
+        return True
+
+    def _note_damage(self, name: Name, error: DamagedError) -> None:
+        self._damaged.add(name)
+        _logger.warning("checkpoint %s is damaged (%s)", self._payload(name), error)
 
     def _names(self) -> list[Name]:
         """Those that have a description, oldest first."""
@@ -194,16 +248,23 @@ class Checkpoints:
                 f"checkpoint {self._payload(name)} belongs to another configuration: "
                 "run with that configuration again, or choose another folder"
             )
-        if description.name != name:
-            raise DamagedError(f"{path.name} describes {description.name}")
+        if not description.belongs_to(name):
+            raise DamagedError(f"{path.name} describes another one")
+        return description
+
+    def _verify(self, name: Name) -> Description:
+        description = self._describe(name)
+        try:
+            if _digest(self._payload(name)) != description.sha256:
+                raise DamagedError("its digest differs")
+        except OSError as error:
+            raise DamagedError(f"it cannot be read: {error.strerror}") from error
         return description
 
     def _read(self, name: Name) -> dict[str, Any]:
-        path, description = self._payload(name), self._describe(name)
+        description = self._verify(name)
         try:
-            if _digest(path) != description.sha256:
-                raise DamagedError("its digest differs")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(self._payload(name), map_location="cpu", weights_only=True)
         except OSError as error:
             raise DamagedError(f"it cannot be read: {error.strerror}") from error
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
@@ -260,6 +321,10 @@ class _Hashing:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+def _is_after(name: Name, epoch: int) -> bool:
+    return (name.epoch, name.step) == (epoch, 0)
 
 
 def _digest(path: Path) -> str:

@@ -12,7 +12,7 @@ from lrat.errors import CheckpointError
 FORMAT = 2
 READABLE = (1, FORMAT)
 """Format 1 knew neither averages nor portable checkpoints."""
-_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?(-portable)?")
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+)(-measuring)?)?(-portable)?")
 _LARGEST = 10**9
 
 
@@ -23,37 +23,46 @@ class DamagedError(Exception):
 @total_ordering
 @dataclass(frozen=True)
 class Name:
-    """``epoch-060``, or ``epoch-061-step-000123`` within an epoch; ``...-portable``.
+    """``epoch-060``, or ``epoch-061-step-000123`` within an epoch, ``...-measuring`` when these are
+    all its steps; ``...-portable``.
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done. The later is the
-    larger; of two at the same place the portable one is the smaller.
+    larger; of two at the same place the portable one is the smaller. No two states of a run have
+    the same name: one that replaced another in place could leave neither when killed.
     """
 
     epoch: int
     step: int = 0
     portable: bool = False
+    measuring: bool = False
 
     def __str__(self) -> str:
         place = f"epoch-{self.epoch:03d}"
         if self.step:
             place = f"epoch-{self.epoch + 1:03d}-step-{self.step:06d}"
-        return f"{place}-portable" if self.portable else place
+        measuring = "-measuring" if self.measuring else ""
+        return f"{place}{measuring}{'-portable' if self.portable else ''}"
 
     def __lt__(self, other: "Name") -> bool:
         return self._order < other._order
 
     @property
-    def _order(self) -> tuple[int, int, bool]:
-        return self.epoch, self.step, not self.portable
+    def _order(self) -> tuple[int, int, bool, bool]:
+        return self.epoch, self.step, self.measuring, not self.portable
 
     @classmethod
     def parse(cls, text: str) -> "Name | None":
         match = _NAME.fullmatch(text)
         if match is None:
             return None
-        number, step, suffix = match.groups()
+        number, step, measuring, portable = match.groups()
         epoch = int(number) if step is None else int(number) - 1
-        return cls(max(0, epoch), 0 if step is None else int(step), suffix is not None)
+        return cls(
+            max(0, epoch),
+            0 if step is None else int(step),
+            portable is not None,
+            measuring is not None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +81,8 @@ class Description:
     portable: bool = False
     version: str = ""
 
-    @property
-    def name(self) -> Name:
-        return Name(self.epoch, self.step, self.portable)
+    def belongs_to(self, name: Name) -> bool:
+        return (self.epoch, self.step, self.portable) == (name.epoch, name.step, name.portable)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -1,14 +1,16 @@
 """A saved state is taken over whole, or refused in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from lrat.errors import CheckpointError
+from lrat.errors import CheckpointError, NonFiniteError, UnknownNameError
+from lrat.training.metrics import EpochRecord
 from lrat.training.recorder import WeightRecorder
 from lrat.training.state import RunState
+from lrat.training.watch import Best, choose
 
 _NOT_A_STATE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -46,22 +48,47 @@ def take_over(
         ) from error
 
 
+def best_of(records: Sequence[EpochRecord], epochs: Collection[int], lost: Best) -> Best | None:
+    """The best of ``epochs`` by the measure that chose ``lost``; None without any."""
+    for key in records[lost.epoch - 1].validation:
+        try:
+            if _chosen(records, key) == lost:
+                return _chosen([record for record in records if record.epoch in epochs], key)
+        except (NonFiniteError, UnknownNameError):
+            continue  # no measure that a run could have selected by
+    return None
+
+
+def _chosen(records: Sequence[EpochRecord], key: str) -> Best | None:
+    best: Best | None = None
+    for record in records:
+        best = choose(best, record, key)
+    return best
+
+
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Refuse the weights of another architecture or number of classes; ``CheckpointError``."""
+    reason = misfit(model, weights)
+    if reason is not None:
+        raise CheckpointError(
+            f"{origin} does not fit this model: {reason}; train the same architecture with the "
+            "same number of classes, or choose another folder"
+        )
+
+
+def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+    """Why ``weights`` are none of this model, in words; None if they are."""
     own: Mapping[str, Tensor] = model.state_dict()
-    cure = "train the same architecture with the same number of classes, or choose another folder"
     for what, names in (
         ("lacks", [name for name in own if name not in weights]),
-        ("holds", [name for name in weights if name not in own]),
+        ("holds unknown", [name for name in weights if name not in own]),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(
-                f"{origin} does not fit this model: it {what} {names[0]}{more}; {cure}"
-            )
+            return f"it {what} {names[0]}{more}"
     for name, value in own.items():
         if isinstance(value, Tensor) and value.shape != weights[name].shape:
-            raise CheckpointError(
-                f"{origin} does not fit this model: {name} is {list(weights[name].shape)} there "
-                f"and {list(value.shape)} in the model; {cure}"
+            return (
+                f"{name} is {list(weights[name].shape)} there and {list(value.shape)} in the model"
             )
+    return None

@@ -1,7 +1,7 @@
 """Where a run keeps itself: in its folder, or in memory for as long as it lasts."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,8 +14,7 @@ from lrat.training.checkpoint import Checkpoints
 from lrat.training.metrics import MetricsFile
 from lrat.training.outcome import StepOutcome
 from lrat.training.recorder import WeightRecorder
-from lrat.training.resuming import take_over
-from lrat.training.slices import portable
+from lrat.training.resuming import best_of, take_over
 from lrat.training.state import RunState, reported
 
 _SECONDS_WORTH_SAVING = 60.0
@@ -118,8 +117,9 @@ class FolderKeeper:
         self._checkpoints = storage.checkpoints()
         self._metrics = MetricsFile(storage.folder / "metrics.jsonl")
         self._recorder = WeightRecorder(storage.folder / "weights", epochs=storage.record_epochs)
-        self._remarks: list[str] = []
+        self._remarks: list[dict[str, str]] = []
         self._saved: tuple[int, int, bool] | None = None
+        self._carried: tuple[int, int, bool] | None = None
         self._saved_at = time.monotonic()
 
     def resume(self, state: RunState) -> str | None:
@@ -133,17 +133,34 @@ class FolderKeeper:
 
     def _take_over(self, state: RunState, saved: dict[str, Any]) -> str | None:
         light = saved.pop("portable", None)
-        self._remarks = saved.pop("remarks", [])  # absent in older checkpoints
+        remarks = saved.pop("remarks", [])  # absent in older checkpoints, or texts alone
         take_over(state, self._recorder, saved, self._checkpoints.folder)
+        self._remarks = [
+            _remark("portable", each) if isinstance(each, str) else each for each in remarks
+        ]
         self._note_saved(state)
-        if light is None:
+        found = [self._select_anew(state)]
+        if light is not None:
+            self._carried = _place(state)
+            found.append(_remark("portable", _afresh(state, light)))
+        new = [remark for remark in found if remark is not None]
+        self._remarks += new
+        return "; ".join(remark["text"] for remark in new) or None
+
+    def _select_anew(self, state: RunState) -> dict[str, str] | None:
+        """Where the selected weights are lost, the best of those that are not are selected."""
+        lost = state.best
+        if lost is None or self._checkpoints.holds(lost.epoch):
             return None
-        place = f"after epoch {state.epoch}"
-        if state.step:
-            place = f"in epoch {state.epoch + 1} after step {state.step}"
-        remark = f"momentum starts afresh {place}, from weights in {light['weights']}"
-        self._remarks.append(remark)
-        return remark
+        state.best = best_of(state.records, self._checkpoints.epochs(), lost)
+        instead = "the best of the epochs to come"
+        if state.best is not None:
+            instead = f"epoch {state.best.epoch}, the best of those kept"
+        text = (
+            f"the checkpoint of epoch {lost.epoch}, the best so far, is damaged or gone: "
+            f"{instead}, is selected instead"
+        )
+        return _remark("selection", text)
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
         if not self._writes:
@@ -172,11 +189,12 @@ class FolderKeeper:
             return
         if self._storage.portable:
             self._save_portable(state)
-        elif self._saved != _place(state):
+        else:
             self._save(state)
 
     def selected(self, state: RunState) -> dict[str, Tensor]:
-        return reported(self._checkpoints.load("selected"))
+        name = "last" if state.best is None else f"epoch-{state.best.epoch}"
+        return reported(self._checkpoints.load(name))
 
     def _is_due(self, state: RunState) -> bool:
         steps, minutes = self._storage.every_steps, self._storage.every_minutes
@@ -185,23 +203,19 @@ class FolderKeeper:
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _save(self, state: RunState) -> None:
-        self._checkpoints.save(
-            self._state_dict(state),
-            epoch=state.epoch,
-            step=state.step,
-            selected=None if state.best is None else state.best.epoch,
-        )
+        if self._saved == _place(state):
+            return
+        self._checkpoints.save(self._state_dict(state), **_description(state))
         self._note_saved(state)
 
     def _save_portable(self, state: RunState) -> None:
-        parameters = [name for name, _ in state.model.named_parameters(remove_duplicate=False)]
-        self._checkpoints.save_portable(
-            portable(self._state_dict(state), parameters),
-            epoch=state.epoch,
-            step=state.step,
-            selected=None if state.best is None else state.best.epoch,
-        )
-        self._saved = None  # not as it is
+        # What was carried here is not written over: a kill in between would leave nothing.
+        if self._carried != _place(state):
+            named = state.model.named_parameters(remove_duplicate=False)
+            self._checkpoints.save_portable(
+                self._state_dict(state), [name for name, _ in named], **_description(state)
+            )
+            self._carried, self._saved = _place(state), None  # not as it is
         size = self._checkpoints.size() / 1e6
         self.where = (
             f"saved in {self._storage.folder} to carry away, {size:.1f} MB of checkpoints: the "
@@ -218,15 +232,36 @@ class FolderKeeper:
 
     def _put_remarks(self, state: RunState) -> None:
         """Into the record of the epoch that they are about."""
-        said = tuple({"guard": "portable", "text": remark} for remark in self._remarks)
-        if said:
+        if self._remarks:
             record = state.records[-1]
-            state.records[-1] = replace(record, notices=(*record.notices, *said))
+            state.records[-1] = replace(record, notices=(*record.notices, *self._remarks))
         self._remarks = []
 
 
 def _place(state: RunState) -> tuple[int, int, bool]:
     return state.epoch, state.step, state.measuring
+
+
+def _remark(about: str, text: str) -> dict[str, str]:
+    """What a record's notices say beside the guards'."""
+    return {"guard": about, "text": text}
+
+
+def _afresh(state: RunState, light: Mapping[str, str]) -> str:
+    place = f"after epoch {state.epoch}"
+    if state.step:
+        place = f"in epoch {state.epoch + 1} after step {state.step}"
+    return f"momentum starts afresh {place}, from weights in {light['weights']}"
+
+
+def _description(state: RunState) -> dict[str, Any]:
+    """What a checkpoint of this state is called by."""
+    return {
+        "epoch": state.epoch,
+        "step": state.step,
+        "measuring": state.measuring,
+        "selected": None if state.best is None else state.best.epoch,
+    }
 
 
 class MemoryKeeper:
