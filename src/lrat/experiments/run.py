@@ -38,6 +38,7 @@ from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.interrupt import check_minutes
+from lrat.training.resuming import misfit
 from lrat.training.state import reported
 from lrat.training.watch import tell
 
@@ -259,21 +260,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
     """Load weights; ModelError in one line where they do not fit the network."""
-    own = network.state_dict()
-    kind = type(network).__name__
-    for what, names in (
-        ("lacks", [name for name in own if name not in weights]),
-        ("holds unknown", [name for name in weights if name not in own]),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(f"{origin} does not fit {kind}: it {what} {names[0]}{more}")
-    for name, value in own.items():
-        if value.shape != weights[name].shape:
-            raise ModelError(
-                f"{origin} does not fit {kind}: {name} is {list(weights[name].shape)} there and "
-                f"{list(value.shape)} in the model"
-            )
+    reason = misfit(network, weights)
+    if reason is not None:
+        raise ModelError(f"{origin} does not fit {type(network).__name__}: {reason}")
     network.load_state_dict(weights)
 
 
