@@ -265,7 +265,8 @@ class _Work:
             )
             return None
         order = np.argsort(index, kind="stable")
-        columns = (index, shown.labels.cpu().numpy(), points[:, 0], points[:, 1])
+        shown_labels: np.ndarray = shown.labels.cpu().numpy()
+        columns: tuple[np.ndarray, ...] = (index, shown_labels, points[:, 0], points[:, 1])
         table = {name: each[order] for name, each in zip(names, columns, strict=True)}
         store.write(EMBEDDING, table)
         return table

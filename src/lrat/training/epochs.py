@@ -66,7 +66,7 @@ class Epochs:
         if urgency > (PLANNED if state.epoch == self.optimisation.epochs else 0):
             if state.epoch < self.optimisation.epochs:
                 self.keeper.save(state)
-            raise self._stopped(urgency, f"after epoch {state.epoch}")
+            raise self._stopped(urgency)
 
     def _check_steps(self) -> None:
         """Raise where the epoch was none."""
@@ -127,13 +127,12 @@ class Epochs:
         """Save within the epoch and raise ``Interrupted``."""
         state = self.state
         self.keeper.save(state)
-        where = f"in epoch {state.epoch + 1} after step {state.step}"
-        raise self._stopped(urgency, where) from None
+        raise self._stopped(urgency) from None
 
-    def _stopped(self, urgency: int, where: str) -> Interrupted:
+    def _stopped(self, urgency: int) -> Interrupted:
         reason = self.stop.reason or "a request to another process"
         kind = Paused if urgency == PLANNED else Interrupted
-        return kind(f"stopped by {reason} {where}; {self.keeper.where}")
+        return kind(f"stopped by {reason} {self.state.place}; {self.keeper.where}")
 
     def _urgency(self) -> int:
         """How urgently one of the processes was asked to stop: the same answer in all."""

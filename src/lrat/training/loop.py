@@ -134,11 +134,9 @@ def _where(state: RunState, epochs: int) -> str:
     """From where a run goes on, in words."""
     if state.epoch >= epochs:
         return f"all {epochs} epochs are done already"
-    if not state.step:
-        return f"continuing after epoch {state.epoch}"
     if state.measuring:
         return f"continuing in epoch {state.epoch + 1} after its steps"
-    return f"continuing in epoch {state.epoch + 1} after step {state.step}"
+    return f"continuing {state.place}"
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -60,6 +60,13 @@ class RunState:
         self.records.append(record)
         self.best = best
 
+    @property
+    def place(self) -> str:
+        """Where the run stands, in words."""
+        if not self.step:
+            return f"after epoch {self.epoch}"
+        return f"in epoch {self.epoch + 1} after step {self.step}"
+
     def weights(self) -> dict[str, Tensor]:
         """A copy on the CPU of the weights to report: the averaged ones where there are some."""
         with nullcontext() if self.average is None else self.average.applied(self.model):

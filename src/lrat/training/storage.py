@@ -248,10 +248,7 @@ def _remark(about: str, text: str) -> dict[str, str]:
 
 
 def _afresh(state: RunState, light: Mapping[str, str]) -> str:
-    place = f"after epoch {state.epoch}"
-    if state.step:
-        place = f"in epoch {state.epoch + 1} after step {state.step}"
-    return f"momentum starts afresh {place}, from weights in {light['weights']}"
+    return f"momentum starts afresh {state.place}, from weights in {light['weights']}"
 
 
 def _description(state: RunState) -> dict[str, Any]:
