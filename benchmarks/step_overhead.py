@@ -103,8 +103,9 @@ def main() -> None:
         "",
         "`python benchmarks/step_overhead.py --data-root DATA --out step_overhead.md`",
         "",
-        "Of the processor seconds of an epoch's steps in a real run (records, checkpoints), from the "
-        f"second step on (guards look at the first batch), batch 64, one thread, {options.epochs} epochs; wanted: at most 8 %. "
+        "Of the processor seconds of an epoch's steps in a real run (records, checkpoints), from "
+        "the second step on (guards look at the first batch), batch 64, one thread, "
+        f"{options.epochs} epochs; wanted: at most 8 %. "
         f"{platform.machine()}, PyTorch {torch.__version__}.",
         "",
         "| run | best epoch | median |",
