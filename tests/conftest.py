@@ -1,11 +1,16 @@
 """Isolation: one thread per worker, and a failure for every test that leaks global state."""
 
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if threading.current_thread() is threading.main_thread():
+    # A job in a shell's background ignores Ctrl-C, and so would every run that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

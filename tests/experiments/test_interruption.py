@@ -133,7 +133,7 @@ def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(Interrupted, match="stopped by SIGTERM in epoch 1 after step 1; saved in"):
         run_module.train_run(config, tmp_path)
     assert heard == ["natural"], "the attack after it was left"
-    assert (tmp_path / "checkpoints" / "epoch-001-step-000001.json").is_file()
+    assert (tmp_path / "checkpoints" / "epoch-001-step-000001-measuring.json").is_file()
     monkeypatch.undo()
     (record,) = run_module.train_run(config, tmp_path).result.records
     assert record.validation.keys() == {"natural", "pgd-10"}

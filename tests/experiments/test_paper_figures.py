@@ -99,7 +99,7 @@ def test_figure_1a_states_the_share_of_low_weights_that_was_recorded(
     caption = pictures(make_figure("figure1a", own))["figure1a"]
     table = read_table(folder / "weights" / f"epoch-{shown:03d}.parquet")
     below = 100 * (table["raw_weight"] < 0.2).mean()
-    assert f"epoch {shown}, n = 102, {below:.1f} % below 0.2" in caption
+    assert f"epoch {shown}, n = 120, {below:.1f} % below 0.2" in caption
     assert ("lies before the weighting acts" in caption) == (reported == 1)
 
 
@@ -207,12 +207,12 @@ def test_figures_of_one_model_are_made_from_its_analysis(
     assert needed.run == run_folder(analysed, rows_needed(name)[0], 0)
     captions = pictures(make_figure(name, analysed))
     assert sorted(captions) == sorted(f"{name}{part}" for part in parts)
-    assert all("102 training images" in text and "digits" in text for text in captions.values())
+    assert all("120 training images" in text and "digits" in text for text in captions.values())
 
 
 def test_figure_3_counts_all_images_in_the_papers_pairs(analysed: Path, tmp_path: Path) -> None:
     caption = pictures(make_figure("figure3b", analysed, out=tmp_path))["figure3b"]
-    (table,) = (run_folder(analysed, "sat", 0) / "analysis").glob("selected-train-102/v*.parquet")
+    (table,) = (run_folder(analysed, "sat", 0) / "analysis").glob("selected-train-120/v*.parquet")
     views = read_table(table)
     gd, cw = views["top_gd"].astype(bool), views["top_cw"].astype(bool)
     assert f"GD – CW: {(gd & cw).sum()} of {(gd | cw).sum()} consistent" in caption

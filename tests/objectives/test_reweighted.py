@@ -136,6 +136,7 @@ TRAINING_FORWARDS = dict.fromkeys(NAMES, 1) | {
     "gd+saa": 2,
     "saa+cw+gd": 3,
     "trades": 2,
+    "pgd+fgsm": 2,
 }
 
 
