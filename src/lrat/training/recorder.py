@@ -17,7 +17,7 @@ _KIND_OF = {"raw_weight": "weight", "normalised_weight": "share", "loss": "loss"
 
 
 class WeightRecorder:
-    """Writes ``folder/epoch-XXX.parquet`` (``.npz`` without pyarrow), one row per image and term.
+    """Writes ``folder/epoch-NNN.parquet`` (``.npz`` without pyarrow), one row per image and term.
 
     ``epochs``: the epochs to record, counted from 1. Columns ``COLUMNS``: index and label int64,
     term text, the others float32 (NaN where the objective does not tell); rows by term, then by
