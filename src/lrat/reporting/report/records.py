@@ -1,0 +1,270 @@
+"""What a report shows, as plain values: ``lrat.experiments`` collects them, the page draws them.
+
+Shares are fractions, images are arrays; nothing here has read a file or formatted a number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+State = Literal["evaluated", "trained", "unfinished"]
+CheckStatus = Literal["passed", "suspicious", "failed", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A share of ``n`` images with the ends of its 95 % interval (Wilson)."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecord:
+    """What one attack of an evaluation left. ``forwards``, ``backwards``: mean passes per image.
+    ``stages``: of a cascade, what is left after each. ``settings``: as the evaluation stored
+    them."""
+
+    name: str
+    share: Share
+    settings: str
+    forwards: float
+    backwards: float
+    stages: Mapping[str, Share] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """A finished evaluation. ``group``: evaluations with equal ones were made on the same images
+    under the same threat and suite, and may be compared. ``attacks``: ``natural`` first."""
+
+    folder: str
+    group: str
+    data: str
+    suite: str
+    threat: str
+    seed: int
+    images: int
+    checkpoint: str
+    attacks: Sequence[AttackRecord]
+    worst_case: Share
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveRecord:
+    """A security curve: the share of images that stand at each epsilon. ``trained_epsilon``:
+    where the run was trained, None if unknown."""
+
+    norm: str
+    attack: str
+    epsilon: Sequence[float]
+    share: Sequence[Share]
+    trained_epsilon: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch of training. ``clean`` and ``robust``: accuracy on training images (``robust``:
+    under the training attack). ``held_out``, ``monitored``: accuracy by attack on the validation
+    split and under ``training.monitor``."""
+
+    epoch: int
+    lr: float
+    loss: float
+    clean: float | None
+    robust: float | None
+    held_out: Mapping[str, float]
+    monitored: Mapping[str, float]
+    seconds: float
+    notices: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overfitting:
+    """How far robust accuracy fell after its best epoch. ``on``: the attack and images it was
+    measured with; differences of ``n`` images' noise size are no mark (``marked`` False)."""
+
+    on: str
+    best_epoch: int
+    best: float
+    last: float
+    n: int | None
+    marked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermWeights:
+    """Raw weights of one term over the recorded epochs. ``counts[epoch, bin]`` between
+    ``edges[bin]`` and ``edges[bin + 1]``; ``effective``: Kish's effective sample size as a share
+    of the images; ``below``: the share of weights below .2."""
+
+    term: str
+    epochs: Sequence[int]
+    mean: Sequence[float]
+    effective: Sequence[float]
+    below: Sequence[float]
+    edges: Sequence[float]
+    counts: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapRecord:
+    """Overlap of sets of vulnerable images. ``jaccard[a][b]`` between ``names[a]`` and
+    ``names[b]``, ``chance[a][b]`` what random sets of these sizes would give. ``about``: one
+    sentence on what the sets are, with n."""
+
+    about: str
+    names: Sequence[str]
+    jaccard: Sequence[Sequence[float]]
+    chance: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """One check of the masking panel. ``sentence``: what was found, and what to do."""
+
+    name: str
+    status: CheckStatus
+    sentence: str
+    value: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingRecord:
+    """The panel: the worst status of its checks, on ``n`` images."""
+
+    status: CheckStatus
+    n: int
+    checks: Sequence[CheckRecord]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attacked:
+    """An image as one attack returned it. ``image`` [H, W, C] float32 in [0, 1].
+    ``probabilities`` [K]. ``attacked`` False: the attack left it alone, as it was fooled before.
+    """
+
+    image: npt.NDArray[Any]
+    prediction: int
+    probabilities: npt.NDArray[Any]
+    fooled: bool
+    attacked: bool
+    margin: float
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GalleryImage:
+    """A test image: ``image`` [H, W, C] float32 in [0, 1], its number, and every attack's."""
+
+    index: int
+    label: int
+    image: npt.NDArray[Any]
+    natural: Attacked
+    attacks: Mapping[str, Attacked]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GalleryRecord:
+    """Images of an evaluation. ``epsilon``: the threat's radius in its ``norm``, None for a
+    region without one. ``about``: how the images were chosen, of how many."""
+
+    class_names: Sequence[str]
+    norm: str | None
+    epsilon: float | None
+    about: str
+    images: Sequence[GalleryImage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What training took: mean passes per image and epoch, by kind as ``attack forwards``,
+    seconds of training steps over all epochs, images per second, parameters of the network."""
+
+    passes: Mapping[str, float]
+    seconds: float
+    epochs: int
+    images: int
+    parameters: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunRecord:
+    """A run folder. ``name``: unique in the report, short. ``evaluations``: the one that the
+    report compares first. ``problems``: in one sentence each, with the command that helps, what
+    the report could not show. ``commands``: what makes the run and its evaluations again."""
+
+    name: str
+    folder: str
+    method: str
+    state: State
+    data: str
+    model: str
+    threat: str
+    training_seed: int | None
+    evaluations: Sequence[EvaluationRecord] = ()
+    curves: Sequence[CurveRecord] = ()
+    epochs: Sequence[EpochRecord] = ()
+    selected_epoch: int | None = None
+    overfitting: Overfitting | None = None
+    weights: Sequence[TermWeights] = ()
+    overlap: Sequence[OverlapRecord] = ()
+    masking: MaskingRecord | None = None
+    gallery: GalleryRecord | None = None
+    cost: Cost | None = None
+    config: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    problems: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairRecord:
+    """Two runs on the same images under one attack (or ``worst case``): ``first`` − ``second``
+    with its 95 % interval, the p value and whether they can be told apart."""
+
+    first: str
+    second: str
+    attack: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    distinguishable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRecord:
+    """Runs that may be compared: same images, threat and suite. ``runs``: names, best worst case
+    first. ``pairs``: every two, under the worst case and every attack. ``sentences``: what may be
+    concluded, in words."""
+
+    key: str
+    title: str
+    runs: Sequence[str]
+    pairs: Sequence[PairRecord]
+    sentences: Sequence[str]
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportRecord:
+    """A whole report. ``command``: what made it. ``summary``: its findings in words, the first the
+    most important. ``problems``: folders that could not be shown, one sentence each. ``made``:
+    when, ISO 8601. ``version``: of lrat."""
+
+    title: str
+    command: str
+    made: str
+    version: str
+    summary: Sequence[str]
+    groups: Sequence[GroupRecord]
+    runs: Sequence[RunRecord]
+    problems: Sequence[str] = ()
