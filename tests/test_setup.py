@@ -105,7 +105,8 @@ def test_a_python_that_is_old_or_missing_is_named(machine: Machine, script: str 
 
 
 def ci(machine: Machine, *, uid: int, python: str | None, installs: str = "") -> str:
-    """``.ci/run`` for a user; what it called lies in ``calls``."""
+    """``.ci/run`` for a user with a browser; what it called lies in ``calls``."""
+    machine.add("chromium", "")
     for name in ("make", "apt-get"):
         machine.add(name, f'echo "{name} $*" >> calls; {installs if name == "apt-get" else ""}')
     machine.add("id", f"echo {uid}")
@@ -161,4 +162,32 @@ def test_ci_without_apt_says_what_is_needed(machine: Machine) -> None:
     (machine.bin / "apt-get").unlink()
     assert "make and Python >= 3.11 with venv and pip are needed" in complaint(
         machine.call("bash", ".ci/run")
+    )
+
+
+BROWSER = ["apt-get update -q", "apt-get install -y -q chromium"]
+
+
+def test_ci_installs_a_browser_where_none_is(machine: Machine) -> None:
+    new = machine.bin / "chromium"
+    calls = ci(machine, uid=0, python=GOOD, installs=f"touch {new}; chmod 755 {new}")
+    (machine.bin / "chmod").symlink_to(str(shutil.which("chmod")))
+    new.unlink()
+    answer = machine.call("bash", ".ci/run")
+    assert answer.returncode == 0, answer.stderr
+    assert called(calls) == BROWSER + CHECKS
+    assert answer.stderr == ""
+
+
+@pytest.mark.parametrize("why", ["no root", "no apt", "not found"])
+def test_ci_goes_on_without_a_browser_and_says_so(machine: Machine, why: str) -> None:
+    calls = ci(machine, uid=1000 if why == "no root" else 0, python=GOOD, installs="exit 100")
+    (machine.bin / "chromium").unlink()
+    if why == "no apt":
+        (machine.bin / "apt-get").unlink()
+    answer = machine.call("bash", ".ci/run")
+    assert answer.returncode == 0, answer.stderr
+    assert called(calls) == (BROWSER[:1] if why == "not found" else []) + CHECKS
+    assert answer.stderr == (
+        "lrat: no chromium, and none could be installed: the tests in a browser will not run\n"
     )
