@@ -57,6 +57,7 @@ class Simulated:
         raise UnknownNameError("training attack", name, ["pgd", "cw", "saa", "fgsm"])
 
     def term(self, name: str, weighting: Weighting) -> Term:
+        """That attack under that weighting: one j of Eq. 7."""
         return Term(name=name, attack=self.make(name), weighting=weighting)
 
 
@@ -102,6 +103,7 @@ class LocalSettings:
     anchor: str | None = None
 
     def objective(self, terms: Sequence[Term]) -> Reweighted:
+        """Eq. 7 over these terms, with this floor, normalisation and anchor."""
         return Reweighted(
             terms=terms,
             min_weight=self.min_weight,
@@ -110,6 +112,7 @@ class LocalSettings:
         )
 
     def terms(self, simulated: Simulated, attacks: Sequence[str]) -> list[Term]:
+        """A term per attack name, each weighted by its own margin (Eq. 12)."""
         margin = MarginPower(alpha=self.alpha, beta=self.beta)
         return [simulated.term(attack, margin) for attack in attacks]
 

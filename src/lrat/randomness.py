@@ -21,6 +21,7 @@ from torch import Tensor
 from lrat.errors import SettingError
 
 NoiseLike: TypeAlias = "Noise | torch.Generator | int | None"
+"""What attacks take as noise; see ``as_noise``."""
 
 
 @runtime_checkable

@@ -38,7 +38,9 @@ class Ball(Region, Protocol):
     """A region around the clean image (``center``) in which gradient attacks move."""
 
     @property
-    def epsilon(self) -> float: ...
+    def epsilon(self) -> float:
+        """The radius in the ball's norm, for pixels in [0, 1]."""
+        ...
 
     def distance(self, images: Images, center: Images) -> PerExample:
         """[B]: the norm of the perturbation."""

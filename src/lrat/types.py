@@ -14,11 +14,17 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     Images: TypeAlias = Tensor
+    """Float [B C H W], pixels in [0, 1]."""
     Labels: TypeAlias = Tensor
+    """Integer [B]: classes 0..K-1, or numbers of images."""
     Logits: TypeAlias = Tensor
+    """Float [B K], before any softmax."""
     PerExample: TypeAlias = Tensor
+    """Float [B]: a loss, weight or margin of each image."""
     Counts: TypeAlias = Tensor
+    """Integer [B]: steps or passes of each image."""
     Scalar: TypeAlias = Tensor
+    """Float without dimensions."""
 else:
     try:
         from jaxtyping import Float, Int

@@ -38,6 +38,7 @@ class Choices:
 
     @staticmethod
     def plain() -> "Choices":
+        """Nothing but a frozen copy in eval mode: float32, no folding."""
         return Choices(fold=False)
 
     def __str__(self) -> str:

@@ -49,6 +49,7 @@ class Brackets:
         return Brackets(**found)
 
     def columns(self) -> dict[str, Positions]:
+        """By name, a value per image; ``from_columns`` reads them back."""
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
     def __len__(self) -> int:
@@ -56,6 +57,7 @@ class Brackets:
 
     @property
     def searching(self) -> npt.NDArray[np.bool_]:
+        """Per image: whether levels between its bounds are still open."""
         return self.high - self.low > 1
 
     @property
@@ -82,10 +84,12 @@ class Curve:
 
     @property
     def n(self) -> int:
+        """The number of images."""
         return len(self.brackets)
 
     @property
     def epsilons(self) -> tuple[float, ...]:
+        """The grid from 0 to ``max_epsilon``, ascending."""
         return tuple(epsilon_at(level, self.max_epsilon, self.levels) for level in self._all_levels)
 
     @property

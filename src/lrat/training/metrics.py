@@ -60,6 +60,7 @@ class EpochRecord:
 
     @classmethod
     def from_json(cls, line: str) -> "EpochRecord":
+        """The record that a line of ``metrics.jsonl`` holds."""
         values = json.loads(line)
         return cls(**values | {"notices": tuple(values.get("notices", ()))})
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 from lrat.errors import SettingError, UnknownNameError
 
 Shape = Literal["cosine", "linear"]
+"""How a rate moves between two values."""
 _ROUNDING = 1e-9
 
 
@@ -149,6 +150,7 @@ class WarmUp:
 
 
 NAMES = ("piecewise", "cosine", "one-cycle")
+"""The schedules that configurations know; each takes a warm-up."""
 _OWN = {
     "piecewise": frozenset[str](),
     "cosine": frozenset({"final"}),

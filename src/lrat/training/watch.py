@@ -40,7 +40,10 @@ class StepProgress:
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after each step and each epoch; must not change the model. See also ``Speaker``."""
+    """Told after each step (``on_step``) and each epoch (``on_epoch``); must not change the model.
+
+    See also ``Speaker``.
+    """
 
     def on_step(self, progress: StepProgress) -> None: ...
 

@@ -51,6 +51,7 @@ class Group:
 
     @property
     def seeds(self) -> tuple[int | None, ...]:
+        """The training seed of each run, None where it is unknown."""
         return tuple(run.seed for run in self.runs)
 
 

@@ -81,6 +81,7 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
+        """``not told apart``, ``a is better`` or ``b is better``."""
         if not self.told_apart:
             return "not told apart"
         return "a is better" if self.difference.value > 0 else "b is better"

@@ -27,8 +27,8 @@ class Notice:
 class Guard(Protocol):
     """A rule: the readings of all epochs so far, the latest last, to a line of words or None.
 
-    Asked after each epoch until it has spoken, and no more once one of ``implied_by`` has: what
-    that one said explains this one as well.
+    ``name`` is what records call it. Asked after each epoch until it has spoken, and no more once
+    one of ``implied_by`` has: what that one said explains this one as well.
     """
 
     @property
