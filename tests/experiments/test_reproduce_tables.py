@@ -11,6 +11,7 @@ import pytest
 from evaluation.results import result
 from lrat.evaluation import mean_interval, wilson
 from lrat.evaluation.masking.panel import Check, Panel
+from lrat.evaluation.statistics import smallest_detectable
 from lrat.experiments.paper import TABLE_1
 from lrat.experiments.reproduce import words
 from lrat.experiments.reproduce.collecting import Cost, Evidence
@@ -140,6 +141,20 @@ def test_p_values_are_adjusted_for_the_whole_table() -> None:
     least = min(known, key=lambda each: each.p or 0.0)
     assert least.p is not None
     assert least.p_adjusted == pytest.approx(min(1.0, len(known) * least.p))
+
+
+def test_what_would_have_shown_allows_for_the_whole_table() -> None:
+    made = table(folds=False)
+    alone = made.contrast("lrat-saa", "pgd-20")
+    assert alone is not None
+    differing = round(0.01 * IMAGES)
+    assert alone.detectable == smallest_detectable(differing, IMAGES, comparisons=2 * 5)
+    assert alone.detectable > smallest_detectable(differing, IMAGES, comparisons=5)
+
+
+def test_folds_are_not_called_independent() -> None:
+    assert "share training images" in words.about_intervals(table(folds=True))
+    assert "share training images" not in words.about_intervals(table(folds=False))
 
 
 def test_the_words_say_what_is_told_apart_and_what_is_not() -> None:

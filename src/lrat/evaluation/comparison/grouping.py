@@ -37,13 +37,14 @@ from lrat.evaluation.statistics import (
 )
 
 
-def compare_groups(groups: Sequence[Group]) -> GroupComparison:
+def compare_groups(groups: Sequence[Group], *, comparisons: int | None = None) -> GroupComparison:
     """Scores of every group, and every group against the first.
 
     Two groups of two runs or more are compared over training seeds: by a paired t-test where their
-    seeds are the same, else by Welch's; other groups over the images that all runs have. Raises
-    ``SettingError`` where threats or attacks differ, and ``DataError`` where runs that need the
-    same images have others.
+    seeds are the same, else by Welch's; other groups over the images that all runs have.
+    ``comparisons``: of the table that this is a part of, for ``detectable``; None: there are no
+    others. Raises ``SettingError`` where threats or attacks differ, and ``DataError`` where runs
+    that need the same images have others.
     """
     if not groups:
         raise SettingError("a comparison needs at least one group of runs")
@@ -51,15 +52,15 @@ def compare_groups(groups: Sequence[Group]) -> GroupComparison:
     attacks = shared_attacks([run.result for run in runs], [run.name for run in runs])
     scored = _score(runs, attacks)
     sides = [_Side(group=group, scores=[scored[id(run)] for run in group.runs]) for group in groups]
-    comparisons = (len(sides) - 1) * len(sides[0].rows)
+    own = (len(sides) - 1) * len(sides[0].rows)
     contrasts = [
-        _contrast(row, side, sides[0], attacks, comparisons)
+        _contrast(row, side, sides[0], attacks, own if comparisons is None else comparisons)
         for side in sides[1:]
         for row in sides[0].rows
     ]
     return GroupComparison(
         rows=tuple(side.row() for side in sides),
-        contrasts=_adjusted(contrasts),
+        contrasts=adjusted(contrasts),
         threat=runs[0].result.threat,
     )
 
@@ -241,7 +242,9 @@ def _p_over_images(row: str, a: Sequence[_Scored], b: Sequence[_Scored]) -> floa
     return sign_flip(np.concatenate(scores))
 
 
-def _adjusted(contrasts: Sequence[GroupContrast]) -> tuple[GroupContrast, ...]:
+def adjusted(contrasts: Sequence[GroupContrast]) -> tuple[GroupContrast, ...]:
+    """With Holm's correction for all of them: of each contrast's own test, and of those over
+    images."""
     p_values = _holm_of_known([contrast.p for contrast in contrasts])
     over_images = _holm_of_known([contrast.p_images for contrast in contrasts])
     return tuple(

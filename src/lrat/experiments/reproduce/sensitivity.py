@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import LratError
+from lrat.evaluation.comparison.grouping import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.experiments import build
@@ -23,7 +24,7 @@ from lrat.experiments.reproduce.running import make_tasks, threads_of, workers_o
 from lrat.experiments.reproduce.sensitivity_rows import Study, Varied, distinct, studies
 from lrat.experiments.reproduce.sensitivity_words import StudyRow, StudyTable, in_brief, markdown
 from lrat.experiments.reproduce.shares import over_seeds
-from lrat.experiments.reproduce.tables import adjusted, contrasts_with, count_right
+from lrat.experiments.reproduce.tables import common_seeds, contrasts_with, count_right
 from lrat.experiments.reproduce.tabling import Report
 from lrat.experiments.run import load_weights
 from lrat.files import write_json, write_text
@@ -168,10 +169,12 @@ def _table(study: Study, plan: _Plan, failed: Mapping[str, str]) -> StudyTable:
     source = plan.choice.preset.name if plan.choice.preset.test_folds else None
     base = there.get(study.reference, [])
     columns = _columns(there)
+    others = [
+        runs for name, runs in there.items() if name != study.reference and common_seeds(base, runs)
+    ]
     contrasts: list[GroupContrast] = []
-    for name, runs in there.items():
-        if name != study.reference:
-            contrasts += contrasts_with(base, runs, (WORST_CASE,), source)
+    for runs in others:
+        contrasts += contrasts_with(base, runs, (WORST_CASE,), source, comparisons=len(others))
     by_name = {each.group: each for each in adjusted(contrasts)}
     rows = [
         StudyRow(

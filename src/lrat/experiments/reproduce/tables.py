@@ -1,13 +1,14 @@
 """The paper's Tables 1 and 2 from the evidence of finished runs: scores, tests, costs, masking."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrat.evaluation import NATURAL, Group, Run, compare_groups, holm
+from lrat.evaluation import NATURAL, Group, Run, compare_groups
+from lrat.evaluation.comparison.grouping import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.experiments.paper import PaperRow
@@ -131,11 +132,15 @@ def make_table(
         for row, runs in evidence.items()
     ]
     base = evidence.get(BASELINE, ())
+    others = [
+        runs for row, runs in evidence.items() if row != BASELINE and common_seeds(base, runs)
+    ]
     contrasts = [
         contrast
-        for row, runs in evidence.items()
-        if row != BASELINE
-        for contrast in contrasts_with(base, runs, columns, source)
+        for runs in others
+        for contrast in contrasts_with(
+            base, runs, columns, source, comparisons=len(others) * len(columns)
+        )
     ]
     return Table(
         name=name,
@@ -150,15 +155,23 @@ def make_table(
     )
 
 
+def common_seeds(base: Sequence[Evidence], runs: Sequence[Evidence]) -> list[int]:
+    """The seeds that both have, ascending: those on which they can be compared."""
+    return sorted({run.seed for run in base} & {run.seed for run in runs})
+
+
 def contrasts_with(
     base: Sequence[Evidence],
     runs: Sequence[Evidence],
     columns: Sequence[str],
     source: str | None,
+    *,
+    comparisons: int,
 ) -> list[GroupContrast]:
     """``runs`` against ``base`` by column, on the seeds that both have and the same images; none
-    where they share no seed. Their p values are not adjusted yet."""
-    common = sorted({run.seed for run in base} & {run.seed for run in runs})
+    where they share no seed. Their p values are not adjusted yet; ``comparisons``: for how many
+    they will be, which ``detectable`` allows for."""
+    common = common_seeds(base, runs)
     if not common:
         return []
     found: dict[str, GroupContrast] = {}
@@ -180,26 +193,11 @@ def contrasts_with(
             )
             for side in (base, runs)
         ]
-        for contrast in compare_groups(groups).contrasts:
+        for contrast in compare_groups(groups, comparisons=comparisons).contrasts:
             # The worst case is that over the whole suite.
             if contrast.attack != WORST_CASE or level == levels - 1:
                 found.setdefault(contrast.attack, contrast)
     return [found[column] for column in columns if column in found]
-
-
-def adjusted(contrasts: Sequence[GroupContrast]) -> tuple[GroupContrast, ...]:
-    """With Holm's correction for all of them, of the tests over seeds and of those over images."""
-    over_seeds_ = _holm([each.p for each in contrasts])
-    over_images = _holm([each.p_images for each in contrasts])
-    return tuple(
-        replace(each, p_adjusted=p, p_images_adjusted=images)
-        for each, p, images in zip(contrasts, over_seeds_, over_images, strict=True)
-    )
-
-
-def _holm(p_values: Sequence[float | None]) -> list[float | None]:
-    corrected = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(corrected) for p in p_values]
 
 
 def count_right(run: Evidence, column: str) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from lrat.evaluation import NATURAL
 from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast
+from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA
 from lrat.experiments.reproduce.shares import SeededShare
@@ -202,8 +204,14 @@ def _told(contrast: GroupContrast) -> str:
     p = contrast.p_adjusted if over == "over seeds" else contrast.p_images_adjusted
     better = "better" if contrast.difference > 0 else "worse"
     return (
-        f"{contrast.group} is {better} under {contrast.attack} by "
+        f"{contrast.group} is {better} {_where(contrast.attack)} by "
         f"{100 * abs(contrast.difference):.1f} points ({over}, p {written_p(p or 0.0)})"
+    )
+
+
+def _where(column: str) -> str:
+    return {WORST_CASE: "in the worst case", NATURAL: "on clean images"}.get(
+        column, f"under {column}"
     )
 
 
@@ -246,7 +254,11 @@ def about_intervals(table: Table) -> str:
             "test the same images)"
         )
     elif several:
-        parts.append("of several seeds, Student's t over seeds, each of which tests other images")
+        parts.append(
+            "of several seeds, Student's t over seeds, each of which tests other images (the folds "
+            "share training images, so that these intervals and t-tests are somewhat too sure: "
+            "Bengio & Grandvalet 2004)"
+        )
     if single:
         parts.append("of a single seed, Wilson's over images: other seeds may differ by more")
     return f"Accuracy in per cent over all images and seeds; 95 % intervals: {'; '.join(parts)}."
