@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 BENCH_VENV ?= .venv-bench
 BENCH := $(BENCH_VENV)/bin/python
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 CALL_WITH = \`make $(or $(MAKECMDGOALS),demo) PYTHON=/usr/bin/python3.12\`
 
-.PHONY: demo test check soak bench format clean
+.PHONY: demo test check docs docs-serve soak bench format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lrat demo
@@ -20,6 +21,14 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) build --strict --quiet
+
+# The site, in site/: its pages open from the disk too, its search wants docs-serve.
+docs: $(VENV)/.installed-dev
+	$(MKDOCS) build --strict
+
+docs-serve: $(VENV)/.installed-dev
+	$(MKDOCS) serve --strict
 
 soak: $(VENV)/.installed-dev
 	LRAT_SOAK_RECORD=results/soak.md $(BIN)/python -m pytest -m soak
@@ -34,7 +43,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # An environment is whole or not there: half of one, as Python without ensurepip leaves it, would
 # break every later call. Its pip is the last thing that is made. A folder that was there stays.
