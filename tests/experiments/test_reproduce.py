@@ -1,6 +1,7 @@
 """`lrat reproduce` as it is typed, on runs of seconds; stopped, continued, extended, refused."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import Answer, contents, lrat, one_thread, process
+from lrat.experiments.reproduce.making import Attacks
+from lrat.experiments.reproduce.presets import Choice
+from lrat.experiments.reproduce.request import Request
+from lrat.experiments.reproduce.tabling import collected
 
 pytestmark = pytest.mark.xdist_group("reproduce")
 TINY = (
@@ -75,6 +80,26 @@ def test_numbers_are_those_of_the_runs(made: tuple[Path, Answer]) -> None:
     assert rows[1]["cost"]["forwards"] == passes["attack_forwards"] + passes["update_forwards"] == 3
 
 
+def test_a_run_that_is_not_the_presets_is_left_out_with_the_reason(
+    made: tuple[Path, Answer], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(made[0], tmp_path / "digits"))
+    for run, old, new in (
+        ("sat-seed-1", "lr: 0.1", "lr: 0.2"),
+        ("lrat-cw-seed-0", "seed:", "seed: ["),
+    ):
+        config = out / "runs" / run / "config.yaml"
+        config.write_text(config.read_text().replace(old, new))
+    choice = Choice.of("digits", [each for each in TINY if each != "--set"])
+    request = Request(target="table1", choice=choice, out=out)
+    table = collected(request, (), Attacks(suite="quick"))
+    assert {row.name: row.seeds for row in table.rows} == {"sat": (0,), "lrat-cw": (1,)}
+    damaged, other = sorted(table.lacking)
+    assert other.endswith("trained with other settings (training.lr: 0.1 asked, 0.2 in the folder)")
+    assert damaged.startswith("lrat-cw-seed-0: ")
+    assert "\n" not in damaged
+
+
 def test_runs_record_what_figures_need(made: tuple[Path, Answer]) -> None:
     run = made[0] / "runs" / "sat-seed-1"
     assert len(list((run / "weights").iterdir())) == 2
@@ -130,6 +155,7 @@ def test_a_figure_is_drawn_from_the_same_runs(made: tuple[Path, Answer]) -> None
     [
         (("--preset", "cifar10"), "holds the preset 'digits', not 'cifar10'"),
         (("--set", "training.lr=0.3"), "training.lr: 0.3 asked, 0.1 in the folder"),
+        (("--set", "method.beta=3", "--rows", "lrat-saa"), "method.beta: 3 asked, None in the"),
         (("--rows", "sat,sat"), "sat is there twice"),
         (("--seeds", "0"), "seeds 0: at least 1"),
         (("--rows", "lrat-sa"), "did you mean 'lrat-saa'"),

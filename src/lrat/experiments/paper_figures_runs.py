@@ -1,6 +1,5 @@
 """What figures read of a reproduction's folder: finished runs, their epochs, weights, analyses."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.analysis import read_recorded
+from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
 from lrat.evaluation.storage import SUMMARY
 from lrat.experiments.analysing_request import AnalysisRequest
 from lrat.experiments.analysing_store import ANALYSES
 from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import EVALUATIONS, MODEL, evaluated, read_config
+from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
 from lrat.experiments.paper_figures_analysis import StoredAnalysis
 from lrat.experiments.reproduce.claiming import read_preset
-from lrat.experiments.reproduce.collecting import image_counts
+from lrat.experiments.reproduce.collecting import image_counts, metrics_of, reported_epoch
 from lrat.experiments.reproduce.layout import finished_runs
 from lrat.experiments.reproduce.presets import Choice, drop_epoch
 from lrat.experiments.run import load_weights
@@ -30,7 +30,6 @@ from lrat.reporting.figures import AccuracyCurve, Mark
 
 _FOLDED = "digits"
 """The data set whose test images depend on the training seed."""
-_FOLDS = 5
 _BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3
 _DROP = 0.75
@@ -53,28 +52,17 @@ class FigureRun:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
-        path = self.folder / "metrics.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [dict(json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError) as error:
-            raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
+        return metrics_of(self.folder)
 
     @property
     def fold(self) -> int:
         """Which test images: equal for runs that are tested on the same ones."""
-        return self.config.seed % _FOLDS if self.config.data.name == _FOLDED else 0
+        return self.config.seed % FOLDS if self.config.data.name == _FOLDED else 0
 
     @cached_property
     def epoch(self) -> int:
         """Of the reported weights, counted from 1."""
-        if self.checkpoint.startswith("epoch-"):
-            return int(self.checkpoint.removeprefix("epoch-"))
-        path = self.folder / MODEL
-        try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["selected_epoch"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
+        return reported_epoch(self.folder, self.checkpoint)
 
     @cached_property
     def drop(self) -> str:

@@ -1,11 +1,12 @@
 """Whether a results folder may be used, and what it says about its preset."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lrat.errors import RunFolderError
-from lrat.experiments.config import differences
+from lrat.experiments.config import differences, parse_assignments
 from lrat.experiments.reproduce.layout import (
     FIGURES,
     HISTORY,
@@ -40,8 +41,9 @@ def check(out: Path, choice: Choice) -> None:
             f"{out} holds the preset {stored.get('preset')!r}, not {own['preset']!r}: choose "
             "another --out"
         )
-    if stored.get("digest") != own["digest"]:
-        found = differences(own["settings"], dict(stored.get("settings", {})))
+    found = differences(_of_methods(own), _of_methods(stored))
+    if stored.get("digest") != own["digest"] or found:
+        found = [*differences(own["settings"], dict(stored.get("settings", {}))), *found]
         told = "; ".join(found) or "made by another version"
         raise RunFolderError(
             f"{out} holds the preset {own['preset']!r} with other settings ({told}): choose "
@@ -69,6 +71,12 @@ def read_preset(out: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{path} is damaged: remove it, and the same command writes it anew"
         ) from None
+
+
+def _of_methods(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's own settings of methods, which the digest, the same for all rows, leaves out."""
+    assignments = [str(each) for each in record.get("set", ())]
+    return {"method": parse_assignments(assignments).get("method", {})}
 
 
 def _is_ours(name: str) -> bool:

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from lrat.errors import CheckpointError, RunFolderError
+from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel
 from lrat.evaluation.storage import SUMMARY
 from lrat.experiments import build
-from lrat.experiments.config import DataSettings, RunConfig
+from lrat.experiments.config import DataSettings, RunConfig, differences
 from lrat.experiments.folder import ENVIRONMENT, EVALUATIONS, MODEL, evaluated, read_config
 from lrat.experiments.masking import PANEL
 from lrat.experiments.reproduce.layout import RunPlace
 from lrat.experiments.reproduce.making import Attacks, evaluation_name
+from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
 from lrat.experiments.subjects import weights_digest
 
@@ -79,7 +80,7 @@ def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str 
         _evaluation(place.folder, evaluation_name(checkpoint, level, config, images), digest)
         for level in attacks.levels(images)
     ]
-    records = _metrics(place.folder)
+    records = metrics_of(place.folder)
     return Evidence(
         row=place.row,
         seed=place.seed,
@@ -89,21 +90,27 @@ def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str 
         results=tuple(EvaluationResult.from_folder(folder) for folder in folders),
         masking=_panel(folders[-1]) if folders else None,
         cost=_cost(records),
-        epoch=_epoch(place.folder, checkpoint),
+        epoch=reported_epoch(place.folder, checkpoint),
         last=records[-1],
         environment=_json(place.folder / ENVIRONMENT),
     )
 
 
 def read_runs(
-    places: Sequence[RunPlace], checkpoint: str, attacks: Attacks, data_root: str | None
+    places: Sequence[RunPlace], choice: Choice, attacks: Attacks
 ) -> tuple[list[Evidence], list[str]]:
-    """The evidence of those runs that were attacked as asked, and what the others lack."""
+    """The evidence of those runs that were trained as ``choice`` says and attacked as asked, and
+    what the others lack: a table must not mix settings, nor be lost for one damaged file."""
     found, lacking = [], []
     for place in places:
+        config = choice.config(place.row, place.seed)
         try:
-            found.append(read_run(place, checkpoint, attacks, data_root))
-        except (CheckpointError, RunFolderError) as error:
+            run = read_run(place, choice.checkpoint(config), attacks, choice.data_root)
+            differing = differences(config.result_settings(), run.config.result_settings())
+            if differing:
+                raise RunFolderError(f"it was trained with other settings ({'; '.join(differing)})")
+            found.append(run)
+        except LratError as error:
             lacking.append(f"{place.folder.name}: {error}")
     return found, lacking
 
@@ -122,13 +129,14 @@ def _panel(evaluation: Path) -> Panel | None:
     return Panel.from_dict(_json(path)) if path.is_file() else None
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """A record per epoch. Raises ``RunFolderError`` where there are none that can be read."""
     path = run / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records = [dict(json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error})") from None
+        raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
     if not records:
         raise RunFolderError(f"{path} holds no epoch")
     return records
@@ -150,10 +158,14 @@ def _cost(records: Sequence[dict[str, Any]]) -> Cost:
     )
 
 
-def _epoch(run: Path, checkpoint: str) -> int:
+def reported_epoch(run: Path, checkpoint: str) -> int:
+    """Of the weights called ``checkpoint`` (``selected`` or ``epoch-N``), counted from 1."""
     if checkpoint.startswith("epoch-"):
         return int(checkpoint.removeprefix("epoch-"))
-    return int(_json(run / MODEL)["selected_epoch"])
+    try:
+        return int(_json(run / MODEL)["selected_epoch"])
+    except (KeyError, TypeError, ValueError):
+        raise RunFolderError(f"{run / MODEL} names no epoch: train the run again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def make_runs(
 
     Everything that can be refused is refused before the first file is written.
     """
-    check(request.out, request.choice)
     seeds = {row: request.seeds_of(row) for row in rows}
     check_rows(request.choice, rows, [min(map(min, seeds.values()))])
+    check(request.out, request.choice)
     places = [
         (row, number, run_folder(request.out, row, number)) for row in rows for number in seeds[row]
     ]

@@ -91,8 +91,7 @@ def collected(
     places = finished_runs(request.out)
     for row in order:
         own = [place for place in places if place.row == row]
-        checkpoint = request.choice.checkpoint(request.choice.config(row, 0))
-        runs, problems = read_runs(own, checkpoint, attacks, request.choice.data_root)
+        runs, problems = read_runs(own, request.choice, attacks)
         lacking += problems
         if runs:
             found[row] = runs
