@@ -14,6 +14,8 @@ import numpy.typing as npt
 from lrat.errors import RunFolderError
 
 TABLE_SUFFIXES = (".parquet", ".npz")
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+"""A table: arrays of equal length by name."""
 Write: TypeAlias = Callable[[BinaryIO], object]
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
@@ -157,7 +159,7 @@ def write_table(stem: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
     return path
 
 
-def read_table(path: Path) -> dict[str, npt.NDArray[Any]]:
+def read_table(path: Path) -> Columns:
     """The columns that ``write_table`` wrote; raises whatever numpy or pyarrow do on damage."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:

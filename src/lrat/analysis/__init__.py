@@ -1,28 +1,7 @@
 """What a model's weights and outcomes say about its images: vulnerability views and their overlap,
 the weights of a method, t-SNE of its outputs."""
 
-from lrat.analysis.agreement import agreement, margin_distributions, top_sets
-from lrat.analysis.embedding import check_points, embed
-from lrat.analysis.overlaps import chance_of_two, most_vulnerable, overlap
-from lrat.analysis.views import Look, Seen, last_layer, look_at, looks
-from lrat.analysis.weights import EDGES, RecordedEpoch, read_recorded, weight_statistics
+from lrat.lazily import exported
 
-__all__ = [
-    "EDGES",
-    "Look",
-    "RecordedEpoch",
-    "Seen",
-    "agreement",
-    "chance_of_two",
-    "check_points",
-    "embed",
-    "last_layer",
-    "look_at",
-    "looks",
-    "margin_distributions",
-    "most_vulnerable",
-    "overlap",
-    "read_recorded",
-    "top_sets",
-    "weight_statistics",
-]
+__getattr__, __dir__ = exported(__name__, __file__)
+__all__ = __dir__()  # noqa: PLE0605 - the names of the stub

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from lrat.attacks import Attack
 from lrat.errors import RegionViolationError, SettingError
+from lrat.files import Columns as Columns  # noqa: PLC0414 - its readers find it here
 from lrat.losses import logit_margin, probability_margin
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch
 
-Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 Answers: TypeAlias = Callable[[Tensor, npt.NDArray[np.int64], str], Tensor]
 """(images [B C H W], their numbers [B], what they are) -> float32 logits [B K] of the original
 model in eval mode, by which everything is measured."""

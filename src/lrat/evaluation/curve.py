@@ -19,8 +19,9 @@ from lrat.attacks.base import Attack
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.brackets import Brackets, Curve, Positions, epsilon_at
 from lrat.evaluation.evaluate import evaluate_suite
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.suites import NATURAL, Member, Suite
+from lrat.evaluation.suites import Member, Suite
 from lrat.threat import Ball
 from lrat.types import Batch
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import (
     EXTENT,
@@ -30,7 +30,6 @@ from lrat.evaluation.storage import (
     read_notes,
     read_parts,
 )
-from lrat.evaluation.suites import NATURAL
 from lrat.files import write_atomically, write_json
 
 Rows = npt.NDArray[np.int64]

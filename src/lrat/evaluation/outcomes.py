@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from lrat.errors import DataError
 
+NATURAL = "natural"
+"""The name under which clean images are recorded."""
 UNKNOWN = -1
 """``step`` and ``source`` where the attack does not tell, or did not run."""
 

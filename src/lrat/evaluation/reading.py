@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.forward import classify
-from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.storage import read_one_part
-from lrat.evaluation.suites import NATURAL
 from lrat.losses import logit_margin
 from lrat.types import Batch
 

@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.outcomes import Outcomes
+from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.statistics import Proportion, mean_proportion, wilson
 from lrat.evaluation.storage import SUMMARY, Identity, read_finished, read_json
-from lrat.evaluation.suites import NATURAL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ from lrat.evaluation.forward import (
     warn_of_probabilities,
     warn_of_randomness,
 )
-from lrat.evaluation.outcomes import UNKNOWN, Outcomes
+from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.pacing import OutOfTimeError
 from lrat.evaluation.storage import OutcomeStore
-from lrat.evaluation.suites import NATURAL, Member, Suite, describe_threat, replaced
+from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.losses import logit_margin
 from lrat.outputs import logits_of
@@ -184,7 +184,8 @@ class Run:
                 cost[name][at] += more[name]
             for name in ("step", "source"):
                 cost[name][at] = more[name]
-        self.store.add_images(step.name, index, returned)
+        if self.store.keep_images:
+            self.store.add_images(step.name, index, _numpy(returned.float()))
         prediction = after.argmax(1)
         return {
             "fooled": _numpy(prediction != labels),

@@ -18,12 +18,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from lrat.errors import LratError, RunFolderError, SettingError
-from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.suites import NATURAL
+from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
 Identity = dict[str, Any]
@@ -196,15 +193,17 @@ class OutcomeStore:
         if self.folder is not None and len(outcomes):
             write_part(self.folder, outcomes)
 
-    def add_images(self, attack: str, index: npt.NDArray[np.int64], images: Tensor) -> None:
-        """What ``attack`` returned for the images of these numbers, [B C H W], if wanted."""
-        if self.folder is not None and self.keep_images:
-            from safetensors.torch import save  # the core works without it
+    def add_images(
+        self, attack: str, index: npt.NDArray[np.int64], images: npt.NDArray[np.float32]
+    ) -> None:
+        """What ``attack`` returned for the images of these numbers, [B C H W]."""
+        if self.folder is not None:
+            from safetensors.numpy import save  # the core works without it
 
             path = self.folder / IMAGES / f"{_stem(attack, index)}.safetensors"
-            held = {
-                "images": images.float().cpu().contiguous(),
-                "index": torch.from_numpy(index.copy()),
+            held: dict[str, npt.NDArray[Any]] = {
+                "images": np.ascontiguousarray(images),
+                "index": index.copy(),
             }
             write_atomically(path, lambda file: file.write(save(held)))
 

@@ -14,8 +14,8 @@ from lrat.attacks.base import Attack, Variant
 from lrat.errors import DataError
 from lrat.evaluation.evaluate import evaluate_suite
 from lrat.evaluation.forward import classify
-from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.suites import NATURAL, Suite
+from lrat.evaluation.outcomes import NATURAL, Outcomes
+from lrat.evaluation.suites import Suite
 from lrat.losses import logit_margin
 from lrat.outputs import raw_logits
 from lrat.randomness import NoiseLike

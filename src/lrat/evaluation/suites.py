@@ -16,11 +16,9 @@ from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
 from lrat.errors import SettingError
+from lrat.evaluation.outcomes import NATURAL
 from lrat.losses import LossLike, as_loss, dlr, targeted_dlr
 from lrat.threat import Ball, Region
-
-NATURAL = "natural"
-"""The name under which clean images are recorded."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONG = 100

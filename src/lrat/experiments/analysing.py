@@ -52,7 +52,8 @@ from lrat.experiments.analysing_summary import (
 )
 from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
 from lrat.experiments.environment import environment
-from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices
+from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
+from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]

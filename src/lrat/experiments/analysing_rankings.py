@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrat.errors import ConfigurationError
 from lrat.evaluation import EvaluationResult
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.statistics import (
     ALPHA,
@@ -21,7 +22,6 @@ from lrat.evaluation.statistics import (
     paired_difference,
     wilson,
 )
-from lrat.evaluation.suites import NATURAL
 from lrat.experiments.folder import CONFIG, EVALUATIONS, read_config
 from lrat.experiments.found import checkpoint_of, one_of_each
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from lrat.analysis.views import Columns
 from lrat.errors import RunFolderError
 from lrat.evaluation.storage import differences, read_whole
-from lrat.files import TABLE_SUFFIXES, discard, read_table, write_json, write_table
+from lrat.files import TABLE_SUFFIXES, Columns, discard, read_table, write_json, write_table
 
 ANALYSES = "analysis"
 IDENTITY, SUMMARY = "identity.json", "summary.json"

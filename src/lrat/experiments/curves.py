@@ -15,14 +15,14 @@ from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.storage import claim, read_json, read_whole
 from lrat.evaluation.suites import Member
 from lrat.experiments import build, catalogue
-from lrat.experiments.folder import OFF, evaluated_choices, read_config
+from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
+from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
 from lrat.reporting.figures import Drawn, security_curve_figure
 
-CURVES = "curves"
 FIGURES = "figures"
-_CURVE, _IMAGES = "curve.json", "images"
+_IMAGES = "images"
 _LIMIT_SEED = 0
 _BEYOND_TRAINED = 3
 _SHOWN_ROWS = 8
@@ -168,8 +168,8 @@ def _measure(
         }
         store = _Store(folder)
         known = store.open(identity)
-        if (folder / _CURVE).is_file() and known is not None:
-            curve = Curve.from_dict(read_json(folder / _CURVE), known.columns())
+        if (folder / CURVE).is_file() and known is not None:
+            curve = Curve.from_dict(read_json(folder / CURVE), known.columns())
             return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
 
         def note(step: CurveProgress) -> None:
@@ -224,7 +224,7 @@ class _Store:
 
     def finish(self, curve: Curve, trained_epsilon: float) -> None:
         write_table(self.folder / _IMAGES, curve.columns())
-        write_json(self.folder / _CURVE, {**curve.as_dict(), "trained_epsilon": trained_epsilon})
+        write_json(self.folder / CURVE, {**curve.as_dict(), "trained_epsilon": trained_epsilon})
 
 
 def _read_brackets(path: Path) -> Brackets:

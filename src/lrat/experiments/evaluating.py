@@ -16,10 +16,11 @@ from lrat.evaluation.evaluate import begin
 from lrat.evaluation.reading import check_answers, stored_clean
 from lrat.experiments import build
 from lrat.experiments.carried import prepare_sources, seen_alike
-from lrat.experiments.folder import OFF, evaluated, evaluated_choices
+from lrat.experiments.folder import OFF, evaluated
 from lrat.experiments.function_code import own_functions
 from lrat.experiments.launching import processors
 from lrat.experiments.request import EvaluationRequest, descriptions, digest_of_attacks
+from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
 from lrat.experiments.suites import suite
 from lrat.randomness import Keyed, keys

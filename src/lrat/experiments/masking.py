@@ -13,15 +13,15 @@ from lrat.errors import DataError, RunFolderError
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
 from lrat.evaluation.storage import SUMMARY, digest_of
 from lrat.experiments import build
-from lrat.experiments.folder import evaluated_choices
+from lrat.experiments.folder import PANEL
 from lrat.experiments.request import EvaluationRequest
+from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Subject
 from lrat.files import write_json
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
 small network."""
-PANEL = "masking.json"
 _VERSION = 3
 """Of the checks: what an earlier version said is not repeated."""
 

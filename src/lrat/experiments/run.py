@@ -27,11 +27,10 @@ from lrat.experiments.folder import (
     check_contents,
     claim,
     has_begun,
-    record_choices,
-    recorded_choices,
 )
 from lrat.experiments.lock import locked
 from lrat.experiments.measures import selection_key, watch
+from lrat.experiments.seeing import record_choices, recorded_choices
 from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.files import appears, write_atomically, write_json, write_text

@@ -15,7 +15,8 @@ from lrat.evaluation import EvaluationResult, Outcomes, Suite
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
 from lrat.experiments import build, catalogue
-from lrat.experiments.folder import EVALUATIONS, OFF, evaluated, evaluated_choices
+from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
+from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject
 from lrat.experiments.suites import check_suite, suite
 from lrat.experiments.why_words import Told, paths_table

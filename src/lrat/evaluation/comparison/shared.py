@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.suites import NATURAL
 
 AVERAGE = "average"
 """The mean of the accuracies under the attacks of a suite, without the natural one."""

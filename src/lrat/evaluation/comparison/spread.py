@@ -10,10 +10,10 @@ import numpy.typing as npt
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.comparison.means import Mean, mean_interval
 from lrat.evaluation.comparison.shared import WORST_CASE, attacks_of
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
 from lrat.evaluation.storage import differences
-from lrat.evaluation.suites import NATURAL
 
 
 @dataclass(frozen=True, kw_only=True)

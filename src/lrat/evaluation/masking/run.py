@@ -13,8 +13,9 @@ from lrat.evaluation.forward import check_classes
 from lrat.evaluation.masking import gradients, outputs, strength
 from lrat.evaluation.masking.panel import Check, Panel
 from lrat.evaluation.masking.subject import Subject
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.suites import NATURAL, describe_threat
+from lrat.evaluation.suites import describe_threat
 from lrat.threat import Ball
 from lrat.types import Batch
 

@@ -14,8 +14,14 @@ from lrat.evaluation import EvaluationResult, Panel
 from lrat.evaluation.storage import SUMMARY
 from lrat.experiments import build
 from lrat.experiments.config import DataSettings, RunConfig, differences
-from lrat.experiments.folder import ENVIRONMENT, EVALUATIONS, MODEL, evaluated, read_config
-from lrat.experiments.masking import PANEL
+from lrat.experiments.folder import (
+    ENVIRONMENT,
+    EVALUATIONS,
+    MODEL,
+    PANEL,
+    evaluated,
+    read_config,
+)
 from lrat.experiments.reproduce.layout import RunPlace
 from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice

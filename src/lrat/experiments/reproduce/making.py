@@ -9,8 +9,9 @@ from pathlib import Path
 from lrat.errors import NonFiniteError
 from lrat.experiments.config import RunConfig
 from lrat.experiments.evaluating import evaluate_subject
-from lrat.experiments.folder import EVALUATIONS, threat_slug
-from lrat.experiments.masking import IMAGES, PANEL, examine
+from lrat.experiments.folder import EVALUATIONS, PANEL, threat_slug
+from lrat.experiments.lock import locked
+from lrat.experiments.masking import IMAGES, examine
 from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet
 from lrat.experiments.reproduce.work import (
     MASKING_FORWARDS,
@@ -133,15 +134,17 @@ def make_run(task: RunTask) -> MadeRun:
     """Train and attack what ``task`` says, or go on with it, or read it back.
 
     A run whose loss or gradient becomes NaN ends with a ``failure``: it is a result, and other
-    rows go on. Other errors are raised.
+    rows go on. Other errors are raised. Where another command, or what is left of a killed one,
+    makes the same run, its end is waited for.
     """
     started = time.perf_counter()
     failure = None
-    try:
-        train_run(task.config, task.folder, progress=Quiet())
-        _attack(task)
-    except NonFiniteError as error:
-        failure = str(error)
+    with locked(task.folder.with_name(f".{task.folder.name}"), wait=True):
+        try:
+            train_run(task.config, task.folder, progress=Quiet())
+            _attack(task)
+        except NonFiniteError as error:
+            failure = str(error)
     return MadeRun(name=task.name, seconds=time.perf_counter() - started, failure=failure)
 
 
