@@ -76,7 +76,7 @@ def test_terms_add_up() -> None:
 def test_normalised_weights_have_rows_of_their_own() -> None:
     table = weight_statistics([recorded()], floor=10)
     assert row(table, "saa", kind="normalised")["mean"] == pytest.approx(1.0)
-    assert row(table, "saa", kind="normalised")["floor_share"] == 0
+    assert row(table, "saa", kind="normalised")["floor_share"] == 1, "of raw weights: Eq. 7"
 
 
 def test_histograms_count_every_image_between_fixed_edges() -> None:

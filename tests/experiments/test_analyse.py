@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from experiments.commands import TINY, contents, done, lrat
+from lrat.errors import RunFolderError
 from lrat.experiments.analysing import Analysis, AnalysisRequest, analyse_run
 from lrat.experiments.analysing_figures import draw
 from lrat.experiments.analysing_store import AnalysisStore
 from lrat.experiments.analysing_views import attack_images
+from lrat.experiments.paper_figures_analysis import StoredAnalysis
 from lrat.files import read_table, write_table
+from lrat.reporting.figures import Agreement, Drawn, agreement_page, vulnerability_page
 
 SMALL = AnalysisRequest(limit=40, points=20)
 SMALL_OPTIONS = ("--limit", 40, "--points", 20)
@@ -165,6 +168,44 @@ def test_another_top_set_takes_no_attack(again: Path, monkeypatch: pytest.Monkey
     analysis = analyse_run(again, AnalysisRequest(limit=40, points=20, top=0.5))
     assert analysis.overlap["size"] == 20
     assert int(views_of(again)["top_cw"].sum()) == 20
+
+
+def test_an_analysis_under_way_is_taken_for_no_finished_one(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call with another --top that is killed leaves no summary of the one before."""
+    folder = again / "analysis" / NAME
+    assert len(StoredAnalysis.read(folder).views["index"]) == 40
+
+    def killed(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrat.experiments.analysing.embed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        analyse_run(again, AnalysisRequest(limit=40, points=30, top=0.5))
+    with pytest.raises(RunFolderError, match="is no finished analysis"):
+        StoredAnalysis.read(folder)
+
+
+def test_counts_are_of_all_images_and_axes_name_their_part(
+    again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, object] = {}
+
+    def noting(points: object, shown: list[Agreement], out: Path, *, caption: str) -> Drawn:
+        drawn["counted"] = shown[0].either
+        return agreement_page(points, shown, out, caption=caption)
+
+    def labelled(*views: object, counted: str, caption: str) -> Drawn:
+        drawn["axis"] = counted
+        return vulnerability_page(*views, counted=counted, caption=caption)
+
+    monkeypatch.setattr("lrat.experiments.analysing.draw", draw)
+    monkeypatch.setattr("lrat.experiments.analysing_figures.agreement_page", noting)
+    monkeypatch.setattr("lrat.experiments.analysing_figures.vulnerability_page", labelled)
+    found = analyse_run(again, AnalysisRequest(limit=30, points=10, part="test"))
+    tops = np.stack([found.views[f"top_{view}"] for view in ("gd", "pgd", "cw")])
+    assert drawn == {"counted": tops.any(0).sum(), "axis": "test images"}
 
 
 def test_parts_seeds_and_more_attacks_have_folders_of_their_own(again: Path) -> None:

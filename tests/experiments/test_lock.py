@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,24 @@ def test_without_locks_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with locked(tmp_path), locked(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_gets_the_folder_when_its_holder_has_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "one"
+    held = threading.Event()
+    order: list[str] = []
+
+    def hold() -> None:
+        with locked(folder):
+            held.set()
+            time.sleep(0.5)
+            order.append("first")
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    with locked(folder, wait=True):
+        order.append("second")
+        assert (folder / LOCK).is_file()
+    other.join()
+    assert order == ["first", "second"]

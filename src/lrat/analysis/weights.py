@@ -80,8 +80,9 @@ def weight_statistics(
     ``minimum``, ``maximum``; ``share_below`` (weights < .2); ``effective_sample_size``
     ((sum w)^2 / (n sum w^2), 1 where all weights are equal); ``instance_share`` and
     ``instance_share_deviation``: w_ij / sum_j w_ij, a term's part in an image's weight;
-    ``floor_share``: raw weights of an image that add up to less than ``floor`` (C of Eq. 7), where
-    the floor acts; ``bin_00`` ...: counts between ``EDGES``. Terms without weights have no rows.
+    ``floor_share``: images whose raw weights add up to less than ``floor`` (C of Eq. 7), where the
+    floor acts, in rows of either kind; ``bin_00`` ...: counts between ``EDGES``. Terms without
+    weights have no rows.
     """
     rows: list[dict[str, npt.NDArray[Any]]] = []
     for each in epochs:
@@ -91,9 +92,9 @@ def weight_statistics(
             continue
         label = np.empty(len(images), dtype=np.int64)
         label[place] = each.label[told]
+        acts = np.bincount(place, weights=each.raw[told], minlength=len(images)) < floor
         for kind, weights in (("raw", each.raw[told]), ("normalised", each.normalised[told])):
             total = np.bincount(place, weights=weights, minlength=len(images))
-            acts = total < floor if kind == "raw" else np.zeros(len(images), dtype=bool)
             about = {"epoch": each.epoch, "kind": kind}
             for term in [*dict.fromkeys(each.term[told]), SUM]:
                 held = np.full(len(place), True) if term == SUM else each.term[told] == term
@@ -134,7 +135,7 @@ def _by_class(
 
     n = sums(np.ones(len(values)))
     mean, mean_share = sums(values) / n, sums(share) / n
-    at = np.append(0, group + 1)[1:]
+    at = group + 1  # the first place is that of all classes
     squares = sums(values**2)
     sizes = np.divide(sums(values) ** 2, n * squares, out=np.zeros(len(n)), where=squares > 0)
     return {

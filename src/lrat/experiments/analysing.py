@@ -13,18 +13,10 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View, evaluating
-from lrat.analysis import (
-    Look,
-    agreement,
-    check_points,
-    embed,
-    last_layer,
-    read_recorded,
-    top_sets,
-    weight_statistics,
-)
-from lrat.analysis.embedding import LEAST
-from lrat.analysis.views import Columns
+from lrat.analysis.agreement import agreement, top_sets
+from lrat.analysis.embedding import LEAST, check_points, embed
+from lrat.analysis.views import Columns, Look, last_layer
+from lrat.analysis.weights import read_recorded, weight_statistics
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
@@ -53,6 +45,7 @@ from lrat.experiments.analysing_summary import (
 from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
 from lrat.experiments.environment import environment
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
+from lrat.experiments.lock import locked
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
 
@@ -98,11 +91,17 @@ class _Work:
     notes: list[str] = field(default_factory=list)
 
     def run(self) -> Analysis:
+        """Two calls in one folder would write over each other: the second waits, and reads."""
+        name = self.request.folder_name(len(self.images))
+        folder = self.subject.run / ANALYSES / name
+        with locked(folder, wait=True):
+            return self._made_in(folder)
+
+    def _made_in(self, folder: Path) -> Analysis:
         began = time.perf_counter()
         request = self.request
         place = build.device(request.device)
         network = self.subject.network.to(place)
-        folder = self.subject.run / ANALYSES / request.folder_name(len(self.images))
         store = AnalysisStore(folder)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))
         wanted = looks_of(self.subject.config, again=request.again, saa=request.saa)
@@ -163,6 +162,9 @@ class _Work:
     ) -> Analysis:
         """Everything that follows from the views, written as it is made; the summary is not."""
         views = {**columns, **top_sets(columns, self.request.top)}
+        # Whoever reads a summary must find the rest as it says, also after a kill: another --top
+        # or --points changes the tables one by one.
+        store.remove_file(SUMMARY)
         store.write(VULNERABILITY, views)
         overlap = agreement(columns, self.request.top)
         store.write_json(OVERLAP, overlap)

@@ -94,7 +94,8 @@ def _views(analysis: Analysis, folder: Path) -> Drawn:
         f"either view, in the view of PGD (Eq. 5, a-c) and of CW (Eq. 6, d-f). "
         f"{_sentence(tails)}{_about(analysis.summary)}"
     )
-    return vulnerability_page(pgd, cw, folder / "views", caption=caption)
+    of = f"{analysis.summary['part']} images"
+    return vulnerability_page(pgd, cw, folder / "views", caption=caption, counted=of)
 
 
 def _margins(analysis: Analysis, folder: Path) -> Drawn:
@@ -145,7 +146,7 @@ def _embedding(analysis: Analysis, embedding: Columns, folder: Path) -> list[Dra
     points = np.stack([embedding["x"], embedding["y"]], axis=1)
     at = np.searchsorted(analysis.views["index"], embedding["index"])
     top: dict[str, npt.NDArray[np.bool_]] = {
-        name: analysis.views[f"top_{name}"][at].astype(bool) for name in _SHOWN
+        name: analysis.views[f"top_{name}"].astype(bool) for name in _SHOWN
     }
     how = analysis.summary["embedding"]
     tsne = (
@@ -155,10 +156,10 @@ def _embedding(analysis: Analysis, embedding: Columns, folder: Path) -> list[Dra
     share = 100 * analysis.overlap["top"]
     consistent = (
         f"{tsne}. Coloured: the {share:g} % most vulnerable of all {analysis.overlap['n']} images "
-        "in each view; consistent in all views of the panel, or inconsistent, in some. Ties broken "
-        f"by {analysis.overlap['ties']}. {_about(analysis.summary)}"
+        "in each view; consistent in all views of the panel, or inconsistent, in some; counts are "
+        f"of all images. Ties broken by {analysis.overlap['ties']}. {_about(analysis.summary)}"
     )
-    shown = agreements(top)
+    shown = [each.at(at) for each in agreements(top)]
     names = analysis.summary["class_names"]
     return [
         agreement_page(points, shown, folder / "agreement", caption=consistent),

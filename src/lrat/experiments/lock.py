@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,12 +11,18 @@ from lrat.errors import RunFolderError
 from lrat.files import discard
 
 LOCK = ".lock"
+_POLL_SECONDS = 0.2
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
+class _InUseError(RunFolderError):
+    """Somebody else holds the folder, or did until a moment ago."""
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; RunFolderError if another one holds it.
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold ``folder`` for this process alone; RunFolderError if another one holds it, or with
+    ``wait`` as soon as that one has ended.
 
     Two runs in one folder would overwrite each other's checkpoints. The system lets the lock go
     when its process ends, however it ends, so what a killed process leaves hinders nobody. The
@@ -23,25 +30,20 @@ def locked(folder: Path) -> Iterator[None]:
     without such locks nothing is held.
     """
     try:
-        import fcntl
-    except ImportError:  # not a POSIX system
+        import fcntl  # noqa: F401 - not on a system that is not POSIX
+    except ImportError:
         yield
         return
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    descriptor = _open(folder)
-    try:
+    while True:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 20).decode(errors="replace")
-            raise RunFolderError(
-                f"{folder} is in use{holder and f' by process {holder}'}: wait until that run has "
-                "ended, or choose another --out"
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS_HERE:
-                raise RunFolderError(f"cannot lock {folder}: {error.strerror}") from error
-        _check_still_there(folder, descriptor)
+            descriptor = _taken(folder)
+            break
+        except _InUseError:
+            if not wait:
+                raise
+            time.sleep(_POLL_SECONDS)
+    try:
         with suppress(OSError):  # on a full disk whoever waits is told no number
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
@@ -57,6 +59,30 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _taken(folder: Path) -> int:
+    """The lock file of ``folder``, locked where that is possible."""
+    import fcntl
+
+    descriptor = _open(folder)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode(errors="replace")
+            raise _InUseError(
+                f"{folder} is in use{holder and f' by process {holder}'}: wait until that run has "
+                "ended, or choose another --out"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise RunFolderError(f"cannot lock {folder}: {error.strerror}") from error
+        _check_still_there(folder, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _open(folder: Path) -> int:
     """The lock file of ``folder``, both made where they are missing."""
     try:
@@ -64,6 +90,8 @@ def _open(folder: Path) -> int:
         return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except FileExistsError:
         raise RunFolderError(f"{folder} is a file: choose another --out") from None
+    except FileNotFoundError:  # its holder removed the folder as well
+        raise _InUseError(f"{folder} was in use until a moment ago: try again") from None
     except OSError as error:
         raise RunFolderError(
             f"cannot write {folder / LOCK}: {error.strerror}; choose another --out, or make the "
@@ -79,4 +107,4 @@ def _check_still_there(folder: Path, descriptor: int) -> None:
     except FileNotFoundError:
         there = None
     if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
-        raise RunFolderError(f"{folder} was in use until a moment ago: try again")
+        raise _InUseError(f"{folder} was in use until a moment ago: try again")

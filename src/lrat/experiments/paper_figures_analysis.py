@@ -39,7 +39,8 @@ class StoredAnalysis:
     def read(folder: Path) -> "StoredAnalysis":
         """Raises ``RunFolderError`` for an unfinished or damaged analysis."""
         views = _table(folder, VULNERABILITY)
-        if views is None or not (folder / SUMMARY).is_file():
+        is_whole = (folder / SUMMARY).is_file() and f"top_{VIEW_NAMES[0]}" in (views or ())
+        if views is None or not is_whole:
             raise RunFolderError(
                 f"{folder} is no finished analysis: run `lrat analyse` on its run again, it "
                 "continues by itself"

@@ -8,6 +8,7 @@ from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.experiments.folder import ENVIRONMENT
+from lrat.experiments.lock import locked
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
 from lrat.files import write_json, write_text
@@ -18,15 +19,17 @@ _TOLD = ("threat", "data", "model", "training", "attack")
 
 def note(out: Path, target: str, command: str, *, seconds: float, about: str) -> None:
     """Keep that ``target`` was finished now, and write the folder's README anew."""
-    entries = _entries(out)
-    entries[target] = {
+    made = {
         "command": command,
         "finished": datetime.now(UTC).isoformat(timespec="minutes"),
         "seconds": round(seconds),
         "about": about,
     }
-    write_json(out / HISTORY, entries)
-    write_text(out / README, readme(out, entries))
+    # Another command that ends now would otherwise lose this entry.
+    with locked(out / f".{HISTORY}", wait=True):
+        entries = {**_entries(out), target: made}
+        write_json(out / HISTORY, entries)
+        write_text(out / README, readme(out, entries))
 
 
 def readme(out: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
