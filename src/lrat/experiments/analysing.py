@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View, evaluating
-from lrat.analysis.agreement import agreement, top_sets
+from lrat.analysis.comparison import agreement, top_sets
 from lrat.analysis.embedding import LEAST, check_points, embed
 from lrat.analysis.views import Columns, Look, last_layer
 from lrat.analysis.weights import read_recorded, weight_statistics
