@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -159,18 +159,20 @@ def write_table(stem: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
     return path
 
 
-def read_table(path: Path) -> Columns:
-    """The columns that ``write_table`` wrote; raises whatever numpy or pyarrow do on damage."""
+def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
+    """The columns that ``write_table`` wrote, or these of them; raises whatever numpy or pyarrow do
+    on damage."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
+            return {name: archive[name] for name in columns or archive.files}
     try:
         from pyarrow import parquet
     except ImportError:
         raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
     with parquet.ParquetFile(path) as file:
-        table = file.read(use_threads=False)
-    return {name: table[name].to_numpy() for name in table.column_names}
+        chosen = None if columns is None else list(columns)
+        table = file.read(columns=chosen, use_threads=False)
+    return {name: table[name].to_numpy() for name in chosen or table.column_names}
 
 
 def appears(path: Path) -> bool:

@@ -25,7 +25,7 @@ from lrat.attacks import (
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.catalogue import SUITES
 from lrat.experiments.suite_files import _KINDS, suite_from_file
-from lrat.experiments.suites import slug
+from lrat.experiments.suite_names import slug
 from lrat.losses import cross_entropy, cw, difference, dlr, targeted_dlr
 from lrat.threat import Linf
 

@@ -72,7 +72,7 @@ def read_part(path: Path) -> Outcomes:
 
 def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
-    return Outcomes.concatenate(read_part(path) for path in _parts(folder))
+    return Outcomes.concatenate(read_part(path) for path in parts_of(folder))
 
 
 def claim(
@@ -111,14 +111,15 @@ def read_whole(path: Path, read: Callable[[Path], Table], cure: str) -> Table:
 
 def read_one_part(folder: Path, attack: str) -> Outcomes | None:
     """The rows of one of this attack's parts, the first by name; None where it has none."""
-    for path in _parts(folder, f"{attack}-*"):
+    for path in parts_of(folder, f"{attack}-*"):
         rows = read_part(path).under(attack)
         if len(rows):  # an attack may be called as another one's name begins
             return rows
     return None
 
 
-def _parts(folder: Path, names: str = "*") -> list[Path]:
+def parts_of(folder: Path, names: str = "*") -> list[Path]:
+    """The files of outcomes in ``folder``, by name."""
     return sorted(
         path
         for path in (folder / PARTS).glob(names)
@@ -273,7 +274,7 @@ def _write_if_new(path: Path, value: Mapping[str, Any]) -> None:
 
 def _cure(folder: Path) -> str:
     cure = "choose a new folder or repeat the old settings"
-    if all(path.name.startswith(f"{NATURAL}-") for path in _parts(folder)):
+    if all(path.name.startswith(f"{NATURAL}-") for path in parts_of(folder)):
         return f"no attack has finished anything there, so delete it, or {cure}"
     return cure
 

@@ -30,7 +30,7 @@ from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
 from lrat.experiments.own_names import own_names, without_addresses
-from lrat.experiments.suites import check_suite
+from lrat.experiments.suite_names import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.losses import LossLike
 from lrat.methods import Simulated, smoothed

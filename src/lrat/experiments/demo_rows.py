@@ -15,7 +15,7 @@ from lrat.experiments.paper import DEMO_PRESET, row_settings
 from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import train_run
-from lrat.experiments.suites import check_suite, slug
+from lrat.experiments.suite_names import check_suite, slug
 
 FORWARDS = {
     "lrat-saa+cw": 76,

@@ -7,7 +7,7 @@ from pathlib import Path
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.experiments import catalogue
 from lrat.experiments.folder import EVALUATIONS, evaluated
-from lrat.experiments.suites import names_a_file, slug
+from lrat.experiments.suite_names import names_a_file, slug
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
 _SEED = re.compile(r"-seed-\d+")

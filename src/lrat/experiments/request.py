@@ -13,7 +13,7 @@ from lrat.evaluation.running import NoiseKind
 from lrat.experiments.folder import threat_slug
 from lrat.experiments.launching import check_devices
 from lrat.experiments.own_parts import names_own
-from lrat.experiments.suites import check_suite, names_a_file, run_name, slug
+from lrat.experiments.suite_names import check_suite, names_a_file, run_name, slug
 
 _DIGITS = 8
 

@@ -8,6 +8,7 @@ from lrat.experiments import catalogue
 from lrat.experiments.carried import Origin
 from lrat.experiments.own_parts import loss_named
 from lrat.experiments.suite_files import suite_from_file
+from lrat.experiments.suite_names import names_a_file, run_name
 from lrat.threat import Ball
 
 _DIGITS = 8
@@ -42,29 +43,6 @@ def suite(
                 Member(name=f"{attack.name}-from-{source}", attack=origin.makes(attack.attack))
             )
     return chosen.with_members(*added) if added else chosen
-
-
-def run_name(run: Path | str) -> str:
-    """A run folder's own name, also for ``.`` and ``runs/a/``."""
-    return Path(run).resolve().name
-
-
-def names_a_file(name: str) -> bool:
-    """Whether a suite's name means a YAML file."""
-    return name.endswith((".yaml", ".yml"))
-
-
-def check_suite(name: str) -> str:
-    """``UnknownNameError`` for a suite that is neither known nor a file, before anything else."""
-    return name if names_a_file(name) else catalogue.check_suite_name(name)
-
-
-def slug(name: str) -> str:
-    """A suite's name in the names of folders: of a file its stem, told apart from ours."""
-    if not names_a_file(name):
-        return name
-    stem = Path(name).stem
-    return f"{stem}-file" if stem in catalogue.SUITES else stem
 
 
 def _by_name(name: str, ball: Ball, classes: int) -> Suite:

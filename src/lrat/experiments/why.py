@@ -18,7 +18,8 @@ from lrat.experiments import build, catalogue
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject
-from lrat.experiments.suites import check_suite, suite
+from lrat.experiments.suite_names import check_suite
+from lrat.experiments.suites import suite
 from lrat.experiments.why_words import Told, paths_table
 from lrat.files import write_table
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure

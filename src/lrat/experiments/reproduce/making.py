@@ -22,7 +22,7 @@ from lrat.experiments.reproduce.work import (
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import train_run
 from lrat.experiments.subjects import Source
-from lrat.experiments.suites import slug
+from lrat.experiments.suite_names import slug
 
 QUICK = "quick"
 _WITH_AUTOATTACK = {"paper", "strong"}
