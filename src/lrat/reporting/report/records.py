@@ -228,7 +228,8 @@ class RunRecord:
 @dataclass(frozen=True, kw_only=True)
 class PairRecord:
     """Two runs on the same images under one attack (or ``worst case``): ``first`` − ``second``
-    with its 95 % interval, the p value and whether they can be told apart."""
+    with its 95 % interval, the p value and whether they can be told apart. ``p_adjusted``: p
+    corrected for the number of pairs, by which that is decided."""
 
     first: str
     second: str
@@ -238,6 +239,7 @@ class PairRecord:
     high: float
     p: float
     distinguishable: bool
+    p_adjusted: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
