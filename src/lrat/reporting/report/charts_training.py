@@ -1,0 +1,211 @@
+"""Figures of training: accuracy over epochs, weights of images over epochs."""
+
+from collections.abc import Sequence
+
+from lrat.reporting.report.figures import (
+    DASHES,
+    Figure,
+    axis,
+    colour,
+    in_percent,
+    line,
+    note,
+    rounded,
+    text,
+    vertical,
+)
+from lrat.reporting.report.records import EpochRecord, ReportRecord, RunRecord, TermWeights
+from lrat.reporting.report.words import counted
+
+CLEAN, ROBUST = "training, clean", "training, under attack"
+_MANY = 25
+_HISTOGRAMS = 5
+_EXACT = 1e-6
+
+
+def learning_curve(run: RunRecord) -> Figure:
+    """Clean and robust accuracy per epoch on training images, held-out ones and under every
+    monitored attack; the selected epoch and where robust overfitting begins."""
+    series = learning_series(run.epochs)
+    traces = [
+        line(name, x, y, place, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
+        for place, (name, (x, y)) in enumerate(series.items())
+    ]
+    first, last = run.epochs[0].epoch, run.epochs[-1].epoch
+    marks = _marks(run)
+    return Figure(
+        label=f"Accuracy of {run.name} over {counted(len(run.epochs), 'epoch')} of training",
+        data=traces,
+        layout={
+            "xaxis": _epoch_axis(first, last),
+            "yaxis": axis("accuracy (%)"),
+            "hovermode": "x unified",
+            "shapes": [vertical(epoch) for epoch, _ in marks],
+            "annotations": [
+                note(epoch, words, row=k, right=epoch > first + 0.55 * (last - first))
+                for k, (epoch, words) in enumerate(marks)
+            ],
+            "margin": {"t": 24 + 15 * max(len(marks) - 1, 0)},
+        },
+        height=380,
+    )
+
+
+def learning_series(
+    epochs: Sequence[EpochRecord],
+) -> dict[str, tuple[list[float], list[float | None]]]:
+    """Every measured accuracy by name: the epochs it was measured in, and per cent."""
+    found: dict[str, dict[float, float]] = {}
+    for each in epochs:
+        measured = {
+            CLEAN: each.clean,
+            ROBUST: each.robust,
+            **{f"held out, {name}": value for name, value in each.held_out.items()},
+            **{f"monitored, {name}": value for name, value in each.monitored.items()},
+        }
+        for name, value in measured.items():
+            if value is not None:
+                found.setdefault(name, {})[each.epoch] = value
+    return {name: (list(at), in_percent(list(at.values()))) for name, at in found.items()}
+
+
+def compared_learning(report: ReportRecord) -> list[tuple[str, Figure]]:
+    """For each measured accuracy that two runs share, a figure with a line per run."""
+    every = [(k, run, learning_series(run.epochs)) for k, run in enumerate(report.runs)]
+    names = dict.fromkeys(name for _, _, series in every for name in series)
+    figures = []
+    for name in names:
+        having = [(k, run, series[name]) for k, run, series in every if name in series]
+        if len(having) < 2:
+            continue
+        traces = [
+            line(run.name, x, y, k, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
+            for k, run, (x, y) in having
+        ]
+        epochs = [epoch for _, _, (x, _) in having for epoch in x]
+        layout = {
+            "xaxis": _epoch_axis(min(epochs), max(epochs)),
+            "yaxis": axis("accuracy (%)"),
+            "hovermode": "x unified",
+        }
+        label = f"Accuracy ({name}) over epochs, of {counted(len(having), 'run')}"
+        figures.append((name, Figure(label=label, data=traces, layout=layout, height=420)))
+    return figures
+
+
+def _marks(run: RunRecord) -> list[tuple[int, str]]:
+    marks = []
+    if run.selected_epoch is not None:
+        marks.append((run.selected_epoch, "selected"))
+    if run.overfitting is not None and run.overfitting.marked:
+        marks.append((run.overfitting.best_epoch, "overfits from here"))
+    return sorted(marks)
+
+
+def _epoch_axis(first: float, last: float) -> dict[str, object]:
+    """Whole epochs; a single one has room on both sides."""
+    room = 0.03 * (last - first) or 0.5
+    few = {"dtick": 1} if last - first <= 10 else {}
+    return axis("epoch", range=[first - room, last + room], tickformat="d", **few)
+
+
+def effective_size(weights: Sequence[TermWeights]) -> Figure:
+    """Effective sample size, mean weight and the share below .2 of every term over epochs."""
+    traces = []
+    for place, term in enumerate(weights):
+        few = len(term.epochs) <= _MANY
+        size, below = in_percent(term.effective), in_percent(term.below)
+        hover = "%{y:.1f} %"
+        traces.append(
+            line(
+                f"{term.term}: effective sample size",
+                term.epochs,
+                size,
+                place,
+                markers=few,
+                hovertemplate=hover,
+            )
+        )
+        low = line(
+            f"{term.term}: weights below .2",
+            term.epochs,
+            below,
+            place,
+            markers=few,
+            hovertemplate=hover,
+        )
+        low["line"] = {**low["line"], "dash": "dot"}
+        traces.append(low)
+    epochs = [epoch for term in weights for epoch in term.epochs]
+    return Figure(
+        label="Effective sample size and share of small weights over epochs",
+        data=traces,
+        layout={
+            "xaxis": _epoch_axis(min(epochs), max(epochs)),
+            "yaxis": axis("share of images (%)", range=[0, 103]),
+            "hovermode": "x unified",
+        },
+        height=340,
+    )
+
+
+def weight_histogram(term: TermWeights) -> Figure:
+    """Histograms of raw weights, of at most five recorded epochs from the first to the last."""
+    shown = spaced(len(term.epochs), _HISTOGRAMS)
+    used = _used_bins(term)
+    edges = list(term.edges[: used + 1])
+    traces = []
+    for place, k in enumerate(shown):
+        total = sum(term.counts[k]) or 1
+        shares = in_percent([count / total for count in term.counts[k][:used]])
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"epoch {term.epochs[k]}",
+                # A step per bin: each share holds from its lower edge to its upper one.
+                "x": rounded(edges, 4),
+                "y": [*shares, shares[-1]],
+                "line": {
+                    "shape": "hv",
+                    "color": colour(place),
+                    "dash": DASHES[place % len(DASHES)],
+                    "width": 2,
+                },
+                "fill": "tozeroy",
+                "fillcolor": f"{colour(place)}14",
+                "hovertemplate": "%{y:.1f} %",
+            }
+        )
+    return Figure(
+        label=f"Histograms of the raw weights of {text(term.term)}",
+        data=traces,
+        layout={
+            "xaxis": axis("raw weight", rangemode="tozero"),
+            "yaxis": axis("share of images (%)", rangemode="tozero"),
+            "hovermode": "x unified",
+        },
+        height=340,
+    )
+
+
+def all_equal(weights: Sequence[TermWeights]) -> bool:
+    """Whether every image weighed 1 in all recorded epochs: there is nothing to draw then."""
+    return all(
+        all(abs(value - 1) < _EXACT for value in (*term.mean, *term.effective))
+        and not any(term.below)
+        for term in weights
+    )
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """At most ``most`` of 0 … ``count`` − 1, evenly spaced, with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(k * (count - 1) / (most - 1)) for k in range(most)})
+
+
+def _used_bins(term: TermWeights) -> int:
+    """Bins up to the last that holds an image, and one more to show that it ends."""
+    filled = [k for counts in term.counts for k, count in enumerate(counts) if count]
+    return min(max(filled, default=0) + 2, len(term.edges) - 1)

@@ -1,0 +1,167 @@
+"""The gallery as the page's script reads it: few, small pictures under a budget of bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrat.reporting.report.pictures import Scaling, png, scaling, stride
+from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord, RunRecord
+from lrat.reporting.report.words import counted
+
+BUDGET = 3_600_000
+"""Characters of galleries in the page; plotly.js takes 4.8 MB of the 10 MB that ten runs may."""
+_LIKELIEST = 3
+_TEXT = 200
+"""Characters about one attacked image beside its pictures."""
+
+
+@dataclass(kw_only=True)
+class Pictures:
+    """The pictures of the page, each once however often it is shown. ``spent``: characters."""
+
+    addresses: list[str] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    spent: int = 0
+
+    def add(self, image: npt.NDArray[Any]) -> int:
+        """The picture's number in ``addresses``."""
+        address = png(image)
+        if address not in self.places:
+            self.places[address] = len(self.addresses)
+            self.addresses.append(address)
+            self.spent += len(address) + 3
+        return self.places[address]
+
+
+def gallery_data(runs: Sequence[RunRecord], budget: int = BUDGET) -> dict[str, Any]:
+    """``pictures``: data addresses; ``runs``: of every run with a gallery its images, which name
+    pictures by number. What a run leaves of its part of the budget is the next ones'."""
+    pictures = Pictures()
+    galleries = [
+        (place, run.gallery)
+        for place, run in enumerate(runs)
+        if run.gallery is not None and run.gallery.images
+    ]
+    made = []
+    for turn, (place, gallery) in enumerate(galleries):
+        part = (budget - pictures.spent) // (len(galleries) - turn)
+        made.append({"run": place, **_of_run(gallery, pictures, part)})
+    return {"pictures": pictures.addresses, "runs": made}
+
+
+def spread_out(count: int) -> list[int]:
+    """0 … ``count`` − 1 in an order whose every beginning is spread over all of them (van der
+    Corput's), so that what is left out is not one class or one outcome."""
+    bits = max(count - 1, 1).bit_length()
+    return sorted(range(count), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
+
+
+def _of_run(gallery: GalleryRecord, pictures: Pictures, part: int) -> dict[str, Any]:
+    attacks = list(dict.fromkeys(name for image in gallery.images for name in image.attacks))
+    scale = scaling(gallery.norm, gallery.epsilon, _largest_change(gallery))
+    before = pictures.spent
+    entries: dict[int, dict[str, Any]] = {}
+    for place in spread_out(len(gallery.images)):
+        spent = pictures.spent - before
+        # The next image costs about as much as those before it.
+        if entries and spent + spent / len(entries) > part:
+            break
+        entries[place] = _entry(gallery.images[place], attacks, scale, pictures)
+    kept = [gallery.images[place] for place in sorted(entries)]
+    return {
+        "about": gallery.about,
+        "scale": scale.words,
+        "notes": _notes(gallery, len(kept)),
+        "attacks": attacks,
+        "classes": _class_names(gallery, [entries[place] for place in sorted(entries)]),
+        "images": [entries[place] for place in sorted(entries)],
+    }
+
+
+def _entry(
+    image: GalleryImage, attacks: Sequence[str], scale: Scaling, pictures: Pictures
+) -> dict[str, Any]:
+    pictures.spent += _TEXT * (1 + len(image.attacks))
+    return {
+        "index": image.index,
+        "label": image.label,
+        "picture": pictures.add(image.image),
+        "natural": _answer(image.natural, image.label),
+        "attacks": {
+            attacks.index(name): _attacked(attacked, image, scale, pictures)
+            for name, attacked in image.attacks.items()
+        },
+    }
+
+
+def _attacked(
+    attacked: Attacked, image: GalleryImage, scale: Scaling, pictures: Pictures
+) -> dict[str, Any]:
+    about = {"fooled": attacked.fooled, **_answer(attacked, image.label)}
+    if not attacked.attacked:
+        return about
+    return {
+        **about,
+        "picture": pictures.add(attacked.image),
+        "perturbation": pictures.add(scale.of(attacked.image, image.image)),
+        "distance": _rounded(attacked.distance),
+        "margin": _rounded(attacked.margin),
+    }
+
+
+def _answer(attacked: Attacked, label: int) -> dict[str, Any]:
+    """The likeliest classes with their probabilities, and the label's if it is not among them."""
+    values = np.nan_to_num(np.asarray(attacked.probabilities, dtype=np.float64))
+    likeliest = [int(k) for k in np.argsort(-values, kind="stable")[:_LIKELIEST]]
+    shown = likeliest if label in likeliest or label >= len(values) else [*likeliest, label]
+    return {
+        "prediction": attacked.prediction,
+        "likeliest": [[k, _rounded(float(values[k]))] for k in shown],
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def _largest_change(gallery: GalleryRecord) -> float:
+    changes = [
+        float(np.abs(attacked.image - image.image).max(initial=0.0))
+        for image in gallery.images
+        for attacked in image.attacks.values()
+        if attacked.attacked
+    ]
+    return max((change for change in changes if np.isfinite(change)), default=0.0)
+
+
+def _class_names(gallery: GalleryRecord, entries: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """The names of the classes that some shown image speaks of: not a thousand for ten images."""
+    spoken: set[int] = set()
+    for entry in entries:
+        spoken.add(entry["label"])
+        for answer in (entry["natural"], *entry["attacks"].values()):
+            spoken.add(answer["prediction"])
+            spoken.update(k for k, _ in answer["likeliest"])
+    names = gallery.class_names
+    return {k: names[k] if 0 <= k < len(names) else str(k) for k in sorted(spoken)}
+
+
+def _notes(gallery: GalleryRecord, kept: int) -> list[str]:
+    notes = []
+    if kept < len(gallery.images):
+        notes.append(
+            f"{counted(kept, 'image')} of the {len(gallery.images)} at hand, "
+            "so that the page stays under 10 MB."
+        )
+    first = gallery.images[0].image
+    step = stride(first)
+    if step > 1:
+        height, width = first.shape[:2]
+        nth = {2: "second", 3: "third"}.get(step, f"{step}th")
+        notes.append(f"Every {nth} pixel of {height} × {width} is drawn.")
+    if first.shape[2] not in {1, 3}:
+        notes.append(f"The mean of {first.shape[2]} channels is drawn.")
+    return notes

@@ -1,0 +1,151 @@
+"""Runs against attacks and against each other, arranged as the page's tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lrat.reporting.report.records import (
+    EvaluationRecord,
+    GroupRecord,
+    PairRecord,
+    ReportRecord,
+    RunRecord,
+    Share,
+)
+from lrat.reporting.tables import WORST
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One evaluated run of a group. ``shares``: by column, None where the attack was not run.
+    ``standing``: against the best worst case of the group."""
+
+    place: int
+    run: RunRecord
+    evaluation: EvaluationRecord
+    shares: Sequence[Share | None]
+    standing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Row minus column of a matrix; ``pair`` is None on the diagonal and where nothing is known.
+    ``sign``: the row is better (1), worse (-1), or cannot be told apart (0)."""
+
+    pair: PairRecord | None
+    difference: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    sign: int = 0
+    diagonal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Every run of a group against every other under one attack: ``cells[row][column]``."""
+
+    attack: str
+    cells: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupTable:
+    """What the page shows of a group. ``columns``: attacks in order, the worst case last.
+    ``stages``: attacks whose stages some row knows."""
+
+    place: int
+    group: GroupRecord
+    columns: Sequence[str]
+    rows: Sequence[ResultRow]
+    matrices: Sequence[Matrix] = ()
+    stages: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the evaluations say about themselves, each once."""
+        return list(dict.fromkeys(note for row in self.rows for note in row.evaluation.notes))
+
+
+def group_tables(report: ReportRecord) -> list[GroupTable]:
+    """A table for every group that holds an evaluated run of the report."""
+    tables = [_table(place, group, report) for place, group in enumerate(report.groups)]
+    return [table for table in tables if table.rows]
+
+
+def without_group(report: ReportRecord) -> list[tuple[int, RunRecord]]:
+    """The runs, with their places, that no table of results shows."""
+    shown = {row.place for table in group_tables(report) for row in table.rows}
+    return [(place, run) for place, run in enumerate(report.runs) if place not in shown]
+
+
+def _table(place: int, group: GroupRecord, report: ReportRecord) -> GroupTable:
+    places = {run.name: k for k, run in enumerate(report.runs)}
+    found: list[tuple[int, RunRecord, EvaluationRecord]] = []
+    for name in group.runs:
+        if name not in places:
+            continue
+        run = report.runs[places[name]]
+        of_group = [each for each in run.evaluations if each.group == group.key]
+        found += [(places[name], run, each) for each in of_group[:1]]
+    attacks = list(dict.fromkeys(each.name for _, _, made in found for each in made.attacks))
+    rows = [
+        ResultRow(
+            place=k,
+            run=run,
+            evaluation=made,
+            shares=_shares(made, attacks),
+            standing=_standing(run.name, found[0][1].name, group.pairs) if len(found) > 1 else "",
+        )
+        for k, run, made in found
+    ]
+    compared = [run.name for _, run, _ in found]
+    known = dict.fromkeys(pair.attack for pair in group.pairs)
+    ordered = sorted(known, key=lambda attack: attack != WORST)
+    stages = [
+        name
+        for name in attacks
+        if any(each.name == name and each.stages for _, _, made in found for each in made.attacks)
+    ]
+    return GroupTable(
+        place=place,
+        group=group,
+        columns=[*attacks, WORST],
+        rows=rows,
+        matrices=[_matrix(attack, compared, group.pairs) for attack in ordered],
+        stages=stages,
+    )
+
+
+def _shares(evaluation: EvaluationRecord, attacks: Sequence[str]) -> list[Share | None]:
+    known = {each.name: each.share for each in evaluation.attacks}
+    return [*(known.get(name) for name in attacks), evaluation.worst_case]
+
+
+def _standing(name: str, best: str, pairs: Sequence[PairRecord]) -> str:
+    if name == best:
+        return "best"
+    for pair in pairs:
+        if pair.attack == WORST and {pair.first, pair.second} == {name, best}:
+            return "" if pair.distinguishable else "not told apart from the best"
+    return ""
+
+
+def _matrix(attack: str, names: Sequence[str], pairs: Sequence[PairRecord]) -> Matrix:
+    known = {(pair.first, pair.second): pair for pair in pairs if pair.attack == attack}
+    return Matrix(
+        attack=attack, cells=[[_cell(row, column, known) for column in names] for row in names]
+    )
+
+
+def _cell(row: str, column: str, known: dict[tuple[str, str], PairRecord]) -> Cell:
+    if row == column:
+        return Cell(pair=None, diagonal=True)
+    pair, turned = known.get((row, column)), known.get((column, row))
+    if pair is not None:
+        difference, low, high = pair.difference, pair.low, pair.high
+    elif turned is not None:
+        pair = turned
+        difference, low, high = -turned.difference, -turned.high, -turned.low
+    else:
+        return Cell(pair=None)
+    sign = (1 if difference > 0 else -1) if pair.distinguishable else 0
+    return Cell(pair=pair, difference=difference, low=low, high=high, sign=sign)
