@@ -68,7 +68,7 @@ def finished(places: Sequence[Path], suite: str | None) -> list[list[Path]]:
     if suite is None:
         chosen = every
     else:
-        chosen = [[path for path in folders if _is_of(path, suite)] for folders in every]
+        chosen = [[path for path in folders if is_of(path, suite)] for folders in every]
         if not any(chosen) and not names_a_file(suite) and suite not in catalogue.SUITES:
             there = {str(evaluated(path, "suite")) for folders in every for path in folders}
             raise UnknownNameError("suite", suite, {*catalogue.SUITES, *there})
@@ -96,7 +96,8 @@ def _finished(place: Path) -> list[Path]:
     return sorted(path.parent for path in inside)
 
 
-def _is_of(folder: Path, suite: str) -> bool:
+def is_of(folder: Path, suite: str) -> bool:
+    """Whether an evaluation folder is of this suite, as ``finished`` takes it."""
     if re.search(rf"-{re.escape(slug(suite))}-(?:linf|l2)-", folder.name):
         return True
     # Ours are named after themselves: a file's suite that calls itself "quick" is another.

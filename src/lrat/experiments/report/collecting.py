@@ -1,0 +1,68 @@
+"""Run folders to a ``ReportRecord``: reads, compares, says it in words."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import lrat
+from lrat.errors import RunFolderError, UnknownNameError
+from lrat.experiments.catalogue import SUITES
+from lrat.experiments.folder import evaluated
+from lrat.experiments.found import is_of
+from lrat.experiments.report.groups import make_groups
+from lrat.experiments.report.places import Place, find_runs
+from lrat.experiments.report.runs import collect_run
+from lrat.experiments.report.words import summary
+from lrat.reporting.report.records import ReportRecord
+
+DEFAULT_TITLE = "Robustness report"
+
+
+def collect_report(
+    places: Sequence[Path],
+    *,
+    title: str | None = None,
+    suite: str | None = None,
+    command: str | None = None,
+) -> ReportRecord:
+    """What the runs at ``places`` have stored (see ``places.find_runs``), ready to be shown.
+
+    ``suite``: only evaluations of it. ``command``: what made the report. What is damaged or missing
+    becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised where there
+    is no run at all.
+    """
+    found, problems = find_runs(places)
+    collected = [collect_run(place) for place in _of_suite(found, suite)]
+    runs = [each.record for each in collected]
+    groups = make_groups({each.record.name: each.evaluations for each in collected})
+    return ReportRecord(
+        title=title or DEFAULT_TITLE,
+        command=command or shlex.join(["lrat", "report", *map(str, places)]),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=lrat.__version__,
+        summary=summary(runs, groups, ()),
+        groups=[group.record for group in groups],
+        runs=runs,
+        problems=problems,
+    )
+
+
+def _of_suite(places: Sequence[Place], suite: str | None) -> list[Place]:
+    """The places with their evaluations of ``suite`` alone; all of them where it is None."""
+    if suite is None:
+        return list(places)
+    chosen = [
+        replace(place, evaluations=tuple(each for each in place.evaluations if is_of(each, suite)))
+        for place in places
+    ]
+    if any(place.evaluations for place in chosen):
+        return chosen
+    there = {str(evaluated(each, "suite")) for place in places for each in place.evaluations}
+    if suite not in SUITES:
+        raise UnknownNameError("suite", suite, {*SUITES, *there})
+    raise RunFolderError(
+        f"no run has an evaluation of {suite}: run `lrat evaluate RUN --suite {suite}`, or leave "
+        "--suite out"
+    )

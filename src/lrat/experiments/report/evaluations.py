@@ -1,0 +1,208 @@
+"""The finished evaluations of a run, each with what its tests and its gallery need."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lrat.errors import LratError
+from lrat.evaluation.outcomes import NATURAL, Outcomes
+from lrat.evaluation.result import EvaluationResult
+from lrat.evaluation.storage import EXTENT, IDENTITY, SUMMARY, digest_of
+from lrat.experiments.found import checkpoint_of
+from lrat.experiments.report.commands import evaluate_command
+from lrat.experiments.report.places import Place
+from lrat.experiments.report.reading import Folder, at
+from lrat.experiments.report.verdicts import Verdicts, count_right, read_verdicts
+from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
+
+_DIGITS = 12
+_WEIGHTS_FIRST = ("selected", "model", "last")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluated:
+    """A finished evaluation. ``verdicts``: None where its outcomes cannot be read. ``current``:
+    whether it is of the weights that the run has now, None where that is not known."""
+
+    folder: Path
+    record: EvaluationRecord
+    identity: Mapping[str, Any]
+    command: str
+    verdicts: Verdicts | None
+    current: bool | None
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """What is compared first sorts first: present weights, most attacks, most images."""
+        record = self.record
+        known = record.checkpoint in _WEIGHTS_FIRST
+        kinds = _WEIGHTS_FIRST.index(record.checkpoint) if known else len(_WEIGHTS_FIRST)
+        return (
+            self.current is False,
+            -len(record.attacks),
+            -record.images,
+            kinds,
+            record.seed,
+            self.folder.name,
+        )
+
+
+def read_evaluations(
+    place: Place, home: Folder, threat: str, digest: str | None, *, data: str
+) -> list[Evaluated]:
+    """All finished ones at ``place``, the one to compare first at the front; what is unfinished or
+    damaged is told at ``home``.
+
+    ``threat``: the run's own, as its configuration writes it; ``digest``: of its selected weights;
+    ``data``: what its images are called.
+    """
+    found = []
+    for folder in place.evaluations:
+        try:
+            read = _read(place, Folder(folder, home.problems), threat, digest, data)
+        except (LratError, KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            home.tell(f"The evaluation {folder.name} is left out: {reason}.")
+            continue
+        if read is not None:
+            found.append(read)
+    found.sort(key=lambda each: each.rank)
+    return _with_own_groups(found)
+
+
+def _read(
+    place: Place, folder: Folder, threat: str, digest: str | None, data: str
+) -> Evaluated | None:
+    identity = folder.json(IDENTITY)
+    if not identity:
+        return None
+    command = evaluate_command(place, folder, identity, threat)
+    if not (folder.path / SUMMARY).is_file():
+        folder.tell(f"The evaluation {folder.path.name} is not finished; `{command}` goes on.")
+        return None
+    summary = folder.json(SUMMARY)
+    if not summary:
+        return None
+    # Without rows: who is who, and what was set.
+    names = EvaluationResult(outcomes=Outcomes.concatenate([]), identity=identity)
+    images = int(summary["images"])
+    verdicts = _verdicts(folder, names, summary, images)
+    checkpoint = checkpoint_of(folder.path) or "model"
+    current = None
+    if digest is not None and checkpoint == "selected" and "model" in identity:
+        current = identity["model"] == digest
+    notes = [str(note) for note in summary.get("notes", ())]
+    if current is False:
+        notes.append(
+            f"These are earlier weights of this run; `{command}` attacks the present ones."
+        )
+    record = EvaluationRecord(
+        folder=str(folder.path),
+        group=_group(identity, images, folder, verdicts),
+        data=data,
+        suite=names.suite,
+        threat=names.threat,
+        seed=names.seed,
+        images=images,
+        checkpoint=checkpoint,
+        attacks=_attacks(names, summary),
+        worst_case=_share(summary["worst_case"]),
+        notes=notes,
+    )
+    return Evaluated(
+        folder=folder.path,
+        record=record,
+        identity=identity,
+        command=command,
+        verdicts=verdicts,
+        current=current,
+    )
+
+
+def _verdicts(
+    folder: Folder, names: EvaluationResult, summary: Mapping[str, Any], images: int
+) -> Verdicts | None:
+    """None, and a sentence, where the outcomes cannot be read or are not the summary's."""
+    try:
+        verdicts = read_verdicts(folder.path, names, images)
+    except LratError as error:
+        folder.tell(f"No tests with {folder.path.name}: {str(error).rstrip('.')}.")
+        return None
+    for name in names.names:
+        told = at(summary, "accuracy", name, "value")
+        if round(told * images) != count_right(verdicts, [name]):
+            folder.tell(
+                f"No tests with {folder.path.name}: its outcomes under {name} are not those of its "
+                "summary; evaluate into a new folder."
+            )
+            return None
+    return verdicts
+
+
+def _attacks(names: EvaluationResult, summary: Mapping[str, Any]) -> list[AttackRecord]:
+    """``natural`` first; a cascade with what its stages left."""
+    records = []
+    for name in names.names:
+        stages = names.stages.get(name, ())
+        spent = at(summary, "passes", name) or {}
+        records.append(
+            AttackRecord(
+                name=name,
+                share=_share(summary["accuracy"][name]),
+                settings="" if name == NATURAL else names.settings[name],
+                forwards=float(spent.get("forwards", 0)),
+                backwards=float(spent.get("backwards", 0)),
+                stages={
+                    stage.removeprefix(f"{name}."): _share(summary["accuracy"][stage])
+                    for stage in stages
+                    if stage in summary["accuracy"]
+                },
+            )
+        )
+    return records
+
+
+def _share(values: Mapping[str, Any]) -> Share:
+    return Share(
+        value=float(values["value"]),
+        low=float(values["low"]),
+        high=float(values["high"]),
+        n=int(values["n"]),
+    )
+
+
+def _group(
+    identity: Mapping[str, Any], images: int, folder: Folder, verdicts: Verdicts | None
+) -> str:
+    """Equal for evaluations of the same images under the same threat by the same attacks."""
+    which = at(folder.json(EXTENT), "digest")
+    if which is None and verdicts is not None:
+        which = digest_of(verdicts.index)
+    keys = ("data", "suite", "threat", "attacks", "cascades", "noise")
+    same = [images, which, *(identity.get(key) for key in keys)]
+    if "data" not in identity or which is None:
+        same.append(str(folder.path))  # comparable with nothing
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def _with_own_groups(found: Sequence[Evaluated]) -> list[Evaluated]:
+    """A run is in a group once: its further evaluations of other weights or attack seeds have
+    groups of their own."""
+    seen: set[str] = set()
+    apart = []
+    for each in found:
+        group, record = each.record.group, each.record
+        if group in seen:
+            group = f"{group}-{record.checkpoint}-{record.seed}"
+            while group in seen:
+                group += "-again"
+        seen.add(group)
+        apart.append(_in_group(each, group))
+    return apart
+
+
+def _in_group(each: Evaluated, group: str) -> Evaluated:
+    return replace(each, record=replace(each.record, group=group))

@@ -1,0 +1,128 @@
+"""The runs at the places that a user names: run folders, folders of them, somebody's evaluations."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrat.errors import ConfigurationError, RunFolderError
+from lrat.evaluation.storage import IDENTITY
+from lrat.experiments.folder import CONFIG, EVALUATIONS, METRICS
+
+_RUNS = "runs"
+"""Where a reproduction keeps its runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A run under a name of its own. ``evaluations``: folders of its evaluations, finished or not.
+    ``trained``: whether it is a run of ours, or somebody's model that was evaluated."""
+
+    name: str
+    folder: Path
+    evaluations: tuple[Path, ...]
+    trained: bool
+
+
+def find_runs(places: Sequence[Path]) -> tuple[list[Place], list[str]]:
+    """Every run at ``places`` once, and a sentence for each place that holds none.
+
+    A place may be a run, one of its evaluations, evaluations of somebody's model, or a folder with
+    runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no places, and
+    ``RunFolderError`` where nothing is found at all.
+    """
+    if not places:
+        raise ConfigurationError("name the runs to report: `lrat report RUN... --out report.html`")
+    found: dict[Path, list[Path] | None] = {}
+    shown: dict[Path, Path] = {}
+    problems = []
+    for place in places:
+        inside = list(_runs_at(place))
+        if not inside:
+            problems.append(_nothing_at(place))
+        for folder, evaluation in inside:
+            real = folder.resolve()
+            shown.setdefault(real, folder)
+            chosen = found.setdefault(real, [] if evaluation else None)
+            if evaluation is None:
+                found[real] = None  # the whole run
+            elif chosen is not None and evaluation not in chosen:
+                chosen.append(evaluation)
+    if not found:
+        raise RunFolderError(" ".join(problems).rstrip("."))
+    names = _names(list(found))
+    return [
+        Place(
+            name=names[real],
+            folder=shown[real],
+            evaluations=tuple(_evaluations(shown[real]) if chosen is None else chosen),
+            trained=_is_run(real),
+        )
+        for real, chosen in found.items()
+    ], problems
+
+
+def _runs_at(place: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Folders of runs, each with the one evaluation of it that is meant, or None for all."""
+    if not place.is_dir():
+        return
+    if _is_evaluation(place):
+        home = place.resolve().parent.parent
+        yield (home if _is_run(home) else place.parent), place
+    elif _is_run(place) or _evaluations(place):
+        yield place, None
+    else:
+        for folder in sorted([*_folders(place), *_folders(place / _RUNS)]):
+            if _is_run(folder) or _evaluations(folder):
+                yield folder, None
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / METRICS).is_file()
+
+
+def _is_evaluation(folder: Path) -> bool:
+    """Whether this is the folder of an evaluation; those of curves and analyses hold an identity
+    too."""
+    try:
+        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return folder.parent.name == EVALUATIONS
+    return isinstance(identity, dict) and "suite" in identity
+
+
+def _evaluations(folder: Path) -> list[Path]:
+    """Those of a run lie in its ``evaluations``, those of somebody's model in the folder itself."""
+    inside = folder / EVALUATIONS if _is_run(folder) else folder
+    return [each for each in _folders(inside) if _is_evaluation(each)]
+
+
+def _folders(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return []
+    return sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def _nothing_at(place: Path) -> str:
+    if not place.exists():
+        return f"{place} does not exist: name a run folder, as `lrat train --out` made it."
+    if not place.is_dir():
+        return f"{place} is a file: name a run folder, as `lrat train --out` made it."
+    return (
+        f"{place} is no run folder and holds none: name a folder that `lrat train --out` or "
+        "`lrat evaluate --out` made, or one with such folders in it."
+    )
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The folders' own names, each with as much of its path as tells it from the others."""
+    names = {folder: folder.name for folder in folders}
+    for depth in range(2, max((len(folder.parts) for folder in folders), default=0) + 1):
+        times = Counter(names.values())
+        for folder, name in names.items():
+            if times[name] > 1:
+                names[folder] = "/".join(folder.parts[-depth:])
+    return names

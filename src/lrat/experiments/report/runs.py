@@ -1,0 +1,129 @@
+"""One run folder as far as it goes: everything that the report shows of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrat.experiments.folder import CONFIG, ENVIRONMENT, METRICS, MODEL, WEIGHTS
+from lrat.experiments.report import training
+from lrat.experiments.report.commands import train_command
+from lrat.experiments.report.digests import digests
+from lrat.experiments.report.evaluations import Evaluated, read_evaluations
+from lrat.experiments.report.gallery import gallery
+from lrat.experiments.report.overlaps import analysed, fooled
+from lrat.experiments.report.places import Place
+from lrat.experiments.report.reading import Folder, at
+from lrat.experiments.report.stored import curves, masking, weights
+from lrat.reporting.report.records import RunRecord, State
+
+_UNKNOWN = "unknown"
+_KEPT_APART = ("seed", "device", "threads")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Collected:
+    """A run's record with its evaluations as they were read. ``configuration``: equal for runs
+    that differ in their seed alone; None where that cannot be known."""
+
+    record: RunRecord
+    evaluations: list[Evaluated]
+    configuration: str | None
+
+
+def collect_run(place: Place) -> Collected:
+    """Everything about one run; what is missing or damaged is told in its ``problems``."""
+    home = Folder(place.folder)
+    config = home.yaml(CONFIG)
+    about = home.json(MODEL)
+    lines = home.lines(METRICS)
+    threat = str(config.get("threat", _UNKNOWN))
+    data = _data_name(config)
+    known = digests(home)
+    evaluations = read_evaluations(place, home, threat, known.get("weights"), data=data)
+    epochs = training.epoch_records(lines)
+    state = _state(home, evaluations)
+    _tell_what_is_missing(place, home, state, evaluations, bool(config))
+    first = evaluations[0] if evaluations else None
+    split = str(at(config, "training", "monitor", "split") or "test")
+    panel = next((found for each in evaluations if (found := _panel(each, home))), None)
+    overlaps = [*analysed(home), *([fooled(first)] if first else [])]
+    commands = [train_command(config, place.folder)] if config else []
+    record = RunRecord(
+        name=place.name,
+        folder=str(place.folder),
+        method=str(at(config, "method", "name") or ("lrat.fit" if lines else "model of one's own")),
+        state=state,
+        data=data,
+        model=_model_name(config),
+        threat=threat if config or first is None else first.record.threat,
+        training_seed=config.get("seed") if isinstance(config.get("seed"), int) else None,
+        evaluations=[each.record for each in evaluations],
+        curves=curves(home),
+        epochs=epochs,
+        selected_epoch=_whole(about.get("selected_epoch")),
+        overfitting=training.overfitting(epochs, lines, split),
+        weights=weights(home),
+        overlap=[each for each in overlaps if each is not None],
+        masking=panel,
+        gallery=gallery(evaluations, home, about.get("class_names")),
+        cost=training.cost(lines, about.get("parameters")),
+        config=home.text(CONFIG),
+        environment=home.json(ENVIRONMENT),
+        digests=known,
+        commands=[*commands, *(each.command for each in evaluations)],
+        problems=home.problems,
+    )
+    return Collected(
+        record=record,
+        evaluations=evaluations,
+        configuration=_configuration(config, known) if config else None,
+    )
+
+
+def _panel(each: Evaluated, home: Folder) -> Any:
+    return masking(Folder(each.folder, home.problems))
+
+
+def _state(home: Folder, evaluations: list[Evaluated]) -> State:
+    if evaluations:
+        return "evaluated"
+    finished = (home.path / WEIGHTS).is_file() or (home.path / MODEL).is_file()
+    return "trained" if finished else "unfinished"
+
+
+def _tell_what_is_missing(
+    place: Place, home: Folder, state: State, evaluations: list[Evaluated], configured: bool
+) -> None:
+    if configured and not (home.path / WEIGHTS).is_file():
+        home.tell(f"{place.name} is not trained to its end; its `lrat train` command goes on.")
+    elif state == "trained" and configured:
+        home.tell(f"{place.name} was not evaluated: `lrat evaluate {place.folder} --suite tier`.")
+    if evaluations and evaluations[0].current is False:
+        home.tell(
+            f"{place.name} was trained on since it was evaluated: `{evaluations[0].command}`."
+        )
+
+
+def _data_name(config: Mapping[str, Any]) -> str:
+    """Of a user's own arrays the file's name alone."""
+    name = str(at(config, "data", "name") or _UNKNOWN)
+    return Path(name.removeprefix("npz:")).name if name.startswith("npz:") else name
+
+
+def _model_name(config: Mapping[str, Any]) -> str:
+    name = str(at(config, "model", "name") or _UNKNOWN)
+    width = at(config, "model", "width")
+    return Path(name).name + ("" if width is None else f", width {width}")
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str:
+    settings = {key: value for key, value in config.items() if key not in _KEPT_APART}
+    place = dict(settings.get("data") or {}, root=None)
+    code = known.get("model file", "")
+    return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)

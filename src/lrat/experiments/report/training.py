@@ -1,0 +1,127 @@
+"""What a run's epochs tell: learning curves, the selected one, overfitting, cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from lrat.evaluation.outcomes import NATURAL
+from lrat.evaluation.statistics import wilson
+from lrat.experiments.report.reading import at, number, numbers
+from lrat.reporting.report.records import Cost, EpochRecord, Overfitting
+
+_LARGEST_SET = 200_000
+"""Images of a held-out or test set at most: shares of more are not told apart."""
+_GUARD = "robust-overfitting"
+_PASSES = ("attack_forwards", "attack_backwards", "update_forwards", "update_backwards")
+
+
+def epoch_records(lines: Sequence[Mapping[str, Any]]) -> list[EpochRecord]:
+    """The lines of ``metrics.jsonl`` that name an epoch; what earlier versions did not write, and
+    what is no number, is left out (a loss is NaN then)."""
+    return [
+        EpochRecord(
+            epoch=int(line["epoch"]),
+            lr=_or_nan(line.get("lr")),
+            loss=_or_nan(line.get("loss")),
+            clean=number(line.get("clean_accuracy")),
+            robust=number(line.get("robust_accuracy")),
+            held_out=numbers(line.get("validation")),
+            monitored=numbers(line.get("monitor")),
+            seconds=number(line.get("seconds")) or 0.0,
+            notices=_notices(line.get("notices")),
+        )
+        for line in lines
+        if isinstance(line.get("epoch"), int)
+    ]
+
+
+def _or_nan(value: Any) -> float:
+    found = number(value)
+    return math.nan if found is None else found
+
+
+def _notices(values: Any) -> list[str]:
+    """What guards said, in their words."""
+    found = values if isinstance(values, list) else []
+    return [str(each.get("text", "")) if isinstance(each, Mapping) else str(each) for each in found]
+
+
+def overfitting(
+    epochs: Sequence[EpochRecord], lines: Sequence[Mapping[str, Any]], split: str
+) -> Overfitting | None:
+    """The best robust accuracy of an epoch against the last one's, on held-out images under attack,
+    else on the monitored ones (of ``split``); None where no such accuracy was measured twice.
+
+    Under several attacks, the one that is worst in the last epoch. Marked where the 95 % intervals
+    of the two lie apart (the best of many epochs is lucky as well), or where a guard said so.
+    """
+    for images, series in (
+        ("held-out", [(each.epoch, each.held_out) for each in epochs]),
+        (split, [(each.epoch, each.monitored) for each in epochs]),
+    ):
+        known = [(epoch, values) for epoch, values in series if set(values) - {NATURAL}]
+        attacks = set.intersection(*(set(v) for _, v in known)) - {NATURAL} if known else set()
+        if len(known) < 2 or not attacks:
+            continue
+        attack = min(sorted(attacks), key=lambda name: known[-1][1][name])
+        values = [(held[attack], epoch) for epoch, held in known]
+        best, epoch = max(values, key=lambda pair: (pair[0], -pair[1]))
+        last = values[-1][0]
+        n = images_behind([share for _, held in known for share in held.values()])
+        apart = n is not None and wilson(round(best * n), n).low > wilson(round(last * n), n).high
+        size = "" if n is None else f"{n} "
+        return Overfitting(
+            on=f"{attack} on {size}{images} images",
+            best_epoch=epoch,
+            best=best,
+            last=last,
+            n=n,
+            marked=last < best and (apart or _guard_spoke(lines)),
+        )
+    return None
+
+
+def _guard_spoke(lines: Sequence[Mapping[str, Any]]) -> bool:
+    return any(
+        at(notice, "guard") == _GUARD
+        for line in lines
+        for notice in (line.get("notices") or ())
+        if isinstance(notice, Mapping)
+    )
+
+
+def images_behind(shares: Sequence[float]) -> int | None:
+    """The least number of images of which all ``shares`` are shares; None where there is none.
+
+    What was measured on n images are fractions of n, whose common denominator is n or divides it:
+    intervals by it are never too narrow.
+    """
+    common = 1
+    for share in shares:
+        exact = Fraction(share).limit_denominator(_LARGEST_SET)
+        if abs(float(exact) - share) > 1e-12:
+            return None
+        common = math.lcm(common, exact.denominator)
+        if common > _LARGEST_SET:
+            return None
+    return common if common > 1 else None
+
+
+def cost(lines: Sequence[Mapping[str, Any]], parameters: Any) -> Cost | None:
+    """Mean passes per image and epoch, and seconds of all epochs; None without an epoch."""
+    told = [line for line in lines if isinstance(line.get("epoch"), int)]
+    if not told:
+        return None
+    passes = {}
+    for kind in _PASSES:
+        values = [value for line in told if (value := number(at(line, "passes", kind))) is not None]
+        if values:
+            passes[kind.replace("_", " ")] = sum(values) / len(values)
+    return Cost(
+        passes=passes,
+        seconds=sum(number(line.get("seconds")) or 0.0 for line in told),
+        epochs=len(told),
+        images=int(number(told[-1].get("images")) or 0),
+        parameters=parameters if isinstance(parameters, int) else None,
+    )
