@@ -17,6 +17,7 @@ from lrat.cli.curves import curve
 from lrat.cli.evaluating import evaluate
 from lrat.cli.listing import list_
 from lrat.cli.merging import merge
+from lrat.cli.reporting import report
 from lrat.cli.reproducing import reproduce
 from lrat.cli.training import demo, train
 from lrat.cli.why import why
@@ -35,6 +36,7 @@ app.command()(compare)
 app.command()(curve)
 app.command()(why)
 app.command()(analyse)
+app.command()(report)
 app.command()(demo)
 app.command()(reproduce)
 app.command(name="list")(list_)

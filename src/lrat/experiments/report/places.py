@@ -1,4 +1,4 @@
-"""The runs at the places that a user names: run folders, folders of them, somebody's evaluations."""
+"""The runs at the places that a user names: run folders, folders of them, evaluations alone."""
 
 import json
 from collections import Counter

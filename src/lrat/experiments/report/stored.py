@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lrat.analysis.weights import ALL_CLASSES, SUM, read_recorded, weight_statistics
+from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
 from lrat.errors import LratError
 from lrat.experiments.folder import CURVE, CURVES, PANEL, RECORDED
 from lrat.experiments.report.reading import Folder, number
@@ -18,7 +18,7 @@ from lrat.reporting.report.records import (
     TermWeights,
 )
 
-_FROM_BEST = ("passed", "not run", "suspicious", "failed")
+_FROM_BEST: tuple[CheckStatus, ...] = ("passed", "not run", "suspicious", "failed")
 
 
 def masking(folder: Folder) -> MaskingRecord | None:
@@ -28,7 +28,8 @@ def masking(folder: Folder) -> MaskingRecord | None:
         return None
     try:
         checks = [_check(values) for values in stored["checks"]]
-        worst = max((check.status for check in checks), key=_FROM_BEST.index, default="not run")
+        statuses = [check.status for check in checks]
+        worst = max(statuses, key=_FROM_BEST.index, default=_FROM_BEST[1])
         return MaskingRecord(status=worst, n=int(stored["n"]), checks=checks)
     except (KeyError, TypeError, ValueError):
         folder.tell(f"{folder.path / PANEL} is no masking panel, so it is left out.")

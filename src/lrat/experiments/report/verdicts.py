@@ -69,7 +69,8 @@ def read_verdicts(folder: Path, result: EvaluationResult, images: int) -> Verdic
         name: np.concatenate([table[name] for table in tables]) if tables else np.array([])
         for name in ("index", "label", "fooled")
     }
-    attacks = np.concatenate([np.full(len(t["index"]), t["attack"][0]) for t in tables] or [[]])
+    each = [np.full(len(table["index"]), str(table["attack"][0])) for table in tables]
+    attacks = np.concatenate(each) if each else np.array([], np.str_)
     by_name: dict[str, npt.NDArray[np.int64]] = {}
     index = np.unique(columns["index"]).astype(np.int64)
     for name in (NATURAL, *result.identity["attacks"]):

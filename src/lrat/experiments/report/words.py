@@ -92,7 +92,7 @@ def _not_comparable(runs: Sequence[RunRecord], groups: Sequence[Grouped]) -> lis
         if evaluation.group == main.key:
             reference = evaluation
             break
-    reasons = {}
+    reasons: dict[str, list[str]] = {}
     for name in apart:
         other = first[name]
         differing = [

@@ -1,0 +1,30 @@
+"""``lrat report``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run folders, or folders that hold some, as runs/demo."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="What the page is called.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Only evaluations of this one; all by default.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+) -> None:
+    """One page about runs that opens without a network: tables, curves, images, commands."""
+    from lrat.experiments.report import write_run_report
+
+    command = shlex.join(["lrat", *sys.argv[1:]])
+    written = write_run_report(runs or [], out, title=title, suite=suite, command=command)
+    print(written)
+    if open_:
+        typer.launch(written.path.resolve().as_uri())
