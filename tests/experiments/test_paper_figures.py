@@ -20,9 +20,12 @@ from lrat.experiments.paper_figures import (
 )
 from lrat.experiments.paper_figures_idea import chosen_rows
 from lrat.experiments.paper_figures_runs import accuracy_curves, runs_of
+from lrat.experiments.reproduce import drawing
 from lrat.experiments.reproduce.claiming import claim
+from lrat.experiments.reproduce.grid import RowsProgress
 from lrat.experiments.reproduce.layout import run_folder
 from lrat.experiments.reproduce.presets import Choice
+from lrat.experiments.reproduce.request import Request
 from lrat.experiments.run import train_run
 from lrat.files import read_table
 
@@ -70,6 +73,19 @@ def short_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ranking.yaml"
     path.write_text(SUITE)
     monkeypatch.setattr(needs, "SUITE", path)
+
+
+class Lines:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def progress(self, now: RowsProgress) -> None:
+        return
 
 
 def pictures(files: list[Path]) -> dict[str, str]:
@@ -163,7 +179,7 @@ def test_figure_6_is_of_the_run_with_cw(made: Path) -> None:
 
 
 def test_figure_2_ranks_final_and_early_stopped_models_of_several_presets(
-    own: Path, tmp_path: Path, short_suite: None
+    own: Path, tmp_path: Path, short_suite: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = reproduction(
         tmp_path / "other",
@@ -174,12 +190,15 @@ def test_figure_2_ranks_final_and_early_stopped_models_of_several_presets(
     )
     with pytest.raises(RunFolderError, match=r"`lrat evaluate .*--checkpoint last --suite"):
         make_figure("figure2", own)
-    said: list[str] = []
-    for folder in (own, other):
-        prepare_figure("figure2", folder, say=said.append)
+    monkeypatch.setattr(drawing, "make_runs", lambda *asked: iter(()))  # all are there
+    watcher = Lines()
+    request = Request(
+        target="figure2", choice=Choice.of("digits", SMALL), out=own, also=(other,), command="lrat"
+    )
+    report = drawing.reproduce_figure(request, watcher)
     # Two folds of sat on digits, one of the others; last and early-stopped weights.
-    assert len(said) == 2 * 3 + 2 * 2
-    (caption,) = pictures(make_figure("figure2", own, also=[other])).values()
+    assert len(watcher.said) == 2 * 3 + 2 * 2
+    (caption,) = pictures(list(report.paths)).values()
     for words in ("AT on digits", "TRADES-60", "epoch-2 of 3 epochs", "linf:0.1", "seed 0, 1"):
         assert words in caption
     assert "n = 180 test images" in caption
@@ -216,6 +235,35 @@ def test_figure_3_counts_all_images_in_the_papers_pairs(analysed: Path, tmp_path
     views = read_table(table)
     gd, cw = views["top_gd"].astype(bool), views["top_cw"].astype(bool)
     assert f"GD – CW: {(gd & cw).sum()} of {(gd | cw).sum()} consistent" in caption
+
+
+def test_a_figure_of_one_model_shows_the_seed_that_was_asked_for(made: Path) -> None:
+    (needed,) = analyses_needed("figure3", made, seeds=(1,))
+    assert needed.run == run_folder(made, "sat", 1)
+    with pytest.raises(RunFolderError, match=r"needs a finished run of sat.* --seeds 7, --out"):
+        make_figure("figure3", made, seeds=[7])
+
+
+@pytest.mark.parametrize(
+    ("target", "asked", "cause"),
+    [
+        ("figure5", {"rows": ("sat",)}, "figure5 shows gairat: leave --rows away"),
+        ("figure1", {"suite": "quick"}, "--suite does nothing for figure1"),
+        ("figure1", {"limit": 3}, "--limit does nothing for figure1"),
+        ("figure3", {"seeds": (0, 1)}, "shows one model: name one seed, as --seeds 1,"),
+        ("table1", {"also": (Path("x"),)}, "--also does nothing for table1"),
+        ("figure2", {"also": (Path("x"),)}, "x is no folder of `lrat reproduce`"),
+    ],
+)
+def test_what_does_nothing_is_refused_before_anything_is_trained(
+    target: str, asked: dict[str, Any], cause: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(LratError, match=cause):
+        drawing.reproduce_figure(
+            Request(target=target, choice=Choice.of("digits"), out=out, **asked), Lines()
+        )
+    assert not out.exists()
 
 
 def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def make_figure(
     folder: Path,
     *,
     also: Sequence[Path] = (),
+    seeds: Sequence[int] | None = None,
     data_root: str | None = None,
     out: Path | None = None,
 ) -> list[Path]:
@@ -59,8 +60,9 @@ def make_figure(
 
     Writes PDF, PNG and the caption (.txt) into ``out``, by default the folder's ``figures``, and
     returns the files. ``also``: reproductions of other presets whose models stand beside in Figure
-    2. ``data_root``: where the data lie now, if they were moved. Raises ``UnknownNameError`` for
-    other names and ``RunFolderError`` that names the command for what is not there yet.
+    2. ``seeds``: only runs of these are shown. ``data_root``: where the data lie now, if they were
+    moved. Raises ``UnknownNameError`` for other names and ``RunFolderError`` that names the command
+    for what is not there yet.
     """
     whole, part = whole_and_part(name)
     asked = Asked(
@@ -68,6 +70,7 @@ def make_figure(
         part=part,
         folder=folder,
         also=tuple(also),
+        seeds=None if seeds is None else tuple(seeds),
         root=data_root,
         out=out or folder / OUT,
     )

@@ -1,6 +1,7 @@
 """What each figure of the paper needs: rows to train, evaluations and analyses of them."""
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +90,12 @@ def rows_needed(name: str) -> tuple[str, ...]:
 
 
 def analyses_needed(
-    name: str, folder: Path, data_root: str | None = None
+    name: str, folder: Path, data_root: str | None = None, seeds: Sequence[int] | None = None
 ) -> tuple[AnalysisNeed, ...]:
     """The analyses that the figure reads of the finished runs in a reproduction's ``folder``.
 
-    Those of the lowest seed alone: t-SNE and histograms are of one model. A row without a finished
-    run needs none yet.
+    Those of the lowest seed (of ``seeds``) alone: t-SNE and histograms are of one model. A row
+    without a finished run needs none yet.
     """
     whole, _ = whole_and_part(name)
     if whole not in {"figure3", "figure4", "figure5"}:
@@ -102,7 +103,7 @@ def analyses_needed(
     return tuple(
         AnalysisNeed(run=run.folder, request=analysis_request(whole, run))
         for row in rows_needed(name)
-        for run in runs_of(folder, row, data_root)[:1]
+        for run in runs_of(folder, row, data_root, seeds)[:1]
     )
 
 
@@ -125,7 +126,7 @@ def evaluations_needed(
         EvaluationNeed(
             run=run.folder,
             checkpoint=checkpoint,
-            request=EvaluationRequest(suite=str(SUITE), limit=run.config.training.monitor.limit),
+            request=ranking_request(run),
         )
         for row in rows_needed(name)
         for run in different_images(runs_of(folder, row, data_root))
@@ -133,10 +134,16 @@ def evaluations_needed(
     )
 
 
+def ranking_request(run: FigureRun) -> EvaluationRequest:
+    """Figure 2's attacks on as many test images as the run monitored."""
+    return EvaluationRequest(suite=str(SUITE), limit=run.config.training.monitor.limit)
+
+
 def prepare_figure(
     name: str,
     folder: Path,
     *,
+    seeds: Sequence[int] | None = None,
     data_root: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -146,33 +153,37 @@ def prepare_figure(
     ``RunFolderError`` before anything is made where a row has no finished run.
     """
     for row in rows_needed(name):
-        check_row(name, folder, row)
+        check_row(name, folder, row, seeds)
     for needed in evaluations_needed(name, folder, data_root):
         say(f"{name}: {needed.command}")
         evaluate_run(needed.run, needed.request, checkpoint=needed.checkpoint, data_root=data_root)
-    for wanted in analyses_needed(name, folder, data_root):
+    for wanted in analyses_needed(name, folder, data_root, seeds):
         say(f"{name}: {wanted.command}")
         analyse_run(wanted.run, wanted.request, data_root=data_root)
 
 
-def check_row(name: str, folder: Path, row: str) -> None:
+def check_row(name: str, folder: Path, row: str, seeds: Sequence[int] | None = None) -> None:
     """``RunFolderError`` with the command that trains the row where no run of it is finished."""
-    if not runs_of(folder, row):
-        preset = read_preset(folder)["preset"]
+    if not runs_of(folder, row, seeds=seeds):
+        preset = read_preset(folder)
+        changed = [f"--set {shlex.quote(str(each))}" for each in preset.get("set", ())]
+        chosen = [] if seeds is None else [f"--seeds {','.join(map(str, seeds))},"]
+        options = [f"--preset {preset['preset']}", *changed, *chosen, f"--out {folder}"]
         raise RunFolderError(
             f"{name} needs a finished run of {row}, {folder} has none: `lrat reproduce {name} "
-            f"--preset {preset} --out {folder}` trains it"
+            f"{' '.join(options)}` trains it"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A figure to draw: ``part`` is empty for all of them."""
+    """A figure to draw: ``part`` is empty for all of them; ``seeds`` None: of all runs."""
 
     whole: str
     part: str
     folder: Path
     also: tuple[Path, ...]
+    seeds: tuple[int, ...] | None
     root: str | None
     out: Path
 
@@ -190,9 +201,9 @@ class Asked:
     def runs(self, row: str, folder: Path | None = None) -> list[FigureRun]:
         """The finished runs of a row, at least one; ``RunFolderError`` names the command."""
         place = folder or self.folder
-        runs = runs_of(place, row, self.root)
+        runs = runs_of(place, row, self.root, self.seeds)
         if not runs:
-            check_row(self.name, place, row)
+            check_row(self.name, place, row, self.seeds)
         return runs
 
     def stored(self, row: str) -> StoredAnalysis:

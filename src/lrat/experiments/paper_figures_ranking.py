@@ -6,7 +6,13 @@ from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, Outcomes
 from lrat.experiments.analysing_rankings import rank
 from lrat.experiments.paper_figures_analysis import sentences
-from lrat.experiments.paper_figures_needs import RANKING, SUITE, Asked, rows_needed
+from lrat.experiments.paper_figures_needs import (
+    RANKING,
+    Asked,
+    EvaluationNeed,
+    ranking_request,
+    rows_needed,
+)
 from lrat.experiments.paper_figures_runs import FigureRun, different_images
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
@@ -49,11 +55,12 @@ def _pooled(asked: Asked, runs: Sequence[FigureRun], checkpoint: str | None) -> 
     """Over all test images of several folds, each by the model that did not train on it."""
     results = []
     for run in runs:
-        result = run.evaluation(checkpoint or run.drop, RANKING)
+        weights = checkpoint or run.drop
+        result = run.evaluation(weights, RANKING)
         if result is None:
+            need = EvaluationNeed(run=run.folder, checkpoint=weights, request=ranking_request(run))
             raise RunFolderError(
-                f"{asked.name} needs an evaluation of {run.folder}: `lrat evaluate {run.folder} "
-                f"--checkpoint {checkpoint or run.drop} --suite {SUITE}` makes it"
+                f"{asked.name} needs an evaluation of {run.folder}: `{need.command}` makes it"
             )
         results.append(result)
     return EvaluationResult(

@@ -152,8 +152,11 @@ class FigureRun:
         return chosen.epoch, chosen.raw[np.isfinite(chosen.raw)]
 
 
-def runs_of(folder: Path, row: str, root: str | None = None) -> list[FigureRun]:
-    """The finished runs of a row in a reproduction's folder, by seed; none gives an empty list.
+def runs_of(
+    folder: Path, row: str, root: str | None = None, seeds: Sequence[int] | None = None
+) -> list[FigureRun]:
+    """The finished runs of a row in a reproduction's folder, by seed (``seeds``: these alone); none
+    gives an empty list.
 
     Raises ``RunFolderError`` for a folder that is no reproduction's.
     """
@@ -162,7 +165,7 @@ def runs_of(folder: Path, row: str, root: str | None = None) -> list[FigureRun]:
     runs = [
         FigureRun(row=place.row, seed=place.seed, folder=place.folder, checkpoint="", root=root)
         for place in finished_runs(folder)
-        if place.row == row
+        if place.row == row and (seeds is None or place.seed in seeds)
     ]
     return [
         replace(run, checkpoint=choice.checkpoint(run.config))

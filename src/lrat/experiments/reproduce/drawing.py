@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lrat.errors import LratError
+from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.paper_figures import make_figure
-from lrat.experiments.paper_figures_needs import prepare_figure, rows_needed, whole_and_part
+from lrat.experiments.paper_figures_needs import (
+    check_row,
+    prepare_figure,
+    rows_needed,
+    whole_and_part,
+)
 from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.grid import Watcher
 from lrat.experiments.reproduce.making import Attacks
@@ -15,39 +20,52 @@ from lrat.experiments.reproduce.request import Request
 from lrat.experiments.reproduce.running import make_runs
 from lrat.experiments.reproduce.tabling import Report
 
-_OF_ONE_SEED = {"figure3", "figure4", "figure5"}
-"""What shows a single model."""
+_OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
 
 
 def reproduce_figure(request: Request, watcher: Watcher) -> Report:
-    """Make the figure's runs (``request.rows`` None: those it needs), analyses and files.
+    """Make the runs that the figure needs, its analyses and files.
 
-    Raises ``LratError`` in one line.
+    Raises ``LratError`` in one line, before anything is trained for what cannot be drawn.
     """
     started = time.perf_counter()
     name, data_root = request.target, request.choice.data_root
-    rows = request.rows or rows_needed(name)
+    rows = rows_needed(name)
+    request = _checked(request, rows)
+    seeds = request.seeds if whole_and_part(name)[0] in _OF_ONE_MODEL else None
     failed = [
         f"{made.name}: {made.failure}"
-        for made in make_runs(_with_seeds(request), rows, Attacks(suite=None), watcher)
+        for made in make_runs(request, rows, Attacks(suite=None), watcher)
         if made.failure is not None
     ]
     if failed:
         raise LratError(f"{name} lacks runs that could not be trained: {'; '.join(failed)}")
-    prepare_figure(name, request.out, data_root=data_root, say=watcher.say)
-    paths = make_figure(name, request.out, also=request.also, data_root=data_root)
+    for folder in (request.out, *request.also):
+        prepare_figure(name, folder, seeds=seeds, data_root=data_root, say=watcher.say)
+    paths = make_figure(name, request.out, also=request.also, seeds=seeds, data_root=data_root)
     seconds = time.perf_counter() - started
     about = f"rows {', '.join(rows)}"
     history.note(request.out, name, request.command, seconds=seconds, about=about)
     return Report(tables={}, conclusion=_captions(paths), paths=tuple(paths), seconds=seconds)
 
 
-def _with_seeds(request: Request) -> Request:
-    """With the seeds that the figure shows, where none are asked for."""
-    whole, _ = whole_and_part(request.target)
-    if request.seeds is not None or whole not in _OF_ONE_SEED:
+def _checked(request: Request, rows: Sequence[str]) -> Request:
+    """With the seed that a figure of one model shows; refuses what would do nothing."""
+    name = request.target
+    if request.rows is not None and set(request.rows) != set(rows):
+        raise ConfigurationError(f"{name} shows {' and '.join(rows)}: leave --rows away")
+    for option, value in (("suite", request.suite), ("limit", request.limit)):
+        if value is not None:
+            raise ConfigurationError(f"--{option} does nothing for {name}: it is for tables")
+    for folder in request.also:
+        for row in rows:
+            check_row(name, folder, row)
+    if whole_and_part(name)[0] not in _OF_ONE_MODEL:
         return request
-    return replace(request, seeds=(0,))
+    seeds = request.seeds or (0,)
+    if len(seeds) > 1:
+        raise ConfigurationError(f"{name} shows one model: name one seed, as --seeds {seeds[-1]},")
+    return replace(request, seeds=seeds)
 
 
 def _captions(paths: Sequence[Path]) -> str:

@@ -49,6 +49,8 @@ class Request:
             raise ConfigurationError(f"workers {self.workers}: at least 1")
         if self.limit is not None and self.limit < 1:
             raise ConfigurationError(f"limit {self.limit}: at least 1 image")
+        if self.also and self.target != "figure2":
+            raise ConfigurationError(f"--also does nothing for {self.target}: it is for figure2")
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The seeds asked for, or the preset's for this row."""
