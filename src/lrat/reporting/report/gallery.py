@@ -124,7 +124,7 @@ def _answer(attacked: Attacked, label: int) -> dict[str, Any]:
 
 
 def _rounded(value: float) -> float | None:
-    return float(f"{value:.4g}") if np.isfinite(value) else None
+    return float(f"{value:.3g}") if np.isfinite(value) else None
 
 
 def _largest_change(gallery: GalleryRecord) -> float:

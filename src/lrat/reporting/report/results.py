@@ -38,6 +38,13 @@ class Cell:
     sign: int = 0
     diagonal: bool = False
 
+    @property
+    def p(self) -> float | None:
+        """The p value by which the two are told apart: corrected where it was."""
+        if self.pair is None:
+            return None
+        return self.pair.p if self.pair.p_adjusted is None else self.pair.p_adjusted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
@@ -58,6 +65,11 @@ class GroupTable:
     rows: Sequence[ResultRow]
     matrices: Sequence[Matrix] = ()
     stages: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def corrected(self) -> bool:
+        """Whether p values are corrected for the number of pairs."""
+        return any(pair.p_adjusted is not None for pair in self.group.pairs)
 
     @property
     def notes(self) -> list[str]:

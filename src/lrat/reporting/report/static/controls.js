@@ -74,11 +74,19 @@
     [...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]),
   );
   const visible = new Set();
+  const strip = document.querySelector(".contents");
+  // On narrow screens the contents are a strip: the current section's name is kept in view.
+  const center = (link) => {
+    strip.scrollLeft = link.offsetLeft - (strip.clientWidth - link.offsetWidth) / 2;
+  };
   const mark = () => {
     const first = [...links.keys()].find((id) => visible.has(id));
     links.forEach((link, id) => {
-      if (id === first) link.setAttribute("aria-current", "true");
-      else link.removeAttribute("aria-current");
+      if (id !== first) link.removeAttribute("aria-current");
+      else if (!link.hasAttribute("aria-current")) {
+        link.setAttribute("aria-current", "true");
+        center(link);
+      }
     });
   };
   const watcher = new IntersectionObserver(

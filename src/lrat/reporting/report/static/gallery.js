@@ -16,6 +16,7 @@
     select.replaceChildren(...options.map(([value, words]) => new Option(words, value)));
     if (options.some(([value]) => value === before)) select.value = before;
   };
+  const number = (value) => (value === null ? "–" : String(value).replace("-", "−"));
   const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(1)} %`);
 
   const outcomeOf = (image, attacked) => {
@@ -81,7 +82,7 @@
     state.textContent = words[result === "fooled" && untouched ? "before" : result];
     const note = made.querySelector(".note");
     note.append(state);
-    if (!untouched) note.append(` · distance ${attacked.distance} · margin ${attacked.margin}`);
+    if (!untouched) note.append(` · distance ${number(attacked.distance)} · margin ${number(attacked.margin)}`);
     made.dataset.outcome = result;
     made.dataset.index = image.index;
     return made;
