@@ -12,7 +12,7 @@ import pytest
 
 from experiments.commands import TINY, contents, done, lrat, one_thread
 from lrat.errors import RunFolderError
-from lrat.experiments.lock import LOCK, locked
+from lrat.experiments.lock import LOCK, alone, locked
 
 HOLDER = """
 import sys, time
@@ -122,3 +122,14 @@ def test_who_waits_gets_the_folder_when_its_holder_has_ended(tmp_path: Path) -> 
         assert (folder / LOCK).is_file()
     other.join()
     assert order == ["first", "second"]
+
+
+def test_what_is_done_alone_leaves_nothing_behind_not_even_of_a_killed_process(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / ".one"
+    place.mkdir()
+    (place / LOCK).write_text("1")
+    with alone(place):
+        assert (place / LOCK).read_text() == str(os.getpid())
+    assert list(tmp_path.iterdir()) == []

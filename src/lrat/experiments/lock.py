@@ -59,6 +59,16 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Do something while no other process does it too; ``place`` is a folder for the lock alone,
+    gone afterwards, also where a killed process had left it."""
+    with locked(place, wait=True):
+        yield
+    with suppress(OSError):  # another process has it now
+        place.rmdir()
+
+
 def _taken(folder: Path) -> int:
     """The lock file of ``folder``, locked where that is possible."""
     import fcntl

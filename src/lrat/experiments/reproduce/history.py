@@ -8,7 +8,7 @@ from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.experiments.folder import ENVIRONMENT
-from lrat.experiments.lock import locked
+from lrat.experiments.lock import alone
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
 from lrat.files import write_json, write_text
@@ -26,7 +26,7 @@ def note(out: Path, target: str, command: str, *, seconds: float, about: str) ->
         "about": about,
     }
     # Another command that ends now would otherwise lose this entry.
-    with locked(out / f".{HISTORY}", wait=True):
+    with alone(out / f".{HISTORY}"):
         entries = {**_entries(out), target: made}
         write_json(out / HISTORY, entries)
         write_text(out / README, readme(out, entries))

@@ -10,7 +10,7 @@ from lrat.errors import NonFiniteError
 from lrat.experiments.config import RunConfig
 from lrat.experiments.evaluating import evaluate_subject
 from lrat.experiments.folder import EVALUATIONS, PANEL, threat_slug
-from lrat.experiments.lock import locked
+from lrat.experiments.lock import alone
 from lrat.experiments.masking import IMAGES, examine
 from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet
 from lrat.experiments.reproduce.work import (
@@ -139,7 +139,7 @@ def make_run(task: RunTask) -> MadeRun:
     """
     started = time.perf_counter()
     failure = None
-    with locked(task.folder.with_name(f".{task.folder.name}"), wait=True):
+    with alone(task.folder.with_name(f".{task.folder.name}")):
         try:
             train_run(task.config, task.folder, progress=Quiet())
             _attack(task)
