@@ -50,6 +50,14 @@ def evaluate(
     images: Annotated[
         bool, typer.Option("--images", help="Keep the adversarial images (safetensors).")
     ] = False,
+    gallery: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="So many images are kept for `lrat report`, also of a finished evaluation; "
+            "32 by default, fewer of large ones.",
+        ),
+    ] = None,
     noise: Annotated[
         Noise, typer.Option(help="sequential: draw as AutoAttack's original does.")
     ] = Noise.keyed,
@@ -88,6 +96,7 @@ def evaluate(
         transfer=tuple(transfer or ()),
         seconds=None if time is None else seconds_in(time),
         keep_images=images,
+        gallery=gallery,
         noise=noise.value,
         part=None if part is None else fraction_of(part),
         devices=devices,

@@ -13,6 +13,7 @@ from torch import nn
 
 from lrat.acceleration import evaluating
 from lrat.errors import DataError, SettingError
+from lrat.evaluation.gallery import Gallery
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.pacing import NothingFinishedError, OutOfTimeError, growing
 from lrat.evaluation.result import EvaluationResult
@@ -58,6 +59,7 @@ def evaluate_suite(
     noise: NoiseKind = "keyed",
     seconds: float | None = None,
     keep_images: bool = False,
+    gallery: Gallery | None = None,
     is_part: bool = False,
     whole: npt.NDArray[np.int64] | None = None,
 ) -> EvaluationResult:
@@ -83,10 +85,12 @@ def evaluate_suite(
 
     ``seconds``: stop after so long; the result covers the images that are done with every attack,
     so let the batches come in random order; they are divided so that the first images are done soon
-    (see ``pacing``). ``keep_images``: write what the attacks returned beside
-    the outcomes, as safetensors. ``is_part``: these are some of the images of a larger evaluation
-    in the same folder, so no summary is written. ``whole``: the numbers of all images that the
-    folder is meant to hold in the end, so that joining parts can tell what is missing.
+    (see ``pacing``). ``keep_images``: write what the attacks returned beside the outcomes, as
+    safetensors. ``gallery``: a few images to keep in ``folder`` with what every attack made of them
+    (see ``gallery``), which changes no outcome. ``is_part``: these are some of the images of a
+    larger evaluation in the same folder, so no summary is written. ``whole``: the numbers of all
+    images that the folder is meant to hold in the end, so that joining parts can tell what is
+    missing.
 
     With ``folder``, each chunk of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
@@ -107,6 +111,7 @@ def evaluate_suite(
         noise=noise,
         chunk=chunk,
         keep_images=keep_images,
+        gallery=gallery,
         whole=whole,
     )
     total = batches.size if isinstance(batches, _Sized) else None
@@ -183,6 +188,7 @@ def begin(
     noise: NoiseKind = "keyed",
     chunk: int | None = None,
     keep_images: bool = False,
+    gallery: Gallery | None = None,
     whole: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Identity, OutcomeStore]:
     """What ``evaluate_suite`` does first: begin or continue ``folder`` under its full identity.
@@ -194,7 +200,7 @@ def begin(
     )
     own |= {"images": "kept"} if keep_images else {}
     full_identity = _identity(suite, seed, {**(identity or {}), **own})
-    store = OutcomeStore.open(folder, full_identity, keep_images=keep_images)
+    store = OutcomeStore.open(folder, full_identity, keep_images=keep_images, gallery=gallery)
     if whole is not None:
         store.expect(whole)
     return full_identity, store

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
+from lrat.evaluation.gallery import GALLERY, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import (
@@ -158,7 +159,7 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
 
 def _copy(place: Path, out: Path) -> None:
     """Add what ``place`` has and ``out`` has not."""
-    found = [path for kind in (PARTS, IMAGES) for path in sorted((place / kind).glob("*"))]
+    found = [path for kind in (PARTS, IMAGES, GALLERY) for path in sorted((place / kind).glob("*"))]
     for source in [*found, place / EXTENT]:
         target = out / source.relative_to(place)
         if not source.name.startswith(".") and source.is_file() and not target.exists():
@@ -196,5 +197,6 @@ def _joined(
         notes = read_notes(folder)
         result = EvaluationResult(outcomes=counted, identity=identity, notes=notes)
         if not missing:
+            gather(folder)
             write_json(folder / SUMMARY, result.summary())
     return Joined(folder=folder, images=images, done=len(done), result=result, missing=missing)

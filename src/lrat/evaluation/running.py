@@ -1,7 +1,7 @@
 """One evaluation at work: blocks of images, step after step, in chunks that fit into memory."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class Run:
         """The rows of a block's images for ``natural`` and each step, or ``OutOfTimeError``."""
         index, label = batch.index.cpu().numpy(), batch.labels.cpu().numpy()
         known = {name: self.store.stored(name, index, label) for name in self.suite.names}
-        if all(rows.holds(index).all() for rows in known.values()):
+        if self._is_done(index, known):
             stored = [known[name].at(index) for name in self.suite.names]
             for rows in stored:
                 self.report(rows)
@@ -86,12 +86,44 @@ class Run:
             self.store.keep_notes(self.notes)
         self.attacked += len(index)
         clean = _clean_rows(index, label, logits, batch.labels)
+        self._keep(NATURAL, index, batch.images, logits)
         done = {NATURAL: self._kept(known[NATURAL], clean).at(index)}
         self.report(done[NATURAL])
         for step in self.suite.steps:
             base = done[step.after or NATURAL]
             done[step.name] = self._under(step, batch, logits, base, known[step.name])
         return Outcomes.concatenate(done.values())
+
+    def _is_done(self, index: Rows, known: Mapping[str, Outcomes]) -> bool:
+        """Whether nothing is left to do for these images."""
+        if not all(rows.holds(index).all() for rows in known.values()):
+            return False
+        gallery = self.store.gallery
+        if gallery is None or not gallery.fill:
+            return True
+        return not gallery.lacks(NATURAL, index).any() and not any(
+            gallery.lacks(step.name, index[~known[step.after or NATURAL].at(index).fooled]).any()
+            for step in self.suite.steps
+        )
+
+    def _is_filled(self, attack: str, index: Rows) -> npt.NDArray[np.bool_]:
+        """[B]: known, and attacked again for its image alone."""
+        gallery = self.store.gallery
+        if gallery is None or not gallery.fill:
+            return np.zeros(len(index), dtype=bool)
+        return gallery.lacks(attack, index)
+
+    def _keep(self, attack: str, index: Rows, images: Tensor, logits: Tensor) -> None:
+        """Those of the images [B C H W] that the gallery wants, with the logits [B K] on them."""
+        gallery = self.store.gallery
+        rows = np.array([], np.int64)
+        if gallery is not None:
+            rows = np.flatnonzero(gallery.lacks(attack, index))
+        if gallery is not None and len(rows):
+            some = _on(rows, images)
+            gallery.add(
+                attack, index[rows], _numpy(images[some].float()), _numpy(logits[some].float())
+            )
 
     def _look_at_the_clock(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -130,7 +162,7 @@ class Run:
         told = np.flatnonzero(base.fooled)
         # Chunks do not depend on what is known already: sequential noise does depend on chunks.
         for rows in self._chunks(np.flatnonzero(~base.fooled)):
-            missing = rows[~known.holds(index[rows])]
+            missing = rows[~known.holds(index[rows]) | self._is_filled(step.name, index[rows])]
             if len(missing):
                 self._look_at_the_clock()
                 attacked = rows if self.noise == "sequential" else missing
@@ -184,6 +216,8 @@ class Run:
                 cost[name][at] += more[name]
             for name in ("step", "source"):
                 cost[name][at] = more[name]
+        # Before the outcomes: who finds those later finds these too.
+        self._keep(step.name, index, returned, after)
         if self.store.keep_images:
             self.store.add_images(step.name, index, _numpy(returned.float()))
         prediction = after.argmax(1)

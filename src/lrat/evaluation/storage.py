@@ -1,8 +1,9 @@
 """Outcomes on disk: one part per attack and chunk, an identity that guards them, a summary.
 
-A folder holds ``identity.json``, ``outcomes/``, on request ``images/`` (what the attacks returned)
-and, once all images are done, ``summary.json``. ``extent.json`` says how many images that will be,
-``notes.json`` what a reader of the numbers must know, where there is something to say.
+A folder holds ``identity.json``, ``outcomes/``, ``gallery/`` (a few images, see ``gallery``), on
+request ``images/`` (what the attacks returned) and, once all images are done, ``summary.json``.
+``extent.json`` says how many images that will be, ``notes.json`` what a reader of the numbers must
+know, where there is something to say.
 Every file appears whole or not at all. A part is named after its attack and its images, so parts of
 several runs or processes over the same identity can lie in one folder.
 """
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import LratError, RunFolderError, SettingError
+from lrat.evaluation.gallery import Gallery, GalleryStore, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
 
@@ -134,10 +136,15 @@ class OutcomeStore:
     folder: Path | None
     known: dict[str, Outcomes] = field(default_factory=dict)
     keep_images: bool = False
+    gallery: GalleryStore | None = None
 
     @staticmethod
     def open(
-        folder: Path | None, identity: Identity, *, keep_images: bool = False
+        folder: Path | None,
+        identity: Identity,
+        *,
+        keep_images: bool = False,
+        gallery: Gallery | None = None,
     ) -> "OutcomeStore":
         """Begin a folder, or continue one of the same identity.
 
@@ -152,7 +159,8 @@ class OutcomeStore:
         rows = read_parts(folder)
         names = [str(name) for name in np.unique(rows.attack)]
         known = {name: rows.arranged([name]) for name in names}
-        return OutcomeStore(folder=folder, known=known, keep_images=keep_images)
+        kept = None if gallery is None else GalleryStore.open(folder, gallery)
+        return OutcomeStore(folder=folder, known=known, keep_images=keep_images, gallery=kept)
 
     def stored(
         self, attack: str, index: npt.NDArray[np.int64], label: npt.NDArray[np.int64]
@@ -220,6 +228,7 @@ class OutcomeStore:
                     f"{beyond[0]} and {len(beyond) - 1} more): evaluate all of them, or choose a "
                     "new folder"
                 )
+        gather(self.folder)
         write_json(self.folder / SUMMARY, summary)
 
 

@@ -16,6 +16,7 @@ from lrat.evaluation.evaluate import begin
 from lrat.evaluation.reading import check_answers, stored_clean
 from lrat.experiments import build
 from lrat.experiments.carried import prepare_sources, seen_alike
+from lrat.experiments.exhibits import chosen_gallery
 from lrat.experiments.folder import OFF, evaluated
 from lrat.experiments.function_code import own_functions
 from lrat.experiments.launching import processors
@@ -253,6 +254,7 @@ def _planned(
         "noise": request.noise,
         "chunk": request.batch_size,
         "keep_images": request.keep_images,
+        "gallery": chosen_gallery(request.gallery, images, test, chosen, classes),
         "whole": images.index.cpu().numpy(),
     }
     return _Plan(

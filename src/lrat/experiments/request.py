@@ -25,7 +25,9 @@ class EvaluationRequest:
     ``suite``: a name or a YAML file. ``loss`` (``FILE.py:NAME``) adds adaptive attacks on it,
     ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
     ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
-    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``devices``: so many
+    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``gallery``: so many
+    images are kept for reports with what every attack made of them, 0 for none; None is a few
+    dozens, fewer of large ones, of those that are attacked anyway. ``devices``: so many
     processes on each of ``nodes`` machines (see ``processes.py``), None for this process alone.
     """
 
@@ -40,6 +42,7 @@ class EvaluationRequest:
     transfer: tuple[Path, ...] = ()
     seconds: float | None = None
     keep_images: bool = False
+    gallery: int | None = None
     noise: NoiseKind = "keyed"
     part: tuple[int, int] | None = None
     devices: int | None = None
@@ -48,6 +51,8 @@ class EvaluationRequest:
     def check(self) -> None:
         """Refuse what cannot be meant before anything is loaded."""
         check_suite(self.suite)
+        if self.gallery is not None and self.gallery < 0:
+            raise ConfigurationError(f"gallery={self.gallery}: so many images, 0 for none")
         check_devices(self.device, self.devices, self.nodes, others_expected=self.part is not None)
         if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
             raise ConfigurationError(

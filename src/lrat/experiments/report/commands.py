@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lrat.evaluation.gallery import ABOUT, GALLERY
 from lrat.evaluation.storage import EXTENT
 from lrat.experiments.catalogue import SUITES
 from lrat.experiments.config import RunConfig
@@ -76,7 +77,8 @@ def evaluate_command(
     attacked = threat_argument(str(identity.get("threat")))
     if attacked is not None and attacked != threat:
         words += ["--threat", attacked]
-    images, whole = at(folder.json(EXTENT), "images"), at(folder.json("gallery/about.json"), "of")
+    images = at(folder.json(EXTENT), "images")
+    whole = at((folder / GALLERY).json(ABOUT), "test_images")
     if images is None:
         counted = re.match(r"\d+", folder.path.name.partition(_slug(attacked))[2].lstrip("-"))
         images = None if counted is None else int(counted[0])
