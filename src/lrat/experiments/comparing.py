@@ -19,7 +19,7 @@ from lrat.files import write_json
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
-_SPLIT_BY_SEED = "digits"
+SPLIT_BY_SEED = "digits"
 """The data set whose test images depend on the training seed."""
 
 
@@ -96,7 +96,7 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
     key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
-    source = _SPLIT_BY_SEED if config.data.name == _SPLIT_BY_SEED else None
+    source = SPLIT_BY_SEED if config.data.name == SPLIT_BY_SEED else None
     return _Evaluated(
         run=Run(name=str(place), result=result, seed=config.seed, source=source),
         key=key,
@@ -146,7 +146,7 @@ def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None
     """Say why two runs on digits have other images, where the digests alone would say that."""
     homes = [_run_folder(folder) for folder in folders]
     configs = [None if home is None else read_config(home) for home in homes]
-    if any(config is None or config.data.name != _SPLIT_BY_SEED for config in configs):
+    if any(config is None or config.data.name != SPLIT_BY_SEED for config in configs):
         return
     data = [evaluated(folder, "data") for folder in folders]
     seeds = [config.seed for config in configs if config is not None]

@@ -14,6 +14,7 @@ from lrat.experiments.found import is_of
 from lrat.experiments.report.groups import make_groups
 from lrat.experiments.report.places import Place, find_runs
 from lrat.experiments.report.runs import collect_run
+from lrat.experiments.report.seeds import over_seeds
 from lrat.experiments.report.words import summary
 from lrat.reporting.report.records import ReportRecord
 
@@ -36,13 +37,16 @@ def collect_report(
     found, problems = find_runs(places)
     collected = [collect_run(place) for place in _of_suite(found, suite)]
     runs = [each.record for each in collected]
-    groups = make_groups({each.record.name: each.evaluations for each in collected})
+    groups = make_groups(
+        {each.record.name: each.evaluations for each in collected},
+        {run.name: run.training_seed for run in runs},
+    )
     return ReportRecord(
         title=title or DEFAULT_TITLE,
         command=command or shlex.join(["lrat", "report", *map(str, places)]),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         version=lrat.__version__,
-        summary=summary(runs, groups, ()),
+        summary=summary(runs, groups, over_seeds(collected)),
         groups=[group.record for group in groups],
         runs=runs,
         problems=problems,

@@ -70,7 +70,7 @@ def written_share(share: Share) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``; of many the first ones and how many more."""
-    shown = list(names[:_MOST_NAMED])
+    shown = list(names) if len(names) <= _MOST_NAMED else list(names[: _MOST_NAMED - 2])
     more = len(names) - len(shown)
     if more:
         return f"{', '.join(shown)} and {more} more"

@@ -10,6 +10,7 @@ from lrat.errors import LratError
 from lrat.evaluation.comparison.pairs import Contrast, contrasts_of
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.statistics import ALPHA, holm
+from lrat.experiments.comparing import SPLIT_BY_SEED
 from lrat.experiments.report.evaluations import Evaluated
 from lrat.experiments.report.group_words import GroupFindings, group_sentences
 from lrat.reporting.report.records import GroupRecord, PairRecord
@@ -31,9 +32,11 @@ class Grouped:
     findings: GroupFindings
 
 
-def make_groups(runs: Mapping[str, Sequence[Evaluated]]) -> list[Grouped]:
+def make_groups(
+    runs: Mapping[str, Sequence[Evaluated]], seeds: Mapping[str, int | None]
+) -> list[Grouped]:
     """The groups of ``runs`` (evaluations by the run's name), those of most runs first, of equal
-    ones those that are compared first in more runs."""
+    ones those that are compared first in more runs. ``seeds``: of their training."""
     members: dict[str, dict[str, Evaluated]] = {}
     leading: dict[str, int] = {}
     for name, evaluations in runs.items():
@@ -49,15 +52,17 @@ def make_groups(runs: Mapping[str, Sequence[Evaluated]]) -> list[Grouped]:
             key,
         ),
     )
-    return [_group(key, members[key]) for key in order]
+    return [_group(key, members[key], seeds) for key in order]
 
 
-def _group(key: str, members: Mapping[str, Evaluated]) -> Grouped:
+def _group(key: str, members: Mapping[str, Evaluated], seeds: Mapping[str, int | None]) -> Grouped:
     names = sorted(members, key=lambda name: (-members[name].record.worst_case.value, name))
     first = members[names[0]].record
     tested = [name for name in names if members[name].verdicts is not None]
     pairs = _pairs({name: members[name] for name in tested})
-    title = f"{first.data}, {first.images} images, {first.threat}, suite {first.suite}"
+    trained = {seeds.get(name) for name in names}
+    which = f" of seed {trained.pop()}" if first.data == SPLIT_BY_SEED and len(trained) == 1 else ""
+    title = f"{first.data}{which}, {first.images} images, {first.threat}, suite {first.suite}"
     findings = GroupFindings(
         title=title,
         shares={name: members[name].record.worst_case for name in names},

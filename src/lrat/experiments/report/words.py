@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from lrat.experiments.comparing import SPLIT_BY_SEED
 from lrat.experiments.report.group_words import listed
 from lrat.experiments.report.groups import Grouped
-from lrat.reporting.report.records import MaskingRecord, RunRecord
+from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
 
 
 def summary(
@@ -12,10 +13,9 @@ def summary(
 ) -> list[str]:
     """Best by worst case and who cannot be told apart, masking, overfitting, what is not
     comparable and why, what was not evaluated."""
-    sentences = []
+    sentences = list(over_seeds)
     if groups:
-        sentences += _of_group(groups[0], alone=len(groups) == 1)
-    sentences += over_seeds
+        sentences += _of_group(groups[0], alone=len(groups) == 1 and not over_seeds)
     sentences += _masking(runs)
     sentences += _overfitting(runs)
     sentences += _not_comparable(runs, groups)
@@ -64,8 +64,9 @@ def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
         if found is None or not found.marked:
             continue
         sentences.append(
-            f"{run.name} overfits: accuracy under {found.on} fell from {100 * found.best:.1f} % "
-            f"(epoch {found.best_epoch}) to {100 * found.last:.1f} % (the last epoch){_kept(run)}."
+            f"{run.name} lost robust accuracy while it trained on: under {found.on} it fell from "
+            f"{100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % (the "
+            f"last epoch){_kept(run)}."
         )
     return sentences
 
@@ -78,41 +79,38 @@ def _kept(run: RunRecord) -> str:
 
 
 def _not_comparable(runs: Sequence[RunRecord], groups: Sequence[Grouped]) -> list[str]:
-    """Of each run the evaluation that is compared first: which are in groups of their own."""
+    """Which runs are not among those of the largest group, and why."""
     first = {run.name: run.evaluations[0] for run in runs if run.evaluations}
     if not groups or len(first) < 2:
         return []
-    leading = {group.record.key: group for group in groups}
     main = groups[0].record
-    apart = [name for name in first if name not in main.runs]
-    if not apart:
-        return []
-    reference = first[main.runs[0]] if main.runs[0] in first else next(iter(first.values()))
-    for evaluation in (each for run in runs for each in run.evaluations):
-        if evaluation.group == main.key:
-            reference = evaluation
-            break
+    reference = next(each for run in runs for each in run.evaluations if each.group == main.key)
     reasons: dict[str, list[str]] = {}
-    for name in apart:
-        other = first[name]
-        differing = [
-            kind
-            for kind, ours, theirs in (
-                ("data", reference.data, other.data),
-                ("threat", reference.threat, other.threat),
-                ("suite", reference.suite, other.suite),
-                ("number of images", reference.images, other.images),
-            )
-            if ours != theirs
-        ]
-        reason = " and ".join(differing) or "images or settings of attacks"
-        reasons.setdefault(reason, []).append(name)
+    for name, other in first.items():
+        if name not in main.runs:
+            reasons.setdefault(_differing(reference, other), []).append(name)
     return [
-        f"{listed(names)} {'is' if len(names) == 1 else 'are'} not compared with "
-        f"{listed(main.runs)}: other {reason}."
+        f"{listed(names)} {'is' if len(names) == 1 else 'are'} not compared with the "
+        f"{'run' if len(main.runs) == 1 else 'runs'} on {main.title}: other {reason}."
         for reason, names in reasons.items()
-        if leading
     ]
+
+
+def _differing(one: EvaluationRecord, other: EvaluationRecord) -> str:
+    """In what two evaluations differ that are not of one group."""
+    kinds = {
+        "data": (one.data, other.data),
+        "threat": (one.threat, other.threat),
+        "suite": (one.suite, other.suite),
+        "number of images": (one.images, other.images),
+    }
+    found = [kind for kind, (ours, theirs) in kinds.items() if ours != theirs]
+    folds_alone = not found or (
+        found == ["number of images"] and abs(one.images - other.images) < 2
+    )
+    if one.data == SPLIT_BY_SEED and folds_alone:
+        return "test images, which follow the training seed"
+    return " and ".join(found) or "test images, or other settings of the attacks"
 
 
 def _not_evaluated(runs: Sequence[RunRecord]) -> list[str]:
