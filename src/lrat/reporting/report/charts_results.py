@@ -140,13 +140,13 @@ def _security(
 
 
 def cost_figure(table: GroupTable) -> Figure | None:
-    """Worst case against what a training image costs per epoch; None below two known runs."""
+    """Worst case against what a training image costs per epoch; None where all cost the same."""
     known = [
         (row, row.run.cost)
         for row in table.rows
         if row.run.cost is not None and row.run.cost.passes
     ]
-    if len(known) < 2:
+    if len({round(sum(cost.passes.values()), 2) for _, cost in known}) < 2:
         return None
     traces = []
     for row, cost in known:

@@ -1,5 +1,6 @@
 """Runs against attacks and against each other, arranged as the page's tables."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,11 +57,12 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupTable:
-    """What the page shows of a group. ``columns``: attacks in order, the worst case last.
-    ``stages``: attacks whose stages some row knows."""
+    """What the page shows of a group. ``title``: unlike every other's. ``columns``: attacks in
+    order, the worst case last. ``stages``: attacks whose stages some row knows."""
 
     place: int
     group: GroupRecord
+    title: str
     columns: Sequence[str]
     rows: Sequence[ResultRow]
     matrices: Sequence[Matrix] = ()
@@ -76,10 +78,33 @@ class GroupTable:
         """What the evaluations say about themselves, each once."""
         return list(dict.fromkeys(note for row in self.rows for note in row.evaluation.notes))
 
+    @property
+    def images(self) -> list[str]:
+        """How many images were tested: one number, as the group met the same ones."""
+        return [f"{n:,}" for n in sorted({row.evaluation.images for row in self.rows})]
+
+    @property
+    def threats(self) -> list[str]:
+        """The threats of the evaluations: one, as far as they may be compared."""
+        return list(dict.fromkeys(row.evaluation.threat for row in self.rows))
+
+    def stages_of(self, attack: str) -> list[str]:
+        """The stages of a cascade that some row knows, in order."""
+        made = [each for row in self.rows for each in row.evaluation.attacks]
+        return list(
+            dict.fromkeys(name for each in made if each.name == attack for name in each.stages)
+        )
+
 
 def group_tables(report: ReportRecord) -> list[GroupTable]:
     """A table for every group that holds an evaluated run of the report."""
-    tables = [_table(place, group, report) for place, group in enumerate(report.groups)]
+    tables = []
+    titles: Counter[str] = Counter()
+    for place, group in enumerate(report.groups):
+        titles[group.title] += 1
+        again = titles[group.title]
+        title = group.title if again == 1 else f"{group.title} ({again})"
+        tables.append(_table(place, group, title, report))
     return [table for table in tables if table.rows]
 
 
@@ -89,7 +114,7 @@ def without_group(report: ReportRecord) -> list[tuple[int, RunRecord]]:
     return [(place, run) for place, run in enumerate(report.runs) if place not in shown]
 
 
-def _table(place: int, group: GroupRecord, report: ReportRecord) -> GroupTable:
+def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> GroupTable:
     places = {run.name: k for k, run in enumerate(report.runs)}
     found: list[tuple[int, RunRecord, EvaluationRecord]] = []
     for name in group.runs:
@@ -120,6 +145,7 @@ def _table(place: int, group: GroupRecord, report: ReportRecord) -> GroupTable:
     return GroupTable(
         place=place,
         group=group,
+        title=title,
         columns=[*attacks, WORST],
         rows=rows,
         matrices=[_matrix(attack, compared, group.pairs) for attack in ordered],

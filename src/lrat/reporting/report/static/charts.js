@@ -167,14 +167,8 @@ const lratCharts = (() => {
   document.addEventListener("DOMContentLoaded", start);
 
   return {
-    // All charts at the width of a sheet of paper, drawn or not.
-    print: (width) => {
-      if (!window.Plotly) return;
-      for (const place of places) {
-        const half = place.closest(".pair-grid") && width > 600;
-        if (place.closest("[hidden]") === null) draw(place, half ? Math.floor(width / 2) - 24 : width);
-      }
-    },
-    refresh: () => places.filter((place) => place.dataset.drawn).forEach(refresh),
+    // All charts that have a place, seen or not: for a sheet of paper.
+    drawAll: () => window.Plotly && places.forEach(refresh),
+    refresh: refreshSeen,
   };
 })();

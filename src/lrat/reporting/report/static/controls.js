@@ -2,7 +2,6 @@
 (() => {
   "use strict";
   const said = document.getElementById("said");
-  const PAPER = 680;
 
   for (const select of document.querySelectorAll("select[data-switch]")) {
     const options = document.querySelectorAll(`#${select.dataset.switch} > [data-option]`);
@@ -52,6 +51,14 @@
   window.addEventListener("hashchange", reveal);
   reveal();
 
+  // A table that is wider than the paper is made smaller: paper cannot be scrolled.
+  const fit = () => {
+    for (const table of document.querySelectorAll(".scroll > table")) {
+      const room = table.parentElement.clientWidth;
+      if (room && table.offsetWidth > room) table.style.zoom = String(room / table.offsetWidth);
+    }
+  };
+
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open]):not(.numbers)")];
@@ -59,13 +66,15 @@
       details.open = true;
     });
     lratTheme.print(true);
-    lratCharts.print(PAPER);
+    lratCharts.drawAll();
+    fit();
   });
   window.addEventListener("afterprint", () => {
     opened.forEach((details) => {
       details.open = false;
     });
     lratTheme.print(false);
+    for (const table of document.querySelectorAll(".scroll > table")) table.style.zoom = "";
     lratCharts.refresh();
   });
   document.getElementById("print").addEventListener("click", () => window.print());

@@ -5,7 +5,6 @@ const lratTheme = (() => {
   const key = "lrat-report-theme";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const listeners = [];
-  let printing = false;
 
   root.classList.remove("no-script");
   // Browsers may deny storage to files: the choice then lasts as long as the page.
@@ -56,10 +55,7 @@ const lratTheme = (() => {
   return {
     colour,
     onChange: (listener) => listeners.push(listener),
-    // Paper is white, whatever the screen is.
-    print: (on) => {
-      printing = on;
-      root.classList.toggle("printing", printing);
-    },
+    // Paper is white and narrow, whatever the screen is.
+    print: (on) => root.classList.toggle("printing", on),
   };
 })();
