@@ -1,7 +1,7 @@
 """What a method's weights did: per recorded epoch, term and class."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,11 @@ def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
 
 
 def weight_statistics(
-    epochs: Iterable[RecordedEpoch], *, floor: float
+    epochs: Iterable[RecordedEpoch],
+    *,
+    floor: float,
+    kinds: Collection[str] = ("raw", "normalised"),
+    by_class: bool = True,
 ) -> dict[str, npt.NDArray[Any]]:
     """A row per epoch, term, kind of weight and class: what ``weights.parquet`` holds.
 
@@ -82,7 +86,7 @@ def weight_statistics(
     ``instance_share_deviation``: w_ij / sum_j w_ij, a term's part in an image's weight;
     ``floor_share``: images whose raw weights add up to less than ``floor`` (C of Eq. 7), where the
     floor acts, in rows of either kind; ``bin_00`` ...: counts between ``EDGES``. Terms without
-    weights have no rows.
+    weights have no rows. ``kinds``: only these; ``by_class`` False: rows over all classes alone.
     """
     rows: list[dict[str, npt.NDArray[Any]]] = []
     for each in epochs:
@@ -90,10 +94,13 @@ def weight_statistics(
         images, place = np.unique(each.index[told], return_inverse=True)
         if not len(images):
             continue
-        label = np.empty(len(images), dtype=np.int64)
-        label[place] = each.label[told]
+        label = np.zeros(len(images), dtype=np.int64)
+        if by_class:
+            label[place] = each.label[told]
         acts = np.bincount(place, weights=each.raw[told], minlength=len(images)) < floor
         for kind, weights in (("raw", each.raw[told]), ("normalised", each.normalised[told])):
+            if kind not in kinds:
+                continue
             total = np.bincount(place, weights=weights, minlength=len(images))
             about = {"epoch": each.epoch, "kind": kind}
             for term in [*dict.fromkeys(each.term[told]), SUM]:
@@ -102,6 +109,8 @@ def weight_statistics(
                 values = (total if term == SUM else weights[held]).astype(np.float64)
                 share = np.divide(values, total[at], out=np.zeros(len(at)), where=total[at] > 0)
                 table = _by_class(values, label[at], share, acts[at])
+                if not by_class:
+                    table = {name: column[:1] for name, column in table.items()}
                 rows.append(_labelled(table, {**about, "term": str(term)}))
     if not rows:
         return {}
@@ -117,7 +126,10 @@ def _labelled(
 
 
 def _by_class(
-    values: Floats, label: npt.NDArray[np.int64], share: Floats, acts: npt.NDArray[np.bool_]
+    values: Floats,
+    label: npt.NDArray[np.int64],
+    share: Floats,
+    acts: npt.NDArray[np.bool_],
 ) -> dict[str, npt.NDArray[Any]]:
     """Statistics over all images, then over each class: sums by class, so that a thousand classes
     cost as much as ten."""

@@ -80,7 +80,8 @@ def weights(home: Folder) -> list[TermWeights]:
     """Raw weights by term over the recorded epochs; the sum of all terms last, where there are
     several."""
     try:
-        table = weight_statistics(read_recorded(home.path / RECORDED), floor=0.0)
+        recorded = read_recorded(home.path / RECORDED)
+        table = weight_statistics(recorded, floor=0.0, kinds=("raw",), by_class=False)
     except LratError as error:
         home.tell(f"No weights: {str(error).rstrip('.')}.")
         return []
