@@ -251,3 +251,10 @@ def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> Non
     assert "## Alpha cancels" in text
     assert "| reference |" in text
     assert not (out / "runs").exists()
+    again = lrat(
+        *("reproduce", "sensitivity", *TINY, "--rows", "weak", "--suite", "quick"),
+        *("--seeds", "1", "--workers", "1", "--out", out),
+    )
+    assert again.status == 0, again.err
+    kept = json.loads((out / "sensitivity.json").read_text())["studies"]
+    assert kept == [alpha, weak], "what another call made is not lost"

@@ -111,6 +111,16 @@ def test_the_papers_epoch_60_is_reported_where_the_preset_is_the_papers() -> Non
     assert DIGITS.checkpoint(DIGITS.config("sat", 0)) == "selected"
 
 
+def test_early_stopping_follows_the_schedule() -> None:
+    early = Choice.of("digits", ["training.epochs=10", "training.drops={0.3: 0.1}"])
+    assert drop_epoch(early.config("sat", 0)) == 3
+    none = Choice.of("digits", ["training.epochs=10", "training.schedule.name=cosine"])
+    assert drop_epoch(none.config("sat", 0)) == 6
+    assert [
+        drop_epoch(Choice.of("digits", [f"training.epochs={n}"]).config("sat", 0)) for n in (1, 2)
+    ] == [1, 2]
+
+
 def test_both_step_sizes_of_the_paper_and_its_code() -> None:
     choice = Choice.of("cifar10")
     assert choice.config("sat", 0).attack.step_size is None

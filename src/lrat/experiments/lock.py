@@ -63,10 +63,12 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def alone(place: Path) -> Iterator[None]:
     """Do something while no other process does it too; ``place`` is a folder for the lock alone,
     gone afterwards, also where a killed process had left it."""
-    with locked(place, wait=True):
-        yield
-    with suppress(OSError):  # another process has it now
-        place.rmdir()
+    try:
+        with locked(place, wait=True):
+            yield
+    finally:
+        with suppress(OSError):  # another process has it now
+            place.rmdir()
 
 
 def _taken(folder: Path) -> int:

@@ -16,8 +16,8 @@ from lrat.experiments import catalogue
 from lrat.experiments.config import RunConfig, load_config, parse_assignments
 
 _DROP = 0.6
-"""The fraction of the schedule at which the learning rate falls first: the paper's epoch 60."""
-_LONG_STEP = 0.007
+"""The paper's epoch 60 as a fraction of the schedule, for schedules that have no first drop."""
+LONG_STEP = 0.007
 """The step size of the same group's published code, at epsilon 0.031."""
 LONG_STEPS = "sat-0.007"
 _MONITORED = ("pgd-20", "cw-20")
@@ -54,7 +54,7 @@ class Preset:
     """Whether the seed chooses the test images too, as the folds of digits."""
 
 
-_LONG = {LONG_STEPS: {"method": {"name": "sat"}, "attack": {"step_size": _LONG_STEP}}}
+_LONG = {LONG_STEPS: {"method": {"name": "sat"}, "attack": {"step_size": LONG_STEP}}}
 
 PRESETS: Mapping[str, Preset] = {
     "digits": Preset(
@@ -229,5 +229,7 @@ def drop_epoch(config: RunConfig) -> int:
     run that ends before."""
     training = config.training
     length = training.schedule_epochs or training.epochs
-    # 0.6 * 5 is 3.0000000000000004 in other orders of multiplication.
-    return max(1, min(math.ceil(_DROP * length - 1e-9), training.epochs))
+    drops = training.drops if training.schedule.name == "piecewise" else {}
+    # 0.6 * 5 is 3.0000000000000004 in other orders of multiplication. No drop is before epoch 2.
+    first = max(2, math.ceil(min(drops, default=_DROP) * length - 1e-9))
+    return min(first, training.epochs)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ _SEEDS: Mapping[str, int] = {"digits": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """The studies that are asked for, with the settings that all their rows share."""
+    """The ``studies`` that are asked for, ``every`` other one too, with the settings that all their
+    rows share."""
 
     request: Request
     choice: Choice
+    every: tuple[Study, ...]
     studies: tuple[Study, ...]
     seeds: tuple[int, ...]
     attacks: Attacks
@@ -55,6 +58,7 @@ class _Plan:
         return _Plan(
             request=request,
             choice=request.choice,
+            every=tuple(found),
             studies=tuple(each for each in found if asked is None or each.name in asked),
             seeds=seeds,
             attacks=Attacks(
@@ -98,7 +102,8 @@ class _Plan:
 def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     """Make the studies asked for (``request.rows``, None: all), ``OUT/sensitivity.md``, ``.json``.
 
-    Whatever is finished below ``OUT/sensitivity`` is read back. Raises ``LratError``.
+    Whatever is finished below ``OUT/sensitivity`` is read back, and studies that an earlier call
+    made are shown too. Raises ``LratError``.
     """
     started = time.perf_counter()
     plan = _Plan.of(request)
@@ -115,7 +120,7 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
         for made in make_tasks(request, rounds, workers, watcher)
         if made.failure is not None
     }
-    tables = [_table(study, plan, failed) for study in plan.studies]
+    tables = _tables(plan, failed)
     if not any(table.rows for table in tables):
         raise LratError(f"no run of the sensitivity can be shown: {'; '.join(failed.values())}")
     json_path, path = request.out / "sensitivity.json", request.out / "sensitivity.md"
@@ -160,6 +165,18 @@ def _about(plan: _Plan, task: RunTask) -> str:
         f"{seeds}, "
         f"{config.threat}, suite {plan.attacks.suite} on {images} of each seed"
     )
+
+
+def _tables(plan: _Plan, failed: Mapping[str, str]) -> list[StudyTable]:
+    """Of the studies asked for, and of others that are whole."""
+    tables = []
+    for study in plan.every:
+        if study in plan.studies:
+            tables.append(_table(study, plan, failed))
+            continue
+        with suppress(LratError):  # it lacks a run
+            tables.append(_table(study, plan, {}))
+    return tables
 
 
 def _table(study: Study, plan: _Plan, failed: Mapping[str, str]) -> StudyTable:
