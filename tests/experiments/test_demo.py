@@ -27,7 +27,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
 
 def test_it_trains_and_attacks_all_rows_of_table_1(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
-    assert {path.name for path in out.iterdir()} == {*TABLE_1, "table.md"}
+    assert {path.name for path in out.iterdir()} == {*TABLE_1, "table.md", "report.html"}
     for name in TABLE_1:
         assert (out / name / "model.safetensors").is_file()
         (evaluation,) = (out / name / "evaluations").iterdir()
@@ -51,7 +51,9 @@ def test_the_table_is_on_the_terminal_and_in_the_folder(shown: tuple[Path, Answe
     assert "| sat | 83.17 | 51.14 | 49.95 | 46.12 |" in text
     assert text.count("What this shows: one seed and 360 test images") == 1
     assert "exact McNemar test" in " ".join(answer.out.split())
-    assert answer.out.splitlines()[-1].endswith(f"this table is in {out / 'table.md'}")
+    table, page = answer.out.splitlines()[-2:]
+    assert table.endswith(f"this table is in {out / 'table.md'}")
+    assert page == f"everything about the runs: {out / 'report.html'}"
     assert answer.err == ""
 
 
@@ -81,7 +83,9 @@ def test_the_same_command_reuses_what_is_there(shown: tuple[Path, Answer]) -> No
     before = contents(out)
     again = process(*COMMAND, "--workers", "1", "--out", out)
     assert again.status == 0, again.err
-    assert contents(out) == before, "metrics with their times, outcomes, weights and table"
+    pages = [found.pop("report.html") for found in (before, now := contents(out))]
+    assert now == before, "metrics with their times, outcomes, weights and table"
+    assert pages[0] != pages[1], "the page says when it was made"
 
 
 def test_the_runs_can_be_compared(shown: tuple[Path, Answer]) -> None:

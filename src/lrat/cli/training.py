@@ -132,3 +132,4 @@ def demo(
         report = run_demo(out, plan, workers=count, watcher=watcher)
     show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
     print(f"{report.seconds:.0f} s; this table is in {report.path}")
+    print(f"everything about the runs: {report.page}")

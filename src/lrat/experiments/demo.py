@@ -1,5 +1,6 @@
 """The demonstration: Table 1's rows on bundled digits, and what they show."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from lrat.evaluation import Comparison, EvaluationResult, compare
 from lrat.experiments.demo_rows import FORWARDS, Plan, make_rows
 from lrat.experiments.paper import TABLE_1
+from lrat.experiments.report import write_run_report
 from lrat.experiments.reproduce.grid import Watcher
 from lrat.files import write_text
 from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
@@ -22,7 +24,8 @@ _LEGEND = (
 
 @dataclass(frozen=True, kw_only=True)
 class DemoReport:
-    """Our table, the paper's, and what may be concluded; ``path`` holds them in Markdown."""
+    """Our table, the paper's, and what may be concluded; ``path`` holds them in Markdown, and
+    ``page`` everything about the runs (``experiments.report``)."""
 
     title: str
     table: Sequence[Sequence[str]]
@@ -30,6 +33,7 @@ class DemoReport:
     made: str
     conclusion: str
     path: Path
+    page: Path
     seconds: float
 
     def markdown(self) -> str:
@@ -49,7 +53,8 @@ class DemoReport:
 
 
 def run_demo(out: Path, plan: Plan, *, workers: int, watcher: Watcher) -> DemoReport:
-    """Train and attack all rows of Table 1 into ``out``, and write ``table.md`` there.
+    """Train and attack all rows of Table 1 into ``out``, and write ``table.md`` and ``report.html``
+    there.
 
     Rows that an earlier call finished are read back; an interrupted one is continued.
     """
@@ -80,9 +85,16 @@ def run_demo(out: Path, plan: Plan, *, workers: int, watcher: Watcher) -> DemoRe
         made=str(plan),
         conclusion=conclusion(comparisons, images=len(first.index)),
         path=out / "table.md",
+        page=out / "report.html",
         seconds=time.perf_counter() - started,
     )
     write_text(report.path, report.markdown())
+    write_run_report(
+        [rows[name].folder for name in TABLE_1],
+        report.page,
+        title="The methods of the paper's Table 1 on digits",
+        command=shlex.join(["lrat", "report", str(out), "--out", str(report.page)]),
+    )
     return report
 
 
