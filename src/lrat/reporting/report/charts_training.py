@@ -11,7 +11,6 @@ from lrat.reporting.report.figures import (
     line,
     note,
     rounded,
-    text,
     vertical,
 )
 from lrat.reporting.report.records import EpochRecord, ReportRecord, RunRecord, TermWeights
@@ -109,10 +108,10 @@ def _epoch_axis(first: float, last: float) -> dict[str, object]:
     return axis("epoch", range=[first - room, last + room], tickformat="d", **few)
 
 
-def effective_size(weights: Sequence[TermWeights]) -> Figure:
+def effective_size(run: RunRecord) -> Figure:
     """Effective sample size, mean weight and the share below .2 of every term over epochs."""
     traces = []
-    for place, term in enumerate(weights):
+    for place, term in enumerate(run.weights):
         few = len(term.epochs) <= _MANY
         size, below = in_percent(term.effective), in_percent(term.below)
         hover = "%{y:.1f} %"
@@ -136,9 +135,9 @@ def effective_size(weights: Sequence[TermWeights]) -> Figure:
         )
         low["line"] = {**low["line"], "dash": "dot"}
         traces.append(low)
-    epochs = [epoch for term in weights for epoch in term.epochs]
+    epochs = [epoch for term in run.weights for epoch in term.epochs]
     return Figure(
-        label="Effective sample size and share of small weights over epochs",
+        label=f"Effective sample size and share of small weights over epochs, {run.name}",
         data=traces,
         layout={
             "xaxis": _epoch_axis(min(epochs), max(epochs)),
@@ -149,7 +148,7 @@ def effective_size(weights: Sequence[TermWeights]) -> Figure:
     )
 
 
-def weight_histogram(term: TermWeights) -> Figure:
+def weight_histogram(run: RunRecord, term: TermWeights) -> Figure:
     """Histograms of raw weights, of at most five recorded epochs from the first to the last."""
     shown = spaced(len(term.epochs), _HISTOGRAMS)
     used = _used_bins(term)
@@ -178,7 +177,7 @@ def weight_histogram(term: TermWeights) -> Figure:
             }
         )
     return Figure(
-        label=f"Histograms of the raw weights of {text(term.term)}",
+        label=f"Histograms of the raw weights of {term.term}, {run.name}",
         data=traces,
         layout={
             "xaxis": axis("raw weight", rangemode="tozero"),

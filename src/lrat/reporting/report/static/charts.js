@@ -156,7 +156,8 @@ const lratCharts = (() => {
     box.className = "scroll tall";
     box.tabIndex = 0;
     box.setAttribute("role", "region");
-    box.setAttribute("aria-label", "The numbers of the chart above");
+    const about = document.querySelector(`.plot[data-chart="${details.dataset.numbers}"]`);
+    box.setAttribute("aria-label", `Numbers: ${about.getAttribute("aria-label")}`);
     box.append(table);
     details.append(box);
   };

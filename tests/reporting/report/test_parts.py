@@ -1,0 +1,216 @@
+"""Numbers in words, pictures, the gallery's budget, tables and settings of the report."""
+
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrat.reporting.report import words
+from lrat.reporting.report.charts_results import cost_figure, security_curves
+from lrat.reporting.report.charts_training import learning_curve, spaced, weight_histogram
+from lrat.reporting.report.configuration import differing_settings
+from lrat.reporting.report.gallery import gallery_data, spread_out
+from lrat.reporting.report.pictures import png, scaling
+from lrat.reporting.report.results import group_tables, without_group
+from reporting.report import made
+
+
+def decoded(address: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
+
+
+@pytest.mark.parametrize(
+    ("p", "written"),
+    [(0.031, ".031"), (0.00002, "< .0001"), (0.00042, ".0004"), (1.0, "1"), (None, "–")],
+)
+def test_p_values(p: float | None, written: str) -> None:
+    assert words.p_value(p) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.083, "+8.3"), (-0.149, "−14.9"), (-0.0001, "0.0"), (None, "–")]
+)
+def test_points_have_a_sign(value: float | None, written: str) -> None:
+    assert words.points(value) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(1437, "1,437"), (15.44, "15.4"), (0.0312, "0.0312"), (554.83, "554.8"), (-0.004, "−0.004")],
+)
+def test_numbers(value: float, written: str) -> None:
+    assert words.number(value) == written
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(4.52, "4.5 s"), (42, "42 s"), (125.5, "2 min 06 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, written: str) -> None:
+    assert words.duration(seconds) == written
+
+
+def test_pictures_are_what_they_show() -> None:
+    grey = np.linspace(0, 1, 6, dtype=np.float32).reshape(2, 3, 1)
+    assert decoded(png(grey)).tolist() == [[0, 51, 102], [153, 204, 255]]
+    colour = np.zeros((2, 2, 3), dtype=np.float32)
+    colour[0, 0, 2] = 1.0
+    assert decoded(png(colour)).shape == (2, 2, 3)
+    assert decoded(png(colour))[0, 0].tolist() == [0, 0, 255]
+    four = np.zeros((2, 2, 4), dtype=np.float32)
+    four[..., 0] = 1.0
+    assert decoded(png(four)).tolist() == [[64, 64], [64, 64]]
+
+
+def test_large_pictures_are_thinned_and_broken_ones_drawn() -> None:
+    assert decoded(png(np.zeros((300, 200, 1), dtype=np.float32))).shape == (100, 67)
+    assert decoded(png(np.full((1, 1, 1), np.nan, dtype=np.float32))).tolist() == [[128]]
+
+
+def test_the_surface_of_a_box_is_black_and_white() -> None:
+    scale = scaling("linf", 0.1, largest=0.02)
+    image = np.full((1, 3, 1), 0.5, dtype=np.float32)
+    moved = image + np.asarray([[[-0.1], [0.0], [0.1]]], dtype=np.float32)
+    assert np.allclose(scale.of(moved, image).ravel(), [0.0, 0.5, 1.0], atol=1e-6)
+    assert "× 5," in scale.words
+
+
+def test_elsewhere_the_largest_change_is_black_or_white() -> None:
+    scale = scaling("l2", 0.5, largest=0.25)
+    assert scale.factor == pytest.approx(2.0)
+    assert "0.25" in scale.words
+    assert scaling(None, None, largest=0.0).factor == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 40])
+def test_the_gallery_is_thinned_evenly(count: int) -> None:
+    order = spread_out(count)
+    assert sorted(order) == list(range(count))
+    if count == 40:
+        gaps = np.diff(sorted(order[:10]))
+        assert gaps.max() <= 9
+
+
+def test_a_gallery_keeps_to_its_budget_and_says_what_it_left_out() -> None:
+    runs = [made.run(k, images=40, size=32, channels=3) for k in range(2)]
+    whole = gallery_data(runs)
+    assert [len(each["images"]) for each in whole["runs"]] == [40, 40]
+    assert whole["runs"][0]["notes"] == []
+    small = gallery_data(runs, budget=200_000)
+    spent = sum(map(len, small["pictures"]))
+    kept = [len(each["images"]) for each in small["runs"]]
+    assert 100_000 < spent < 200_000
+    assert 1 <= min(kept) < 40
+    assert f"{kept[0]} image" in small["runs"][0]["notes"][0]
+    indices = [image["index"] for image in small["runs"][0]["images"]]
+    assert indices == sorted(indices)
+
+
+def test_equal_pictures_are_stored_once() -> None:
+    one, two = (gallery_data([made.run(k, images=5) for k in range(n)]) for n in (1, 2))
+    assert len(two["pictures"]) == len(one["pictures"])
+
+
+def test_an_image_that_was_left_alone_has_no_perturbation() -> None:
+    data = gallery_data([made.run(0, images=8)])
+    wrong = next(each for each in data["runs"][0]["images"] if each["index"] == 6)
+    assert all("perturbation" not in each for each in wrong["attacks"].values())
+    label, shown = wrong["label"], [k for k, _ in wrong["natural"]["likeliest"]]
+    assert label in shown
+    assert len(shown) == 4
+
+
+def test_rows_follow_the_group_and_know_the_best() -> None:
+    runs = [made.run(k) for k in range(6)]
+    record = made.report(runs)
+    backwards = replace(record.groups[0], runs=[run.name for run in reversed(runs)])
+    (table,) = group_tables(replace(record, groups=[backwards]))
+    assert [row.run.name for row in table.rows] == backwards.runs
+    assert [row.standing for row in table.rows][:2] == ["best", "not told apart from the best"]
+    assert table.rows[-1].standing == ""
+    assert table.columns == ["natural", "pgd-20", "cw-20", "autoattack", "worst case"]
+    assert table.matrices[0].attack == "worst case"
+
+
+def test_matrices_are_antisymmetric() -> None:
+    (table,) = group_tables(made.report([made.run(k) for k in range(6)]))
+    cells = table.matrices[0].cells
+    upper, lower = cells[0][5], cells[5][0]
+    assert (upper.difference, upper.low, upper.high, upper.sign) == (0.05, -0.02, 0.05, 1)
+    assert (lower.difference, lower.low, lower.high, lower.sign) == (-0.05, -0.05, 0.02, -1)
+    assert cells[0][1].sign == 0
+    assert cells[2][2].diagonal
+
+
+def test_the_corrected_p_is_shown_where_there_is_one() -> None:
+    record = made.report([made.run(0), made.run(1)])
+    pairs = [replace(pair, p_adjusted=0.5) for pair in record.groups[0].pairs]
+    (table,) = group_tables(replace(record, groups=[replace(record.groups[0], pairs=pairs)]))
+    assert table.corrected
+    assert table.matrices[0].cells[0][1].p == 0.5
+
+
+def test_runs_without_a_group_are_found() -> None:
+    runs = [made.run(0), made.run(1, group="elsewhere")]
+    record = made.report(runs, [made.group(runs)])
+    assert [place for place, _ in without_group(record)] == [1]
+
+
+def test_settings_that_differ() -> None:
+    runs = [made.run(0), made.run(1)]
+    runs[1] = replace(runs[1], config="method: {name: gairat}\nthreat: linf:0.2\nnew: [1, 2]\n")
+    found = dict(differing_settings(runs))
+    assert found == {
+        "method.name": ["sat", "gairat"],
+        "seed": ["0", "–"],
+        "new": ["–", "[1, 2]"],
+    }
+    assert differing_settings([replace(runs[0], config="{")]) == []
+    assert differing_settings([replace(runs[0], config="[1]"), runs[0]])
+
+
+def test_security_curves_are_drawn_where_they_can_be_compared() -> None:
+    runs = [made.run(0), made.run(1), made.run(2, data="mnist")]
+    figures = dict(security_curves(made.report(runs)))
+    assert set(figures) == {"digits, apgd-ce, linf", "mnist, apgd-ce, linf"}
+    lines = [each for each in figures["digits, apgd-ce, linf"].data if each.get("meta") != "band"]
+    assert [each["name"] for each in lines] == ["sat-seed-0", "gairat-seed-0"]
+    assert lines[0]["y"][0] == 97.0
+
+
+def test_a_learning_curve_marks_what_was_selected_and_where_it_overfits() -> None:
+    figure = learning_curve(made.run(0, trained=6))
+    assert [each["x0"] for each in figure.layout["shapes"]] == [4, 6]
+    assert [each["name"] for each in figure.data] == [
+        "training, clean",
+        "training, under attack",
+        "held out, pgd-10",
+        "monitored, pgd-20",
+        "monitored, cw-20",
+    ]
+    assert learning_curve(made.run(1, trained=1)).layout["xaxis"]["range"] == [0.5, 1.5]
+
+
+def test_histograms_are_of_few_epochs_with_both_ends() -> None:
+    assert spaced(3, 5) == [0, 1, 2]
+    assert spaced(66, 5) == [0, 16, 32, 49, 65]
+    run = made.run(0, trained=30)
+    figure = weight_histogram(run, run.weights[0])
+    assert [each["name"] for each in figure.data][:: len(figure.data) - 1] == [
+        "epoch 1",
+        "epoch 30",
+    ]
+    for trace in figure.data:
+        assert sum(trace["y"][:-1]) == pytest.approx(100, abs=0.1)
+
+
+def test_cost_is_drawn_where_it_differs() -> None:
+    (table,) = group_tables(made.report([made.run(0), made.run(1)]))
+    figure = cost_figure(table)
+    assert figure is not None
+    assert [each["x"] for each in figure.data] == [[11.0], [21.0]]
+    (alike,) = group_tables(made.report([made.run(0), made.run(0, name="again")]))
+    assert cost_figure(alike) is None
