@@ -163,7 +163,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     """The columns that ``write_table`` wrote, or these of them; raises whatever numpy or pyarrow do
     on damage."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a damaged archive's file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in columns or archive.files}
     try:
         from pyarrow import parquet
