@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments.commands import TINY, contents, done, lrat
+from lrat.analysis import agreement, top_sets
 from lrat.errors import RunFolderError
 from lrat.experiments.analysing import Analysis, AnalysisRequest, analyse_run
-from lrat.experiments.analysing_figures import draw
+from lrat.experiments.analysing_figures import draw, noted_agreements
 from lrat.experiments.analysing_store import AnalysisStore
 from lrat.experiments.analysing_views import attack_images
 from lrat.experiments.paper_figures_analysis import StoredAnalysis
@@ -206,6 +207,26 @@ def test_counts_are_of_all_images_and_axes_name_their_part(
     found = analyse_run(again, AnalysisRequest(limit=30, points=10, part="test"))
     tops = np.stack([found.views[f"top_{view}"] for view in ("gd", "pgd", "cw")])
     assert drawn == {"counted": tops.any(0).sum(), "axis": "test images"}
+
+
+def test_agreements_with_v_gd_say_what_the_rule_for_ties_makes_of_them() -> None:
+    """All images tie in V_GD, so its set is V_PGD's, whatever it saw."""
+    n = 100
+    pgd, cw = np.random.default_rng(0).random((2, n))
+    columns = {
+        "index": np.arange(n),
+        "correct": np.ones(n, dtype=bool),
+        "v_gd": np.full(n, 10),
+        "v_pgd": pgd,
+        "v_cw": cw,
+        "margin_pgd": pgd,
+    }
+    tops = {name.removeprefix("top_"): top for name, top in top_sets(columns, 0.2).items()}
+    union, gd_cw, gd_pgd, pgd_cw = map(str, noted_agreements(tops, agreement(columns, 0.2)))
+    assert gd_pgd == "GD – PGD: 20 of 20 consistent (random ties 11 %, chance 11 %)"
+    assert gd_cw.endswith("(random ties 11 %, chance 11 %)")
+    assert pgd_cw.endswith("consistent (chance 11 %)")
+    assert union.endswith("consistent (chance 2 %)")
 
 
 def test_parts_seeds_and_more_attacks_have_folders_of_their_own(again: Path) -> None:

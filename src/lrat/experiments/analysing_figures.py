@@ -1,6 +1,7 @@
 """The figures of an analysis, drawn from what it keeps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM
 from lrat.experiments.analysing_request import Analysis
 from lrat.experiments.analysing_store import FIGURES
 from lrat.reporting.figures import (
+    Agreement,
     Drawn,
     View,
     WeightEpochs,
@@ -25,7 +27,12 @@ from lrat.reporting.figures import (
     weights_over_epochs_figure,
 )
 
-_SHOWN = ("gd", "pgd", "cw")
+SHOWN = ("gd", "pgd", "cw")
+_PAIRS = (("gd", "cw"), ("gd", "pgd"), ("pgd", "cw"))
+AGREEMENT_NOTES = (
+    "chance: the share that independent sets have; random ties: the one that these views would "
+    "have if a coin chose among the images with V_GD's value at the edge of its set"
+)
 _OPEN_BIN = 0.05
 """How wide the last, open bin of the weights is drawn."""
 
@@ -59,9 +66,12 @@ def _overlap(analysis: Analysis, folder: Path) -> Drawn:
         f"How far three views agree on the {overlap['size']} most vulnerable images, and on the "
         f"order of all {overlap['n']}. Independent sets would overlap by {chance:.3f}. With PGD's "
         f"result measured by the logit margin, as CW's is, the overlap of PGD and CW is "
-        f"{same['jaccard']:.3f}. Ties broken by {overlap['ties']}. {_about(analysis.summary)}"
+        f"{same['jaccard']:.3f}. Ties broken by {overlap['ties']}; by a coin, GD would overlap by "
+        f"{overlap['pairs']['v_gd-v_pgd']['jaccard_random_ties']:.3f} with PGD and by "
+        f"{overlap['pairs']['v_gd-v_cw']['jaccard_random_ties']:.3f} with CW. "
+        f"{_about(analysis.summary)}"
     )
-    names = [name.upper() for name in _SHOWN]
+    names = [name.upper() for name in SHOWN]
     return overlap_figure(
         names,
         matrices["jaccard"],
@@ -146,7 +156,7 @@ def _embedding(analysis: Analysis, embedding: Columns, folder: Path) -> list[Dra
     points = np.stack([embedding["x"], embedding["y"]], axis=1)
     at = np.searchsorted(analysis.views["index"], embedding["index"])
     top: dict[str, npt.NDArray[np.bool_]] = {
-        name: analysis.views[f"top_{name}"].astype(bool) for name in _SHOWN
+        name: analysis.views[f"top_{name}"].astype(bool) for name in SHOWN
     }
     how = analysis.summary["embedding"]
     tsne = (
@@ -157,9 +167,10 @@ def _embedding(analysis: Analysis, embedding: Columns, folder: Path) -> list[Dra
     consistent = (
         f"{tsne}. Coloured: the {share:g} % most vulnerable of all {analysis.overlap['n']} images "
         "in each view; consistent in all views of the panel, or inconsistent, in some; counts are "
-        f"of all images. Ties broken by {analysis.overlap['ties']}. {_about(analysis.summary)}"
+        f"of all images. {_sentence(AGREEMENT_NOTES)}Ties broken by {analysis.overlap['ties']}. "
+        f"{_about(analysis.summary)}"
     )
-    shown = [each.at(at) for each in agreements(top)]
+    shown = [each.at(at) for each in noted_agreements(top, analysis.overlap)]
     names = analysis.summary["class_names"]
     return [
         agreement_page(points, shown, folder / "agreement", caption=consistent),
@@ -171,6 +182,26 @@ def _embedding(analysis: Analysis, embedding: Columns, folder: Path) -> list[Dra
             caption=f"{tsne}, by class. {_about(analysis.summary)}",
         ),
     ]
+
+
+def noted_agreements(
+    top: Mapping[str, npt.NDArray[np.bool_]], overlap: Mapping[str, Any]
+) -> list[Agreement]:
+    """Figure 3's agreements of the sets ``top`` by view, each with what chance would give, and with
+    V_GD what of it the rule for ties makes (``overlap``: of the analysis)."""
+    found = {"union": overlap["union"], **overlap["pairs"]}
+    keys = ("union", *(f"v_{first}-v_{second}" for first, second in _PAIRS))
+    return [
+        replace(each, note=_chance(found[key]))
+        for each, key in zip(agreements(top), keys, strict=True)
+    ]
+
+
+def _chance(pair: Mapping[str, Any]) -> str:
+    parts = [f"chance {100 * pair['chance']['jaccard']:.0f} %"]
+    if "jaccard_random_ties" in pair:
+        parts.insert(0, f"random ties {100 * pair['jaccard_random_ties']:.0f} %")
+    return ", ".join(parts)
 
 
 def _about(summary: Mapping[str, Any]) -> str:

@@ -28,7 +28,6 @@ from lrat.reporting.figures import (
     Drawn,
     agreement_figure,
     agreement_page,
-    agreements,
     idea_figure,
     vulnerability_figure,
     vulnerability_page,
@@ -81,7 +80,7 @@ def make_figure(
 def _maps(asked: Asked) -> list[Drawn]:
     stored = asked.stored("sat")
     points, rows = stored.embedded
-    shown = [each.at(rows) for each in agreements(stored.tops)]
+    shown = [each.at(rows) for each in stored.agreements]
     caption = agreement_caption(stored, len(points))
     drawn = [
         agreement_figure(points, each, asked.stem(part), caption=caption, letter=part)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.storage import read_whole
+from lrat.experiments.analysing_figures import AGREEMENT_NOTES, noted_agreements
 from lrat.experiments.analysing_store import (
     EMBEDDING,
     OVERLAP,
@@ -18,7 +19,7 @@ from lrat.experiments.analysing_store import (
     VULNERABILITY,
 )
 from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reporting.figures import View, agreements, tail_words
+from lrat.reporting.figures import Agreement, View, tail_words
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 VIEW_NAMES = ("gd", "pgd", "cw")
@@ -57,6 +58,11 @@ class StoredAnalysis:
     def tops(self) -> dict[str, npt.NDArray[np.bool_]]:
         """View to [n], its most vulnerable images."""
         return {name: self.views[f"top_{name}"].astype(bool) for name in VIEW_NAMES}
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        """Figure 3's, over all images."""
+        return noted_agreements(self.tops, self.overlap)
 
     @property
     def pgd(self) -> View:
@@ -130,16 +136,15 @@ def histogram_caption(stored: StoredAnalysis) -> str:
 
 def agreement_caption(stored: StoredAnalysis, shown: int) -> str:
     """What Figure 3's maps show."""
-    counts = "; ".join(str(each) for each in agreements(stored.tops))
-    chances = stored.overlap["pairs"]
-    chance = chances["v_gd-v_cw"]["chance"]["jaccard"]
+    counts = "; ".join(map(str, stored.agreements))
     told = stored.summary["embedding"]
     return sentences(
         f"{told['of']} in two dimensions by t-SNE ({told['engine']}, perplexity "
         f"{told['perplexity']:.3g}, seed {told['seed']}), {shown:,} images shown",
         "red triangles: most vulnerable in all views of the panel; blue: in some but not all of "
         "them; grey: in none",
-        f"counts over all images: {counts} (two independent sets: {100 * chance:.1f} %)",
+        f"counts over all images: {counts}",
+        AGREEMENT_NOTES,
         stored.about,
         stored.ties,
     )

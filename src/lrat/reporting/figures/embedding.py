@@ -37,6 +37,7 @@ class Agreement:
     """Of the images [n]: the ``consistent`` and ``inconsistent`` ones between views ``name``.
 
     ``both`` and ``either``: how many these are among all images, also where only some are shown.
+    ``note``: a line below them, such as what chance would give.
     """
 
     name: str
@@ -44,10 +45,12 @@ class Agreement:
     inconsistent: Mask
     both: int
     either: int
+    note: str = ""
 
     def __str__(self) -> str:
-        """``GD – CW: 912 of 3,088 consistent``."""
-        return f"{self.name}: {self.both:,} of {self.either:,} consistent"
+        """``GD – CW: 912 of 3,088 consistent (chance 11 %)``."""
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.name}: {self.both:,} of {self.either:,} consistent{note}"
 
     def at(self, rows: npt.NDArray[Any]) -> "Agreement":
         """Only these rows to be shown, the counts still those of all images."""
@@ -108,7 +111,7 @@ def agreement_page(
         columns = min(len(shown), 4)
         rows = -(-len(shown) // columns)
         side = PAGE / columns
-        figure = new_figure(PAGE, rows * (side + 0.1) + 0.25)
+        figure = new_figure(PAGE, rows * (side + 0.22) + 0.25)
         handles: list[Any] = []
         for place, each in enumerate(shown):
             axes = figure.add_subplot(rows, columns, place + 1)
@@ -169,7 +172,8 @@ def _panel(
     share = "none"
     if shown.either:
         share = f"{100 * shown.both / shown.either:.0f} % of {shown.either:,} consistent"
-    axes.set_title(f"{first}\n{share}", pad=2, fontsize=7 if size < 1 else 8)
+    lines = [first, share, *([shown.note] if shown.note else [])]
+    axes.set_title("\n".join(lines), pad=2, fontsize=7 if size < 1 else 8)
     return handles
 
 

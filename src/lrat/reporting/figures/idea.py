@@ -90,8 +90,10 @@ def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
     axes.bar_label(
         bars,
         [f"{value:.2f}" for value in (*weights, instance.global_weight)],
-        padding=1,
+        padding=1.5,
         fontsize=7,
+        # The line of the mean would strike out a weight just below it.
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
     )
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
     axes.set_ylim(0, top)

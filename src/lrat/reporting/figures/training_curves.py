@@ -142,12 +142,13 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
         right = mark.epoch > first + 0.6 * (last - first)
         axes.annotate(
             mark.words,
-            (mark.epoch, 0.02 + 0.07 * (place % _MARK_ROWS)),
+            (mark.epoch, 0.03 + 0.07 * (place % _MARK_ROWS)),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if right else 2, 0),
             textcoords="offset points",
             fontsize=7,
             horizontalalignment="right" if right else "left",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+            verticalalignment="bottom",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0},
         )
     return bool(shown)
