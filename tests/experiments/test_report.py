@@ -1,0 +1,442 @@
+"""What runs have stored, collected for a report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.commands import TINY, lrat, python
+from experiments.reported import make_evaluation, make_run
+from lrat.errors import ConfigurationError, LratError, RunFolderError, UnknownNameError
+from lrat.evaluation import compare
+from lrat.evaluation.result import EvaluationResult
+from lrat.experiments.config import load_config, read_yaml
+from lrat.experiments.report import write_run_report
+from lrat.experiments.report.collecting import collect_report
+from lrat.experiments.report.digests import weights_file_digest
+from lrat.experiments.report.training import images_behind
+from lrat.experiments.run import read_safetensors
+from lrat.experiments.subjects import weights_digest
+from lrat.reporting.report.records import ReportRecord, RunRecord
+
+
+def report(*places: Path, **settings) -> ReportRecord:
+    return collect_report(list(places), **settings)
+
+
+def only(record: ReportRecord) -> RunRecord:
+    (run,) = record.runs
+    return run
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on the same images: two that cannot be told apart, one that is worse."""
+    folder = tmp_path_factory.mktemp("three")
+    for name, method, robust in (
+        ("best", "lrat-saa+cw", 62),
+        ("close", "sat", 60),
+        ("worse", "gairat", 30),
+    ):
+        make_evaluation(make_run(folder / name, method), robust, gallery=10)
+    return folder
+
+
+def test_a_run_is_shown_with_its_numbers(three: Path) -> None:
+    record = report(three / "best")
+    run = only(record)
+    assert (run.name, run.method, run.state) == ("best", "lrat-saa+cw", "evaluated")
+    assert (run.data, run.model, run.threat) == ("digits", "small-cnn", "linf:0.2")
+    (evaluation,) = run.evaluations
+    assert [each.name for each in evaluation.attacks] == ["natural", "pgd-20", "autoattack"]
+    assert [each.share.value for each in evaluation.attacks] == [0.9, 0.67, 0.62]
+    stages = evaluation.attacks[2].stages
+    assert {name: share.value for name, share in stages.items()} == {
+        "apgd-ce": 0.64,
+        "square": 0.62,
+    }
+    assert evaluation.worst_case.value == 0.62
+    assert evaluation.worst_case.low < 0.62 < evaluation.worst_case.high
+    assert (evaluation.images, evaluation.checkpoint, evaluation.suite) == (
+        100,
+        "selected",
+        "paper",
+    )
+    assert [each.epoch for each in run.epochs] == [1, 2, 3]
+    assert run.epochs[2].monitored == {"natural": 0.9, "pgd-20": 0.6}
+    assert run.selected_epoch == 3
+    assert run.cost is not None
+    assert (run.cost.seconds, run.cost.epochs, run.cost.parameters) == (6.0, 3, 1234)
+    assert run.cost.passes == {"attack forwards": 10.0, "update forwards": 1.0}
+    assert run.config == (three / "best" / "config.yaml").read_text()
+    assert run.environment["torch"] == "2.8"
+    assert run.problems == []
+
+
+def test_groups_hold_what_may_be_compared_and_what_tests_say(three: Path) -> None:
+    record = report(three)
+    (group,) = record.groups
+    assert list(group.runs) == ["best", "close", "worse"]
+    assert group.title == "digits of seed 0, 100 images, Linf(epsilon=0.2), suite paper"
+    worst = {(p.first, p.second): p for p in group.pairs if p.attack == "worst case"}
+    assert set(worst) == {("best", "close"), ("best", "worse"), ("close", "worse")}
+    a, b = (EvaluationResult.from_folder(_evaluation(three / n)) for n in ("best", "worse"))
+    contrast = compare(a, b).contrasts["worst case"]
+    pair = worst["best", "worse"]
+    assert (pair.difference, pair.low, pair.high, pair.p) == (
+        contrast.difference.value,
+        contrast.difference.low,
+        contrast.difference.high,
+        contrast.p,
+    )
+    assert pair.p_adjusted == pytest.approx(3 * pair.p), "the smallest of three, after Holm"
+    assert pair.distinguishable
+    assert not worst["best", "close"].distinguishable
+    assert record.summary[:3] == [
+        "best has the best worst case: 62.0 % [52.2, 70.9] of 100 images.",
+        "close cannot be told apart from best on 100 images.",
+        "best is better than worse by 32.0 points (p <.0001).",
+    ]
+
+
+def _evaluation(run: Path) -> Path:
+    (folder,) = (run / "evaluations").iterdir()
+    return folder
+
+
+def test_other_images_threats_and_suites_are_groups_of_their_own(tmp_path: Path) -> None:
+    for name, settings in (
+        ("a", {}),
+        ("b", {}),
+        ("other-data", {"data": "e" * 64}),
+        ("other-threat", {"threat": "Linf(epsilon=8/255)"}),
+        ("other-suite", {"suite": "quick"}),
+        ("fewer", {"images": 50, "clean": 40}),
+    ):
+        make_evaluation(make_run(tmp_path / name), 30, **settings)
+    record = report(tmp_path)
+    assert sorted(len(group.runs) for group in record.groups) == [1, 1, 1, 1, 2]
+    assert list(record.groups[0].runs) == ["a", "b"]
+    told = "\n".join(record.summary)
+    assert "a and b have the same worst case, the best: 30.0 %" in told
+    title = record.groups[0].title
+    for name, reason in (
+        ("fewer", "number of images"),
+        ("other-data", "test images, which follow the training seed"),
+        ("other-threat", "threat"),
+        ("other-suite", "suite"),
+    ):
+        assert f"{name} is not compared with the runs on {title}: other {reason}." in told
+
+
+def test_several_seeds_are_compared_by_method(tmp_path: Path) -> None:
+    for method, robust in (("sat", (50, 53, 51)), ("gairat", (30, 34, 31))):
+        for seed, right in enumerate(robust):
+            run = make_run(tmp_path / f"{method}-{seed}", method, seed=seed)
+            make_evaluation(run, right, data=f"{seed}" * 64)
+    record = report(tmp_path)
+    assert record.summary[0].startswith(
+        "Over 3 training seeds, sat has the best mean worst case: 51.3 % [47.5, 55.1]"
+    )
+    assert record.summary[1].startswith("sat is better than gairat by 19.7 points (p ")
+    assert record.summary[1].endswith("over these seeds (paired t test, Holm's correction).")
+    assert len(record.groups) == 3, "each fold has images of its own"
+
+
+def test_the_evaluation_of_most_attacks_and_images_comes_first(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_evaluation(run, images=200, suite="quick", clean=150)
+    make_evaluation(run, images=40, clean=30, robust=20)
+    make_evaluation(run, images=60, clean=50, robust=20, gallery=4)
+    make_evaluation(run, images=60, clean=50, robust=21, seed=1)
+    record = only(report(run))
+    found = [(each.suite, each.images, each.seed) for each in record.evaluations]
+    assert found == [("paper", 60, 0), ("paper", 60, 1), ("paper", 40, 0), ("quick", 200, 0)]
+    assert len({each.group for each in record.evaluations}) == 4, "a run is in a group once"
+    quick = only(report(run, suite="quick"))
+    assert [each.suite for each in quick.evaluations] == ["quick"]
+    with pytest.raises(RunFolderError, match="no run has an evaluation of tier"):
+        report(run, suite="tier")
+    with pytest.raises(UnknownNameError, match="did you mean 'paper'"):
+        report(run, suite="papr")
+
+
+def test_the_gallery_shows_what_each_attack_made_of_an_image(three: Path) -> None:
+    found = only(report(three / "best")).gallery
+    assert found is not None
+    assert [each.index for each in found.images] == list(range(0, 100, 10))
+    assert (found.norm, found.epsilon) == ("Linf", 0.2)
+    assert found.about.startswith("10 of 100 test images of paper")
+    assert found.class_names == [str(each) for each in range(10)]
+    by_index = {each.index: each for each in found.images}
+    stands, fooled, wrong = (by_index[index] for index in (0, 70, 90))
+    assert stands.image.shape == (4, 4, 1)
+    assert list(stands.attacks) == ["pgd-20", "autoattack"]
+    attacked = stands.attacks["autoattack"]
+    assert (attacked.fooled, attacked.attacked, attacked.margin) == (False, True, 1.0)
+    assert attacked.distance == pytest.approx(0.2)
+    assert attacked.probabilities.sum() == pytest.approx(1)
+    assert (fooled.label, fooled.attacks["pgd-20"].prediction) == (0, 1)
+    assert fooled.attacks["pgd-20"].fooled
+    assert wrong.natural.fooled
+    assert not wrong.attacks["pgd-20"].attacked
+    np.testing.assert_array_equal(wrong.attacks["pgd-20"].image, wrong.image)
+
+
+def test_an_evaluation_without_images_names_the_command_that_keeps_some(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_evaluation(run)
+    record = only(report(run))
+    assert record.gallery is None
+    (problem,) = record.problems
+    command = f"lrat evaluate {run} --suite paper --limit 100 --gallery 32"
+    assert problem == f"No images were kept; `{command}` keeps some."
+
+
+def test_an_image_whose_verdict_is_not_the_outcomes_is_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    make_evaluation(run, gallery=10)
+    (part,) = _evaluation(run).glob("gallery/*.npz")
+    with np.load(part) as held:
+        columns = dict(held)
+    at = (columns["attack"] == "pgd-20") & (columns["index"] == 0)
+    columns["logits"][at] = columns["logits"][at][:, ::-1]
+    np.savez(part, **columns)
+    found = only(report(run)).gallery
+    assert found is not None
+    assert [each.index for each in found.images] == list(range(10, 100, 10))
+    assert "1 more are not complete" in found.about
+
+
+def test_overlap_of_fooled_images_is_beside_what_chance_would_give(three: Path) -> None:
+    (found,) = only(report(three / "best")).overlap
+    assert list(found.names) == ["pgd-20", "autoattack"]
+    assert found.jaccard[0][1] == pytest.approx(23 / 28), "90 are right, 67 and 62 stand"
+    assert 0 < found.chance[0][1] < found.jaccard[0][1]
+    assert "of 90 test images" in found.about
+
+
+@pytest.mark.parametrize(
+    ("monitored", "marked"),
+    [((0.3, 0.7, 0.4), True), ((0.3, 0.5, 0.48), False), ((0.3, 0.4, 0.5), False)],
+)
+def test_lost_robust_accuracy_is_marked_beyond_noise(
+    tmp_path: Path, monitored: tuple[float, ...], marked: bool
+) -> None:
+    record = report(make_run(tmp_path / "run", monitored=monitored))
+    found = only(record).overfitting
+    assert found is not None
+    assert (found.best, found.last, found.marked) == (max(monitored), monitored[-1], marked)
+    assert any("lost robust accuracy" in sentence for sentence in record.summary) == marked
+
+
+def test_the_images_behind_shares_are_their_common_denominator() -> None:
+    assert images_behind([0.25, 1 / 3]) == 12
+    assert images_behind([k / 360 for k in (71, 330)]) == 360
+    assert images_behind([0.0, 1.0]) is None
+    assert images_behind([2**-0.5]) is None
+
+
+def test_a_damaged_or_missing_part_leaves_the_rest(three: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = make_evaluation(run, gallery=5)
+    (run / "model.json").write_text("{")
+    (run / "environment.json").write_text("[1]")
+    (run / "weights").mkdir()
+    (run / "weights" / "epoch-001.parquet").write_bytes(b"PAR1")
+    (folder / "masking.json").write_text(json.dumps({"checks": [{"name": "x"}], "n": 3}))
+    next(folder.glob("outcomes/pgd-20-*")).write_bytes(b"PAR1")
+    (run / "curves" / "c").mkdir(parents=True)
+    (run / "curves" / "c" / "curve.json").write_text('{"norm": "Linf"}')
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join([lines[0], "{half", lines[1], '{"epoch": 3, "l']))
+    record = report(run, three / "close")
+    broken = record.runs[0]
+    assert [each.share.value for each in broken.evaluations[0].attacks] == [0.9, 0.55, 0.5]
+    assert [each.epoch for each in broken.epochs] == [1, 2]
+    for part in (
+        "model.json is damaged",
+        "environment.json is no JSON object",
+        "epoch-001.parquet is damaged",
+        "masking.json is no masking panel",
+        "No tests with selected-paper",
+        "curve.json is no security curve",
+        "Line 2 of",
+    ):
+        assert sum(part in problem for problem in broken.problems) == 1, (part, broken.problems)
+    assert record.groups[0].pairs == []
+    assert "run could not be tested against close." in record.summary
+
+
+def test_outcomes_that_contradict_the_summary_are_not_tested(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = make_evaluation(run)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["accuracy"]["pgd-20"]["value"] = 0.6
+    (folder / "summary.json").write_text(json.dumps(summary))
+    problems = only(report(run)).problems
+    assert any("its outcomes under pgd-20 are not those of its summary" in p for p in problems)
+
+
+def test_a_run_that_is_not_done_says_what_goes_on_with_it(tmp_path: Path) -> None:
+    trained = make_run(tmp_path / "trained")
+    half = make_run(tmp_path / "half")
+    (half / "model.safetensors").unlink()
+    (half / "model.json").unlink()
+    begun = make_run(tmp_path / "begun")
+    (make_evaluation(begun) / "summary.json").unlink()
+    record = report(tmp_path)
+    states = {run.name: (run.state, run.problems) for run in record.runs}
+    assert states["trained"][0] == "trained"
+    assert f"`lrat evaluate {trained} --suite tier`" in states["trained"][1][0]
+    assert states["half"][0] == "unfinished"
+    assert "is not trained to its end" in states["half"][1][0]
+    assert states["begun"][0] == "trained"
+    assert f"`lrat evaluate {begun} --suite paper --limit 100` goes on" in states["begun"][1][0]
+    assert record.summary == ["There is nothing to compare: no run was evaluated."]
+
+
+def test_weights_that_changed_since_they_were_evaluated_are_told(run: Path) -> None:
+    """The digest of a file is that of its tensors."""
+    digest = weights_digest(read_safetensors(run / "model.safetensors"))
+    assert weights_file_digest(run / "model.safetensors") == digest
+    make_evaluation(run, model="0" * 64)
+    make_evaluation(run, images=60, clean=50, robust=20, model=digest)
+    found = only(report(run)).evaluations
+    assert [each.images for each in found] == [60, 100], "the present weights first"
+    assert found[0].notes == []
+    assert "earlier weights" in found[1].notes[0]
+
+
+def test_a_run_of_an_earlier_version_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    config = read_yaml(run / "config.yaml")
+    del config["training"]["guards"], config["acceleration"], config["training"]["monitor"]
+    config["training"]["gone"] = 3
+    (run / "config.yaml").write_text(json.dumps(config))
+    (run / "metrics.jsonl").write_text('{"epoch": 1, "lr": 0.1, "loss": null}\n')
+    (run / "model.json").write_text("{}")
+    folder = make_evaluation(run)
+    (folder / "extent.json").unlink()
+    record = only(report(run))
+    assert record.state == "evaluated"
+    assert np.isnan(record.epochs[0].loss)
+    assert record.commands[0] == f"lrat train --config {run}/config.yaml --out {run}"
+    assert record.commands[1] == f"lrat evaluate {run} --suite paper --limit 100"
+
+
+def test_places_are_runs_evaluations_or_folders_of_runs(three: Path, tmp_path: Path) -> None:
+    names = [run.name for run in report(three).runs]
+    assert names == ["best", "close", "worse"]
+    assert [run.name for run in report(three / "best", three, three / "best").runs] == names
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs").symlink_to(three)
+    assert [run.name for run in report(tmp_path / "results").runs] == names
+    alone = report(_evaluation(three / "best"))
+    assert [run.name for run in alone.runs] == ["best"]
+    other = make_run(tmp_path / "best")
+    twice = report(three / "best", other).runs
+    assert [run.name for run in twice] == [f"{three.name}/best", f"{tmp_path.name}/best"]
+
+
+def test_somebodys_model_is_shown_by_its_evaluations(tmp_path: Path) -> None:
+    make_evaluation(tmp_path, home=tmp_path / "theirs", names=["<b>cat</b>", "dog"], gallery=3)
+    run = only(report(tmp_path / "theirs"))
+    assert (run.name, run.state, run.method) == ("theirs", "evaluated", "model of one's own")
+    assert run.threat == "Linf(epsilon=0.2)"
+    assert run.commands[0].startswith("lrat evaluate --model-file FILE.py:FUNCTION")
+    assert run.gallery is not None
+    assert run.gallery.class_names[:3] == ["<b>cat</b>", "dog", "2"]
+
+
+@pytest.mark.parametrize(("images", "classes"), [(12, 1), (2, 2), (1000, 1000)])
+def test_odd_sizes(tmp_path: Path, images: int, classes: int) -> None:
+    for name in ("one", "two"):
+        run = make_run(tmp_path / name)
+        make_evaluation(run, images // 2, images=images, clean=images, classes=classes, gallery=2)
+    record = report(tmp_path)
+    assert len(record.groups[0].pairs) == 4
+    found = record.runs[0].gallery
+    assert found is not None
+    assert len(found.images) == 2
+    assert len(found.class_names) == max(classes, 2)
+
+
+def test_what_is_no_run_is_one_line_or_one_sentence(three: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for place, cause in (
+        ("empty", "is no run folder and holds none"),
+        ("file", "is a file"),
+        ("gone", "does not exist"),
+    ):
+        with pytest.raises(LratError, match=cause):
+            report(tmp_path / place)
+        both = report(tmp_path / place, three / "best")
+        assert len(both.runs) == 1
+        assert cause in both.problems[0]
+    with pytest.raises(ConfigurationError, match="name the runs"):
+        report()
+
+
+def test_commands_make_the_run_again(tmp_path: Path) -> None:
+    import shlex
+
+    settings = {
+        "data": {"validation": 0.0, "train_limit": 100},
+        "training": {"epochs": 3, "drops": {0.5: 0.1}, "monitor": {"attacks": ("pgd-20",)}},
+        "attack": {"saa_keep": {6: 1}},
+        "seed": 4,
+        "threat": "l2:0.5",
+    }
+    run = make_run(tmp_path / "a run", "lrat-saa", **settings)
+    (command,) = only(report(run)).commands
+    words = shlex.split(command)
+    assert words[:3] == ["lrat", "train", "lrat-saa"]
+    assert words[-2:] == ["--out", str(run)]
+    options = dict(zip(words[3:-2:2], words[4:-2:2], strict=True))
+    assert options["--threat"] == "l2:0.5"
+    (run / "config.yaml").rename(tmp_path / "config.yaml")
+    answer = lrat(*words[1:], *TINY, "--profile")
+    assert answer.status in {0, 2}
+    assigned = [value for name, value in zip(words, words[1:], strict=False) if name == "--set"]
+    from lrat.experiments.config import parse_assignments
+
+    again = load_config(
+        {
+            "method": {"name": words[2]},
+            "data": {"name": options["--data"]},
+            "model": {"name": options["--model"]},
+            "threat": options["--threat"],
+            "seed": int(options["--seed"]),
+            "training": {"epochs": int(options["--epochs"])},
+        },
+        parse_assignments(assigned),
+    )
+    assert again == load_config(read_yaml(tmp_path / "config.yaml"))
+
+
+def test_the_command_writes_a_page_and_says_where(three: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    answer = lrat("report", three, "--out", out, "--title", "Ours")
+    assert answer.status == 0, answer.err
+    assert answer.out.splitlines()[0].startswith("best has the best worst case")
+    assert f"3 runs, {out.stat().st_size / 1e6:.1f} MB" in answer.out.splitlines()[-1]
+    assert answer.out.rstrip().endswith(str(out))
+    assert "<title>Ours</title>" in out.read_text()
+    assert "is a folder" in lrat("report", three, "--out", tmp_path).complaint
+    assert "name the runs" in lrat("report", "--out", out).complaint
+    (tmp_path / "file").write_text("x")
+    assert "cannot write" in lrat("report", three, "--out", tmp_path / "file" / "r.html").complaint
+    written = write_run_report([three], out)
+    assert (written.runs, written.size) == (3, out.stat().st_size)
+
+
+def test_a_report_loads_no_torch(three: Path, tmp_path: Path) -> None:
+    loaded = python(
+        "import sys; from lrat.experiments.report import write_run_report; "
+        f"write_run_report([{str(three)!r}], {str(tmp_path / 'report.html')!r}); "
+        "print('torch' in sys.modules)"
+    )
+    assert loaded == "False\n"
