@@ -260,13 +260,15 @@ def test_nothing_was_fetched_and_nothing_went_wrong(opened: Shown) -> None:
     assert opened.complaints == []
 
 
-def test_an_empty_report_and_one_without_charts_complain_of_nothing(
-    browser: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "empty.html"
-    write_report(made.report([], groups=[]), path)
-    shown = Shown(browser.new_page(), path)
-    shown.page.click("#theme")
-    assert shown.complaints == []
-    assert len(shown.texts("main section")) == 11
-    shown.page.close()
+def test_pages_of_odd_reports_complain_of_nothing(browser: Any, tmp_path: Path) -> None:
+    """Nothing at all, and one evaluation without attacks on two images of one class."""
+    alone = made.run(0, attacks=("natural",), classes=1, images=2, trained=1)
+    for record in (made.report([], groups=[]), made.report([alone])):
+        path = tmp_path / f"{len(record.runs)}.html"
+        write_report(record, path)
+        shown = Shown(browser.new_page(), path)
+        shown.page.click("#theme")
+        assert len(shown.texts("main section")) == 11
+        assert len(shown.texts("#gallery-cards > li")) == 2 * len(record.runs)
+        assert shown.complaints == []
+        shown.page.close()

@@ -129,6 +129,7 @@ def _security(
             "xaxis": axis(f"epsilon ({text(norm)})", rangemode="tozero"),
             "yaxis": axis("accuracy (%)", range=[0, 101]),
             "hovermode": "x unified",
+            "margin": {"t": 40 if len(trained) > 1 else 24},
             "shapes": [vertical(epsilon) for epsilon in trained],
             "annotations": [
                 note(epsilon, f"trained at {epsilon:.3g}", row=k % 2, right=epsilon > 0.7 * reach)

@@ -91,15 +91,17 @@
   const render = () => {
     const { images, classes, attacks } = chosen();
     const place = attack.value;
+    // Of an evaluation without attacks there is the image and the model's answer.
+    const attackedOf = (image) => image.attacks[place] || (attacks.length ? undefined : {});
     const fitting = images.filter((image) => {
-      const attacked = image.attacks[place];
+      const attacked = attackedOf(image);
       if (!attacked || (kind.value !== "" && String(image.label) !== kind.value)) return false;
       return outcome.value === "" || outcomeOf(image, attacked) === outcome.value;
     });
     cards.replaceChildren(
       ...fitting
         .slice(0, shown)
-        .map((image) => build(image, image.attacks[place], classes, attacks[Number(place)])),
+        .map((image) => build(image, attackedOf(image), classes, attacks[Number(place)])),
     );
     count.textContent = `${fitting.length} of ${images.length} images`;
     more.hidden = fitting.length <= shown;
