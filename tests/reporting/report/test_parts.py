@@ -10,7 +10,12 @@ from PIL import Image
 
 from lrat.reporting.report import words
 from lrat.reporting.report.charts_results import cost_figure, security_curves
-from lrat.reporting.report.charts_training import learning_curve, spaced, weight_histogram
+from lrat.reporting.report.charts_training import (
+    in_open_bin,
+    learning_curve,
+    spaced,
+    weight_histogram,
+)
 from lrat.reporting.report.configuration import differing_settings
 from lrat.reporting.report.gallery import gallery_data, spread_out
 from lrat.reporting.report.pictures import png, scaling
@@ -205,6 +210,18 @@ def test_histograms_are_of_few_epochs_with_both_ends() -> None:
     ]
     for trace in figure.data:
         assert sum(trace["y"][:-1]) == pytest.approx(100, abs=0.1)
+
+
+def test_a_bin_without_end_is_drawn_and_named() -> None:
+    run = made.run(0, trained=2)
+    edges, counts = [0.0, 1.0, 2.0, float("inf")], [[5, 3, 2], [5, 3, 2]]
+    term = replace(run.weights[0], edges=edges, counts=counts)
+    figure = weight_histogram(run, term)
+    assert figure.data[0]["x"] == [0, 1, 2, 2.2]
+    assert figure.data[0]["y"] == [50, 30, 20, 20]
+    assert [each["text"] for each in figure.layout["annotations"]] == ["2 and more"]
+    assert in_open_bin(term) == pytest.approx(0.2)
+    assert in_open_bin(run.weights[0]) == 0
 
 
 def test_cost_is_drawn_where_it_differs() -> None:

@@ -1,5 +1,6 @@
 """Figures of training: accuracy over epochs, weights of images over epochs."""
 
+import math
 from collections.abc import Sequence
 
 from lrat.reporting.report.figures import (
@@ -20,6 +21,8 @@ CLEAN, ROBUST = "training, clean", "training, under attack"
 _MANY = 25
 _HISTOGRAMS = 5
 _EXACT = 1e-6
+_OPEN = 0.1
+"""How wide a bin without an upper end is drawn, as a share of its lower one."""
 
 
 def learning_curve(run: RunRecord) -> Figure:
@@ -117,7 +120,7 @@ def effective_size(run: RunRecord) -> Figure:
         hover = "%{y:.1f} %"
         traces.append(
             line(
-                f"{term.term}: effective sample size",
+                f"{term.term}: effective",
                 term.epochs,
                 size,
                 place,
@@ -126,7 +129,7 @@ def effective_size(run: RunRecord) -> Figure:
             )
         )
         low = line(
-            f"{term.term}: weights below .2",
+            f"{term.term}: below .2",
             term.epochs,
             below,
             place,
@@ -153,6 +156,9 @@ def weight_histogram(run: RunRecord, term: TermWeights) -> Figure:
     shown = spaced(len(term.epochs), _HISTOGRAMS)
     used = _used_bins(term)
     edges = list(term.edges[: used + 1])
+    open_at = edges[-2] if math.isinf(edges[-1]) else None
+    if open_at is not None:
+        edges[-1] = open_at * (1 + _OPEN)
     traces = []
     for place, k in enumerate(shown):
         total = sum(term.counts[k]) or 1
@@ -183,6 +189,9 @@ def weight_histogram(run: RunRecord, term: TermWeights) -> Figure:
             "xaxis": axis("raw weight", rangemode="tozero"),
             "yaxis": axis("share of images (%)", rangemode="tozero"),
             "hovermode": "x unified",
+            "annotations": []
+            if open_at is None
+            else [note(edges[-1], f"{open_at:g} and more", right=True)],
         },
         height=340,
     )
@@ -202,6 +211,14 @@ def spaced(count: int, most: int) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(k * (count - 1) / (most - 1)) for k in range(most)})
+
+
+def in_open_bin(term: TermWeights) -> float:
+    """The share of all recorded weights that lie above the last finite edge."""
+    every = sum(sum(counts) for counts in term.counts)
+    if not every or not math.isinf(term.edges[-1]):
+        return 0.0
+    return sum(counts[-1] for counts in term.counts) / every
 
 
 def _used_bins(term: TermWeights) -> int:

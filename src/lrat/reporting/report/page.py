@@ -13,6 +13,7 @@ from lrat.reporting.report.charts_training import (
     all_equal,
     compared_learning,
     effective_size,
+    in_open_bin,
     learning_curve,
     weight_histogram,
 )
@@ -70,6 +71,7 @@ def render_report(record: ReportRecord) -> str:
         compared_learning=compared_learning(record),
         all_equal=all_equal,
         effective_size=effective_size,
+        in_open_bin=in_open_bin,
         weight_histogram=weight_histogram,
         cost_figure=cost_figure,
         costs=_kinds_of_passes(record),

@@ -100,8 +100,8 @@ class Overfitting:
 @dataclass(frozen=True, kw_only=True)
 class TermWeights:
     """Raw weights of one term over the recorded epochs. ``counts[epoch, bin]`` between
-    ``edges[bin]`` and ``edges[bin + 1]``; ``effective``: Kish's effective sample size as a share
-    of the images; ``below``: the share of weights below .2."""
+    ``edges[bin]`` and ``edges[bin + 1]``, of which the last may be infinite; ``effective``: Kish's
+    effective sample size as a share of the images; ``below``: the share of weights below .2."""
 
     term: str
     epochs: Sequence[int]
