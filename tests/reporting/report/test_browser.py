@@ -160,8 +160,9 @@ def test_links_open_what_they_lead_to(opened: Shown) -> None:
 def test_the_numbers_of_a_chart_can_be_read_as_a_table(opened: Shown) -> None:
     details = opened.page.locator("#curves details.numbers").first
     details.locator("summary").click()
-    cells = details.locator("tbody tr").first.locator("td").all_inner_texts()
-    assert cells == ["sat-seed-0", "0", "97 [93, 100]"]
+    row = details.locator("tbody tr").first
+    row.wait_for()  # a browser tells of an opening a moment later
+    assert row.locator("td").all_inner_texts() == ["sat-seed-0", "0", "97 [93, 100]"]
 
 
 def test_commands_can_be_copied(opened: Shown) -> None:
