@@ -111,15 +111,27 @@ def chance_of_two(n: int, first: int, second: int) -> Chance:
 
     |A n B| is hypergeometric and the ratio a function of it, so its quantiles are exact too.
     """
-    from scipy.stats import hypergeom  # the core works without scipy
-
     shared = np.arange(max(0, first + second - n), min(first, second) + 1)
-    law = hypergeom.pmf(shared, n, first, second)
+    law = _hypergeometric(shared, n, first, second)
     union = first + second - shared
     ratios = np.divide(shared, union, out=np.zeros(len(shared)), where=union > 0)
     ends = np.searchsorted(law.cumsum(), [0.025, 0.975]).clip(max=len(shared) - 1)
     low, high = ratios[ends].tolist()
     return Chance(jaccard=float(law @ ratios), low=low, high=high, how="exact")
+
+
+def _hypergeometric(
+    shared: npt.NDArray[np.int64], n: int, first: int, second: int
+) -> npt.NDArray[np.float64]:
+    """The chances of all possible numbers ``shared`` (ascending, without gaps), each from the one
+    before: scipy's take a hundred times as long on thousands of images."""
+    before = shared[:-1].astype(np.float64)
+    ratio = (first - before) * (second - before)
+    ratio /= (before + 1) * (n - first - second + before + 1)
+    logs = np.append(0.0, np.log(ratio).cumsum())
+    powers = np.exp(logs - logs.max())
+    law: npt.NDArray[np.float64] = powers / powers.sum()
+    return law
 
 
 def _chance(n: int, sizes: Sequence[int]) -> Chance:

@@ -98,12 +98,14 @@ def weight_statistics(
         if by_class:
             label[place] = each.label[told]
         acts = np.bincount(place, weights=each.raw[told], minlength=len(images)) < floor
+        names, first = np.unique(each.term[told], return_index=True)
+        terms = names[first.argsort()]  # in their own order
         for kind, weights in (("raw", each.raw[told]), ("normalised", each.normalised[told])):
             if kind not in kinds:
                 continue
             total = np.bincount(place, weights=weights, minlength=len(images))
             about = {"epoch": each.epoch, "kind": kind}
-            for term in [*dict.fromkeys(each.term[told]), SUM]:
+            for term in [*terms, SUM]:
                 held = np.full(len(place), True) if term == SUM else each.term[told] == term
                 at = np.arange(len(images)) if term == SUM else place[held]
                 values = (total if term == SUM else weights[held]).astype(np.float64)

@@ -69,9 +69,10 @@ def mcnemar(only_a: int, only_b: int) -> float:
     _check_counts(only_a, only_b, only_a + only_b)
     if only_a + only_b == 0:
         return 1.0
-    from scipy.stats import binomtest  # the core works without scipy
+    from scipy.special import bdtr  # the core works without scipy; loads faster than scipy.stats
 
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+    # Two equal tails.
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def sign_flip(scores: npt.NDArray[np.integer]) -> float:

@@ -10,6 +10,7 @@ from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, Group, Run
 from lrat.evaluation.comparison.means import Mean
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.comparison.words import written_p
+from lrat.evaluation.statistics import ALPHA, holm
 from lrat.experiments.comparing import SPLIT_BY_SEED
 from lrat.experiments.report.group_words import listed
 from lrat.experiments.report.runs import Collected
@@ -71,15 +72,16 @@ def _compared(methods: Sequence[Sequence[Collected]]) -> list[str]:
     tested = [
         each
         for each in comparison.contrasts
-        if each.attack == WORST_CASE and each.basis not in {IMAGES, NO_TEST}
+        if each.attack == WORST_CASE and each.basis not in {IMAGES, NO_TEST} and each.p is not None
     ]
-    same = [each.group for each in tested if not each.told_apart]
+    adjusted = holm([each.p for each in tested if each.p is not None])
+    same = [each.group for each, p in zip(tested, adjusted, strict=True) if p >= ALPHA]
     if same:
         sentences.append(f"{listed(same)} cannot be told apart from {first} over these seeds.")
     worse = [
-        f"{each.group} by {-100 * each.difference:.1f} points (p {written_p(each.p_adjusted)})"
-        for each in tested
-        if each.told_apart and each.p_adjusted is not None
+        f"{each.group} by {-100 * each.difference:.1f} points (p {written_p(p)})"
+        for each, p in zip(tested, adjusted, strict=True)
+        if p < ALPHA
     ]
     if worse:
         sentences.append(f"{first} is better than {listed(worse)} over these seeds.")
@@ -113,7 +115,7 @@ def _group(name: str, runs: Sequence[Collected]) -> Group:
             made.append(
                 Run(
                     name=each.record.name,
-                    result=verdicts.result(),
+                    result=verdicts.as_one_attack(),
                     seed=each.record.training_seed,
                     source=source,
                 )

@@ -17,6 +17,8 @@ from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import parts_of, read_whole
 from lrat.files import read_table
 
+WHOLE = "whole suite"
+"""All attacks of a suite as one."""
 _COLUMNS = ("index", "label", "attack", "fooled")
 
 
@@ -37,25 +39,26 @@ class Verdicts:
         rows = {name: self.right[name].astype(np.int64) for name in self.names}
         return {**rows, WORST_CASE: np.minimum.reduce(list(rows.values()))}
 
-    def result(self) -> EvaluationResult:
-        """As a result to compare groups by. What was not read is NaN or unknown there."""
-        stages = self.identity.get("cascades", {})
-        single = [name for name in self.right if name not in stages]
-        count = len(self.index)
-        nothing = np.full(count * len(single), np.nan)
-        unknown = np.full(count * len(single), UNKNOWN)
+    def as_one_attack(self) -> EvaluationResult:
+        """Natural and the worst case, as a result of one attack to compare groups by. What was not
+        read is NaN or unknown there."""
+        count = 2 * len(self.index)
+        right = self.right[NATURAL], self.standing[WORST_CASE].astype(bool)
         columns = {
-            "index": np.tile(self.index, len(single)),
-            "label": np.tile(self.label, len(single)),
-            "attack": np.repeat(single, count),
-            "fooled": np.concatenate([~self.right[name] for name in single]),
-            **dict.fromkeys(("prediction", "step", "source"), unknown),
+            "index": np.tile(self.index, 2),
+            "label": np.tile(self.label, 2),
+            "attack": np.repeat([NATURAL, WHOLE], len(self.index)),
+            "fooled": ~np.concatenate(right),
+            **dict.fromkeys(("prediction", "step", "source"), np.full(count, UNKNOWN)),
             **dict.fromkeys(
-                ("margin_clean", "margin", "forwards", "backwards", "distance"), nothing
+                ("margin_clean", "margin", "forwards", "backwards", "distance"),
+                np.full(count, np.nan),
             ),
         }
+        settings = {WHOLE: str(self.identity["attacks"])}
+        kept = {key: value for key, value in self.identity.items() if key != "cascades"}
         return EvaluationResult(
-            outcomes=Outcomes.from_columns(columns), identity=dict(self.identity)
+            outcomes=Outcomes.from_columns(columns), identity={**kept, "attacks": settings}
         )
 
 
