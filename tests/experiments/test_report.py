@@ -1,6 +1,5 @@
 """What runs have stored, collected for a report."""
 
-import json
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 
 from experiments.commands import lrat, python
 from experiments.reported import make_evaluation, make_run
-from lrat.errors import ConfigurationError, LratError, RunFolderError, UnknownNameError
+from lrat.errors import RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
 from lrat.experiments.config import load_config, parse_assignments, read_yaml
@@ -241,65 +240,6 @@ def test_the_images_behind_shares_are_their_common_denominator() -> None:
     assert images_behind([2**-0.5]) is None
 
 
-def test_a_damaged_or_missing_part_leaves_the_rest(three: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    folder = make_evaluation(run, gallery=5)
-    (run / "model.json").write_text("{")
-    (run / "environment.json").write_text("[1]")
-    (run / "weights").mkdir()
-    (run / "weights" / "epoch-001.parquet").write_bytes(b"PAR1")
-    (folder / "masking.json").write_text(json.dumps({"checks": [{"name": "x"}], "n": 3}))
-    next(folder.glob("outcomes/pgd-20-*")).write_bytes(b"PAR1")
-    (run / "curves" / "c").mkdir(parents=True)
-    (run / "curves" / "c" / "curve.json").write_text('{"norm": "Linf"}')
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    (run / "metrics.jsonl").write_text("\n".join([lines[0], "{half", lines[1], '{"epoch": 3, "l']))
-    record = report(run, three / "close")
-    broken = record.runs[0]
-    assert [each.share.value for each in broken.evaluations[0].attacks] == [0.9, 0.55, 0.5]
-    assert [each.epoch for each in broken.epochs] == [1, 2]
-    for part in (
-        "model.json is damaged",
-        "environment.json is no JSON object",
-        "epoch-001.parquet is damaged",
-        "masking.json is no masking panel",
-        "No tests with selected-paper",
-        "curve.json is no security curve",
-        "Line 2 of",
-    ):
-        assert sum(part in problem for problem in broken.problems) == 1, (part, broken.problems)
-    assert record.groups[0].pairs == []
-    assert "run could not be tested against close." in record.summary
-
-
-def test_outcomes_that_contradict_the_summary_are_not_tested(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    folder = make_evaluation(run)
-    summary = json.loads((folder / "summary.json").read_text())
-    summary["accuracy"]["pgd-20"]["value"] = 0.6
-    (folder / "summary.json").write_text(json.dumps(summary))
-    problems = only(report(run)).problems
-    assert any("its outcomes under pgd-20 are not those of its summary" in p for p in problems)
-
-
-def test_a_run_that_is_not_done_says_what_goes_on_with_it(tmp_path: Path) -> None:
-    trained = make_run(tmp_path / "trained")
-    half = make_run(tmp_path / "half")
-    (half / "model.safetensors").unlink()
-    (half / "model.json").unlink()
-    begun = make_run(tmp_path / "begun")
-    (make_evaluation(begun) / "summary.json").unlink()
-    record = report(tmp_path)
-    states = {run.name: (run.state, run.problems) for run in record.runs}
-    assert states["trained"][0] == "trained"
-    assert f"`lrat evaluate {trained} --suite tier`" in states["trained"][1][0]
-    assert states["half"][0] == "unfinished"
-    assert "is not trained to its end" in states["half"][1][0]
-    assert states["begun"][0] == "trained"
-    assert f"`lrat evaluate {begun} --suite paper --limit 100` goes on" in states["begun"][1][0]
-    assert record.summary == ["There is nothing to compare: no run was evaluated."]
-
-
 def test_weights_that_changed_since_they_were_evaluated_are_told(tmp_path: Path) -> None:
     """The digest of a file is that of its tensors."""
     run = make_run(tmp_path / "run")
@@ -319,23 +259,6 @@ def test_weights_that_changed_since_they_were_evaluated_are_told(tmp_path: Path)
     assert "earlier weights" in found[1].notes[0]
 
 
-def test_a_run_of_an_earlier_version_is_shown(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    config = read_yaml(run / "config.yaml")
-    del config["training"]["guards"], config["acceleration"], config["training"]["monitor"]
-    config["training"]["gone"] = 3
-    (run / "config.yaml").write_text(json.dumps(config))
-    (run / "metrics.jsonl").write_text('{"epoch": 1, "lr": 0.1, "loss": null}\n')
-    (run / "model.json").write_text("{}")
-    folder = make_evaluation(run)
-    (folder / "extent.json").unlink()
-    record = only(report(run))
-    assert record.state == "evaluated"
-    assert np.isnan(record.epochs[0].loss)
-    assert record.commands[0] == f"lrat train --config {run}/config.yaml --out {run}"
-    assert record.commands[1] == f"lrat evaluate {run} --suite paper --limit 100"
-
-
 def test_places_are_runs_evaluations_or_folders_of_runs(three: Path, tmp_path: Path) -> None:
     names = [run.name for run in report(three).runs]
     assert names == ["best", "close", "worse"]
@@ -348,46 +271,6 @@ def test_places_are_runs_evaluations_or_folders_of_runs(three: Path, tmp_path: P
     other = make_run(tmp_path / "best")
     twice = report(three / "best", other).runs
     assert [run.name for run in twice] == [f"{three.name}/best", f"{tmp_path.name}/best"]
-
-
-def test_somebodys_model_is_shown_by_its_evaluations(tmp_path: Path) -> None:
-    make_evaluation(tmp_path, home=tmp_path / "theirs", names=["<b>cat</b>", "dog"], gallery=3)
-    run = only(report(tmp_path / "theirs"))
-    assert (run.name, run.state, run.method) == ("theirs", "evaluated", "model of one's own")
-    assert run.threat == "Linf(epsilon=0.2)"
-    assert run.commands[0].startswith("lrat evaluate --model-file FILE.py:FUNCTION")
-    assert run.gallery is not None
-    assert run.gallery.class_names[:3] == ["<b>cat</b>", "dog", "2"]
-
-
-@pytest.mark.parametrize(("images", "classes"), [(12, 1), (2, 2), (1000, 1000)])
-def test_odd_sizes(tmp_path: Path, images: int, classes: int) -> None:
-    for name in ("one", "two"):
-        run = make_run(tmp_path / name)
-        make_evaluation(run, images // 2, images=images, clean=images, classes=classes, gallery=2)
-    record = report(tmp_path)
-    assert len(record.groups[0].pairs) == 4
-    found = record.runs[0].gallery
-    assert found is not None
-    assert len(found.images) == 2
-    assert len(found.class_names) == max(classes, 2)
-
-
-def test_what_is_no_run_is_one_line_or_one_sentence(three: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("x")
-    for place, cause in (
-        ("empty", "is no run folder and holds none"),
-        ("file", "is a file"),
-        ("gone", "does not exist"),
-    ):
-        with pytest.raises(LratError, match=cause):
-            report(tmp_path / place)
-        both = report(tmp_path / place, three / "best")
-        assert len(both.runs) == 1
-        assert cause in both.problems[0]
-    with pytest.raises(ConfigurationError, match="name the runs"):
-        report()
 
 
 def test_commands_make_the_run_again(tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def read_evaluations(
             read = _read(place, Folder(folder, home.problems), threat, digest, data)
         except (LratError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error).rstrip(".") or type(error).__name__
+            if not isinstance(error, LratError):
+                reason = f"{folder / SUMMARY} or {IDENTITY} is not as it was written ({reason})"
             home.tell(f"The evaluation {folder.name} is left out: {reason}.")
             continue
         if read is not None:

@@ -90,6 +90,8 @@ def _state(home: Folder, evaluations: list[Evaluated]) -> State:
     if evaluations:
         return "evaluated"
     finished = (home.path / WEIGHTS).is_file() or (home.path / MODEL).is_file()
+    # What `lrat.fit` trained returns its weights and keeps no file of them.
+    finished = finished or not (home.path / CONFIG).is_file()
     return "trained" if finished else "unfinished"
 
 
@@ -124,6 +126,7 @@ def _whole(value: Any) -> int | None:
 
 def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str:
     settings = {key: value for key, value in config.items() if key not in _KEPT_APART}
-    place = dict(settings.get("data") or {}, root=None)
+    data = settings.get("data")
+    place = {**data, "root": None} if isinstance(data, Mapping) else data
     code = known.get("model file", "")
     return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)
