@@ -70,9 +70,8 @@ def overfitting(
         last = values[-1][0]
         n = images_behind([share for _, held in known for share in held.values()])
         apart = n is not None and wilson(round(best * n), n).low > wilson(round(last * n), n).high
-        size = "" if n is None else f"{n} "
         return Overfitting(
-            on=f"{attack} on {size}{images} images",
+            on=f"{attack} on {images} images",
             best_epoch=epoch,
             best=best,
             last=last,

@@ -63,10 +63,11 @@ def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
         found = run.overfitting
         if found is None or not found.marked:
             continue
+        size = "" if found.n is None else f" (n = {found.n})"
         sentences.append(
-            f"{run.name} lost robust accuracy while it trained on: under {found.on} it fell from "
-            f"{100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % (the "
-            f"last epoch){_kept(run)}."
+            f"{run.name} lost robust accuracy while it trained on: under {found.on}{size} it fell "
+            f"from {100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % "
+            f"(the last epoch){_kept(run)}."
         )
     return sentences
 
