@@ -210,27 +210,18 @@ def test_a_killed_reproduction_loses_no_epoch_that_was_saved(tmp_path: Path) -> 
             time.sleep(0.02)
         running.send_signal(signal.SIGKILL)
         running.wait()
-        wait_until_let_go(runs)
     finally:
         with suppress(ProcessLookupError):
             running.kill()
         running.wait()
     saved = {run: (run / "metrics.jsonl").read_text().splitlines() for run in runs}
-    again = process(*command)
+    again = process(*command)  # at once: it waits for workers that still save themselves
     assert again.status == 0, again.err
     for run, lines in saved.items():
         assert lines
         whole = (run / "metrics.jsonl").read_text().splitlines()
         assert len(whole) == 8
         assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
-
-
-def wait_until_let_go(runs: list[Path]) -> None:
-    """Until the workers of a killed command have saved their runs and ended."""
-    deadline = time.monotonic() + 200
-    while any((run / ".lock").exists() for run in runs):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> None:
