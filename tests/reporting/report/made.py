@@ -282,8 +282,8 @@ def group(
             difference=0.01 * (names.index(second) - names.index(first)),
             low=-0.02,
             high=0.05,
-            p=0.0001 if names.index(second) - names.index(first) > 3 else 0.31,
-            distinguishable=names.index(second) - names.index(first) > 3,
+            p=0.0001 if names.index(second) - names.index(first) > 1 else 0.31,
+            distinguishable=names.index(second) - names.index(first) > 1,
         )
         for attack in attacks
         for first, second in combinations(names, 2)
