@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,44 +44,38 @@ def render_report(record: ReportRecord) -> str:
 
     Whatever the record holds is shown as text: names with tags in them stay names.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("lrat.reporting.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= _filters()
     charts = Charts()
     groups = group_tables(record)
-    page = environment.get_template("page.html").render(
-        report=record,
-        runs=list(enumerate(record.runs)),
-        groups=groups,
-        compared=[table for table in groups if table.matrices and len(table.rows) > 1],
-        ungrouped=without_group(record),
-        masking=masking_table(record),
-        differing=differing_settings([run for run in record.runs if run.config]),
-        gallery=gallery_data(record.runs),
-        charts=charts,
-        overview=overview,
-        security=security_curves(record),
-        learning_curve=learning_curve,
-        compared_learning=compared_learning(record),
-        all_equal=all_equal,
-        effective_size=effective_size,
-        in_open_bin=in_open_bin,
-        weight_histogram=weight_histogram,
-        cost_figure=cost_figure,
-        costs=_kinds_of_passes(record),
-        configured=[run for run in record.runs if run.config],
-        style=_joined(STYLES),
-        theme=_joined(["theme.js"]),
-        script=_joined(SCRIPTS),
-        plotly=_plotly,
-        embedded=embedded,
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=record,
+            runs=list(enumerate(record.runs)),
+            groups=groups,
+            compared=[table for table in groups if table.matrices and len(table.rows) > 1],
+            ungrouped=without_group(record),
+            masking=masking_table(record),
+            differing=differing_settings([run for run in record.runs if run.config]),
+            gallery=gallery_data(record.runs),
+            charts=charts,
+            overview=overview,
+            security=security_curves(record),
+            learning_curve=learning_curve,
+            compared_learning=compared_learning(record),
+            all_equal=all_equal,
+            effective_size=effective_size,
+            in_open_bin=in_open_bin,
+            weight_histogram=weight_histogram,
+            cost_figure=cost_figure,
+            costs=_kinds_of_passes(record),
+            configured=[run for run in record.runs if run.config],
+            style=_joined(STYLES),
+            theme=_joined(["theme.js"]),
+            script=_joined(SCRIPTS),
+            plotly=_plotly,
+            embedded=embedded,
+        )
     )
     return f"{page}\n"
 
@@ -118,6 +113,22 @@ def prose(text: str) -> Any:
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)
     )
+
+
+@cache
+def _environment() -> Any:
+    """The templates, read once: compiling them takes longer than filling them."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lrat.reporting.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _filters()
+    return environment
 
 
 def _filters() -> Mapping[str, Callable[..., Any]]:
