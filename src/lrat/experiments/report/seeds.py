@@ -2,13 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
-from lrat.errors import LratError
-from lrat.evaluation.comparison.grouping import compare_groups
-from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, Group, Run
-from lrat.evaluation.comparison.means import Mean
-from lrat.evaluation.comparison.shared import WORST_CASE
+from lrat.evaluation.comparison.means import MeanDifference, mean_interval, paired_means, welch
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA, holm
 from lrat.experiments.comparing import SPLIT_BY_SEED
@@ -17,22 +12,22 @@ from lrat.experiments.report.runs import Collected
 
 _LEAST_RUNS = 2
 
+Worst = Mapping[int, float]
+"""The share of images that stand in the worst case, by training seed."""
+
 
 def over_seeds(collected: Sequence[Collected]) -> list[str]:
     """Sentences on methods of which runs of several seeds were evaluated alike: the best mean worst
     case, and the tests of the others against it. None without two such methods."""
     alike: dict[str, list[Collected]] = {}
     for each in collected:
-        if each.evaluations and each.configuration and each.evaluations[0].verdicts is not None:
+        if each.evaluations:
             alike.setdefault(_evaluated_as(each), []).append(each)
     sentences = []
     for same in alike.values():
         methods = _methods(same)
         if len(methods) > 1:
-            try:
-                sentences += _compared(methods)
-            except LratError as error:
-                sentences.append(f"Methods are not compared over their seeds: {error}.")
+            sentences += _compared(methods)
     return sentences
 
 
@@ -45,79 +40,57 @@ def _evaluated_as(each: Collected) -> str:
     return json.dumps([data, images, *(first.identity.get(key) for key in keys)], sort_keys=True)
 
 
-def _methods(runs: Sequence[Collected]) -> list[list[Collected]]:
-    """Runs of one configuration and several seeds; each seed once, the first of it."""
-    found: dict[str, dict[int, Collected]] = {}
+def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
+    """By name, those with runs of several seeds; of a seed the first run."""
+    found: dict[str, dict[int, float]] = {}
+    first: dict[str, Collected] = {}
     for each in runs:
-        if each.configuration is not None and each.record.training_seed is not None:
-            seeds = found.setdefault(each.configuration, {})
-            seeds.setdefault(each.record.training_seed, each)
-    return [list(seeds.values()) for seeds in found.values() if len(seeds) >= _LEAST_RUNS]
-
-
-def _compared(methods: Sequence[Sequence[Collected]]) -> list[str]:
-    def mean(runs: Sequence[Collected]) -> float:
-        return fmean(run.evaluations[0].record.worst_case.value for run in runs)
-
-    best, *others = sorted(methods, key=mean, reverse=True)
-    names = _names([best, *others])
-    groups = [_group(name, runs) for name, runs in names.items()]
-    comparison = compare_groups(groups)
-    score = comparison.rows[0].scores[WORST_CASE]
-    first = groups[0].name
-    sentences = [
-        f"Over {len(best)} training seeds, {first} has the best mean worst case: "
-        f"{100 * score.value:.1f} %{_interval(score)}."
-    ]
-    tested = [
-        each
-        for each in comparison.contrasts
-        if each.attack == WORST_CASE and each.basis not in {IMAGES, NO_TEST} and each.p is not None
-    ]
-    adjusted = holm([each.p for each in tested if each.p is not None])
-    same = [each.group for each, p in zip(tested, adjusted, strict=True) if p >= ALPHA]
-    if same:
-        sentences.append(f"{listed(same)} cannot be told apart from {first} over these seeds.")
-    worse = [
-        f"{each.group} by {-100 * each.difference:.1f} points (p {written_p(p)})"
-        for each, p in zip(tested, adjusted, strict=True)
-        if p < ALPHA
-    ]
-    if worse:
-        sentences.append(f"{first} is better than {listed(worse)} over these seeds.")
-    tests = " or ".join(sorted({each.basis for each in tested}))
-    if tests:
-        sentences[-1] = f"{sentences[-1].rstrip('.')} ({tests} test, Holm's correction)."
-    return sentences
-
-
-def _interval(score: object) -> str:
-    if not isinstance(score, Mean) or score.low is None or score.high is None:
-        return ""
-    return f" [{100 * score.low:.1f}, {100 * score.high:.1f}], Student's t"
-
-
-def _names(methods: Sequence[Sequence[Collected]]) -> Mapping[str, Sequence[Collected]]:
-    """By method; of several configurations of one, with the name of its first run."""
-    plain = [runs[0].record.method for runs in methods]
+        key, seed = each.configuration, each.record.training_seed
+        if key is not None and seed is not None:
+            first.setdefault(key, each)
+            found.setdefault(key, {}).setdefault(seed, each.evaluations[0].record.worst_case.value)
+    several = [key for key, worst in found.items() if len(worst) >= _LEAST_RUNS]
+    plain = [first[key].record.method for key in several]
     return {
-        method if plain.count(method) == 1 else f"{method} (as {runs[0].record.name})": runs
-        for method, runs in zip(plain, methods, strict=True)
+        # Of several configurations of one method, each with the name of its first run.
+        name if plain.count(name) == 1 else f"{name} (as {first[key].record.name})": found[key]
+        for key, name in zip(several, plain, strict=True)
     }
 
 
-def _group(name: str, runs: Sequence[Collected]) -> Group:
-    made = []
-    for each in runs:
-        verdicts = each.evaluations[0].verdicts
-        if verdicts is not None:
-            source = SPLIT_BY_SEED if each.record.data == SPLIT_BY_SEED else None
-            made.append(
-                Run(
-                    name=each.record.name,
-                    result=verdicts.as_one_attack(),
-                    seed=each.record.training_seed,
-                    source=source,
-                )
-            )
-    return Group(name=name, runs=tuple(made))
+def _compared(methods: Mapping[str, Worst]) -> list[str]:
+    means = {name: mean_interval(list(worst.values())) for name, worst in methods.items()}
+    best, *others = sorted(methods, key=lambda name: -means[name].value)
+    mean = means[best]
+    ends = ""
+    if mean.low is not None and mean.high is not None:
+        ends = f" [{100 * max(mean.low, 0):.1f}, {100 * min(mean.high, 1):.1f}], Student's t"
+    sentences = [
+        f"Over {mean.n} training seeds, {best} has the best mean worst case: "
+        f"{100 * mean.value:.1f} %{ends}."
+    ]
+    tests = {name: _difference(methods[best], methods[name]) for name in others}
+    known = {name: test for name, test in tests.items() if test is not None}
+    adjusted = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
+    same = [name for name, p in adjusted.items() if p >= ALPHA]
+    if same:
+        sentences.append(f"{listed(same)} cannot be told apart from {best} over these seeds.")
+    worse = [
+        f"{name} by {100 * known[name].value:.1f} points (p {written_p(p)})"
+        for name, p in adjusted.items()
+        if p < ALPHA
+    ]
+    if worse:
+        sentences.append(f"{best} is better than {listed(worse)} over these seeds.")
+    if known:
+        kinds = " or ".join(sorted({test.test for test in known.values()}))
+        sentences[-1] = f"{sentences[-1].rstrip('.')} ({kinds} test, Holm's correction)."
+    return sentences
+
+
+def _difference(one: Worst, other: Worst) -> MeanDifference | None:
+    """Paired where both have the same seeds; None where there is no spread to judge by."""
+    seeds = sorted(one)
+    if seeds == sorted(other):
+        return paired_means([one[seed] for seed in seeds], [other[seed] for seed in seeds])
+    return welch(list(one.values()), list(other.values()))

@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.comparison.shared import WORST_CASE, Standing
-from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
+from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import parts_of, read_whole
 from lrat.files import read_table
 
-WHOLE = "whole suite"
-"""All attacks of a suite as one."""
 _COLUMNS = ("index", "label", "attack", "fooled")
 
 
@@ -38,28 +36,6 @@ class Verdicts:
         """For ``evaluation.comparison``: natural, each attack and the worst case, 0 or 1."""
         rows = {name: self.right[name].astype(np.int64) for name in self.names}
         return {**rows, WORST_CASE: np.minimum.reduce(list(rows.values()))}
-
-    def as_one_attack(self) -> EvaluationResult:
-        """Natural and the worst case, as a result of one attack to compare groups by. What was not
-        read is NaN or unknown there."""
-        count = 2 * len(self.index)
-        right = self.right[NATURAL], self.standing[WORST_CASE].astype(bool)
-        columns = {
-            "index": np.tile(self.index, 2),
-            "label": np.tile(self.label, 2),
-            "attack": np.repeat([NATURAL, WHOLE], len(self.index)),
-            "fooled": ~np.concatenate(right),
-            **dict.fromkeys(("prediction", "step", "source"), np.full(count, UNKNOWN)),
-            **dict.fromkeys(
-                ("margin_clean", "margin", "forwards", "backwards", "distance"),
-                np.full(count, np.nan),
-            ),
-        }
-        settings = {WHOLE: str(self.identity["attacks"])}
-        kept = {key: value for key, value in self.identity.items() if key != "cascades"}
-        return EvaluationResult(
-            outcomes=Outcomes.from_columns(columns), identity={**kept, "attacks": settings}
-        )
 
 
 def read_verdicts(folder: Path, result: EvaluationResult, images: int) -> Verdicts:
