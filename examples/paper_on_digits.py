@@ -101,8 +101,8 @@ for method, model in models.items():
 #
 # Attack the training images of the SAT model once, and ask each method for its weights. The
 # effective sample size is the share of images that would do the same work if all counted alike.
-# GAIRAT learns from few images; at the paper's settings LRAT's weights are nearly equal, so that
-# what distinguishes LRAT from SAT here is its attacks rather than its weights.
+# GAIRAT learns from a few images. LRAT spreads its weights over many more: small ones go to the
+# attacked images that the model is sure of, of which there are many on data as easy as digits.
 
 # %%
 batch = train.batch(torch.arange(len(train)))
