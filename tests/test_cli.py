@@ -10,7 +10,7 @@ from lrat import __version__
 from lrat.errors import LratError
 from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
-COMMANDS = ("train", "evaluate", "compare", "curve", "why", "analyse", "merge", "demo")
+COMMANDS = ("train", "evaluate", "compare", "curve", "why", "analyse", "report", "merge", "demo")
 
 LIGHT = """
 import contextlib, io, sys
