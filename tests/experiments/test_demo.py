@@ -83,7 +83,8 @@ def test_the_same_command_reuses_what_is_there(shown: tuple[Path, Answer]) -> No
     before = contents(out)
     again = process(*COMMAND, "--workers", "1", "--out", out)
     assert again.status == 0, again.err
-    pages = [found.pop("report.html") for found in (before, now := contents(out))]
+    now = contents(out)
+    pages = [found.pop("report.html") for found in (before, now)]
     assert now == before, "metrics with their times, outcomes, weights and table"
     assert pages[0] != pages[1], "the page says when it was made"
 
