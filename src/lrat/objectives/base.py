@@ -63,8 +63,12 @@ class Objective(Protocol):
     often as they like; ``attack`` leaves modes and gradients as they were.
     """
 
-    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]: ...
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        """Variants by name, made with the attack's ``view`` of the model."""
+        ...
 
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
-    ) -> ObjectiveOutput: ...
+    ) -> ObjectiveOutput:
+        """Total and normalizer of the batch, from ``model`` in train mode, with gradients."""
+        ...

@@ -32,7 +32,9 @@ class Weighting(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
 
-    def __call__(self, evidence: Evidence) -> PerExample: ...
+    def __call__(self, evidence: Evidence) -> PerExample:
+        """[B]: the raw weight of each image, before Eq. 15."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
