@@ -253,7 +253,7 @@ def test_folders_are_named_after_files_and_not_confused_with_our_suites() -> Non
 
 def test_the_example_in_the_documentation(run: Path, here: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (example,) = re.findall(r"```yaml[^\n]*\n(.*?)```", text, flags=re.DOTALL)
     (here / "runs").mkdir()
     run.rename(here / "runs" / "other")
     for name in ("losses.py", "attacks.py"):
