@@ -256,8 +256,9 @@ def test_the_example_in_the_documentation(run: Path, here: Path) -> None:
     (example,) = re.findall(r"```yaml[^\n]*\n(.*?)```", text, flags=re.DOTALL)
     (here / "runs").mkdir()
     run.rename(here / "runs" / "other")
-    for name in ("losses.py", "attacks.py"):
-        (here / name).write_text("def mine(*parts):\n    return parts[1]\n")
+    for part in re.findall(r"my_\w+\.py:\w+", example):
+        file, _, name = part.partition(":")
+        (here / file).write_text(f"def {name}(*parts):\n    return parts[1]\n")
     attacks = attacks_in(example, here)
     assert next(iter(attacks)) == "pgd-50"
     assert len(attacks) == example.count("{attack: ")
