@@ -100,7 +100,7 @@ def _marks(run: RunRecord) -> list[tuple[int, str]]:
     if run.selected_epoch is not None:
         marks.append((run.selected_epoch, "selected"))
     if run.overfitting is not None and run.overfitting.marked:
-        marks.append((run.overfitting.best_epoch, "overfits from here"))
+        marks.append((run.overfitting.best_epoch, "best"))
     return sorted(marks)
 
 
