@@ -84,9 +84,9 @@ def test_the_same_command_reuses_what_is_there(shown: tuple[Path, Answer]) -> No
     again = process(*COMMAND, "--workers", "1", "--out", out)
     assert again.status == 0, again.err
     now = contents(out)
-    pages = [found.pop("report.html") for found in (before, now)]
+    for found in (before, now):
+        del found["report.html"]  # it says when it was made
     assert now == before, "metrics with their times, outcomes, weights and table"
-    assert pages[0] != pages[1], "the page says when it was made"
 
 
 def test_the_runs_can_be_compared(shown: tuple[Path, Answer]) -> None:

@@ -167,7 +167,7 @@ def test_the_numbers_of_a_chart_can_be_read_as_a_table(opened: Shown) -> None:
 def test_commands_can_be_copied(opened: Shown) -> None:
     opened.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened.page.locator("footer button.copy").click()
-    opened.page.wait_for_function("document.querySelector('footer .copy').textContent === 'Copied'")
+    opened.page.locator("footer .copy", has_text="Copied").wait_for()
     copied = opened.page.evaluate("navigator.clipboard.readText()")
     assert copied == "lrat report runs/* --out report.html"
 
@@ -199,7 +199,12 @@ def test_dark_and_light_are_chosen_remembered_and_drawn(opened: Shown) -> None:
     assert page.get_attribute("#theme", "aria-pressed") == "true"
     dark = page.evaluate(ground)
     assert dark != light
-    page.wait_for_function(f"{grid} !== {light_text!r}")
+    changed = False
+    for _ in range(600):  # the page's policy forbids what wait_for_function does
+        if changed := page.evaluate(grid) != light_text:
+            break
+        page.wait_for_timeout(50)
+    assert changed, "charts are drawn again in dark colours"
     page.reload()
     assert page.evaluate(ground) == dark
     page.click("#theme")
