@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from experiments.commands import lrat, python
 from experiments.reported import make_evaluation, make_run
-from lrat.errors import RunFolderError, UnknownNameError
+from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
 from lrat.experiments.config import load_config, parse_assignments, read_yaml
@@ -317,6 +317,19 @@ def test_the_command_writes_a_page_and_says_where(three: Path, tmp_path: Path) -
     assert "cannot write" in lrat("report", three, "--out", tmp_path / "file" / "r.html").complaint
     written = write_run_report([three], out)
     assert (written.runs, written.size) == (3, out.stat().st_size)
+
+
+def test_only_a_page_is_overwritten(three: Path, tmp_path: Path) -> None:
+    ours = tmp_path / "config.yaml"
+    ours.write_text("method: mine")
+    with pytest.raises(ConfigurationError, match="no page of HTML: name another file"):
+        write_run_report([three], ours)
+    assert ours.read_text() == "method: mine"
+    with pytest.raises(ConfigurationError, match="no plain file"):
+        write_run_report([three], "/dev/null")
+    page = tmp_path / "report.html"
+    page.write_text("<!DOCTYPE html>")
+    assert write_run_report([three], page).size == page.stat().st_size
 
 
 def test_a_report_loads_no_torch(three: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from lrat.errors import ConfigurationError
 from lrat.experiments.report.collecting import collect_report
 
+_PAGE = b"<!doctype html"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
@@ -41,14 +43,13 @@ def write_run_report(
     holds runs. ``suite``: only evaluations of it. What cannot be shown is told on the page.
 
     Raises ``LratError`` where there is no run at all, for a ``suite`` that nobody has, and for an
-    ``out`` that is a folder or cannot be written.
+    ``out`` that is a folder, a file that is no page, or cannot be written.
     """
     from lrat.reporting.report import write_report
 
     started = time.perf_counter()
     path = Path(out)
-    if path.is_dir():
-        raise ConfigurationError(f"--out {path} is a folder: name a file, as {path}/report.html")
+    _check_place(path)
     record = collect_report(
         [Path(place) for place in places], title=title, suite=suite, command=command
     )
@@ -60,3 +61,22 @@ def write_run_report(
         seconds=time.perf_counter() - started,
         summary=tuple(record.summary),
     )
+
+
+def _check_place(path: Path) -> None:
+    """A slip of the hand must not cost a run its configuration or a user a file."""
+    if path.is_dir():
+        raise ConfigurationError(f"--out {path} is a folder: name a file, as {path}/report.html")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ConfigurationError(f"--out {path} is no plain file: name one, as report.html")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_PAGE))
+    except OSError:
+        start = b""  # what cannot be read is not overwritten unseen: writing tells the reason
+    if start and start.lower() != _PAGE:
+        raise ConfigurationError(
+            f"--out {path} is there and is no page of HTML: name another file, as report.html"
+        )
