@@ -85,7 +85,31 @@ def test_a_run_that_is_not_done_says_what_goes_on_with_it(tmp_path: Path) -> Non
     assert "is not trained to its end" in states["half"][1][0]
     assert states["begun"][0] == "trained"
     assert f"`lrat evaluate {begun} --suite paper --limit 100` goes on" in states["begun"][1][0]
-    assert record.summary == ["There is nothing to compare: no run was evaluated."]
+    assert record.summary == [
+        "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
+    ]
+
+
+def test_an_evaluation_that_no_longer_says_what_it_is_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (make_evaluation(run) / "identity.json").write_text("[]")
+    assert any("identity.json is no JSON object" in each for each in only(report(run)).problems)
+
+
+def test_runs_of_the_same_worst_case_are_all_the_best(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        make_evaluation(make_run(tmp_path / name), 60)
+    same, *rest = report(tmp_path).groups[0].sentences
+    assert same.startswith("a and b have the same worst case, the best: ")
+    assert rest == []
+
+
+def test_runs_that_none_can_be_compared_with_come_as_they_were_named(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name) for name in "cab"]
+    for images, run in enumerate(runs, start=60):
+        make_evaluation(run, images, threat=f"Linf(epsilon=0.{images})")
+    for order in (runs, runs[::-1]):
+        assert [group.runs for group in report(*order).groups] == [[run.name] for run in order]
 
 
 def test_a_run_of_an_earlier_version_is_shown(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_a_run_with_nothing_says_what_each_section_needs() -> None:
         "training.record_weights",
         "lrat analyse RUN",
         "No run has been checked.",
-        "No evaluation kept its adversarial images.",
+        "No evaluation kept images.",
         "No run has recorded what its training took.",
         "unfinished",
         "Training stopped:",

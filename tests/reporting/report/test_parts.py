@@ -128,6 +128,14 @@ def test_an_image_that_was_left_alone_has_no_perturbation() -> None:
     assert len(shown) == 4
 
 
+def test_runs_of_the_same_worst_case_are_all_called_the_best() -> None:
+    runs = [made.run(k) for k in range(2)]
+    same = replace(runs[1].evaluations[0], worst_case=runs[0].evaluations[0].worst_case)
+    runs[1] = replace(runs[1], evaluations=[same])
+    (table,) = group_tables(made.report(runs))
+    assert [row.standing for row in table.rows] == ["best", "best"]
+
+
 def test_rows_follow_the_group_and_know_the_best() -> None:
     runs = [made.run(k) for k in range(6)]
     record = made.report(runs)

@@ -40,7 +40,7 @@ def group_sentences(found: GroupFindings) -> list[str]:
     else:
         sentences = [f"{best} has the best worst case: {written_share(shares[best])}."]
     pairs = found.against_best()
-    same = [pair.second for pair in pairs if not pair.distinguishable]
+    same = [pair.second for pair in pairs if not pair.distinguishable and pair.second not in tied]
     worse = [pair for pair in pairs if pair.distinguishable]
     if same:
         sentences.append(

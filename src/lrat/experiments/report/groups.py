@@ -36,7 +36,8 @@ def make_groups(
     runs: Mapping[str, Sequence[Evaluated]], seeds: Mapping[str, int | None]
 ) -> list[Grouped]:
     """The groups of ``runs`` (evaluations by the run's name), those of most runs first, of equal
-    ones those that are compared first in more runs. ``seeds``: of their training."""
+    ones those that are compared first in more runs, at last as the runs were named. ``seeds``: of
+    their training."""
     members: dict[str, dict[str, Evaluated]] = {}
     leading: dict[str, int] = {}
     for name, evaluations in runs.items():
@@ -49,7 +50,6 @@ def make_groups(
             -len(members[key]),
             -leading[key],
             -max(len(each.record.attacks) for each in members[key].values()),
-            key,
         ),
     )
     return [_group(key, members[key], seeds) for key in order]

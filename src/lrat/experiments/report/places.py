@@ -90,8 +90,10 @@ def _is_evaluation(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError):
-        return folder.parent.name == EVALUATIONS
-    return isinstance(identity, dict) and "suite" in identity
+        identity = None
+    if not isinstance(identity, dict):
+        return folder.parent.name == EVALUATIONS  # damaged, which is told where it is read
+    return "suite" in identity
 
 
 def _evaluations(folder: Path) -> list[Path]:

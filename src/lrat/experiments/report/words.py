@@ -7,6 +7,8 @@ from lrat.experiments.report.group_words import listed
 from lrat.experiments.report.groups import Grouped
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
 
+_NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
+
 
 def summary(
     runs: Sequence[RunRecord], groups: Sequence[Grouped], over_seeds: Sequence[str]
@@ -20,7 +22,7 @@ def summary(
     sentences += _overfitting(runs)
     sentences += _not_comparable(runs, groups)
     sentences += _not_evaluated(runs)
-    return sentences or ["There is nothing to compare: no run was evaluated."]
+    return sentences or [_NOTHING]
 
 
 def _of_group(group: Grouped, *, alone: bool) -> list[str]:
@@ -116,7 +118,9 @@ def _differing(one: EvaluationRecord, other: EvaluationRecord) -> str:
 
 def _not_evaluated(runs: Sequence[RunRecord]) -> list[str]:
     without = [run.name for run in runs if not run.evaluations]
-    if not without or len(without) == len(runs):
+    if not without:
         return []
+    if len(without) == len(runs):
+        return [_NOTHING]
     verb = "has" if len(without) == 1 else "have"
     return [f"{listed(without)} {verb} no finished evaluation and cannot be compared."]

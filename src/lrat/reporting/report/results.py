@@ -124,13 +124,15 @@ def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> 
         of_group = [each for each in run.evaluations if each.group == group.key]
         found += [(places[name], run, each) for each in of_group[:1]]
     attacks = list(dict.fromkeys(each.name for _, _, made in found for each in made.attacks))
+    top = found[0][2].worst_case.value if found else 0.0
+    best = [run.name for _, run, made in found if made.worst_case.value == top]
     rows = [
         ResultRow(
             place=k,
             run=run,
             evaluation=made,
             shares=_shares(made, attacks),
-            standing=_standing(run.name, found[0][1].name, group.pairs) if len(found) > 1 else "",
+            standing=_standing(run.name, best, group.pairs) if len(found) > 1 else "",
         )
         for k, run, made in found
     ]
@@ -158,11 +160,12 @@ def _shares(evaluation: EvaluationRecord, attacks: Sequence[str]) -> list[Share 
     return [*(known.get(name) for name in attacks), evaluation.worst_case]
 
 
-def _standing(name: str, best: str, pairs: Sequence[PairRecord]) -> str:
-    if name == best:
+def _standing(name: str, best: Sequence[str], pairs: Sequence[PairRecord]) -> str:
+    """``best``: those of the best worst case, the one that the others are held against first."""
+    if name in best:
         return "best"
     for pair in pairs:
-        if pair.attack == WORST and {pair.first, pair.second} == {name, best}:
+        if pair.attack == WORST and {pair.first, pair.second} == {name, best[0]}:
             return "" if pair.distinguishable else "not told apart from the best"
     return ""
 
