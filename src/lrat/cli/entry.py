@@ -1,5 +1,6 @@
 """The commands together, and what becomes of their errors."""
 
+import errno
 import logging
 import signal
 import sys
@@ -75,6 +76,10 @@ def main() -> None:
         _fail(str(stopped), 130)
     except LratError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"a name is too long for this file system, choose a shorter: {error.filename}", 2)
     except Exception as error:
         # typer's own: their classes live in typer or in click, depending on typer's version.
         explain = getattr(error, "format_message", None)
