@@ -11,6 +11,7 @@ from PIL import Image
 from lrat.reporting.report import words
 from lrat.reporting.report.charts_results import cost_figure, security_curves
 from lrat.reporting.report.charts_training import (
+    compared_learning,
     in_open_bin,
     learning_curve,
     spaced,
@@ -205,6 +206,23 @@ def test_a_learning_curve_marks_what_was_selected_and_where_it_overfits() -> Non
         "monitored, cw-20",
     ]
     assert learning_curve(made.run(1, trained=1)).layout["xaxis"]["range"] == [0.5, 1.5]
+
+
+def test_learning_is_compared_on_the_same_data_under_the_same_threat() -> None:
+    runs = [made.run(k) for k in range(3)]
+    assert [name for name, _ in compared_learning(made.report(runs))] == [
+        "monitored, pgd-20",
+        "monitored, cw-20",
+        "held out, pgd-10",
+        "training, under attack",
+        "training, clean",
+    ]
+    runs[1] = replace(runs[1], threat="l2:0.5")
+    runs.append(made.run(3, data="mnist"))
+    figures = dict(compared_learning(made.report(runs)))
+    assert {name.split("; ")[1] for name in figures} == {f"digits, {runs[0].threat}"}
+    for figure in figures.values():
+        assert [each["name"] for each in figure.data] == [runs[0].name, runs[2].name]
 
 
 def test_histograms_are_of_few_epochs_with_both_ends() -> None:

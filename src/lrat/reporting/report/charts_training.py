@@ -72,27 +72,48 @@ def learning_series(
 
 
 def compared_learning(report: ReportRecord) -> list[tuple[str, Figure]]:
-    """For each measured accuracy that two runs share, a figure with a line per run."""
+    """For each measured accuracy that two runs of the same data and threat share, a figure with a
+    line per run; under attack on images that were not trained on first."""
     every = [(k, run, learning_series(run.epochs)) for k, run in enumerate(report.runs)]
+    kinds = dict.fromkeys((run.data, run.threat) for run in report.runs if run.epochs)
     names = dict.fromkeys(name for _, _, series in every for name in series)
     figures = []
-    for name in names:
-        having = [(k, run, series[name]) for k, run, series in every if name in series]
-        if len(having) < 2:
-            continue
-        traces = [
-            line(run.name, x, y, k, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
-            for k, run, (x, y) in having
-        ]
-        epochs = [epoch for _, _, (x, _) in having for epoch in x]
-        layout = {
-            "xaxis": _epoch_axis(min(epochs), max(epochs)),
-            "yaxis": axis("accuracy (%)"),
-            "hovermode": "x unified",
-        }
-        label = f"Accuracy ({name}) over epochs, of {counted(len(having), 'run')}"
-        figures.append((name, Figure(label=label, data=traces, layout=layout, height=420)))
+    for name in sorted(names, key=_least_telling):
+        for data, threat in kinds:
+            having = [
+                (k, run, series[name])
+                for k, run, series in every
+                if name in series and (run.data, run.threat) == (data, threat)
+            ]
+            if len(having) > 1:
+                shown = name if len(kinds) == 1 else f"{name}; {data}, {threat}"
+                figures.append((shown, _compared(shown, having)))
     return figures
+
+
+def _least_telling(name: str) -> int:
+    kinds = ("monitored, ", "held out, ", ROBUST, "", CLEAN)
+    if name.endswith(", natural"):
+        return kinds.index("")
+    return next(place for place, kind in enumerate(kinds) if name.startswith(kind) and kind)
+
+
+def _compared(
+    name: str, having: Sequence[tuple[int, RunRecord, tuple[list[float], list[float | None]]]]
+) -> Figure:
+    """One accuracy of several runs, each with its place in the report."""
+    traces = [
+        line(run.name, x, y, k, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
+        for k, run, (x, y) in having
+    ]
+    epochs = [epoch for _, _, (x, _) in having for epoch in x]
+    layout = {
+        "xaxis": _epoch_axis(min(epochs), max(epochs)),
+        "yaxis": axis("accuracy (%)"),
+        "hovermode": "x unified",
+    }
+    label = f"Accuracy ({name}) over epochs, of {counted(len(having), 'run')}"
+    return Figure(label=label, data=traces, layout=layout, height=420)
 
 
 def _marks(run: RunRecord) -> list[tuple[int, str]]:
