@@ -19,8 +19,9 @@ from lrat.experiments.report import write_run_report
 from lrat.experiments.report.collecting import collect_report
 from lrat.experiments.report.digests import weights_file_digest
 from lrat.experiments.report.training import images_behind
+from lrat.experiments.report.words import summary
 from lrat.experiments.subjects import weights_digest
-from lrat.reporting.report.records import ReportRecord, RunRecord
+from lrat.reporting.report.records import Overfitting, ReportRecord, RunRecord
 
 
 def report(*places: Path, **settings) -> ReportRecord:
@@ -339,3 +340,26 @@ def test_a_report_loads_no_torch(three: Path, tmp_path: Path) -> None:
         "print('torch' in sys.modules)"
     )
     assert loaded == "False\n"
+
+
+def test_several_losses_of_robust_accuracy_are_one_sentence() -> None:
+    runs = [
+        RunRecord(
+            name=name,
+            folder=name,
+            method="gairat",
+            state="trained",
+            data="digits",
+            model="small-cnn",
+            threat="linf:0.2",
+            training_seed=seed,
+            overfitting=Overfitting(
+                on="pgd-20 on test images", best_epoch=9, best=0.6, last=last, n=360, marked=True
+            ),
+        )
+        for seed, (name, last) in enumerate({"a": 0.5, "b": 0.4, "c": 0.45}.items())
+    ]
+    (told,) = [sentence for sentence in summary(runs, [], []) if "robust accuracy" in sentence]
+    assert told.startswith("b lost robust accuracy")
+    assert "from 60.0 % (epoch 9) to 40.0 %" in told
+    assert told.endswith("So, less, did a and c.")

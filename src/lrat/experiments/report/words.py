@@ -8,6 +8,7 @@ from lrat.experiments.report.groups import Grouped
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
 
 _NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
+_OTHER_FOLDS = "test images, which follow the training seed"
 
 
 def summary(
@@ -20,7 +21,7 @@ def summary(
         sentences += _of_group(groups[0], alone=len(groups) == 1 and not over_seeds)
     sentences += _masking(runs)
     sentences += _overfitting(runs)
-    sentences += _not_comparable(runs, groups)
+    sentences += _not_comparable(runs, groups, over_seeds=bool(over_seeds))
     sentences += _not_evaluated(runs)
     return sentences or [_NOTHING]
 
@@ -60,18 +61,23 @@ def _checks(panel: MaskingRecord, status: str) -> str:
 
 
 def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
-    sentences = []
-    for run in runs:
-        found = run.overfitting
-        if found is None or not found.marked:
-            continue
-        size = "" if found.n is None else f" (n = {found.n})"
-        sentences.append(
-            f"{run.name} lost robust accuracy while it trained on: under {found.on}{size} it fell "
-            f"from {100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % "
-            f"(the last epoch){_kept(run)}."
-        )
-    return sentences
+    """The run that lost most in full, the others by name."""
+    losses = {
+        run.name: (run, found)
+        for run in runs
+        if (found := run.overfitting) is not None and found.marked
+    }
+    if not losses:
+        return []
+    worst = max(losses, key=lambda name: losses[name][1].best - losses[name][1].last)
+    run, found = losses[worst]
+    size = "" if found.n is None else f" (n = {found.n})"
+    others = [name for name in losses if name != worst]
+    return [
+        f"{worst} lost robust accuracy while it trained on: under {found.on}{size} it fell "
+        f"from {100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % "
+        f"(the last epoch){_kept(run)}.{f' So, less, did {listed(others)}.' if others else ''}"
+    ]
 
 
 def _kept(run: RunRecord) -> str:
@@ -81,8 +87,11 @@ def _kept(run: RunRecord) -> str:
     return "" if is_last else f"; the reported weights are of epoch {run.selected_epoch}"
 
 
-def _not_comparable(runs: Sequence[RunRecord], groups: Sequence[Grouped]) -> list[str]:
-    """Which runs are not among those of the largest group, and why."""
+def _not_comparable(
+    runs: Sequence[RunRecord], groups: Sequence[Grouped], *, over_seeds: bool
+) -> list[str]:
+    """Which runs are not among those of the largest group, and why; ``over_seeds``: runs of other
+    folds were compared by their seeds."""
     first = {run.name: run.evaluations[0] for run in runs if run.evaluations}
     if not groups or len(first) < 2:
         return []
@@ -96,6 +105,7 @@ def _not_comparable(runs: Sequence[RunRecord], groups: Sequence[Grouped]) -> lis
         f"{listed(names)} {'is' if len(names) == 1 else 'are'} not compared with the "
         f"{'run' if len(main.runs) == 1 else 'runs'} on {main.title}: other {reason}."
         for reason, names in reasons.items()
+        if not (over_seeds and reason == _OTHER_FOLDS)
     ]
 
 
@@ -112,7 +122,7 @@ def _differing(one: EvaluationRecord, other: EvaluationRecord) -> str:
         found == ["number of images"] and abs(one.images - other.images) < 2
     )
     if one.data == SPLIT_BY_SEED and folds_alone:
-        return "test images, which follow the training seed"
+        return _OTHER_FOLDS
     return " and ".join(found) or "test images, or other settings of the attacks"
 
 
