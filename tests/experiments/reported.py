@@ -12,7 +12,9 @@ from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import OutcomeStore
 from lrat.experiments.config import RunConfig, load_config
+from lrat.experiments.report.collecting import collect_report
 from lrat.files import write_json, write_text
+from lrat.reporting.report.records import ReportRecord, RunRecord
 
 STAGES = ("autoattack.apgd-ce", "autoattack.square")
 
@@ -158,3 +160,12 @@ def _pictures(
     logits[rows, label] = np.where(index < right, 2, 1)
     logits[rows, other] = np.where(index < right, 1, 2)
     return image, logits
+
+
+def report(*places: Path, **settings: Any) -> ReportRecord:
+    return collect_report(list(places), **settings)
+
+
+def only(record: ReportRecord) -> RunRecord:
+    (run,) = record.runs
+    return run

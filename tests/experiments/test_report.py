@@ -10,27 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from experiments.commands import lrat, python
-from experiments.reported import make_evaluation, make_run
+from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
 from lrat.experiments.config import load_config, parse_assignments, read_yaml
 from lrat.experiments.report import write_run_report
-from lrat.experiments.report.collecting import collect_report
 from lrat.experiments.report.digests import weights_file_digest
 from lrat.experiments.report.training import images_behind
 from lrat.experiments.report.words import summary
 from lrat.experiments.subjects import weights_digest
-from lrat.reporting.report.records import Overfitting, ReportRecord, RunRecord
-
-
-def report(*places: Path, **settings) -> ReportRecord:
-    return collect_report(list(places), **settings)
-
-
-def only(record: ReportRecord) -> RunRecord:
-    (run,) = record.runs
-    return run
+from lrat.reporting.report.records import Overfitting, RunRecord
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.reported import make_evaluation, make_run
+from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.config import read_yaml
-from lrat.experiments.report.collecting import collect_report
-from lrat.reporting.report.records import ReportRecord, RunRecord
-
-
-def report(*places: Path, **settings) -> ReportRecord:
-    return collect_report(list(places), **settings)
-
-
-def only(record: ReportRecord) -> RunRecord:
-    (run,) = record.runs
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -136,8 +136,7 @@ def _margin_power(run: FigureRun) -> MarginPower:
 def _local_mean(views: Columns, weighting: MarginPower) -> float:
     """Mean of Eq. 12 over all analysed pairs of image and attack."""
     margins = np.stack([views[f"t_{attack}"] for attack in ATTACKS]).astype(np.float64)
-    weights = weighting.alpha * np.clip(1 - margins, 0, None) ** weighting.beta
-    return float(weights.mean()) or 1.0
+    return float(weighting.of_margin(torch.from_numpy(margins)).mean()) or 1.0
 
 
 def _geometry(run: FigureRun, steps: Tensor) -> npt.NDArray[np.float64]:

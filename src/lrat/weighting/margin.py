@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from lrat.errors import SettingError
 from lrat.losses import probability_margin
 from lrat.types import PerExample
@@ -35,6 +37,9 @@ class MarginPower:
             )
 
     def __call__(self, evidence: Evidence) -> PerExample:
-        margin = probability_margin(evidence.logits, evidence.labels)
+        return self.of_margin(probability_margin(evidence.logits, evidence.labels))
+
+    def of_margin(self, margin: Tensor) -> Tensor:
+        """w(t) of margins t in [-1, 1], of any shape."""
         # Rounding can push t above 1; the power of a tiny negative number would be NaN.
         return self.alpha * (1 - margin).clamp(min=0) ** self.beta
