@@ -104,7 +104,7 @@ def markdown(tables: Sequence[StudyTable], about: str, command: str) -> str:
     ]
     for table in tables:
         blocks += [
-            f"## {table.title.capitalize()}",
+            f"## {table.title[0].upper() + table.title[1:]}",
             "",
             f"{table.question}. Reference: `{table.reference}`.",
             "",

@@ -182,7 +182,7 @@ def conclusion(table: Table) -> str:
     if not table.contrasts:
         return (
             f"No row can be tested: that needs `{BASELINE}` and another row with a seed in common "
-            f"(`--rows {BASELINE}`)."
+            f"(such as `--rows {BASELINE},lrat-saa+cw`)."
         )
     told = [_told(each) for each in table.contrasts if mark(each)]
     attack = table.columns[-2]
