@@ -79,6 +79,7 @@ def test_of_several_evaluations_the_one_that_both_have_is_meant(
     assert f"choose one by --suite or its path: all places have {both}" in complaint
     quick = done("compare", *copies, "--suite", "quick")
     assert table(quick) == table(done("compare", *pair))
+    assert done("compare", *copies, "--suite", "selected-quick-linf-0.2-60") == quick
     assert "apgd-t" in rows(done("compare", *copies, "--suite", "tier"))
     complaint = lrat("compare", copies[0]).complaint
     assert "has each evaluation with one seed" in complaint

@@ -61,8 +61,9 @@ def of_other_seeds(place: Path, suite: str | None) -> list[Path]:
 def finished(places: Sequence[Path], suite: str | None) -> list[list[Path]]:
     """The finished evaluations at each place: the folder itself, or those in a run's folder.
 
-    ``suite``: only these; a suite's name, that of a file of one's own (with or without its ending)
-    or the ``name`` inside it. Raises ``UnknownNameError`` for one that is neither known nor found.
+    ``suite``: only these; a suite's name, that of a file of one's own (with or without its ending),
+    the ``name`` inside it, or that of the evaluation's folder. Raises ``UnknownNameError`` for one
+    that is neither known nor found.
     """
     every = [_finished(place) for place in places]
     if suite is None:
@@ -98,7 +99,7 @@ def _finished(place: Path) -> list[Path]:
 
 def is_of(folder: Path, suite: str) -> bool:
     """Whether an evaluation folder is of this suite, as ``finished`` takes it."""
-    if re.search(rf"-{re.escape(slug(suite))}-(?:linf|l2)-", folder.name):
+    if suite == folder.name or re.search(rf"-{re.escape(slug(suite))}-(?:linf|l2)-", folder.name):
         return True
     # Ours are named after themselves: a file's suite that calls itself "quick" is another.
     return suite not in catalogue.SUITES and evaluated(folder, "suite") == suite
