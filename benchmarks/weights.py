@@ -119,12 +119,14 @@ def margin_rows(runs: Mapping[str, Sequence[RunPlace]]) -> Iterator[list[str]]:
             for path in sorted(place.folder.glob("analysis/selected-train-*/summary.json"))
         ]
         for of, name in (("right", "right when clean"), ("wrong", "wrong when clean")):
-            parts = [summary["margins"] for summary in found]
-            if not parts or any(f"t_{view}" not in margins for margins in parts for view in VIEWS):
+            parts = [
+                summary["margins"]
+                for summary in found
+                if all(summary["margins"].get(f"t_{view}", {}).get(of) for view in VIEWS)
+            ]
+            if not parts:
                 continue
             counts = [margins["t_clean"][of]["n"] for margins in parts]
-            if not all(counts):
-                continue
             yield [
                 row,
                 name,
