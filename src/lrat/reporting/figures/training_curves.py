@@ -149,6 +149,6 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
             fontsize=7,
             horizontalalignment="right" if right else "left",
             verticalalignment="bottom",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0},
         )
     return bool(shown)
