@@ -141,7 +141,7 @@ def agreement_caption(stored: StoredAnalysis, shown: int) -> str:
     return sentences(
         f"{told['of']} in two dimensions by t-SNE ({told['engine']}, perplexity "
         f"{told['perplexity']:.3g}, seed {told['seed']}), {shown:,} images shown",
-        "red triangles: most vulnerable in all views of the panel; blue: in some but not all of "
+        "orange triangles: most vulnerable in all views of the panel; blue: in some but not all of "
         "them; grey: in none",
         f"counts over all images: {counts}",
         AGREEMENT_NOTES,

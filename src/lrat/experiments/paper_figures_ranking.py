@@ -42,8 +42,9 @@ def attack_rankings(asked: Asked) -> list[Drawn]:
                 words.append(_about(len(pooled.index), label, runs, checkpoint or runs[0].drop))
     caption = sentences(
         "attacks from the strongest (1) to the weakest on each model; in the boxes the accuracy "
-        "(%) that each leaves; lines that cross are rankings that change",
-        "grey bars join neighbours that the images do not tell apart (exact McNemar tests, Holm "
+        "(%) that each leaves; lines that cross are rankings that change, but where a grey bar "
+        "joins them",
+        "grey bars: neighbours that the images do not tell apart (exact McNemar tests, Holm "
         "over all pairs of a model, 5 % level)",
         "AT is sat; -60: the weights of the first epoch at the lower learning rate",
         *words,
@@ -73,6 +74,6 @@ def _about(images: int, label: str, runs: Sequence[FigureRun], checkpoint: str) 
     seeds = ", ".join(str(run.seed) for run in runs)
     config = runs[0].config
     return (
-        f"{label} on {config.data.name}: {config.threat}, {config.model.name}, {checkpoint} of "
-        f"{config.training.epochs} epochs, n = {images:,} test images, seed {seeds}"
+        f"{label} on {config.data.name}: {config.threat}, {runs[0].network}, "
+        f"{checkpoint} of {config.training.epochs} epochs, n = {images:,} test images, seed {seeds}"
     )

@@ -55,6 +55,19 @@ class FigureRun:
         return metrics_of(self.folder)
 
     @property
+    def data(self) -> str:
+        """In a caption's words: the data set, and how much of it was trained on if not all."""
+        data = self.config.data
+        part = "" if data.train_limit is None else f"{data.train_limit:,} images of "
+        return f"{part}{data.name}"
+
+    @property
+    def network(self) -> str:
+        """In a caption's words: the network, and its width if that is not its own."""
+        model = self.config.model
+        return model.name if model.width is None else f"{model.name} of width {model.width}"
+
+    @property
     def fold(self) -> int:
         """Which test images: equal for runs that are tested on the same ones."""
         return self.config.seed % FOLDS if self.config.data.name == _FOLDED else 0

@@ -108,8 +108,8 @@ def _trained(runs: Sequence[FigureRun]) -> str:
     training = config.training
     step = config.attack.step_size
     return (
-        f"{config.method.name.upper()} on {config.data.name}, {config.threat}, "
-        f"{config.model.name}, {training.epochs} epochs, batch {training.batch_size}, rate "
+        f"{config.method.name.upper()} on {runs[0].data}, {config.threat}, "
+        f"{runs[0].network}, {training.epochs} epochs, batch {training.batch_size}, rate "
         f"{training.lr:g}, attack of "
         f"{config.attack.steps} steps of {'epsilon / 10' if step is None else f'{step:g}'}; "
         f"{'seeds' if len(runs) > 1 else 'seed'} {', '.join(str(run.seed) for run in runs)}"

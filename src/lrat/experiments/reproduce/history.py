@@ -107,8 +107,9 @@ def _hardware(out: Path) -> list[list[str]]:
         except (OSError, ValueError):
             continue
         kind = tuple(
-            str(found.get(key)) for key in ("device", "processor", "torch", "lrat", "commit")
+            str(found.get(key))
+            for key in ("device", "processor", "threads", "torch", "lrat", "commit")
         )
         kinds.setdefault(kind, []).append(run.folder.name)
-    lines = [["device", "processor", "torch", "lrat", "commit", "runs"]]
+    lines = [["device", "processor", "threads", "torch", "lrat", "commit", "runs"]]
     return [*lines, *([*kind, ", ".join(runs)] for kind, runs in kinds.items())]

@@ -132,14 +132,17 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
 
 
 def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
-    """Each epoch a dotted line, what happens there at its foot, on three rows in turn; returns
-    whether any lies among the epochs shown."""
+    """Each epoch a dotted line, what happens there at its foot, on three rows in turn and on the
+    side where the next line is farther; returns whether any lies among the epochs shown."""
     first, last = axes.get_xlim()
     shown = [mark for mark in marks if first <= mark.epoch <= last]
-    for epoch in {mark.epoch for mark in shown}:
+    lines = sorted({mark.epoch for mark in shown})
+    for epoch in lines:
         axes.axvline(epoch, color="black", linewidth=0.7, linestyle=":")
+    edges = [first, *lines, last]
     for place, mark in enumerate(sorted(shown, key=lambda mark: mark.epoch)):
-        right = mark.epoch > first + 0.6 * (last - first)
+        line = lines.index(mark.epoch) + 1
+        right = edges[line] - edges[line - 1] > edges[line + 1] - edges[line]
         axes.annotate(
             mark.words,
             (mark.epoch, 0.03 + 0.07 * (place % _MARK_ROWS)),
