@@ -177,7 +177,7 @@ def attempt(size):
     return "it fits"
 
 
-run(model=Wide(), source=ToySource(data(4), size=2), watch=small, epochs=1)  # all threads and pools are made
+run(model=Wide(), source=ToySource(data(4), size=2), watch=small, epochs=1)  # all pools are made
 resource.setrlimit(resource.RLIMIT_AS, (mapped() + 100 * 2**20, resource.RLIM_INFINITY))
 print(attempt(256))
 print(attempt(16))

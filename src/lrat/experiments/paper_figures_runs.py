@@ -263,7 +263,7 @@ def marks_of(run: FigureRun, *, weighted: bool) -> list[Mark]:
     falls at once."""
     marks = []
     if weighted:
-        marks.append(Mark(epoch=run.reweighted_from, words="reweighting begins"))
+        marks.append(Mark(epoch=run.reweighted_from, words="weights act"))
     drops = [
         (int(line["epoch"]), float(line["lr"]) / float(before["lr"]))
         for before, line in zip(run.records, run.records[1:], strict=False)
