@@ -175,7 +175,9 @@ def test_accuracy_of_another_number_of_images_is_refused(own: Path) -> None:
 
 def test_figure_6_is_of_the_run_with_cw(made: Path) -> None:
     captions = pictures(make_figure("figure6", made))
-    assert "GAIRAT-CW on digits" in captions["figure6"]
+    assert (
+        "GAIRAT-CW on 120 images of digits, linf:0.2, small-cnn of width 4, " in captions["figure6"]
+    )
 
 
 def test_figure_2_ranks_final_and_early_stopped_models_of_several_presets(
