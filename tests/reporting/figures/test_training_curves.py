@@ -60,6 +60,26 @@ def test_marks_are_seen_and_those_outside_are_left_out(tmp_path: Path) -> None:
     assert not differ(plain, outside, COLUMN)
 
 
+@pytest.mark.parametrize(("epoch", "before"), [(2, False), (5, True), (11, True)])
+def test_words_on_a_mark_stand_where_the_next_line_is_farther(
+    epoch: int, before: bool, tmp_path: Path
+) -> None:
+    def drawn(*epochs: int, words: str = "") -> np.ndarray[Any, Any]:
+        marks = [Mark(epoch=each, words=words if each == epoch else "") for each in epochs]
+        figure = accuracy_figure([curve(epochs=12)], tmp_path / "f", caption="c", marks=marks)
+        return pixels(figure, COLUMN)
+
+    def columns(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.flatnonzero((first != second).any(axis=(0, 2)))
+
+    every = sorted({8, epoch})
+    without = [each for each in every if each != epoch]
+    line = columns(drawn(*without), drawn(*every)).mean()
+    words = columns(drawn(*every), drawn(*every, words="weights act"))
+    assert len(words) > 20
+    assert words.max() < line if before else words.min() > line
+
+
 def test_limits_hold_every_band_and_every_seed() -> None:
     low, high = accuracy_limits([curve(seeds=3, at=0.2), curve(at=0.7)])
     assert low < 17
