@@ -13,10 +13,27 @@ LratError
 ├── RunFolderError                 a run folder that cannot be used as asked
 └── Interrupted                    a run that was stopped and has saved itself
     └── Paused                     as it was told to beforehand, after so many minutes
+
+``StopNow`` is none of these: it leaves a measurement and passes through user's code.
 """
 
 import difflib
 from collections.abc import Iterable
+
+_LONGEST = 300
+
+
+def in_one_line(error: BaseException) -> str:
+    """``ValueError: what it says`` on one line of at most 300 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+class StopNow(BaseException):
+    """Leaves a measurement that ``training.interrupt.noticing`` watches.
+
+    No ``Exception``: a measure that catches those of its attacks or its model lets it pass.
+    """
 
 
 class LratError(Exception):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrat.outputs import raw_logits
+from lrat.outputs import logits_of
 
 
 class PassCounter:
@@ -24,7 +24,7 @@ class PassCounter:
         self._handle: Any = None
 
     def __enter__(self) -> "PassCounter":
-        self._handle = self._module.register_forward_hook(self._count)
+        self._handle = self._module.register_forward_hook(self._count, with_kwargs=True)
         return self
 
     def __exit__(
@@ -43,9 +43,11 @@ class PassCounter:
         """Forwards and backwards after an earlier ``read``."""
         return self.forwards - before[0], self.backwards - before[1]
 
-    def _count(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
-        logits = raw_logits(output)
-        rows = len(logits)
+    def _count(
+        self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: object
+    ) -> None:
+        rows = len(given[0] if given else next(iter(named.values())))
+        logits = logits_of(output, rows)
         self.forwards += rows
         if logits.requires_grad:
             logits.register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]

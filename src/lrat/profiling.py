@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.outputs import raw_logits
+from lrat.outputs import forward_logits, logits_of
 from lrat.types import Images
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -121,7 +121,7 @@ class PassClock:
     def _end(self, module: nn.Module, arguments: tuple[Any, ...], output: object) -> None:
         phase = self._former.pop()
         self._clock.switch(phase)
-        logits = raw_logits(output)
+        logits = logits_of(output)
         self.rows[part(phase, FORWARD)] += len(logits)
         if not logits.requires_grad:
             return
@@ -160,8 +160,7 @@ def image_pass_flop(model: nn.Module, images: Images) -> PassFlop | None:
     None where PyTorch's counter cannot follow the model.
     """
     leaf = images.detach().clone().requires_grad_()
-    # PyTorch's counter hooks what enters a module, and its hooks fail on leaves.
-    return _pass_flop(model, leaf.view_as(leaf), [leaf])
+    return _pass_flop(model, leaf, [leaf])
 
 
 def weight_pass_flop(model: nn.Module, images: Images) -> PassFlop | None:
@@ -180,7 +179,7 @@ def _pass_flop(model: nn.Module, images: Tensor, inputs: Sequence[Tensor]) -> Pa
     counter = FlopCounterMode(display=False)
     try:
         with torch.enable_grad(), torch.random.fork_rng(devices=devices), counter:
-            logits = raw_logits(model(images))
+            logits = forward_logits(model, images)
             forward = counter.get_total_flops()
             torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
     except Exception:
@@ -212,7 +211,7 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
     with torch.enable_grad(), torch.random.fork_rng(devices=devices):
         # Autograd holds what it saves as long as the output lives, so no address is used twice.
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
-            output = model(leaf)
+            output = forward_logits(model, leaf)
         del output
     return sum(storages.values())
 

@@ -120,9 +120,12 @@ def test_saa_is_one_stacked_ascent_after_the_clean_pass() -> None:
     assert found.weight_gradients == 0
 
 
-@pytest.mark.parametrize(("threat", "largest"), [(LINF, 29), (EUCLIDEAN, 95)], ids=["linf", "l2"])
+@pytest.mark.parametrize(("threat", "largest"), [(LINF, 31), (EUCLIDEAN, 97)], ids=["linf", "l2"])
 def test_square_is_one_forward_per_query_and_little_else(threat: Ball, largest: int) -> None:
-    """No gradient at all; the windows of a hundred queries are drawn at once."""
+    """No gradient at all; the windows of a hundred queries are drawn at once.
+
+    Two operations of a query are the door's: a copy of the images, and -inf replaced.
+    """
     queries = 100
     found = measure(Square(threat=threat, queries=queries), 8, fake=True)
     with torch.no_grad():

@@ -208,7 +208,7 @@ CASES = {
         "few.safetensors does not fit Own: it lacks layers.1.weight and 2 more",
     ),
     # Models
-    "model for other images": (digits("make"), "the model fails on images [1, 8, 8]: "),
+    "model for other images": (digits("make"), "the model fails on 2 images [1, 8, 8]: "),
     "model with too few classes": (digits("narrow"), "the model knows 3 classes, digits has 10"),
     "model without logits": (digits("picture"), "the model returns (2, 10, 8, 8) for 2 images"),
     "model with nothing to train": (digits("frozen"), "there is nothing to train"),
@@ -232,7 +232,7 @@ CASES = {
     ),
     "evaluated model for other images": (
         (*FILE, "model.py:make", "--data", "digits"),
-        "the model fails on images [1, 8, 8]: ",
+        "the model fails on 2 images [1, 8, 8]: ",
     ),
     "evaluated model with too few classes": (
         (*FILE, "model.py:narrow", "--data", "digits"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from builders import seeded
 from lrat.attacks import APGD, CW, PGD, SAA, Variant
-from lrat.errors import RegionViolationError, SettingError
+from lrat.errors import ModelError, RegionViolationError, SettingError
 from lrat.losses import cross_entropy
 from lrat.methods import Simulated
 from lrat.objectives import Objective, Reweighted, Term
@@ -201,7 +201,7 @@ def test_modes_come_back_when_the_clean_forward_raises() -> None:
             raise RuntimeError("broken on purpose")
 
     net = nn.Sequential(nn.BatchNorm2d(1).eval(), Broken())
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(ModelError, match="on purpose"):
         METHODS["lsat-saa"].attack(net, BATCH, step_of(BATCH))
     assert [module.training for module in net.modules()] == [True, False, True]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lrat.errors import StopNow
 from lrat.training import interrupt
-from lrat.training.interrupt import StopNow, StopRequest, holding, noticing, stopping
+from lrat.training.interrupt import StopRequest, holding, noticing, stopping
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 

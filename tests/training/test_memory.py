@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import MemoryShortError
+from lrat.outputs import is_memory_error
 from lrat.training import memory
-from lrat.training.memory import is_memory_error, largest_fitting, shortage
+from lrat.training.memory import largest_fitting, shortage
 from training.toys import ToySource, assert_same, data, network, run
 
 CPU = torch.device("cpu")

@@ -1,8 +1,8 @@
 """The attack's view of a model: eval mode, frozen, BatchNorm folded, faster where that pays."""
 
 from lrat.acceleration.choosing import accelerate, choose, describe, disagreement
-from lrat.acceleration.modes import evaluating
 from lrat.acceleration.view import Choices, FastView, PlainView, View
+from lrat.modes import evaluating
 
 __all__ = [
     "Choices",

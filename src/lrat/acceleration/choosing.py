@@ -9,9 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.modes import evaluating
 from lrat.acceleration.view import Choices, FastView, PlainView, View
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.types import Images
 
 _logger = logging.getLogger(__name__)
@@ -78,9 +78,9 @@ def disagreement(view: View, images: Images) -> str | None:
     """Why the view is no stand-in for its original on these images; None if it is one."""
     original = view.original
     with evaluating(original), torch.random.fork_rng(devices=[]):
-        expected = logits_of(original(images))
+        expected = forward_logits(original, images)
     with torch.random.fork_rng(devices=[]):
-        found = view(images)
+        found = forward_logits(view, images)
     if view.choices.precision == "float32":
         scale = max(1.0, float(expected.abs().max()))
         difference = float((found - expected).abs().max()) / scale
@@ -118,7 +118,7 @@ def _forward_flop(model: nn.Module, images: Tensor) -> float:
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             with counter:
-                model(images[:1])
+                forward_logits(model, images[:1])
         except Exception:
             return 0.0
     return float(counter.get_total_flops())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded, output_layer
 from lrat.acceleration.graphs import GraphedNetwork
-from lrat.acceleration.modes import evaluating
 from lrat.errors import SettingError
+from lrat.modes import evaluating
 from lrat.outputs import logits_of
 from lrat.types import Images, Logits
 
@@ -94,7 +94,7 @@ class PlainView(View):
 
     def forward(self, images: Images) -> Logits:
         with evaluating(self.original):
-            return logits_of(self.original(images))
+            return logits_of(self.original(images), len(images)).float()
 
     def refresh(self) -> "PlainView":
         return self
@@ -139,7 +139,7 @@ class FastView(View):
         with self._precision(images):
             if self.choices.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
-            return logits_of(self._run(images))
+            return logits_of(self._run(images), len(images)).float()
 
     def train(self, mode: bool = True) -> "FastView":
         """Always in eval mode."""

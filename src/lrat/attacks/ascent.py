@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import image_gradient
 from lrat.losses import Prepared, probability_margin
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.threat import Ball, Projection
 
 _MOMENTUM = 0.75
@@ -154,7 +154,7 @@ def ascend(
     for number in range(1, steps + 1):
         _move(run, threat, pull=1.0 if number == 1 else _MOMENTUM)
         if number == steps:
-            logits = logits_of(model(run.current))
+            logits = forward_logits(model, run.current)
             _judge(run, run.loss(logits), logits)
         else:
             run.gradient, losses, logits = image_gradient(model, run.loss, run.current)

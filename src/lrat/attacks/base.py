@@ -9,10 +9,10 @@ from typing import ClassVar, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.errors import ModelError
 from lrat.losses import Prepared
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.randomness import Noise, NoiseLike, as_noise
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
@@ -139,7 +139,7 @@ def framed(
     with torch.inference_mode(False), evaluating(model), torch.no_grad():
         images, labels = _recordable(images.detach().float()), _recordable(labels.long())
         if clean_logits is None and needs_clean:
-            clean_logits = logits_of(model(images))
+            clean_logits = forward_logits(model, images)
         elif clean_logits is not None:
             clean_logits = _recordable(clean_logits.detach().float())
         yield Given(images=images, labels=labels, clean=clean_logits)
@@ -188,7 +188,7 @@ def image_gradient(
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = logits_of(model(images))
+        logits = forward_logits(model, images)
         losses = loss(logits)
         if not losses.requires_grad:
             raise ModelError(

@@ -11,13 +11,13 @@ from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, Given, Trace, Variant, framed
 from lrat.attacks.confirm import confirmed
 from lrat.attacks.fab import FAB
-from lrat.attacks.foreign import AttackLike, as_attack
+from lrat.attacks.foreign import AttackLike, as_attack, protected_from
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
 from lrat.errors import SettingError
 from lrat.losses import probability_margin, targeted_dlr
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
 from lrat.randomness import Noise, NoiseLike, as_noise
 from lrat.threat import Ball
@@ -147,9 +147,9 @@ def _one_after_the_other(
         clean = None if given.clean is None else given.clean[left]
         own = noise.select(left)
         # An attack of somebody else's may count on gradients being on.
-        with PassCounter(model) as counted, torch.enable_grad():
+        with PassCounter(model) as counted, torch.enable_grad(), protected_from(attack, model):
             variant = attack(model, images[left], labels[left], noise=own, clean_logits=clean)
-        logits = logits_of(model(variant.images))
+        logits = forward_logits(model, variant.images)
         found = probability_margin(logits, labels[left])
         # Not the margin's sign: two probabilities may be equal where their logits are not.
         wrong = logits.argmax(1) != labels[left]

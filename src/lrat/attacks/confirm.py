@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import PlainView, View, evaluating
-from lrat.outputs import logits_of
+from lrat.acceleration import PlainView, View
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 
 
 def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor) -> Tensor:
@@ -24,5 +25,5 @@ def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor)
         torch.autocast(images.device.type, enabled=False),
         evaluating(original),
     ):
-        wrong = logits_of(original(images[rows])).argmax(1) != labels[rows]
+        wrong = forward_logits(original, images[rows]).argmax(1) != labels[rows]
     return claimed.index_put((rows,), wrong)

@@ -12,7 +12,7 @@ from lrat.attacks.hyperplane import steps_onto
 from lrat.attacks.pgd import check_steps
 from lrat.errors import ModelError, SettingError
 from lrat.losses import LossLike, Prepared, as_loss, difference, probability_margin
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.randomness import Noise
 from lrat.threat import Ball
 from lrat.types import Images, Labels, Logits
@@ -131,7 +131,7 @@ class FAB(GradientAttack):
         """One step of all rows, and the pull-back of those that it misclassifies."""
         gradient, losses, _ = image_gradient(model, loss, run.current)
         run.current = self._step(run, gradient, losses)
-        logits = logits_of(model(run.current))
+        logits = forward_logits(model, run.current)
         wrong = logits.argmax(1) != run.labels
         norm = self.threat.distance(run.current, run.center)
         better = wrong & (norm < run.norm)
@@ -163,7 +163,7 @@ class FAB(GradientAttack):
         nothing = run.step == 0
         best = torch.where(_wide(nothing), run.current, run.images)
         run.images = self.threat.around(run.center)(best)
-        run.logits = logits_of(model(run.images))
+        run.logits = forward_logits(model, run.images)
         run.step = run.step.masked_fill(nothing, self.steps)
         run.source = torch.where(nothing, run.tried, run.source)
         run.forwards = run.forwards + 1

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
-from lrat.attacks.base import Attack, Variant
+from lrat.attacks.base import Attack, GradientAttack, Variant
 from lrat.errors import LratError, RegionViolationError, SettingError
+from lrat.modes import evaluating
+from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
@@ -26,15 +27,17 @@ BOX = Linf(epsilon=1)
 
 
 @contextmanager
-def _gradients_kept(model: nn.Module) -> Iterator[None]:
-    """``requires_grad`` and ``param.grad`` of every parameter as they were: foreign code may
-    call ``backward`` or freeze parameters."""
+def protected(model: nn.Module) -> Iterator[None]:
+    """``model`` in the hands of code that is not ours, which may call ``backward`` or freeze
+    parameters: ``requires_grad`` and ``param.grad`` come back as they were, and the model is handed
+    copies of what it is called with."""
     parameters = list(model.parameters())
     kept = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     try:
-        yield
+        with handing_copies(model):
+            yield
     finally:
         for parameter, (requires_grad, grad) in zip(parameters, kept, strict=True):
             parameter.requires_grad_(requires_grad)
@@ -95,7 +98,7 @@ class Foreign:
             _seeded(seed, images.device),
             torch.inference_mode(False),
             evaluating(model),
-            _gradients_kept(model),
+            protected(model),
             torch.enable_grad(),
         ):
             result = self._called(model, images.clone(), labels.clone())
@@ -126,6 +129,11 @@ class Foreign:
                 f"the attack {self._name} failed on images {list(images.shape)} ({cause}): it is "
                 "called with (model, images, labels) and must return images"
             ) from error
+
+
+def protected_from(attack: Attack, model: nn.Module) -> AbstractContextManager[None]:
+    """``protected`` around a call of an attack that is not ours."""
+    return nullcontext() if isinstance(attack, GradientAttack | Foreign) else protected(model)
 
 
 def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, Rows, Variant, framed
+from lrat.attacks.foreign import protected_from
 from lrat.attacks.pgd import PGD
 from lrat.randomness import NoiseLike, Sequential, as_noise
 from lrat.types import Images, Labels, Logits
@@ -55,7 +56,11 @@ def attack_together(
         members = [asked[place] for place in group]
         if len(members) == 1:
             (one,) = members
-            made = [one.attack(model, images, labels, noise=one.noise, clean_logits=clean_logits)]
+            with protected_from(one.attack, model):
+                variant = one.attack(
+                    model, images, labels, noise=one.noise, clean_logits=clean_logits
+                )
+            made = [variant]
         else:
             made = _as_one_batch(members, model, images, labels, clean_logits)
         variants |= zip(group, made, strict=True)

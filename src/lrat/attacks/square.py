@@ -10,7 +10,7 @@ from lrat.attacks.square_l2 import L2Moves
 from lrat.attacks.square_moves import LinfMoves, Moves
 from lrat.errors import SettingError
 from lrat.losses import LossLike, Prepared, as_loss, cw, probability_margin
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.randomness import Noise
 from lrat.threat import L2, Ball, Linf
 from lrat.types import Images, Labels, Logits
@@ -133,7 +133,7 @@ class _Search:
         model: nn.Module, loss: Prepared, moves: Moves, labels: Tensor, row: Tensor
     ) -> "_Search":
         start = moves.start()
-        logits = logits_of(model(start))
+        logits = forward_logits(model, start)
         return _Search(
             model=model,
             loss=loss,
@@ -150,7 +150,7 @@ class _Search:
     def ask(self, query: int) -> None:
         """One forward of one proposal per image, taken where it helps."""
         images = self.moves.propose(self.best, query, self.fooled)
-        logits = logits_of(self.model(images))
+        logits = forward_logits(self.model, images)
         losses, wrong = self.loss(logits), logits.argmax(1) != self.labels
         taken = ((losses > self.losses) | wrong) & ~self.fooled
         # Weights of 0 and 1 interpolate exactly, and several times faster than ``where`` chooses.

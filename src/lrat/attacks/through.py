@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.base import Trace, Variant
 from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.attacks.spent import spent, whole
 from lrat.errors import SettingError
+from lrat.modes import evaluating
 from lrat.outputs import logits_of
 from lrat.passes import PassCounter
 from lrat.randomness import NoiseLike
@@ -25,7 +25,7 @@ class _Scaled(nn.Module):
         self.scale = scale
 
     def forward(self, images: Tensor) -> Tensor:
-        return logits_of(self.model(images)).float() * self.scale
+        return logits_of(self.model(images), len(images)).float() * self.scale
 
 
 @dataclass(frozen=True, kw_only=True)

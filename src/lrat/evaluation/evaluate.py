@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.gallery import Gallery
 from lrat.evaluation.outcomes import Outcomes
@@ -20,6 +19,7 @@ from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.running import NoiseKind, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
+from lrat.modes import evaluating
 from lrat.types import Batch
 
 

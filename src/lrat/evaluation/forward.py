@@ -1,17 +1,16 @@
 """The forward that verdicts rest on."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.errors import DataError, ModelError, NonFiniteError
-from lrat.outputs import logits_of
+from lrat.hardware import full_float32
+from lrat.modes import evaluating
+from lrat.outputs import NEVER, forward_logits
 from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
@@ -33,53 +32,16 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
         evaluating(model),
         torch.no_grad(),
         torch.autocast(kind, enabled=False),
-        _full_float32(kind),
+        full_float32(kind),
     ):
-        try:
-            logits = logits_of(model(images.float()))
-        except RuntimeError as error:
-            cure = float_cure(model)
-            if not cure:
-                raise
-            cause = " ".join(str(error).split())
-            raise ModelError(f"the model fails on images in float32: {cause}{cure}") from error
-    if logits.dim() != 2 or len(logits) != len(images) or logits.shape[1] < 2:
-        raise ModelError(
-            f"the model returns shape {tuple(logits.shape)} for {len(images)} images: needed are "
-            f"logits ({len(images)}, K) of K >= 2 classes"
-        )
-    finite = logits.isfinite().all(1).cpu().numpy()
+        logits = forward_logits(model, images.float())
+    finite = (logits.isfinite().all(1) & (logits > NEVER).any(1)).cpu().numpy()
     if not finite.all():
         raise NonFiniteError(
             f"NaN or infinite logits on image {index[~finite][0]} under {attack} "
             f"({int((~finite).sum())} such images in this batch): the model cannot be evaluated"
         )
     return logits
-
-
-def float_cure(model: nn.Module) -> str:
-    """What to add to the cause when a model fails: ``; its weights are float64: call .float() ...``
-    where they are not float32, as the images are and verdicts are; else nothing."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            kind = str(tensor.dtype).removeprefix("torch.")
-            return f"; its weights are {kind} and the images float32: call .float() on the model"
-    return ""
-
-
-@contextmanager
-def _full_float32(kind: str) -> Iterator[None]:
-    """Without TF32 on CUDA, which keeps 10 bits of a float32's 23 and is cuDNN's default."""
-    if kind != "cuda":
-        yield
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def look_like_probabilities(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Variant
+from lrat.attacks.foreign import protected_from
 from lrat.attacks.spent import spent
 from lrat.errors import NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.forward import (
@@ -26,7 +27,7 @@ from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.losses import logit_margin
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys
 from lrat.threat import Ball, Region
@@ -190,7 +191,11 @@ class Run:
             model: nn.Module, some: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, npt.NDArray[Any]]]:
             noise = self._noise(step, batch.index[place][some])
-            with PassCounter(model) as counted, GradientWatch(model) as watch:
+            with (
+                PassCounter(model) as counted,
+                GradientWatch(model) as watch,
+                protected_from(step.attack, model),
+            ):
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]
                 )
@@ -245,7 +250,7 @@ class Run:
             return labels[:0]
         if claimed is None:
             with torch.no_grad():
-                seen = logits_of(self.view(returned[stands])).argmax(1)
+                seen = forward_logits(self.view, returned[stands]).argmax(1)
             return stands[seen != labels[stands]]
         return stands[claimed[stands]]
 

@@ -17,7 +17,7 @@ from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.suites import Suite
 from lrat.losses import logit_margin
-from lrat.outputs import raw_logits
+from lrat.outputs import in_float32, logits_of
 from lrat.randomness import NoiseLike
 from lrat.threat import Region
 from lrat.types import Batch, Images, Labels, Logits
@@ -207,14 +207,19 @@ class _Recorder:
         self._rows: list[_Row] = []
         self._order: list[int] = []
         self._calls = 0
+        self._sent = center[:0]
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        handle = model.register_forward_hook(self._note, with_kwargs=True)
+        handles = (
+            model.register_forward_pre_hook(self._take, with_kwargs=True),
+            model.register_forward_hook(self._note, with_kwargs=True),
+        )
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def paths(self, label: int) -> tuple[Path, ...]:
         return tuple(self._path(row, label) for row in self._rows)
@@ -231,13 +236,18 @@ class _Recorder:
         )
 
     @torch.no_grad()
+    def _take(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        # Before the forward: a model may write into its images.
+        sent = given[0] if given else next(iter(named.values()))
+        self._sent = sent.detach().float().cpu().clone()
+
+    @torch.no_grad()
     def _note(
         self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: object
     ) -> None:
+        images = self._sent
         # Copies: a replayed graph writes its next answer into the same memory.
-        logits = raw_logits(output).detach().float().cpu().clone()
-        sent = given[0] if given else next(iter(named.values()))
-        images = sent.detach().float().cpu().clone()
+        logits = in_float32(logits_of(output, len(images)).detach()).cpu().clone()
         inside = self._inside(images)
         images = images.flatten(1)
         if len(images) != len(self._order):

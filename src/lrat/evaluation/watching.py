@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 
 
 class GradientWatch:
@@ -52,6 +52,6 @@ def without_gradient(model: nn.Module, images: Tensor) -> Tensor:
     """[B]: where the gradient of the summed logits is NaN; for the error that names an image."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        total = logits_of(model(leaf)).sum()
+        total = forward_logits(model, leaf).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
     return gradient.flatten(1).isnan().any(1)

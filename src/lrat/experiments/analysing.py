@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrat.acceleration import View, evaluating
+from lrat.acceleration import View
 from lrat.analysis.comparison import agreement, top_sets
 from lrat.analysis.embedding import LEAST, check_points, embed
 from lrat.analysis.views import Columns, Look, last_layer
@@ -48,6 +48,7 @@ from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
 from lrat.experiments.lock import locked
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
+from lrat.modes import evaluating
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
 

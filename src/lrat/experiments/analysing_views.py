@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.analysis import Look, look_at, looks
 from lrat.analysis.views import Columns, joined, names_of
 from lrat.data import ImageData, in_order
@@ -21,6 +20,7 @@ from lrat.experiments import build
 from lrat.experiments.analysing_store import VULNERABILITY, AnalysisStore
 from lrat.experiments.config import RunConfig
 from lrat.methods import Simulated
+from lrat.modes import evaluating
 from lrat.threat import Ball
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]

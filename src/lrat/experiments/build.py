@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrat import methods
-from lrat.acceleration import Choices, accelerate, evaluating
+from lrat.acceleration import Choices, accelerate
 from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
 from lrat.data import (
     CropAndFlip,
@@ -25,14 +25,14 @@ from lrat.data import (
 )
 from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNameError
 from lrat.evaluation import Member, Suite
-from lrat.evaluation.forward import float_cure
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
+from lrat.modes import evaluating
 from lrat.objectives import Objective
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
@@ -180,21 +180,8 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
     """
     place = next((value.device for value in network.parameters()), torch.device("cpu"))
     batch = images.batch(torch.arange(min(2, len(images)))).to(place)
-    try:
-        with evaluating(network), torch.no_grad():
-            logits = logits_of(network(batch.images))
-    except ModelError:
-        raise
-    except Exception as error:
-        cause = " ".join(str(error).split())
-        cause += float_cure(network)
-        raise ModelError(f"the model fails on images {list(images.shape)}: {cause}") from error
-    shape = tuple(logits.shape)
-    if len(shape) != 2 or shape[0] != len(batch):
-        raise ModelError(
-            f"the model returns {shape} for {len(batch)} images: it must return logits "
-            f"({len(batch)}, K)"
-        )
+    with evaluating(network), torch.no_grad():
+        logits = forward_logits(network, batch.images)
     classes = int(logits.shape[1])
     if classes < images.classes:
         raise ModelError(
@@ -222,7 +209,7 @@ def check_training(
         if not probe.training:
             probe.train()
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            probe(batch.images)
+            forward_logits(probe, batch.images)
     except Exception as error:
         share = "a process's share of " if processes > 1 else ""
         raise ModelError(

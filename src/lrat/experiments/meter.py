@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lrat.acceleration import FastView, View, describe, evaluating
+from lrat.acceleration import FastView, View, describe
 from lrat.attacks.base import Attack, Variant
+from lrat.modes import evaluating
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.profiling import (
     BACKWARD,

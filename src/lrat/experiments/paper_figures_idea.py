@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrat.acceleration import evaluating
 from lrat.evaluation.forward import classify
 from lrat.experiments import build
 from lrat.experiments.analysing_subject import Analysed, open_run
@@ -16,6 +15,7 @@ from lrat.experiments.analysing_views import looks_of
 from lrat.experiments.paper_figures_analysis import Columns, StoredAnalysis, sentences
 from lrat.experiments.paper_figures_runs import FigureRun
 from lrat.losses import probability_margin
+from lrat.modes import evaluating
 from lrat.randomness import Keyed, keys
 from lrat.reporting.figures import Instance, Pair
 from lrat.weighting import Evidence, GeometryTanh, MarginPower

@@ -11,7 +11,6 @@ from itertools import islice
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.data import ImageData, InMemory, in_order, stratified_subset
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments import build
@@ -20,11 +19,11 @@ from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObj
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.subjects import Source
 from lrat.experiments.suites import suite
-from lrat.outputs import raw_logits
+from lrat.modes import evaluating, training_modes
+from lrat.outputs import forward_logits
 from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.reporting.profile import Profile
 from lrat.training.metrics import EpochSums
-from lrat.training.state import training_modes
 from lrat.training.step import Stepper
 from lrat.types import Batch, Images
 
@@ -189,7 +188,7 @@ def _pass_seconds(view: nn.Module, images: Images) -> float:
     with evaluating(view):
         for phase in ("second", "over"):
             leaf = images.detach().requires_grad_()
-            torch.autograd.grad(raw_logits(view(leaf)).sum(), leaf)
+            torch.autograd.grad(forward_logits(view, leaf).sum(), leaf)
             clock.switch(phase)
     return clock.seconds["second"]
 

@@ -8,15 +8,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.attacks.shared import Asked, attack_together, rows_that_pay
 from lrat.errors import SettingError
 from lrat.losses import LossLike, cross_entropy
+from lrat.modes import evaluating
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.objectives.criterion import as_criterion
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.printing import as_call
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
@@ -104,7 +104,7 @@ class Reweighted:
         clean_logits = None
         if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():
-                clean_logits = logits_of(view(batch.images))
+                clean_logits = forward_logits(view, batch.images)
         pays = rows_that_pay(batch.images)
         variants = attack_together(
             view,
@@ -130,7 +130,7 @@ class Reweighted:
         correct: Tensor | None = None
         for term in self.terms:
             variant = variants[term.name]
-            logits = logits_of(model(variant.images))
+            logits = forward_logits(model, variant.images)
             losses[term.name] = score(logits)
             found[term.name] = self._weigh(term, logits, batch, variant)
             # Anything else would cancel against other weights, or look like none at all.
@@ -139,7 +139,7 @@ class Reweighted:
         if self.min_weight > 0:
             anchor = self.anchor or self.terms[0].name
             if anchor == CLEAN:
-                logits = logits_of(model(batch.images))
+                logits = forward_logits(model, batch.images)
                 losses[CLEAN] = score(logits)
                 correct = self._correct(logits, batch) if correct is None else correct
             floor = (self.min_weight - _row_sum(weights.values(), batch)).clamp(min=0)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import BOX, AttackLike, as_attack
+from lrat.attacks.foreign import BOX, AttackLike, as_attack, protected_from
 from lrat.errors import SettingError
 from lrat.losses import Loss, LossLike, cross_entropy, kl
+from lrat.modes import evaluating
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.objectives.criterion import as_criterion
-from lrat.outputs import logits_of
+from lrat.outputs import forward_logits
 from lrat.printing import as_call
 from lrat.types import Batch
 
@@ -47,17 +47,20 @@ class Trades:
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
-            clean_logits = logits_of(view(batch.images))
+            clean_logits = forward_logits(view, batch.images)
         ascent = as_attack(self.attack_with, threat=BOX)
         noise = step.noise.child(_TERM)
-        variant = ascent(view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits)
+        with protected_from(ascent, view):
+            variant = ascent(
+                view, batch.images, batch.labels, noise=noise, clean_logits=clean_logits
+            )
         return {_TERM: variant}
 
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
-        clean_logits = logits_of(model(batch.images))
-        logits = logits_of(model(variants[_TERM].images))
+        clean_logits = forward_logits(model, batch.images)
+        logits = forward_logits(model, variants[_TERM].images)
         natural = as_criterion(self.criterion).prepare(batch.labels)(clean_logits)
         divergence = self.divergence.prepare(batch.labels, clean_logits)(logits)
         each = natural + self.beta * divergence

@@ -12,9 +12,9 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from lrat.errors import DataError, Interrupted, NonFiniteError, Paused
+from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, StopNow
 from lrat.training.crew import Crew
-from lrat.training.interrupt import PLANNED, StopNow, StopRequest, noticing
+from lrat.training.interrupt import PLANNED, StopRequest, noticing
 from lrat.training.measuring import measured
 from lrat.training.metrics import EpochRecord
 from lrat.training.settings import Optimisation

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from lrat.errors import SettingError
+from lrat.errors import SettingError, StopNow
 
 _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,13 +21,6 @@ SAME_WITHIN_SECONDS = 2.0
 """A signal that comes again so soon is the same one: Ctrl-C reaches the processes of torchrun, and
 torchrun, which hands it on to them."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
-
-
-class StopNow(BaseException):
-    """Leaves a measurement that ``noticing`` watches.
-
-    No ``Exception``: a measure that catches those of its attacks or its model lets it pass.
-    """
 
 
 class StopRequest:

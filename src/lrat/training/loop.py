@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import RunFolderError
+from lrat.modes import training_modes
 from lrat.objectives.base import Objective
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.epochs import Epochs
 from lrat.training.interrupt import stopping, stopping_after
 from lrat.training.metrics import EpochRecord
 from lrat.training.settings import Optimisation
-from lrat.training.state import RunState, training_modes
+from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage
 from lrat.training.watch import Trackers, Watch, tell

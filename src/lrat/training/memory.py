@@ -8,21 +8,6 @@ from torch import Tensor
 
 from lrat.errors import MemoryShortError
 
-_SAID = (
-    "can't allocate memory",  # PyTorch's CPU allocator
-    "not enough memory",  # the same on Windows
-    "out of memory",
-    "std::bad_alloc",
-    "ALLOC_FAILED",  # cuBLAS, cuDNN
-)
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an error says that memory on a device or of the machine ran out."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _SAID)
-
 
 def largest_fitting(
     attempt: Callable[[int], None], batch: int, *, reserve: Sequence[Tensor] = ()

@@ -1,7 +1,7 @@
 """Everything that a run is between two steps, as one dictionary and back."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -127,21 +127,3 @@ def reported(saved: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in ({} if average is None else average["values"]).items():
         weights[name].copy_(value)  # in place: tied weights share their memory
     return weights
-
-
-@contextmanager
-def training_modes(model: nn.Module) -> Iterator[None]:
-    """Train mode inside, each module's own mode back afterwards.
-
-    A model that comes in train mode is left as it is: a module that the caller put into eval mode
-    inside it (a frozen BatchNorm) stays frozen. One that comes in eval mode is put into train mode
-    as a whole.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    if not model.training:
-        model.train()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

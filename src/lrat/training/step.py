@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.errors import NonFiniteError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.outputs import is_memory_error
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
 from lrat.training.crew import Alone, Crew, agree_on_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.finite import Undo, blame
-from lrat.training.memory import is_memory_error, largest_fitting, shortage
+from lrat.training.memory import largest_fitting, shortage
 from lrat.training.outcome import Passes, StepOutcome, merge, settled, summed, traced
 from lrat.training.precision import mixed
 from lrat.training.settings import Optimisation

@@ -9,9 +9,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.errors import NonFiniteError, SettingError, UnknownNameError
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
@@ -192,6 +192,7 @@ def clean_accuracy(model: nn.Module, batches: Sequence[Batch]) -> float | None:
         return None
     with evaluating(model), torch.no_grad():
         right = [
-            (logits_of(model(batch.images)).argmax(1) == batch.labels).sum() for batch in batches
+            (forward_logits(model, batch.images).argmax(1) == batch.labels).sum()
+            for batch in batches
         ]
         return float(torch.stack(right).sum()) / sum(len(batch) for batch in batches)

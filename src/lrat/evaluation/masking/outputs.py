@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from lrat.acceleration import evaluating
 from lrat.errors import LratError
 from lrat.evaluation.forward import look_like_probabilities
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.masking.subject import Subject
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.threat import Ball
 
 _COMPANY = 16
@@ -148,7 +148,7 @@ def alone(subject: Subject) -> Check:
 
 def _forward(subject: Subject, images: Tensor) -> Tensor:
     with evaluating(subject.model), torch.no_grad():
-        return logits_of(subject.model(images))
+        return forward_logits(subject.model, images)
 
 
 def _relative_difference(one: Tensor, other: Tensor) -> float:

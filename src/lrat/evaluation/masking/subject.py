@@ -6,11 +6,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.base import Attack, image_gradient
 from lrat.errors import ModelError, RegionViolationError
 from lrat.evaluation.forward import classify
 from lrat.losses import Prepared, cross_entropy
+from lrat.modes import evaluating
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks.base import Variant
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.randomness import Keyed, keys
 from lrat.training.crew import Alone, Crew
 from lrat.types import Batch, Images
@@ -137,7 +137,7 @@ class Examination:
 
 
 def _right(view: nn.Module, images: Images, batch: Batch) -> Tensor:
-    return logits_of(view(images)).argmax(1) == batch.labels
+    return forward_logits(view, images).argmax(1) == batch.labels
 
 
 def _scrambled(batch: Batch, variant: Variant, term: str) -> Images:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lrat.acceleration import evaluating
 from lrat.attacks import PGD
-from lrat.outputs import logits_of
+from lrat.modes import evaluating
+from lrat.outputs import forward_logits
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.training.guards.reading import Measured
@@ -59,7 +59,7 @@ class Probe:
                 noise = Keyed(keys(self.seed, batch.index)).child("probe")
                 found = attack(seen, batch.images, batch.labels, noise=noise)
                 with torch.no_grad():
-                    verdicts = logits_of(model(found.images)).argmax(1) == batch.labels
+                    verdicts = forward_logits(model, found.images).argmax(1) == batch.labels
                 right.append(verdicts.sum())
         measured = self.measured
         return {measured.name: float(torch.stack(right).sum()) / measured.images}

@@ -1,0 +1,97 @@
+"""Eval and train mode for a while, switched as the model itself does it and put back always."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from lrat.errors import LratError, ModelError, StopNow, in_one_line
+
+_Modes = list[tuple[nn.Module, bool]]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model.eval()`` for the time inside; each module's own mode back afterwards, even on errors.
+
+    A user's override of ``train`` or ``eval`` runs in both directions. Per module: a frozen
+    BatchNorm inside a training model stays frozen. A model that is in eval mode as a whole is left
+    alone, so that a loop may enter this as often as it likes. ``ModelError`` for an override that
+    raises.
+    """
+    modes = _modes_of(model)
+    switched = any(training for _, training in modes)
+    try:
+        if switched:
+            _switch(model, False)
+        yield
+    finally:
+        if switched or _changed(modes):
+            _put_back(model, modes)
+
+
+@contextmanager
+def training_modes(model: nn.Module) -> Iterator[None]:
+    """Train mode inside, each module's own mode back afterwards, both as in ``evaluating``.
+
+    A model that comes in train mode is left as it is: a module that the caller put into eval mode
+    inside it (a frozen BatchNorm) stays frozen. One that comes in eval mode is put into train mode
+    as a whole.
+    """
+    modes = _modes_of(model)
+    switched = not getattr(model, "training", True)
+    try:
+        if switched:
+            _switch(model, True)
+        yield
+    finally:
+        if switched or _changed(modes):
+            _put_back(model, modes)
+
+
+def _modes_of(model: nn.Module) -> _Modes:
+    # A frozen ScriptModule has no mode.
+    return [(part, part.training) for part in model.modules() if hasattr(part, "training")]
+
+
+def _changed(modes: _Modes) -> bool:
+    return any(module.training != training for module, training in modes)
+
+
+def _put_back(model: nn.Module, modes: _Modes) -> None:
+    """First through the overrides, parents before their children, then each flag as it was."""
+    try:
+        for module, training in modes:
+            if module is model or (module.training != training and _has_own_switch(module)):
+                _switch(module, training)
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
+
+
+def _switch(module: nn.Module, training: bool) -> None:
+    try:
+        if training:
+            module.train()
+        else:
+            module.eval()
+    except NotImplementedError:  # an exported program, which has a flag alone
+        for part, _ in _modes_of(module):
+            part.training = training
+    except (LratError, StopNow, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        name = "train" if training else "eval"
+        raise ModelError(
+            f"the model's {name}() fails: {in_one_line(error)}; mend what {type(module).__name__} "
+            f"does there: it is called as model.{name}()"
+        ) from error
+
+
+def _has_own_switch(module: nn.Module) -> bool:
+    """Whether the module's class, or the module itself, does something of its own in them."""
+    return any(
+        getattr(getattr(module, name), "__func__", None) is not getattr(nn.Module, name)
+        for name in ("train", "eval")
+    )
