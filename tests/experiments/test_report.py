@@ -19,7 +19,7 @@ from lrat.experiments.report import write_run_report
 from lrat.experiments.report.digests import weights_file_digest
 from lrat.experiments.report.training import images_behind
 from lrat.experiments.report.words import summary
-from lrat.experiments.subjects import weights_digest
+from lrat.experiments.weights import weights_digest
 from lrat.reporting.report.records import Overfitting, RunRecord
 
 

@@ -198,7 +198,7 @@ ALTERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "weights that are numbers": (
         lambda state: state["model"].update({"1.weight": 3}),
-        r"no state of a run",
+        r"does not fit this model: 1\.weight is a int there and a \w+ here",
     ),
     "rows of nothing": (lambda state: state.update(recorder=[]), r"no state of a run"),
 }

@@ -12,7 +12,8 @@ from lrat.errors import ConfigurationError, RunFolderError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONTENTS, read_config
-from lrat.experiments.run import fill, load_weights
+from lrat.experiments.run import load_weights
+from lrat.experiments.weights import fill
 
 Part = Literal["train", "test"]
 

@@ -14,7 +14,8 @@ from lrat.errors import LratError, ModelError, NonFiniteError
 from lrat.evaluation import Suite
 from lrat.evaluation.watching import GradientWatch
 from lrat.experiments import build
-from lrat.experiments.subjects import Source, weights_digest
+from lrat.experiments.subjects import Source
+from lrat.experiments.weights import weights_digest
 from lrat.randomness import NoiseLike
 from lrat.types import Images, Labels, Logits
 

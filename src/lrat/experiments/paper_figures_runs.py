@@ -25,7 +25,7 @@ from lrat.experiments.reproduce.collecting import image_counts, metrics_of, repo
 from lrat.experiments.reproduce.layout import finished_runs
 from lrat.experiments.reproduce.presets import Choice, drop_epoch
 from lrat.experiments.run import load_weights
-from lrat.experiments.subjects import weights_digest
+from lrat.experiments.weights import weights_digest
 from lrat.reporting.figures import AccuracyCurve, Mark
 
 _FOLDED = "digits"

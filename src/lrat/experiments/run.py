@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View, describe
 from lrat.data import ImageData, InMemory, Splits
-from lrat.errors import CheckpointError, DataError, ModelError, RunFolderError
+from lrat.errors import CheckpointError, DataError, RunFolderError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import synchronised
@@ -33,11 +33,11 @@ from lrat.experiments.measures import selection_key, watch
 from lrat.experiments.seeing import record_choices, recorded_choices
 from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
+from lrat.experiments.weights import read_safetensors, write_safetensors
 from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.interrupt import check_minutes
-from lrat.training.resuming import misfit
 from lrat.training.state import reported
 from lrat.training.watch import tell
 
@@ -231,7 +231,7 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
     return found
 
 
-def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Tensor]:
+def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Any]:
     """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
     if checkpoint == "selected" and (folder / WEIGHTS).is_file():
         try:
@@ -244,39 +244,17 @@ def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, 
     return reported(storage(config, folder).checkpoints().load(checkpoint))
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name; CheckpointError for a file that is missing or not what its name says."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is no safetensors file: {error}") from None
-
-
-def fill(network: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Load weights; ModelError in one line where they do not fit the network."""
-    reason = misfit(network, weights)
-    if reason is not None:
-        raise ModelError(f"{origin} does not fit {type(network).__name__}: {reason}")
-    network.load_state_dict(weights)
-
-
 def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None:
-    from safetensors.torch import save
-
-    # Copies: tied weights share memory, which the format refuses.
-    tensors = {name: value.clone().contiguous() for name, value in result.weights.items()}
-    write_atomically(folder / WEIGHTS, lambda stream: stream.write(save(tensors)))
+    content = write_safetensors(result.weights)
+    write_atomically(folder / WEIGHTS, lambda stream: stream.write(content))
     about: dict[str, Any] = {
         "selected_epoch": result.selected_epoch,
         "selected_value": result.selected_value,
         "epochs": len(result.records),
         "shape": list(images.shape),
         "class_names": list(images.class_names),
-        "parameters": sum(value.numel() for value in tensors.values()),
+        "parameters": sum(
+            value.numel() for value in result.weights.values() if isinstance(value, Tensor)
+        ),
     }
     write_json(folder / MODEL, about)

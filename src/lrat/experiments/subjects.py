@@ -1,22 +1,21 @@
 """What is attacked: a run's model or somebody's, with the images to attack it on."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import DataSettings, RunConfig, load_config
 from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
-from lrat.experiments.run import fill, load_weights, read_safetensors
+from lrat.experiments.run import load_weights
 from lrat.experiments.users_code import code_of, model_from_file
+from lrat.experiments.weights import fill, read_safetensors, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,13 +139,3 @@ def own_folder(folder: Path, identity: Mapping[str, str]) -> Path:
         if evaluated(folder, key) not in (None, own):
             folder = folder.with_name(f"{folder.name}-{own[:_DIGITS]}")
     return folder
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes: the identity of a model's weights."""
-    sha = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()

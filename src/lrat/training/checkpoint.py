@@ -158,7 +158,7 @@ class Checkpoints:
         return sum(path.stat().st_size for path in self.folder.glob("*") if path.is_file())
 
     def _write(self, state: dict[str, Any], name: Name, selected: int | None) -> Path:
-        _check_plain(state, "state")
+        check_plain(state, "state")
         payload = self._payload(name)
         description = Description(
             epoch=name.epoch,
@@ -332,14 +332,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_plain(value: Any, where: str) -> None:
+def check_plain(value: Any, where: str) -> None:
     """Refuse when saving what could not be loaded without executing code."""
     if type(value) in {dict, OrderedDict}:
         for key, inner in value.items():
-            _check_plain(inner, f"{where}[{key!r}]")
+            check_plain(inner, f"{where}[{key!r}]")
     elif type(value) in {list, tuple}:
         for place, inner in enumerate(value):
-            _check_plain(inner, f"{where}[{place}]")
+            check_plain(inner, f"{where}[{place}]")
     elif not (value is None or isinstance(value, Tensor) or type(value) in _PLAIN):
         raise CheckpointError(
             f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text and "

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lrat.errors import RunFolderError
 from lrat.modes import training_modes
@@ -33,7 +34,7 @@ class TrainingResult:
     records: tuple[EpochRecord, ...]
     selected_epoch: int
     selected_value: float | None
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Any]
 
 
 def train(

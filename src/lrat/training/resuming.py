@@ -66,7 +66,7 @@ def _chosen(records: Sequence[EpochRecord], key: str) -> Best | None:
     return best
 
 
-def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+def check_fit(model: nn.Module, weights: Mapping[str, Any], origin: str) -> None:
     """Refuse the weights of another architecture or number of classes; ``CheckpointError``."""
     reason = misfit(model, weights)
     if reason is not None:
@@ -76,9 +76,9 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> N
         )
 
 
-def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
+def misfit(model: nn.Module, weights: Mapping[str, Any]) -> str | None:
     """Why ``weights`` are none of this model, in words; None if they are."""
-    own: Mapping[str, Tensor] = model.state_dict()
+    own: Mapping[str, Any] = model.state_dict()
     for what, names in (
         ("lacks", [name for name in own if name not in weights]),
         ("holds unknown", [name for name in weights if name not in own]),
@@ -87,8 +87,9 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str | None:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             return f"it {what} {names[0]}{more}"
     for name, value in own.items():
-        if isinstance(value, Tensor) and value.shape != weights[name].shape:
-            return (
-                f"{name} is {list(weights[name].shape)} there and {list(value.shape)} in the model"
-            )
+        other = weights[name]
+        if isinstance(value, Tensor) != isinstance(other, Tensor):
+            return f"{name} is a {type(other).__name__} there and a {type(value).__name__} here"
+        if isinstance(value, Tensor) and value.shape != other.shape:
+            return f"{name} is {list(other.shape)} there and {list(value.shape)} in the model"
     return None

@@ -1,5 +1,6 @@
 """Everything that a run is between two steps, as one dictionary and back."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -67,11 +68,11 @@ class RunState:
             return f"after epoch {self.epoch}"
         return f"in epoch {self.epoch + 1} after step {self.step}"
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Any]:
         """A copy on the CPU of the weights to report: the averaged ones where there are some."""
         with nullcontext() if self.average is None else self.average.applied(self.model):
             found = self.model.state_dict()
-            return {name: value.detach().cpu().clone() for name, value in found.items()}
+            return {name: _copied(value) for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone; tensors are the living ones, to be written at once."""
@@ -120,9 +121,14 @@ class RunState:
         self.best = None if state["best"] is None else Best(**state["best"])
 
 
-def reported(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+def _copied(value: Any) -> Any:
+    """A tensor on the CPU; what else a state dictionary holds as it is now."""
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def reported(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The weights that a saved state reports: the averaged ones where it holds some."""
-    weights: dict[str, Tensor] = dict(saved["model"])
+    weights: dict[str, Any] = dict(saved["model"])
     average = saved.get("average")  # absent in older checkpoints
     for name, value in ({} if average is None else average["values"]).items():
         weights[name].copy_(value)  # in place: tied weights share their memory

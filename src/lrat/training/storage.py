@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
 from lrat.errors import SettingError
 from lrat.files import remove_leftovers
-from lrat.training.checkpoint import Checkpoints
+from lrat.training.checkpoint import Checkpoints, check_plain
 from lrat.training.metrics import MetricsFile
 from lrat.training.outcome import StepOutcome
 from lrat.training.recorder import WeightRecorder
@@ -98,7 +96,7 @@ class Keeper(Protocol):
         """The run stops here: save what is not saved yet."""
         ...
 
-    def selected(self, state: RunState) -> dict[str, Tensor]:
+    def selected(self, state: RunState) -> dict[str, Any]:
         """The weights of the selected epoch, the last one without selection; on the CPU."""
         ...
 
@@ -123,6 +121,7 @@ class FolderKeeper:
         self._saved_at = time.monotonic()
 
     def resume(self, state: RunState) -> str | None:
+        check_plain(state.state_dict(), "state")  # what cannot be saved is not trained
         saved = self._checkpoints.latest()
         remark = None if saved is None else self._take_over(state, saved)
         if self._writes:
@@ -192,7 +191,7 @@ class FolderKeeper:
         else:
             self._save(state)
 
-    def selected(self, state: RunState) -> dict[str, Tensor]:
+    def selected(self, state: RunState) -> dict[str, Any]:
         name = "last" if state.best is None else f"epoch-{state.best.epoch}"
         return reported(self._checkpoints.load(name))
 
@@ -267,7 +266,7 @@ class MemoryKeeper:
     where = "nothing is saved, as the run was given no storage"
 
     def __init__(self) -> None:
-        self._best: dict[str, Tensor] | None = None
+        self._best: dict[str, Any] | None = None
 
     def resume(self, state: RunState) -> str | None:
         return None
@@ -285,5 +284,5 @@ class MemoryKeeper:
     def save(self, state: RunState) -> None:
         return
 
-    def selected(self, state: RunState) -> dict[str, Tensor]:
+    def selected(self, state: RunState) -> dict[str, Any]:
         return state.weights() if self._best is None else self._best

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lrat.experiments.folder import CHECKPOINTS, CONTENTS, WEIGHTS
+from lrat.experiments.folder import BESIDE_TENSORS, CHECKPOINTS, CONTENTS, WEIGHTS
 from lrat.experiments.report.reading import Folder, at
 
 _KINDS = {
@@ -50,15 +50,17 @@ def _of_weights(home: Folder) -> str | None:
         return None
 
 
-def weights_file_digest(path: Path) -> str:
-    """``subjects.weights_digest`` of a safetensors file, without torch: over names, types, shapes
-    and bytes. Raises ``ValueError`` or ``KeyError`` for a file that is none."""
+def weights_file_digest(path: Path) -> str | None:
+    """``weights.weights_digest`` of a safetensors file, without torch: over names, types, shapes
+    and bytes; None for one that holds more than tensors. Raises ``ValueError`` or ``KeyError`` for
+    a file that is none."""
     content = memoryview(path.read_bytes())
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     if start > len(content):
         raise ValueError("a header that ends beyond the file")
     tensors: dict[str, Any] = json.loads(bytes(content[_LENGTH:start]))
-    tensors.pop("__metadata__", None)
+    if BESIDE_TENSORS in (tensors.pop("__metadata__", None) or {}):
+        return None
     sha = hashlib.sha256()
     for name in sorted(tensors):
         about = tensors[name]

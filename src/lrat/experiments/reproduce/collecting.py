@@ -26,7 +26,7 @@ from lrat.experiments.reproduce.layout import RunPlace
 from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
-from lrat.experiments.subjects import weights_digest
+from lrat.experiments.weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,188 @@
+"""A model's weights: what tells them from others, their file, and how they come into a network.
+
+A state dictionary may hold anything beside tensors (``get_extra_state``, quantised layers): its
+digest is of all of it. A safetensors file holds tensors alone, so the rest is written as JSON into
+the file's metadata, which is read without executing anything.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrat.errors import CheckpointError, ModelError
+from lrat.experiments.folder import BESIDE_TENSORS
+from lrat.experiments.own_names import without_addresses
+from lrat.training.resuming import misfit
+
+_logger = logging.getLogger(__name__)
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DataParallel and DDP, ``torch.compile`` and Lightning put before a model's names."""
+_PICKLES = (b"PK\x03\x04", b"\x80")
+"""How files of ``torch.save`` begin: a zip archive, or a pickle itself."""
+
+
+def weights_digest(weights: Mapping[str, Any]) -> str:
+    """SHA-256 over names, shapes and bytes, and over all else that a state dictionary holds: the
+    identity of a model's weights."""
+    sha = hashlib.sha256()
+    for name in sorted(weights):
+        _add(sha, name, weights[name])
+    return sha.hexdigest()
+
+
+def _add(sha: Any, name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        kind = value.dtype
+        value = value.detach()
+        value = value.dequantize() if value.is_quantized else value
+        value = value if value.layout is torch.strided else value.to_dense()
+        value = value.cpu().contiguous().resolve_conj().resolve_neg()
+        sha.update(f"{name} {kind} {tuple(value.shape)}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        sha.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=repr):
+            _add(sha, f"{name}[{key!r}]", value[key])
+    elif isinstance(value, (list, tuple)):
+        for position, each in enumerate(value):
+            _add(sha, f"{name}[{position}]", each)
+    elif isinstance(value, (set, frozenset)):
+        sha.update(f"{name} {sorted(map(repr, value))}".encode())
+    elif isinstance(value, torch.ScriptObject):
+        _add(sha, name, value.__getstate__())
+    elif hasattr(value, "getvalue"):  # a file in memory
+        _add(sha, name, value.getvalue())
+    else:
+        sha.update(f"{name} {without_addresses(repr(value))}".encode())
+
+
+def write_safetensors(weights: Mapping[str, Any]) -> bytes:
+    """The content of a file that ``read_safetensors`` reads back."""
+    from safetensors.torch import save
+
+    # Copies: tied weights share memory, which the format refuses.
+    tensors: dict[str, Tensor] = {}
+    beside = {}
+    for name, value in weights.items():
+        packed = _packed(value, name, tensors)
+        if not isinstance(value, Tensor):
+            beside[name] = packed
+    return save(tensors, {BESIDE_TENSORS: json.dumps(beside)} if beside else None)
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Weights by name; CheckpointError for a file that is missing or not what its name says."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            beside = json.loads((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
+        taken: set[str] = set()
+        found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            _not_loaded(path) or f"{path} is no safetensors file: {error}"
+        ) from None
+    return {**{name: each for name, each in tensors.items() if name not in taken}, **found}
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON holds it, its tensors in ``tensors``."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if isinstance(value, Mapping):
+        items = ((key, _packed(inner, f"{name}[{key!r}]", tensors)) for key, inner in value.items())
+        return {"pairs": [[_packed(key, name, tensors), inner] for key, inner in items]}
+    if isinstance(value, (list, tuple)):
+        inner = [_packed(each, f"{name}[{place}]", tensors) for place, each in enumerate(value)]
+        return {"tuple": inner} if isinstance(value, tuple) else inner
+    return value
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor], taken: set[str]) -> Any:
+    """What ``_packed`` was given; ``taken``: the names of the tensors inside it."""
+    if isinstance(value, list):
+        return [_unpacked(each, tensors, taken) for each in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        taken.add(inner)
+        return tensors[inner]
+    if kind == "bytes":
+        return bytes.fromhex(inner)
+    found = [_unpacked(each, tensors, taken) for each in inner]
+    return tuple(found) if kind == "tuple" else dict(found)
+
+
+def _not_loaded(path: Path) -> str | None:
+    """What to do about a file that ``torch.save`` wrote; None for another one."""
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_PICKLES):
+            return None
+    return (
+        f"{path} is a file of torch.save: it is not loaded, as a pickle may run code; convert it "
+        f"once where you trust it, by `from safetensors.torch import save_file; "
+        f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})`"
+        " (of a checkpoint that holds more than weights, its 'state_dict')"
+    )
+
+
+def fill(network: nn.Module, weights: Mapping[str, Any], origin: str) -> None:
+    """Load weights; ModelError in one line where they do not fit the network.
+
+    Names that others' wrappers put a prefix before are taken without it where everything fits then.
+    """
+    reason = misfit(network, weights)
+    if reason is not None:
+        renamed = _renamed(network, weights)
+        if misfit(network, renamed) is not None:
+            named = [each for each in _WRAPPERS if any(each in f".{name}" for name in weights)]
+            hint = f" (its names hold {', '.join(map(repr, named))})" if named else ""
+            raise ModelError(f"{origin} does not fit {type(network).__name__}: {reason}{hint}")
+        first, other = next(zip(weights, renamed, strict=True))
+        _logger.warning("%s: names are read without their prefix, %s as %s", origin, first, other)
+        weights = renamed
+    network.load_state_dict(weights)
+
+
+def _renamed(network: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """``weights`` under the network's names, where they differ in prefixes of wrappers alone."""
+    own = {_bare(name): name for name in network.state_dict()}
+    found = {_bare(name): value for name, value in weights.items()}
+    known = _shared(own)
+    theirs = _shared(found)
+    return {
+        own.get(known + name.removeprefix(theirs), name): value for name, value in found.items()
+    }
+
+
+def _bare(name: str) -> str:
+    for wrapper in _WRAPPERS[:2]:
+        name = f".{name}".replace(f".{wrapper}", ".").removeprefix(".")
+    return name
+
+
+def _shared(names: Mapping[str, Any]) -> str:
+    """The part up to a dot with which all names begin."""
+    split = [name.split(".")[:-1] for name in names]
+    parts = []
+    for position in zip(*split, strict=False):
+        if len(set(position)) > 1:
+            break
+        parts.append(f"{position[0]}.")
+    return "".join(parts)

@@ -1,0 +1,180 @@
+"""State dictionaries that hold more than tensors, and files of weights that others wrote."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import lrat
+from builders import seeded
+from experiments.commands import lrat as command
+from lrat.attacks import Square
+from lrat.errors import CheckpointError, LratError, ModelError
+from lrat.evaluation import custom
+from lrat.experiments.weights import fill, read_safetensors, weights_digest, write_safetensors
+from lrat.threat import Linf
+
+BALL = Linf(epsilon=0.05)
+LABELS = torch.arange(32) % 2
+IMAGES = torch.rand(32, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def own_randomness() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+class Keeping(nn.Module):
+    """A model whose state dictionary holds whatever ``extra`` is."""
+
+    def __init__(self, extra: Any = None) -> None:
+        super().__init__()
+        self.layer = nn.Linear(25, 2)
+        self.extra = extra
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+EXTRAS = {
+    "numbers": {"version": 3, "scale": 0.5, "name": "x", 1: None},
+    "tensors": {"inside": {"scale": torch.tensor([1.5, 2.0])}, "more": [torch.ones(2, 2)]},
+    "bytes": b"\x00\xff",
+    "a tuple": ("a", (1, True)),
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_state_that_holds_more_than_tensors_is_trained_and_evaluated(
+    extra: Any, kept: bool, tmp_path: Path
+) -> None:
+    model = seeded(0, lambda: Keeping(extra))
+    before = weights_digest({"state": extra})
+    options: dict[str, Any] = {"method": "natural", "threat": BALL, "epochs": 2, "lr": 0.01}
+    if kept:
+        options |= {"out": tmp_path / "run", "ema": 0.5}
+    lrat.fit(model, (IMAGES, LABELS), **options)
+    assert weights_digest({"state": model.extra}) == before
+    suite = custom(BALL, {"square": Square(threat=BALL, queries=2)})
+    result = lrat.evaluate(
+        model, (IMAGES, LABELS), threat=BALL, suite=suite, folder=tmp_path / "evaluation"
+    )
+    assert len(result.index) == 32
+    found = read_back(model.state_dict(), tmp_path)
+    assert weights_digest(found) == weights_digest(model.state_dict())
+    assert type(found["_extra_state"]) is type(extra)
+
+
+def read_back(weights: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / "w.safetensors").write_bytes(write_safetensors(weights))
+    return read_safetensors(folder / "w.safetensors")
+
+
+def test_every_part_of_a_state_counts() -> None:
+    digests = {weights_digest({"state": extra}) for extra in EXTRAS.values()}
+    digests.add(weights_digest({"state": {"inside": {"scale": torch.tensor([1.5, 2.5])}}}))
+    digests.add(weights_digest({"state": {"version": 4, "scale": 0.5}}))
+    assert len(digests) == len(EXTRAS) + 2
+
+
+def test_what_no_checkpoint_can_keep_is_refused_before_training(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"method": "natural", "threat": BALL, "epochs": 1}
+    with pytest.raises(CheckpointError, match=r"_extra_state.* is a set"):
+        lrat.fit(Keeping({1, 2}), (IMAGES, LABELS), out=tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    lrat.fit(Keeping({1, 2}), (IMAGES, LABELS), **options)
+
+
+def test_a_run_keeps_all_of_the_state(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer, self.seen = torch.nn.Linear(64, 10), {'steps': 0}\n"
+        "    def forward(self, images):\n"
+        "        if self.training:\n"
+        "            self.seen['steps'] += 1\n"
+        "        return self.layer(images.flatten(1))\n"
+        "    def get_extra_state(self):\n"
+        "        return {**self.seen, 'mean': torch.ones(2)}\n"
+        "    def set_extra_state(self, state):\n"
+        "        self.seen = {'steps': state['steps']}\n"
+    )
+    run = tmp_path / "run"
+    model = ("--model", f"{tmp_path / 'mine.py'}:Net", "--set", "data.train_limit=60")
+    trained = command("train", "natural", *model, "--epochs", "1", "--out", str(run))
+    assert trained.status == 0, trained.err
+    found = read_safetensors(run / "model.safetensors")["_extra_state"]
+    assert found["steps"] > 0
+    assert found["mean"].tolist() == [1, 1]
+    assert command("evaluate", str(run), "--limit", "20").status == 0
+
+
+def quantised_model() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(25, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_a_quantised_model_is_attacked_by_square(tmp_path: Path) -> None:
+    quantised = quantised_model()
+    suite = custom(BALL, {"square": Square(threat=BALL, queries=5)})
+    options: dict[str, Any] = {"threat": BALL, "suite": suite, "folder": tmp_path}
+    first = lrat.evaluate(quantised, (IMAGES, LABELS), **options)
+    assert str(lrat.evaluate(quantised, (IMAGES, LABELS), **options)) == str(first)
+    with pytest.raises(LratError, match="model: "):
+        lrat.evaluate(quantised_model(), (IMAGES, LABELS), **options)
+
+
+PREFIXES = ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module.", "net."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_before_all_names_is_left_out(
+    prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (
+        seeded(n, lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) for n in (0, 1)
+    )
+    weights = {f"{prefix}{name}": value for name, value in first.state_dict().items()}
+    fill(second, weights, "w.safetensors")
+    assert weights_digest(second.state_dict()) == weights_digest(first.state_dict())
+    assert f"{prefix}0.weight as 0.weight" in caplog.text
+    wrapped = nn.Module()
+    wrapped.add_module("module", seeded(2, lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
+    fill(wrapped, weights, "w.safetensors")
+    assert weights_digest(wrapped.module.state_dict()) == weights_digest(first.state_dict())
+
+
+def test_a_prefix_is_named_where_the_rest_does_not_fit() -> None:
+    weights = {"module.0.weight": torch.zeros(3, 2), "module.0.bias": torch.zeros(3)}
+    with pytest.raises(ModelError, match=r"\(its names hold 'module\.'\)"):
+        fill(nn.Sequential(nn.Linear(2, 2)), weights, "w.safetensors")
+    inner = {"0._orig_mod.weight": torch.zeros(2, 2), "0._orig_mod.bias": torch.zeros(2)}
+    fill(nn.Sequential(nn.Linear(2, 2)), inner, "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.ckpt", "pytorch_model.bin"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_no_pickle_is_loaded_and_the_cure_is_named(name: str, legacy: bool, tmp_path: Path) -> None:
+    weights = nn.Linear(2, 2).state_dict()
+    torch.save(weights, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"not loaded, as a pickle.*save_file") as caught:
+        read_safetensors(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    save_file(weights, tmp_path / "converted.pt")
+    assert read_safetensors(tmp_path / "converted.pt").keys() == weights.keys()
