@@ -1,18 +1,12 @@
-"""Models that only look robust, built around trained ones, and one that GAIRAT made so."""
+"""Models that only look robust, built around trained ones."""
 
-import copy
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
-from lrat.methods import Simulated, gairat
-from lrat.objectives import StepContext
-from lrat.randomness import Keyed, keys
 from lrat.types import Batch
-from trained import THREAT, digits, trained
+from trained import digits
 
 
 def digits_batch(count: int, first: int = 1400) -> Batch:
@@ -110,36 +104,3 @@ class Scaled(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
         return logits * self.scale
-
-
-@cache
-def gairat_model() -> nn.Module:
-    """GAIRAT on the first 1,400 digits in seconds; PGD is 15 points too kind to it."""
-    like = trained()
-    model = seeded(0, lambda: _renewed(like))
-    simulated = Simulated(threat=THREAT, steps=5, step_size=THREAT.epsilon / 4)
-    objective = gairat(simulated, begin=0.5)
-    images, labels = digits()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=2e-4)
-    epochs = 12
-    for epoch in range(epochs):
-        order = Keyed(keys(epoch, torch.arange(1400))).uniform((1400,), "order").argsort()
-        for rows in order.split(100):
-            batch = Batch(images=images[rows], labels=labels[rows], index=rows)
-            noise = Keyed(keys(epoch, rows))
-            step = StepContext(epoch=epoch, progress=epoch / epochs, noise=noise)
-            variants = objective.attack(model.eval(), batch, step)
-            output = objective.loss(model.train(), batch, variants, step)
-            optimiser.zero_grad()
-            (output.total / output.normalizer).backward()
-            optimiser.step()
-    return model.eval()
-
-
-def _renewed(model: nn.Module) -> nn.Module:
-    """The same architecture with fresh weights."""
-    fresh = copy.deepcopy(model)
-    for module in fresh.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    return fresh

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from evaluation.masking.masked import Noisy, Quantised, Scaled, digits_batch, gairat_model
+from evaluation.masking.masked import Noisy, Quantised, Scaled, digits_batch
 from lrat.evaluation.masking import masking_panel, strength
 from lrat.evaluation.masking.subject import Subject
 from trained import THREAT, trained
@@ -47,12 +47,12 @@ def test_a_random_layer_fails() -> None:
 
 
 def test_gairat_fails_where_attacks_disagree_and_nowhere_else() -> None:
-    assert failures(gairat_model(), 200) == {"PGD, CW, AutoAttack agree", "scaled logits"}
+    assert failures(trained("gairat"), 200) == {"PGD, CW, AutoAttack agree", "scaled logits"}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_verdict_on_gairat_does_not_hang_on_noise_and_images(seed: int) -> None:
-    model = gairat_model()
+    model = trained("gairat")
     batch = digits_batch(160, first=1450 + 90 * seed)
     found = Subject(model=model, view=model, batch=batch, threat=THREAT, seed=seed)
     assert strength.agreement(found).status == "failed"
