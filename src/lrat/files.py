@@ -1,5 +1,6 @@
 """Files that are either whole or not there: bytes, text, JSON, columnar tables."""
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
+from lrat.reading import check_inside, open_stored
+from lrat.text import reason
 
 TABLE_SUFFIXES = (".parquet", ".npz")
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -56,6 +59,7 @@ def write_together(*files: tuple[Path, Write]) -> None:
 def _write_beside(path: Path, beside: Path, write: Write) -> None:
     raw: _Watched | None = None
     try:
+        check_inside(path.parent)
         make_folder(path.parent)
         raw = _Watched(beside, "wb")
         with io.BufferedWriter(raw) as file:
@@ -73,6 +77,7 @@ def _write_beside(path: Path, beside: Path, write: Write) -> None:
 def append_line(path: Path, line: str) -> None:
     """Add ``line`` and a line end, whole or not at all; ``RunFolderError`` if it is not at all."""
     try:
+        check_inside(path)
         with open(path, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             content = f"{line}\n".encode()
@@ -98,10 +103,13 @@ def make_folder(folder: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> RunFolderError:
     """What to tell whoever's disk is full or whose folder is read-only."""
-    reason = error.strerror or " ".join(str(error).split())
+    cure = (
+        "put a folder or file of its own in its place"
+        if error.errno == errno.ELOOP
+        else "free space or make the folder writable"
+    )
     return RunFolderError(
-        f"cannot write {path}: {reason}; free space or make the folder writable, "
-        "then run the same command again"
+        f"cannot write {path}: {reason(error)}; {cure}, then run the same command again"
     )
 
 
@@ -164,13 +172,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     on damage."""
     if path.suffix == ".npz":
         # Opened here: numpy leaves a damaged archive's file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        with open_stored(path) as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name] for name in columns or archive.files}
     try:
         from pyarrow import parquet
     except ImportError:
         raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
-    with parquet.ParquetFile(path) as file:
+    with open_stored(path) as stream, parquet.ParquetFile(stream) as file:
         chosen = None if columns is None else list(columns)
         table = file.read(columns=chosen, use_threads=False)
     return {name: table[name].to_numpy() for name in chosen or table.column_names}
@@ -188,8 +196,9 @@ def appears(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a file if that is possible."""
+    """Remove a file if that is possible, and if no link leads to it out of the run folder."""
     try:
+        check_inside(path.parent)
         path.unlink(missing_ok=True)
     except OSError:
         # The folder became unusable: the error under way says so.

@@ -174,14 +174,14 @@ CASES = {
     ),
     "YAML that makes objects": (
         ("train", "--config", "object.yaml", "--out", "out"),
-        "object.yaml: no plain YAML: could not determine a constructor for the tag",
+        "object.yaml is no plain YAML: could not determine a constructor for the tag",
     ),
     "YAML list": (("train", "--config", "list.yaml", "--out", "out"), "must be a mapping"),
-    "torn YAML": (("train", "--config", "torn.yaml", "--out", "out"), "torn.yaml: no plain YAML"),
+    "torn YAML": (("train", "--config", "torn.yaml", "--out", "out"), "torn.yaml is no plain YAML"),
     "binary YAML": (("train", "--config", "binary.yaml", "--out", "out"), "cannot be read as text"),
     "missing YAML": (
         ("train", "--config", "gone.yaml", "--out", "out"),
-        "gone.yaml: cannot be read",
+        "gone.yaml cannot be read",
     ),
     "unknown key in YAML": (
         ("train", "--config", "unknown.yaml", "--out", "out"),
@@ -332,7 +332,7 @@ def test_a_damaged_checkpoint_asked_for_is_named(run: Path) -> None:
 def test_a_damaged_configuration_is_named(run: Path) -> None:
     (run / "config.yaml").write_text("method: [")
     for command in (("evaluate", run), (*COMMAND, "--out", run)):
-        assert f"{run / 'config.yaml'}: no plain YAML" in lrat(*command).complaint
+        assert f"{run / 'config.yaml'} is no plain YAML" in lrat(*command).complaint
 
 
 def test_a_damaged_part_of_an_evaluation_is_named(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments.commands import done, records
 from lrat.experiments import build
-from lrat.experiments.config import load_config, parse_assignments, read_yaml
+from lrat.experiments.config import load_config, parse_assignments, read_settings
 
 
 def test_keep_reaches_the_attack_and_comes_back_from_yaml(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ def test_keep_reaches_the_attack_and_comes_back_from_yaml(tmp_path: Path) -> Non
     (term,) = build.objective(config).terms
     assert term.attack.keep == {6: 1}
     (tmp_path / "again.yaml").write_text(config.to_yaml())
-    assert load_config(read_yaml(tmp_path / "again.yaml")) == config
+    assert load_config(read_settings(tmp_path / "again.yaml")) == config
     assert config.digest() != load_config({"method": {"name": "lrat-saa"}}).digest()
 
 

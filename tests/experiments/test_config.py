@@ -8,7 +8,7 @@ from lrat.experiments.config import (
     differences,
     load_config,
     parse_assignments,
-    read_yaml,
+    read_settings,
 )
 from lrat.experiments.folder import claim, default_folder, threat_slug
 from lrat.experiments.terminal import duration
@@ -46,7 +46,7 @@ def test_yaml_and_back(tmp_path: Path) -> None:
     )
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
-    again = load_config(read_yaml(path))
+    again = load_config(read_settings(path))
     assert again == config
     assert again.digest() == config.digest()
 

@@ -14,7 +14,7 @@ from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
-from lrat.experiments.config import load_config, parse_assignments, read_yaml
+from lrat.experiments.config import load_config, parse_assignments, read_settings
 from lrat.experiments.report import write_run_report
 from lrat.experiments.report.digests import weights_file_digest
 from lrat.experiments.report.training import images_behind
@@ -291,7 +291,7 @@ def test_commands_make_the_run_again(tmp_path: Path) -> None:
         },
         parse_assignments(assigned),
     )
-    assert again == load_config(read_yaml(run / "config.yaml"))
+    assert again == load_config(read_settings(run / "config.yaml"))
 
 
 def test_the_command_writes_a_page_and_says_where(three: Path, tmp_path: Path) -> None:

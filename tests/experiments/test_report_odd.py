@@ -8,7 +8,7 @@ import pytest
 
 from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.config import read_yaml
+from lrat.experiments.config import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_runs_that_none_can_be_compared_with_come_as_they_were_named(tmp_path: P
 
 def test_a_run_of_an_earlier_version_is_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    config = read_yaml(run / "config.yaml")
+    config = read_settings(run / "config.yaml")
     del config["training"]["guards"], config["acceleration"], config["training"]["monitor"]
     config["training"]["gone"] = 3
     (run / "config.yaml").write_text(json.dumps(config))
@@ -169,9 +169,9 @@ def test_settings_and_summaries_of_no_sense_leave_the_rest(tmp_path: Path) -> No
     assert sum("is not as it was written" in problem for problem in record.problems) == 1
     assert record.commands[0] == f"lrat train --config {run}/config.yaml --out {run}"
     (run / "config.yaml").write_text("- 1")
-    assert "holds no settings" in only(report(run)).problems[0]
+    assert "must be a mapping of settings" in only(report(run)).problems[0]
     (run / "config.yaml").write_text("a: [")
-    assert "is no YAML" in only(report(run)).problems[0]
+    assert "is no plain YAML" in only(report(run)).problems[0]
 
 
 def test_a_folder_of_lrat_fit_shows_its_epochs(tmp_path: Path) -> None:

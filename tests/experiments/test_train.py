@@ -10,7 +10,7 @@ from experiments.commands import TINY, assert_same_result, done, lrat, records
 from experiments.conftest import COMMAND
 from experiments.own import write_model, write_npz
 from lrat.experiments.build import METHODS
-from lrat.experiments.config import load_config, read_yaml
+from lrat.experiments.config import load_config, read_settings
 from lrat.files import read_table
 
 SMALL = (*TINY, "--set", "data.train_limit=120")
@@ -86,7 +86,7 @@ def test_recorded_weights_have_a_row_per_image(trained: Path) -> None:
 def test_the_configuration_is_complete_and_gives_the_same_run(
     trained: Path, tmp_path: Path
 ) -> None:
-    written = read_yaml(trained / "config.yaml")
+    written = read_settings(trained / "config.yaml")
     everything = load_config(written).model_dump()
     assert set(written) == set(everything)
     for section, settings in everything.items():
@@ -181,7 +181,7 @@ def test_an_alias_is_the_method_it_stands_for(alias: str, method: str, tmp_path:
     for name in (alias, method):
         done("train", name, *SMALL, "--epochs", "1", "--out", tmp_path / name)
     assert_same_result(tmp_path / alias, tmp_path / method)
-    written = read_yaml(tmp_path / alias / "config.yaml")
+    written = read_settings(tmp_path / alias / "config.yaml")
     assert written["method"]["name"] == method
 
 
@@ -193,7 +193,7 @@ def test_settings_win_over_options_and_options_over_the_file(tmp_path: Path) -> 
         *("train", "natural", "--config", path, *SMALL, "--epochs", "2"),
         *("--set", "training.epochs=1", "--out", out),
     )
-    written = read_yaml(out / "config.yaml")
+    written = read_settings(out / "config.yaml")
     assert written["method"]["name"] == "natural"
     assert written["seed"] == 3
     assert written["training"]["epochs"] == 1
@@ -244,4 +244,4 @@ def test_a_folder_without_progress_can_be_used_with_other_settings(tmp_path: Pat
     command = ("train", "sat", *SMALL, "--epochs", "1", "--out", tmp_path / "run")
     assert lrat(*command, "--set", "training.lr=1e30").status == 2
     done(*command, "--set", "training.lr=0.05")
-    assert read_yaml(tmp_path / "run" / "config.yaml")["training"]["lr"] == 0.05
+    assert read_settings(tmp_path / "run" / "config.yaml")["training"]["lr"] == 0.05

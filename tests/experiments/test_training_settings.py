@@ -11,7 +11,7 @@ from builders import seeded
 from experiments.commands import lrat as command
 from lrat.errors import ConfigurationError, SettingError
 from lrat.experiments import build
-from lrat.experiments.config import load_config, parse_assignments, read_yaml
+from lrat.experiments.config import load_config, parse_assignments, read_settings
 from lrat.losses import smoothed_cross_entropy
 from lrat.models import SmallCNN
 from lrat.training import Optimisation
@@ -52,7 +52,7 @@ def test_schedules(assignments: list[str], schedule: Any, tmp_path: Path) -> Non
     assert optimisation(*assignments).schedule == schedule
     config = load_config(parse_assignments(assignments))
     (tmp_path / "config.yaml").write_text(config.to_yaml())
-    again = load_config(read_yaml(tmp_path / "config.yaml"))
+    again = load_config(read_settings(tmp_path / "config.yaml"))
     assert again == config
     assert build.optimisation(again) == build.optimisation(config)
 

@@ -55,7 +55,7 @@ def train(
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.errors import Paused
-    from lrat.experiments.config import load_config, parse_assignments, read_yaml
+    from lrat.experiments.config import load_config, parse_assignments, read_settings
     from lrat.experiments.folder import default_folder
     from lrat.experiments.launching import check_devices
     from lrat.experiments.run import TrainedRun, train_run
@@ -75,7 +75,9 @@ def train(
         device=device,
     )
     settings = load_config(
-        {} if config is None else read_yaml(config), options, parse_assignments(set_ or [])
+        {} if config is None else read_settings(config, follow=True),
+        options,
+        parse_assignments(set_ or []),
     )
     check_devices(settings.device, devices, nodes)
     if profile:

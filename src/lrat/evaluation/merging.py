@@ -32,6 +32,7 @@ from lrat.evaluation.storage import (
     read_parts,
 )
 from lrat.files import write_atomically, write_json
+from lrat.reading import open_stored
 
 Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")
@@ -167,7 +168,7 @@ def _copy(place: Path, out: Path) -> None:
 
 
 def _transfer(source: Path, file: BinaryIO) -> None:
-    with source.open("rb") as stream:
+    with open_stored(source) as stream:
         copyfileobj(stream, file)
 
 

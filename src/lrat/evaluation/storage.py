@@ -9,7 +9,6 @@ several runs or processes over the same identity can lie in one folder.
 """
 
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lrat import reading
 from lrat.errors import LratError, RunFolderError, SettingError
 from lrat.evaluation.gallery import Gallery, GalleryStore, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
@@ -35,16 +35,13 @@ _MISSING = "(absent)"
 def read_json(path: Path) -> dict[str, Any]:
     """Raises ``RunFolderError`` for a file that is missing or is not a JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return reading.read_json(path)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing: is this the folder of an evaluation?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error}): evaluate into a new folder"
+            f"{path} {reading.trouble(error)}; evaluate into a new folder"
         ) from None
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is not a JSON object: evaluate into a new folder")
-    return value
 
 
 def write_part(folder: Path, outcomes: Outcomes) -> Path:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lrat.errors import RunFolderError
 from lrat.evaluation.storage import differences, read_whole
 from lrat.files import TABLE_SUFFIXES, Columns, discard, read_table, write_json, write_table
+from lrat.reading import read_json
 
 ANALYSES = "analysis"
 IDENTITY, SUMMARY = "identity.json", "summary.json"
@@ -55,10 +56,9 @@ class AnalysisStore:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            value = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            return read_json(self.folder / name)
         except (OSError, ValueError):
             return None
-        return value if isinstance(value, dict) else None
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of an earlier call over the same identity; None where there is none."""

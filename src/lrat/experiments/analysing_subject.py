@@ -1,6 +1,5 @@
 """What is analysed: a run's weights, and the very images that it was trained or tested on."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONTENTS, read_config
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import fill
+from lrat.reading import read_json
 
 Part = Literal["train", "test"]
 
@@ -57,8 +57,8 @@ def open_run(
 def _check_images(run: Path, part: Part, images: ImageData) -> None:
     """Image numbers of other data would join weights and views of different images."""
     try:
-        stored = json.loads((run / CONTENTS).read_text(encoding="utf-8")).get(part)
-    except (OSError, ValueError, AttributeError):
+        stored = read_json(run / CONTENTS).get(part)
+    except (OSError, ValueError):
         return  # an earlier version kept no digests
     if stored is not None and stored != images.digest():
         raise RunFolderError(

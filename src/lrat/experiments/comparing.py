@@ -1,6 +1,5 @@
 """Comparison of evaluated runs: two of them, groups of them, or one over its attack seeds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
 from lrat.experiments.found import checkpoint_of, of_other_seeds, one_of_each
 from lrat.files import write_json
+from lrat.reading import read_json
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
@@ -182,9 +182,8 @@ def _seedless(config: RunConfig) -> RunConfig:
 def _model_file(run: Path) -> str:
     """The digest of a user's model file, which the configuration only names."""
     try:
-        contents = json.loads((run / CONTENTS).read_text(encoding="utf-8"))
-        return str(contents.get("model file", ""))
-    except (OSError, ValueError, AttributeError):
+        return str(read_json(run / CONTENTS).get("model file", ""))
+    except (OSError, ValueError):
         return ""
 
 

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments import catalogue
+from lrat.reading import parse_yaml, read_yaml, trouble
+from lrat.text import cut, shown
 
 _KEEPING = {
     "keep_last",
@@ -204,7 +206,7 @@ class RunConfig(_Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """All settings as YAML that ``read_yaml`` and ``load_config`` take back."""
+        """All settings as YAML that ``read_settings`` and ``load_config`` take back."""
         content = self.model_dump(mode="json")
         # JSON has no numbers for keys, YAML has.
         content["training"]["drops"] = dict(self.training.drops)
@@ -244,18 +246,17 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
         raise ConfigurationError(_in_one_line(error)) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file; plain data alone, never objects."""
+def read_settings(path: Path, *, follow: bool = False) -> dict[str, Any]:
+    """The settings in a YAML file, as a run's config.yaml; ``follow`` as in ``open_stored``.
+
+    Raises ``ConfigurationError`` in one line.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as text: {error}") from None
-    except yaml.YAMLError as error:
-        cause = " ".join(str(error).split())
-        raise ConfigurationError(f"{path}: no plain YAML: {cause}") from None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path}: must be a mapping of settings, as a run's config.yaml")
-    return content
+        return read_yaml(path, follow=follow)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} {trouble(error)}; write settings in YAML, as in a run's config.yaml"
+        ) from None
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -264,11 +265,15 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise ConfigurationError(f"--set {assignment!r}: write key=value, as training.lr=0.05")
+            raise ConfigurationError(
+                f"--set {shown(assignment)}: write key=value, as training.lr=0.05"
+            )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigurationError(f"--set {assignment!r}: {text!r} is no YAML value") from None
+            value = parse_yaml(text)
+        except ValueError:
+            raise ConfigurationError(
+                f"--set {shown(assignment)}: {shown(text)} is no YAML value"
+            ) from None
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}
@@ -281,7 +286,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     left, right = dict(_leaves(ours)), dict(_leaves(theirs))
     missing = object()
     return [
-        f"{key}: {left.get(key)!r} asked, {right.get(key)!r} in the folder"
+        f"{cut(key)}: {shown(left.get(key))} asked, {shown(right.get(key))} in the folder"
         for key in sorted(left.keys() | right.keys())
         if left.get(key, missing) != right.get(key, missing)
     ]
@@ -323,7 +328,7 @@ def _known_keys(section: type[BaseModel], path: Sequence[Any]) -> list[str]:
 def _in_one_line(error: ValidationError) -> str:
     problems = []
     for each in error.errors(include_url=False):
-        where = ".".join(map(str, each["loc"]))
+        where = cut(".".join(map(str, each["loc"])))
         cause = each.get("ctx", {}).get("error")
         if each["type"] == "extra_forbidden":
             *path, key = each["loc"]
@@ -333,14 +338,16 @@ def _in_one_line(error: ValidationError) -> str:
             problems.append(f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}")
         elif each["type"] == "model_type":
             inside = f", as {where}.name" if "name" in _known_keys(RunConfig, each["loc"]) else ""
-            problems.append(f"{where}={each['input']!r}: must be a section of settings{inside}")
+            problems.append(
+                f"{where}={shown(each['input'])}: must be a section of settings{inside}"
+            )
         elif isinstance(cause, LratError):
             problems.append(str(cause))
         elif each["type"] == "tuple_type":
             given = each["input"]
-            form = f"[{given}]" if isinstance(given, int | float | str) else "[...]"
-            problems.append(f"{where}={given!r}: must be a list, as {where}={form}")
+            form = f"[{cut(str(given))}]" if isinstance(given, float | str) else "[...]"
+            problems.append(f"{where}={shown(given)}: must be a list, as {where}={form}")
         else:
             cause = each["msg"].lower().replace("dictionary", "mapping")
-            problems.append(f"{where}={each['input']!r}: {cause}")
+            problems.append(f"{where}={shown(each['input'])}: {cause}")
     return "; ".join(problems)

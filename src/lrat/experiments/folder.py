@@ -1,13 +1,13 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lrat.errors import RunFolderError
-from lrat.experiments.config import RunConfig, differences, load_config, read_yaml
+from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
+from lrat.reading import read_json
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -37,7 +37,7 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no {CONFIG}; train one first")
-    return load_config(read_yaml(path))
+    return load_config(read_settings(path))
 
 
 def has_begun(folder: Path) -> bool:
@@ -80,8 +80,8 @@ def check_contents(folder: Path, found: Mapping[str, str]) -> None:
     if not has_begun(folder) or not path.is_file():
         return
     try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        stored = read_json(path)
+    except (OSError, ValueError):
         raise RunFolderError(
             f"{path} is damaged, so whether the images are still the same cannot be checked: bring "
             "it back, or remove it to continue all the same"
@@ -102,6 +102,6 @@ def threat_slug(threat: str) -> str:
 def evaluated(folder: Path, key: str) -> Any:
     """An entry of the identity of the evaluation begun in ``folder``; None where there is none."""
     try:
-        return json.loads((folder / "identity.json").read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / "identity.json").get(key)
+    except (OSError, ValueError):
         return None

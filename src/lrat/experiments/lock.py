@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from lrat.errors import RunFolderError
 from lrat.files import discard
+from lrat.reading import check_inside
 
 LOCK = ".lock"
 _POLL_SECONDS = 0.2
@@ -98,8 +100,11 @@ def _taken(folder: Path) -> int:
 def _open(folder: Path) -> int:
     """The lock file of ``folder``, both made where they are missing."""
     try:
+        check_inside(folder / LOCK)
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        # Whose folder this is may have put a link or a pipe there.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(folder / LOCK, flags, 0o666)
     except FileExistsError:
         raise RunFolderError(f"{folder} is a file: choose another --out") from None
     except FileNotFoundError:  # its holder removed the folder as well
@@ -109,6 +114,11 @@ def _open(folder: Path) -> int:
             f"cannot write {folder / LOCK}: {error.strerror}; choose another --out, or make the "
             "folder writable"
         ) from error
+    about = os.fstat(descriptor)
+    if stat.S_ISREG(about.st_mode) and about.st_nlink < 2:
+        return descriptor
+    os.close(descriptor)
+    raise RunFolderError(f"{folder / LOCK} is no file of a run: remove it")
 
 
 def _check_still_there(folder: Path, descriptor: int) -> None:

@@ -18,6 +18,7 @@ from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Subject
 from lrat.files import write_json
+from lrat.reading import read_json
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
@@ -96,7 +97,7 @@ def _stored(path: Path, made_of: Mapping[str, Any]) -> Panel | None:
     if not path.is_file():
         return None
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         return Panel.from_dict(stored) if stored.get("made_of") == made_of else None
     except (OSError, ValueError, AttributeError, DataError):
         raise RunFolderError(f"{path} is damaged: delete it, and it is made anew") from None

@@ -1,6 +1,5 @@
 """A stored analysis read back for the paper's figures, and what their captions say of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lrat.experiments.analysing_store import (
     VULNERABILITY,
 )
 from lrat.files import TABLE_SUFFIXES, read_table
+from lrat.reading import read_json, trouble
 from lrat.reporting.figures import Agreement, View, tail_words
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -174,6 +174,6 @@ def _table(folder: Path, name: str) -> Columns | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}): {_CURE}") from None
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} {trouble(error)}; {_CURE}") from None

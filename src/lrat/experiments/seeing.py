@@ -1,6 +1,5 @@
 """How attacks see a model, kept so that whoever continues sees it the same way."""
 
-import json
 from pathlib import Path
 
 from torch import nn
@@ -9,6 +8,7 @@ from lrat.acceleration import Choices, View, describe
 from lrat.errors import RunFolderError
 from lrat.experiments.folder import ACCELERATION, OFF
 from lrat.files import write_json
+from lrat.reading import read_json
 
 
 def record_choices(folder: Path, view: nn.Module) -> None:
@@ -34,7 +34,7 @@ def _stored_choices(path: Path, key: str) -> Choices | None:
     if not path.is_file():
         return None
     try:
-        text = json.loads(path.read_text(encoding="utf-8"))[key]
+        text = read_json(path)[key]
         return None if text == OFF else Choices.parse(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunFolderError(f"{path} is damaged: choose another folder") from None

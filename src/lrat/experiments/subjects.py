@@ -112,7 +112,7 @@ class Source:
         splits = build.data(settings, seed=0)
         network = model_from_file(model_file, seed=0)
         if self.weights is not None:
-            fill(network, read_safetensors(self.weights), str(self.weights))
+            fill(network, read_safetensors(self.weights, follow=True), str(self.weights))
         return Subject(
             name=model_file,
             label=SOMEBODYS,

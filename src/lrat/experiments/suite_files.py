@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lrat.attacks import (
@@ -27,6 +26,8 @@ from lrat.errors import ConfigurationError, SettingError, UnknownNameError
 from lrat.evaluation import Suite, custom
 from lrat.experiments.carried import transferred
 from lrat.experiments.own_parts import loss_named, names_own, own_attack
+from lrat.reading import read_yaml, trouble
+from lrat.text import cut, shown
 from lrat.threat import Ball
 
 _WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
@@ -118,31 +119,14 @@ def suite_from_file(path: Path, ball: Ball) -> Suite:
     return custom(ball, attacks, name=found.name)
 
 
-class _Loader(yaml.SafeLoader):
-    """Plain data alone, and no key twice: of two attacks of one name the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice!r} is there twice, rename one")
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # Not unsafe: the loader is a safe one.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"suite {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise ConfigurationError(f"suite {path} is no plain YAML: {cause}") from None
-    if not isinstance(content, dict):
+        return read_yaml(path, follow=True)
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"suite {path} must be a mapping with `attacks:`, a mapping from names to settings"
-        )
-    return content
+            f"suite {path} {trouble(error)}; it must be a mapping with `attacks:`, a mapping from "
+            "names to settings"
+        ) from None
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -150,19 +134,19 @@ def _first_problem(error: ValidationError) -> str:
     # A misspelt name is the cause of the right one's absence.
     each = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     *path, key = each["loc"]
-    where = ".".join(map(str, each["loc"]))
+    where = cut(".".join(map(str, each["loc"])))
     if each["type"] == "extra_forbidden":
         known = list((AttackSettings if path else SuiteFile).model_fields)
         near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}"
     if each["type"] == "model_type":
-        return f"{where}={each['input']!r}: write settings, as {{attack: pgd, steps: 50}}"
+        return f"{where}={shown(each['input'])}: write settings, as {{attack: pgd, steps: 50}}"
     if each["type"] == "missing" and key == "attack":
         return f"{where} is missing: one of {', '.join(_KINDS)}, or FILE.py:NAME"
     if each["type"] == "missing" or each["input"] in ({}, None):
         return f"{where}: name at least one attack, as `attacks: {{pgd: {{attack: pgd}}}}`"
-    return f"{where}={each['input']!r}: {each['msg'].lower()}"
+    return f"{where}={shown(each['input'])}: {each['msg'].lower()}"
 
 
 def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack:

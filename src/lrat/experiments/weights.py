@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lrat.errors import CheckpointError, ModelError
 from lrat.experiments.folder import BESIDE_TENSORS
 from lrat.experiments.own_names import without_addresses
+from lrat.reading import open_stored, parse_json, trouble
 from lrat.training.resuming import misfit
 
 _logger = logging.getLogger(__name__)
@@ -78,16 +79,23 @@ def write_safetensors(weights: Mapping[str, Any]) -> bytes:
     return save(tensors, {BESIDE_TENSORS: json.dumps(beside)} if beside else None)
 
 
-def read_safetensors(path: Path) -> dict[str, Any]:
-    """Weights by name; CheckpointError for a file that is missing or not what its name says."""
+def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
+    """Weights by name; CheckpointError for a file that is missing or not what its name says.
+
+    ``follow`` as in ``reading.open_stored``.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
+        open_stored(path, follow=follow).close()
+    except OSError as error:
+        raise CheckpointError(f"{path} {trouble(error)}") from None
+    try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            beside = json.loads((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
+            beside = parse_json((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
         taken: set[str] = set()
         found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -22,6 +22,7 @@ from torch import Tensor
 from lrat import __version__
 from lrat.errors import CheckpointError, SettingError
 from lrat.files import discard, write_together
+from lrat.reading import open_stored
 from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
@@ -264,7 +265,8 @@ class Checkpoints:
     def _read(self, name: Name) -> dict[str, Any]:
         description = self._verify(name)
         try:
-            state = torch.load(self._payload(name), map_location="cpu", weights_only=True)
+            with open_stored(self._payload(name)) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DamagedError(f"it cannot be read: {error.strerror}") from error
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
@@ -328,7 +330,7 @@ def _is_after(name: Name, epoch: int) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
+    with open_stored(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import CheckpointError
+from lrat.reading import read_json
 
 FORMAT = 2
 READABLE = (1, FORMAT)
@@ -94,10 +95,10 @@ class Description:
         Raises ``DamagedError``, and ``CheckpointError`` for the format of another version of lrat.
         """
         try:
-            values = json.loads(path.read_bytes())
+            values = read_json(path)
         except (OSError, ValueError) as error:
             raise DamagedError(f"{path.name} cannot be read") from error
-        if not isinstance(values, dict) or type(values.get("format")) is not int:
+        if type(values.get("format")) is not int:
             raise DamagedError(f"{path.name} cannot be read")
         if values["format"] not in READABLE:
             raise CheckpointError(

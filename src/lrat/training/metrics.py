@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.files import append_line, write_atomically
+from lrat.files import append_line, write_text
+from lrat.reading import read_text
 from lrat.training.outcome import StepOutcome
 
 TIMES = ("seconds", "evaluation_seconds", "images_per_second")
@@ -200,9 +201,13 @@ class MetricsFile:
 
     def rewrite(self, lines: Iterable[str]) -> None:
         """Make the file hold these lines: a continued run cuts it back to its checkpoint."""
-        text = "".join(f"{line}\n" for line in lines).encode()
-        if not self.path.exists() or self.path.read_bytes() != text:
-            write_atomically(self.path, lambda file: file.write(text))
+        text = "".join(f"{line}\n" for line in lines)
+        try:
+            stored = read_text(self.path)
+        except (OSError, ValueError):
+            stored = None
+        if stored != text:
+            write_text(self.path, text)
 
     def append(self, line: str) -> None:
         """Add one line, whole or not at all. Raises ``RunFolderError`` if that is impossible."""

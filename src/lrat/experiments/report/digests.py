@@ -1,12 +1,12 @@
 """Digests of what a run keeps, by which evaluations know it."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from lrat.experiments.folder import BESIDE_TENSORS, CHECKPOINTS, CONTENTS, WEIGHTS
 from lrat.experiments.report.reading import Folder, at
+from lrat.reading import open_stored, parse_json
 
 _KINDS = {
     "F64": "torch.float64",
@@ -54,11 +54,12 @@ def weights_file_digest(path: Path) -> str | None:
     """``weights.weights_digest`` of a safetensors file, without torch: over names, types, shapes
     and bytes; None for one that holds more than tensors. Raises ``ValueError`` or ``KeyError`` for
     a file that is none."""
-    content = memoryview(path.read_bytes())
+    with open_stored(path) as file:
+        content = memoryview(file.read())
     start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
     if start > len(content):
         raise ValueError("a header that ends beyond the file")
-    tensors: dict[str, Any] = json.loads(bytes(content[_LENGTH:start]))
+    tensors: dict[str, Any] = parse_json(bytes(content[_LENGTH:start]).decode())
     if BESIDE_TENSORS in (tensors.pop("__metadata__", None) or {}):
         return None
     sha = hashlib.sha256()

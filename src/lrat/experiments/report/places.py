@@ -1,6 +1,5 @@
 """The runs at the places that a user names: run folders, folders of them, evaluations alone."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage import IDENTITY
 from lrat.experiments.folder import CONFIG, EVALUATIONS, METRICS
+from lrat.reading import read_json
 
 _RUNS = "runs"
 """Where a reproduction keeps its runs."""
@@ -86,7 +86,7 @@ def _is_evaluation(folder: Path) -> bool:
     """Whether this is the folder of an evaluation; those of curves and analyses hold an identity
     too."""
     try:
-        identity = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        identity = read_json(folder / IDENTITY)
     except FileNotFoundError:
         return False
     except (OSError, ValueError):

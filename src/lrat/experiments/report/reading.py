@@ -1,12 +1,11 @@
 """Files of runs as they are found: of earlier versions, half written, damaged."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lrat.reading import parse_json, read_json, read_text, read_yaml, trouble
 
 
 @dataclass(frozen=True)
@@ -28,41 +27,33 @@ class Folder:
 
     def text(self, name: str) -> str:
         """A text file; empty where there is none."""
-        path = self.path / name
-        if not path.is_file():
-            return ""
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            self.tell(f"{path} cannot be read ({_reason(error)}), so it is left out.")
+            return read_text(self.path / name)
+        except FileNotFoundError:
             return ""
+        except (OSError, ValueError) as error:
+            self._leave_out(name, error)
+            return ""
+
+    def _leave_out(self, name: str, error: OSError | ValueError) -> None:
+        self.tell(f"{self.path / name} {trouble(error)}, so it is left out.")
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where there is none, or none that can be read."""
-        text = self.text(name)
-        if not text:
-            return {}
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            self.tell(f"{self.path / name} is damaged ({_reason(error)}), so it is left out.")
-            return {}
-        if not isinstance(value, dict):
-            self.tell(f"{self.path / name} is no JSON object, so it is left out.")
-            return {}
-        return value
+        return self._read(name, read_json)
 
     def yaml(self, name: str) -> dict[str, Any]:
         """A mapping; empty where there is none, or none that can be read."""
+        return self._read(name, read_yaml)
+
+    def _read(self, name: str, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         try:
-            value = yaml.safe_load(self.text(name) or "{}")
-        except yaml.YAMLError as error:
-            self.tell(f"{self.path / name} is no YAML ({_reason(error)}), so it is left out.")
+            return read(self.path / name)
+        except FileNotFoundError:
             return {}
-        if not isinstance(value, dict):
-            self.tell(f"{self.path / name} holds no settings, so it is left out.")
+        except (OSError, ValueError) as error:
+            self._leave_out(name, error)
             return {}
-        return value
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The objects of a file with one JSON object a line. A last line that a kill cut short is
@@ -71,7 +62,7 @@ class Folder:
         rows = self.text(name).splitlines()
         for number, row in enumerate(rows, start=1):
             try:
-                value = json.loads(row)
+                value = parse_json(row)
             except ValueError:
                 value = None
             if isinstance(value, dict):
@@ -101,7 +92,3 @@ def numbers(values: Any) -> dict[str, float]:
         return {}
     known = {str(name): number(value) for name, value in values.items()}
     return {name: value for name, value in known.items() if value is not None}
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

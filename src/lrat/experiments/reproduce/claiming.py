@@ -1,6 +1,5 @@
 """Whether a results folder may be used, and what it says about its preset."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lrat.experiments.reproduce.layout import (
 )
 from lrat.experiments.reproduce.presets import Choice
 from lrat.files import write_json
+from lrat.reading import read_json
 
 _OURS = {FIGURES, HISTORY, PRESET, README, RUNS, SENSITIVITY}
 _OURS_IN_PARTS = ("table1.", "table2.", "sensitivity.", ".")
@@ -62,12 +62,12 @@ def read_preset(out: Path) -> dict[str, Any]:
     """What ``preset.json`` says: ``preset``, ``set``, ``settings`` and ``digest``."""
     path = out / PRESET
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_json(path)
     except FileNotFoundError:
         raise RunFolderError(
             f"{out} is no folder of `lrat reproduce`: it has no {PRESET}; make a table there first"
         ) from None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         raise RunFolderError(
             f"{path} is damaged: remove it, and the same command writes it anew"
         ) from None

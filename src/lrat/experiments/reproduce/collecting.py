@@ -1,6 +1,5 @@
 """What finished runs left behind: results, costs, masking, read from their folders."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +26,8 @@ from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import weights_digest
+from lrat.reading import parse_json, read_json, read_text, trouble
+from lrat.text import reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +140,11 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     """A record per epoch. Raises ``RunFolderError`` where there are none that can be read."""
     path = run / "metrics.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [dict(json.loads(line)) for line in lines]
+        records = [dict(parse_json(line)) for line in read_text(path).splitlines()]
     except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}): train the run again") from None
+        raise RunFolderError(
+            f"{path} cannot be read ({reason(error)}): train the run again"
+        ) from None
     if not records:
         raise RunFolderError(f"{path} holds no epoch")
     return records
@@ -176,6 +178,6 @@ def reported_epoch(run: Path, checkpoint: str) -> int:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error})") from None
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} {trouble(error)}") from None

@@ -1,6 +1,5 @@
 """What was made in a results folder, when, by which command, and the README that says so."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from lrat.experiments.lock import alone
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
 from lrat.files import write_json, write_text
+from lrat.reading import read_json
 from lrat.reporting.tables import to_markdown
 
 _TOLD = ("threat", "data", "model", "training", "attack")
@@ -77,8 +77,8 @@ def _entries(out: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_json(path)
+    except (OSError, ValueError):
         raise RunFolderError(f"{path} is damaged: remove it, it is begun anew") from None
 
 
@@ -103,7 +103,7 @@ def _hardware(out: Path) -> list[list[str]]:
     kinds: dict[tuple[str, ...], list[str]] = {}
     for run in finished_runs(out):
         try:
-            found = json.loads((run.folder / ENVIRONMENT).read_text(encoding="utf-8"))
+            found = read_json(run.folder / ENVIRONMENT)
         except (OSError, ValueError):
             continue
         kind = tuple(

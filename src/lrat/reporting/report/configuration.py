@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrat.reading import parse_yaml
 from lrat.reporting.report.records import RunRecord
 
 _UNSET = "–"
@@ -22,12 +23,9 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]
 
 
 def _flat(text: str) -> dict[str, str]:
-    import yaml
-
     try:
-        # The C loader where there is one: ten runs' configurations take a second without it.
-        loaded = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except yaml.YAMLError:
+        loaded = parse_yaml(text)
+    except ValueError:
         return {}
     flat: dict[str, str] = {}
     if isinstance(loaded, Mapping):

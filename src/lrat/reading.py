@@ -1,0 +1,174 @@
+"""Files that somebody else may have written: no link is followed out of a run folder, only plain
+files of bounded size are read, and parsers fail in one way."""
+
+import errno
+import json
+import os
+import stat
+from functools import cache
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from lrat.text import cut, reason
+
+MOST_TEXT = 64 * 2**20
+MOST_YAML = 2**20
+_MOST_NODES = 10_000
+_DEEPEST = 100
+_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # to open a FIFO that nobody writes to would wait for ever
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+_LISTS = frozenset({"evaluations", "curves", "analysis"})
+"""Folders of a run that hold a folder for each evaluation, curve or analysis."""
+_FOLDERS = _LISTS | {"checkpoints", "weights", "outcomes", "images", "gallery", "figures"}
+_MARKS = ("config.yaml", "metrics.jsonl", "identity.json")
+
+
+def open_stored(path: Path, *, follow: bool = False) -> BufferedReader:
+    """A plain file for reading. With ``follow`` (a file that the user named) a link may lead
+    anywhere, without it nowhere out of the run folder that holds it.
+
+    Raises ``OSError``, also for what is no plain file.
+    """
+    if not follow:
+        check_inside(path)
+    descriptor = os.open(os.path.realpath(path), _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "this is no plain file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def check_inside(path: Path) -> None:
+    """Raise ``OSError`` for a path that a link leads out of its run folder; that folder itself may
+    be a link, and links within it are allowed. ``path`` need not exist."""
+    whole = path.absolute()
+    home = _home(whole.parent)
+    below = [whole, *whole.parents][: len(whole.parts) - len(home.parts)]
+    if not any(each.is_symlink() for each in below):
+        return
+    if not Path(os.path.realpath(whole)).is_relative_to(os.path.realpath(home)):
+        raise OSError(errno.ELOOP, "this is a link that leads out of the run folder", str(path))
+
+
+def _home(folder: Path) -> Path:
+    """The run or evaluation that ``folder`` is a part of, by the names that runs give their
+    folders; ``folder`` itself where there is none."""
+    chain = [folder]
+    while chain[-1].name in _FOLDERS or chain[-1].parent.name in _LISTS:
+        chain.append(chain[-1].parent)
+    marked = (
+        each for each in reversed(chain) if any(os.path.lexists(each / mark) for mark in _MARKS)
+    )
+    return next(marked, folder)
+
+
+def read_text(path: Path, *, follow: bool = False, most: int = MOST_TEXT) -> str:
+    """UTF-8 text of at most ``most`` bytes. Raises ``OSError`` or ``ValueError``; see
+    ``open_stored``."""
+    with open_stored(path, follow=follow) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is larger than {most / 2**20:.0f} MiB")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"cannot be read as text: {reason(error)}") from None
+
+
+def trouble(error: OSError | ValueError) -> str:
+    """What the errors of this module say of a file, to be put behind its name."""
+    return f"cannot be read: {reason(error)}" if isinstance(error, OSError) else str(error)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises ``ValueError`` for every text that holds none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("is damaged (it nests too deeply)") from None
+    except ValueError as error:
+        raise ValueError(f"is damaged ({reason(error)})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a run folder. Raises ``OSError`` or ``ValueError``."""
+    value = parse_json(read_text(path))
+    if not isinstance(value, dict):
+        raise ValueError("is no JSON object")
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML: never objects, no key twice in a mapping, and no more values than a
+    configuration can have, also where aliases repeat them. Raises ``ValueError`` for all else."""
+    import yaml  # the core works without it
+
+    try:
+        _check_nodes(yaml.parse(text, Loader=_loader()), yaml)
+        # Not unsafe: the loader makes plain data alone.
+        return yaml.load(text, Loader=_loader())  # noqa: S506
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"is no plain YAML: {reason(error)}") from None
+    except Exception:
+        # The constructors of YAML's tags raise a dozen kinds.
+        raise ValueError("is no plain YAML: a value in it is not what its tag says") from None
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(base):  # type: ignore[misc]
+        """Of two values under one key the first would be lost."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            known = set()
+            for key, _ in node.value:
+                written = (key.tag, key.value) if key.id == "scalar" else None
+                if written in known:
+                    raise ValueError(f"{cut(key.value)!r} is there twice, rename one")
+                known |= {written} - {None}
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _check_nodes(events: Any, yaml: Any) -> None:
+    """Count nodes, an alias as often as it is repeated, before anything is made of them."""
+    sizes: dict[str, int] = {}
+    begun: list[tuple[str | None, int]] = [(None, 0)]
+    for event in events:
+        size, anchor = 0, getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            begun.append((anchor, 1))
+            if len(begun) > _DEEPEST:
+                raise ValueError("it nests too deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = begun.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in sizes:
+                raise ValueError(f"the alias *{cut(str(anchor))} stands for nothing before it")
+            size, anchor = sizes[anchor], None
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        if anchor is not None and size:
+            sizes[anchor] = size
+        begun[-1] = (begun[-1][0], begun[-1][1] + size)
+        if begun[-1][1] > _MOST_NODES:
+            raise ValueError(f"it has more than {_MOST_NODES} values")
+
+
+def read_yaml(path: Path, *, follow: bool = False) -> dict[str, Any]:
+    """A mapping from a YAML file. Raises ``OSError`` or ``ValueError``; see ``parse_yaml``."""
+    value = parse_yaml(read_text(path, follow=follow, most=MOST_YAML))
+    if not isinstance(value, dict):
+        raise ValueError("must be a mapping of settings")
+    return value

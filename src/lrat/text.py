@@ -1,0 +1,39 @@
+"""Text that others wrote, made fit for one line of a terminal."""
+
+import re
+from typing import Any
+
+_LONGEST_VALUE = 100
+_LONGEST_REASON = 300
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that reverse the direction of text."""
+
+
+def visible(text: str) -> str:
+    r"""``text`` with its control characters written out, as ``\x1b``: a terminal obeys none."""
+    return _CONTROLS.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def cut(text: str, most: int = _LONGEST_VALUE) -> str:
+    """At most so many characters of ``text``; an ellipsis stands for the rest."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: its ``repr``, cut, whatever that value is."""
+    try:
+        return cut(repr(value))
+    except Exception:  # an integer of more than 4,300 digits has no text; nor has all that nests
+        return f"a {type(value).__name__}"
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line of bounded length: the system's words for an ``OSError``,
+    else the message, else the kind of error."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return cut(visible(str(text)), _LONGEST_REASON) or type(error).__name__
