@@ -17,7 +17,7 @@ def linear(classes: int = 2, seed: int = 0) -> nn.Module:
     def build() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(9, classes))
 
-    return seeded(seed, build)
+    return seeded(seed, build).eval()
 
 
 def images_and_labels(count: int = 40, classes: int = 2) -> tuple[Tensor, Tensor]:

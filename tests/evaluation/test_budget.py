@@ -69,7 +69,7 @@ def cascade() -> tuple[Suite, Slow, Slow]:
 
 def run(suite: Suite, **settings: Any) -> EvaluationResult:
     settings = {"chunk": 3} | settings
-    return evaluate_suite(Bright(), batches_of(IMAGES, LABELS, SIZE), suite, **settings)
+    return evaluate_suite(Bright().eval(), batches_of(IMAGES, LABELS, SIZE), suite, **settings)
 
 
 def called(*attacks: Slow) -> int:
@@ -94,7 +94,7 @@ def test_the_number_of_all_images_is_told_where_it_is_known(clock: Clock) -> Non
         size = COUNT
 
     batches = Sized(batches_of(IMAGES, LABELS, SIZE))
-    result = evaluate_suite(Bright(), batches, cascade()[0], chunk=3, seconds=5)
+    result = evaluate_suite(Bright().eval(), batches, cascade()[0], chunk=3, seconds=5)
     assert result.notes[0].startswith("stopped after 5 s with 6 of 24 images")
 
 
@@ -131,7 +131,9 @@ def test_what_was_stopped_with_images_in_another_order_continues_too(
             yield Batch(images=IMAGES[rows], labels=LABELS[rows], index=rows)
 
     suite, first, second = cascade()
-    stopped = evaluate_suite(Bright(), shuffled(), suite, seconds=5.5, folder=tmp_path, chunk=5)
+    stopped = evaluate_suite(
+        Bright().eval(), shuffled(), suite, seconds=5.5, folder=tmp_path, chunk=5
+    )
     assert stopped.index.tolist() == list(range(9, 24))
     assert str(run(suite, folder=tmp_path)) == str(whole)
     assert called(first, second) == 24 + 16
@@ -159,7 +161,7 @@ def sizes(seconds: float, folder: Path | None = None) -> list[int]:
     attack = Slow(by=0.1)
     batches = batches_of(MANY, OF_MANY, 128)
     evaluate_suite(
-        Bright(), batches, custom(NEAR, {"slow": attack}), seconds=seconds, folder=folder
+        Bright().eval(), batches, custom(NEAR, {"slow": attack}), seconds=seconds, folder=folder
     )
     return [len(shades) for shades in attack.met]
 
@@ -198,7 +200,7 @@ def test_a_chunk_without_images_is_refused(chunk: int) -> None:
 
 def part_of(rows: slice, suite: Suite, folder: Path) -> EvaluationResult:
     batches = batches_of(IMAGES[rows], LABELS[rows], SIZE, first=rows.start)
-    return evaluate_suite(Bright(), batches, suite, folder=folder, chunk=3, is_part=True)
+    return evaluate_suite(Bright().eval(), batches, suite, folder=folder, chunk=3, is_part=True)
 
 
 def test_after_all_parts_the_whole_is_only_read(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Jittery(nn.Module):
 
 def evaluated(model, folder=None):
     suite = custom(THREAT, {"step": Calls()})
-    return evaluate_suite(model, batches_of(*images_and_labels()), suite, folder=folder)
+    return evaluate_suite(model.eval(), batches_of(*images_and_labels()), suite, folder=folder)
 
 
 def test_a_random_model_is_told_of(caplog, tmp_path):

@@ -126,5 +126,5 @@ def test_the_training_check_leaves_the_network_as_it_was() -> None:
     network = seeded(0, lambda: SmallCNN(size=8, width=4))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = build.data(DataSettings(), seed=0).training()
-    build.check_training(network, images, batch_size=100)
+    build.check_training(network, images, batch_size=100, classes=10)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

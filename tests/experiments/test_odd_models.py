@@ -43,7 +43,7 @@ def evaluate(
     model: nn.Module, data: Any = None, suite: Suite | None = None, **settings: Any
 ) -> EvaluationResult:
     data = problem() if data is None else data
-    return lrat.evaluate(model, data, threat=THREAT, suite=suite or short(), **settings)
+    return lrat.evaluate(model.eval(), data, threat=THREAT, suite=suite or short(), **settings)
 
 
 class Through(nn.Module):

@@ -72,6 +72,7 @@ class Curve:
 
     ``brackets``: of each image, the smallest level at which it is fooled (``high``).
     ``settings``: the attack at ``max_epsilon``. Epsilon is in [0, 1] pixel units, in ``norm``.
+    ``notes``: what a reader of the numbers must know, in sentences.
     """
 
     attack: str
@@ -81,6 +82,7 @@ class Curve:
     levels: int
     seed: int
     brackets: Brackets
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -153,6 +155,7 @@ class Curve:
             "mean_epsilon": self.mean_epsilon,
             "median_epsilon": self.median_epsilon,
             "censored": self.censored.value,
+            "notes": list(self.notes),
         }
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -172,6 +175,7 @@ class Curve:
                 levels=int(about["levels"]),
                 seed=int(about["seed"]),
                 brackets=brackets,
+                notes=tuple(about.get("notes", ())),
             )
         except KeyError as missing:
             raise DataError(f"a stored curve lacks {missing}: compute it again") from None
@@ -195,5 +199,6 @@ class Curve:
                 + (f"above {self.max_epsilon:g}" if median is None else f"{median:.4f}"),
                 f"{self.attack}, {self.norm}, n {self.n}, seed {self.seed}, "
                 f"{self.levels} steps of {self.max_epsilon / self.levels:.4g}",
+                *(f"note: {note}" for note in self.notes),
             ]
         )

@@ -4,9 +4,7 @@ An adversarial image found at some epsilon lies in every larger ball too, so one
 gives the accuracy at all of them.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,26 +67,26 @@ def security_curve(
     balls = _Balls(threat, highest, levels)
     images, batch_size = _together(batches)
     brackets = _begin(images, levels) if known is None else _checked(known, images, levels)
-    with _each_warning_once():
-        while brackets.searching.any():
-            middle = np.where(brackets.searching, (brackets.low + brackets.high) // 2, 0)
-            level = int(np.bincount(middle[brackets.searching]).argmax())
-            rows = np.flatnonzero(middle == level)
-            ball = balls.at(level)
-            member = Member(name=name, attack=attack(ball))
-            result = evaluate_suite(
-                model,
-                _parts(images, rows, batch_size),
-                Suite(name="curve", threat=ball, members=(member,)),
-                seed=seed,
-                view=view,
-                device=device,
-            )
-            brackets = _narrowed(brackets, rows, level, result, balls)
-            if on_progress is not None:
-                on_progress(
-                    CurveProgress(epsilon=ball.epsilon, attacked=len(rows), brackets=brackets)
-                )
+    notes: tuple[str, ...] | None = None
+    while brackets.searching.any():
+        middle = np.where(brackets.searching, (brackets.low + brackets.high) // 2, 0)
+        level = int(np.bincount(middle[brackets.searching]).argmax())
+        rows = np.flatnonzero(middle == level)
+        ball = balls.at(level)
+        member = Member(name=name, attack=attack(ball))
+        result = evaluate_suite(
+            model,
+            _parts(images, rows, batch_size),
+            Suite(name="curve", threat=ball, members=(member,)),
+            seed=seed,
+            view=view,
+            device=device,
+            known_notes=notes,
+        )
+        notes = result.notes if notes is None else notes
+        brackets = _narrowed(brackets, rows, level, result, balls)
+        if on_progress is not None:
+            on_progress(CurveProgress(epsilon=ball.epsilon, attacked=len(rows), brackets=brackets))
     settings = Member(name=name, attack=attack(balls.at(levels))).description
     return Curve(
         attack=name,
@@ -98,32 +96,8 @@ def security_curve(
         levels=levels,
         seed=seed,
         brackets=brackets,
+        notes=notes or (),
     )
-
-
-class _Once(logging.Filter):
-    """Lets a message through the first time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_new = message not in self._said
-        self._said.add(message)
-        return is_new
-
-
-@contextmanager
-def _each_warning_once() -> Iterator[None]:
-    """What an evaluation says of the model, it says at every epsilon."""
-    once, logger = _Once(), logging.getLogger("lrat.evaluation.forward")
-    logger.addFilter(once)
-    try:
-        yield
-    finally:
-        logger.removeFilter(once)
 
 
 @dataclass(frozen=True)

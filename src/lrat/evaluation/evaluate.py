@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lrat.errors import DataError, SettingError
+from lrat.evaluation.examination import in_train_mode
 from lrat.evaluation.gallery import Gallery
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.pacing import NothingFinishedError, OutOfTimeError, growing
@@ -19,6 +20,7 @@ from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.running import NoiseKind, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
+from lrat.hardware import device_of
 from lrat.modes import evaluating
 from lrat.types import Batch
 
@@ -62,6 +64,7 @@ def evaluate_suite(
     gallery: Gallery | None = None,
     is_part: bool = False,
     whole: npt.NDArray[np.int64] | None = None,
+    known_notes: tuple[str, ...] | None = None,
 ) -> EvaluationResult:
     """Attack the images of ``batches`` with every member of ``suite`` and keep what happened.
 
@@ -90,7 +93,8 @@ def evaluate_suite(
     (see ``gallery``), which changes no outcome. ``is_part``: these are some of the images of a
     larger evaluation in the same folder, so no summary is written. ``whole``: the numbers of all
     images that the folder is meant to hold in the end, so that joining parts can tell what is
-    missing.
+    missing. ``known_notes``: what an earlier look at the model found; None looks at it with the
+    first batch (see ``examination``), and the result's ``notes`` say what is odd.
 
     With ``folder``, each chunk of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
@@ -123,8 +127,10 @@ def evaluate_suite(
         noise=noise,
         chunk=chunk,
         store=store,
-        device=_device_of(model) if device is None else torch.device(device),
+        device=device_of(model) if device is None else torch.device(device),
         deadline=deadline,
+        known_notes=known_notes,
+        notes=in_train_mode(model) if known_notes is None else (),
         report=_Tally(suite, total, on_progress),
     )
     done: list[Outcomes] = []
@@ -145,7 +151,7 @@ def evaluate_suite(
         raise DataError("there are no images to evaluate: the data source is empty")
     if not done:
         raise NothingFinishedError.within(seconds or 0)
-    notes = store.notes if run.classes is None else run.notes
+    notes = tuple(dict.fromkeys((*store.notes, *run.notes)))
     result = EvaluationResult(
         outcomes=Outcomes.concatenate(done).arranged(suite.names),
         identity=full_identity,
@@ -256,12 +262,6 @@ def _identity(suite: Suite, seed: int, extra: Mapping[str, str]) -> Identity:
     if taken:
         raise SettingError(f"identity holds {', '.join(taken)}, which the evaluation adds itself")
     return {**own, **extra}
-
-
-def _device_of(model: nn.Module) -> torch.device | None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return None
 
 
 def _note_images(batch: Batch, seen: set[int]) -> None:

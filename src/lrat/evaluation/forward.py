@@ -1,7 +1,5 @@
 """The forward that verdicts rest on."""
 
-import logging
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,13 +10,6 @@ from lrat.hardware import full_float32
 from lrat.modes import evaluating
 from lrat.outputs import NEVER, forward_logits
 from lrat.types import Batch
-
-_logger = logging.getLogger(__name__)
-_SUM_OF_PROBABILITIES = 1e-4
-"""How far from 1 the float32 sum of a softmax's outputs may lie."""
-_RANDOM = 1e-3
-"""By how much of an image's largest logit (or of 1) two forwards may differ: float32 on a GPU adds
-in no fixed order."""
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
@@ -42,42 +33,6 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
             f"({int((~finite).sum())} such images in this batch): the model cannot be evaluated"
         )
     return logits
-
-
-def look_like_probabilities(logits: Tensor) -> Tensor:
-    """[B]: whether a row [K] of what should be logits sums to 1 and lies in [0, 1]."""
-    sums_to_one = (logits.sum(1) - 1).abs() <= _SUM_OF_PROBABILITIES
-    return sums_to_one & ((logits >= 0) & (logits <= 1)).all(1)
-
-
-def warn_of_probabilities(logits: Tensor) -> tuple[str, ...]:
-    """A sentence, also logged, when every row looks like probabilities: a softmax at the end hides
-    the logits' scale, so gradients vanish and attacks look weak."""
-    if not bool(look_like_probabilities(logits).all()):
-        return ()
-    warning = (
-        "the model seems to return probabilities instead of logits: gradients vanish and attacks "
-        "look weak; remove its softmax"
-    )
-    _logger.warning(warning)
-    return (warning,)
-
-
-def warn_of_randomness(logits: Tensor, again: Tensor) -> tuple[str, ...]:
-    """A sentence, also logged, when a model in eval mode gives other logits [B K] when asked
-    ``again``: its verdicts are draws, and gradients of single draws mislead attacks."""
-    change = (again - logits).abs().amax(1)
-    scale = logits.abs().amax(1).clamp(min=1)
-    changed = int((change > _RANDOM * scale).sum())
-    if not changed:
-        return ()
-    warning = (
-        f"the model is random: asked twice, it gives other logits for {changed} of {len(logits)} "
-        "images, so verdicts are single draws and attacks look weak; switch its randomness off, or "
-        "attack the mean of many draws"
-    )
-    _logger.warning(warning)
-    return (warning,)
 
 
 def check_data(batch: Batch) -> None:

@@ -1,5 +1,6 @@
 """One evaluation at work: blocks of images, step after step, in chunks that fit into memory."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +15,8 @@ from lrat.attacks.base import Variant
 from lrat.attacks.foreign import protected_from
 from lrat.attacks.spent import spent
 from lrat.errors import NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.forward import (
-    check_classes,
-    check_data,
-    classify,
-    warn_of_probabilities,
-    warn_of_randomness,
-)
+from lrat.evaluation.examination import examine
+from lrat.evaluation.forward import check_classes, check_data, classify
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.pacing import OutOfTimeError
 from lrat.evaluation.storage import OutcomeStore
@@ -33,6 +29,7 @@ from lrat.randomness import Keyed, Noise, Sequential, keys
 from lrat.threat import Ball, Region
 from lrat.types import Batch
 
+_logger = logging.getLogger(__name__)
 NoiseKind = Literal["keyed", "sequential"]
 Rows = npt.NDArray[np.int64]
 
@@ -43,8 +40,9 @@ class Run:
 
     ``chunk``: how many images an attack gets at once, None for all that a block has left.
     ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
-    each chunk when it is done. ``classes``: of the model, once it was called. ``notes``: what a
-    reader of the numbers must know about it. ``attacked``: how many images were not read back.
+    each chunk when it is done. ``known_notes``: what an earlier look at the model found, None to
+    look at it. ``classes``: of the model, once it was called. ``notes``: what a reader of the
+    numbers must know about it. ``attacked``: how many images were not read back.
     """
 
     model: nn.Module
@@ -57,6 +55,7 @@ class Run:
     device: torch.device | None
     deadline: float | None
     report: Callable[[Outcomes], None]
+    known_notes: tuple[str, ...] | None = None
     classes: int | None = None
     notes: tuple[str, ...] = ()
     attacked: int = 0
@@ -78,11 +77,8 @@ class Run:
         check_classes(batch.labels, logits.shape[1])
         if self.classes is None:
             self.classes = logits.shape[1]
-            self.notes = (
-                *warn_of_probabilities(logits),
-                *self._is_random(batch.images, index, logits),
-                *replaced(self.suite, self.classes),
-            )
+            self.notes += self._found(batch.images, index, logits)
+            self.notes += replaced(self.suite, self.classes)
             # Before any outcome: whoever finds all of them later cannot know the classes.
             self.store.keep_notes(self.notes)
         self.attacked += len(index)
@@ -136,11 +132,15 @@ class Run:
             [classify(self.model, images[_on(rows, images)], index[rows], attack) for rows in parts]
         )
 
-    def _is_random(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
-        """What to say where a second look at the first chunk finds other logits."""
-        rows = next(self._chunks(np.arange(len(index))))
-        again = classify(self.model, images[_on(rows, images)], index[rows], NATURAL)
-        return warn_of_randomness(logits[: len(rows)], again)
+    def _found(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
+        """What a look at the first chunk finds."""
+        if self.known_notes is not None:
+            return self.known_notes
+        count = len(next(self._chunks(np.arange(len(index)))))
+        found = examine(self.model, images[:count], index[:count], logits[:count])
+        for note in found:
+            _logger.warning(note)
+        return found
 
     def _chunks(self, rows: Rows) -> Iterator[Rows]:
         size = self.chunk or max(len(rows), 1)
@@ -212,8 +212,10 @@ class Run:
         returned, after, claimed, cost = attacked(self.view, everything)
         again = self._unconfirmed(returned, after, labels, claimed)
         if len(again):
-            # Fooled through the view but not in float32: attacked again without it, so that
-            # nothing is lost by computing faster.
+            # The attack or the view says fooled, the verdict does not: the view computes otherwise,
+            # or the margin is of rounding size. The model itself is attacked once more on these
+            # images. What the view never claims is not, so where it differs from the model, an
+            # image may stand that the model alone would have lost.
             returned[again], after[again], _, more = attacked(self.model, again)
             at = again.cpu().numpy()
             for name in ("forwards", "backwards"):
@@ -243,10 +245,10 @@ class Run:
     def _unconfirmed(
         self, returned: Tensor, after: Tensor, labels: Tensor, claimed: Tensor | None
     ) -> Tensor:
-        """The rows that are fooled through the view alone: what the attack ``claimed`` [B], else
-        what the view says of its images."""
+        """The rows that are fooled to the attack, which ``claimed`` [B] so, or to the view, and
+        not to the verdict."""
         stands = (after.argmax(1) == labels).nonzero().flatten()
-        if self.view is self.model or not len(stands):
+        if not len(stands) or (claimed is None and self.view is self.model):
             return labels[:0]
         if claimed is None:
             with torch.no_grad():

@@ -48,6 +48,7 @@ from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
 from lrat.experiments.lock import locked
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
+from lrat.hardware import move
 from lrat.modes import evaluating
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
@@ -102,7 +103,7 @@ class _Work:
         began = time.perf_counter()
         request = self.request
         place = build.device(request.device)
-        network = self.subject.network.to(place)
+        network = move(self.subject.network, place)
         store = AnalysisStore(folder)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))
         wanted = looks_of(self.subject.config, again=request.again, saa=request.saa)

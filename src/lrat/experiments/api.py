@@ -32,6 +32,7 @@ from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
 from lrat.experiments.own_names import own_names, without_addresses
 from lrat.experiments.suite_names import check_suite
 from lrat.experiments.suites import suite as suite_named
+from lrat.hardware import device_of, move
 from lrat.losses import LossLike
 from lrat.methods import Simulated, smoothed
 from lrat.objectives import Objective
@@ -56,6 +57,8 @@ class FitResult:
     selected_epoch: int
     validation_accuracy: float | None
     """Accuracy under PGD-10 on the held-out images, a fraction; None without held-out images."""
+    notes: tuple[str, ...] = ()
+    """What was found odd about the model and the images before the run, in sentences."""
 
 
 def fit(
@@ -108,9 +111,9 @@ def fit(
     objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
-    build.check_fit(model, images)
-    build.check_training(model, train_part, batch_size)
-    model.to(place)
+    classes = build.check_fit(model, images)
+    build.check_training(model, train_part, batch_size, classes=classes)
+    move(model, place)
     chosen = build.schedule(schedule, drops)
     optimisation = Optimisation(
         epochs=epochs,
@@ -154,6 +157,7 @@ def fit(
         guards=watching,
         select_by=None if held is None else _VALIDATION_ATTACK,
         progress=progress or Silent(),
+        notes=build.examined(model, train_part),
     )
     with nullcontext() if folder is None else locked(folder):
         result = train(
@@ -172,6 +176,7 @@ def fit(
         records=result.records,
         selected_epoch=result.selected_epoch,
         validation_accuracy=result.selected_value,
+        notes=result.notes,
     )
 
 
@@ -258,7 +263,7 @@ def check_masking(
     images = stratified_subset(_images(data), PANEL_IMAGES, seed=0)
     build.check_fit(model, images)
     place = _device(model, device)
-    model.to(place)
+    move(model, place)
     view = build.view(acceleration, model, images)
     batch = images.batch(torch.arange(len(images))).to(place)
     seen = view if isinstance(view, View) else None
@@ -325,4 +330,4 @@ def _ball(threat: Ball | str) -> Ball:
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
     if device is not None:
         return build.device(str(device))
-    return next((value.device for value in model.parameters()), torch.device("cpu"))
+    return device_of(model) or torch.device("cpu")

@@ -1,6 +1,5 @@
 """Configuration to objects: the only place where names become threats, methods, data and models."""
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,20 +22,21 @@ from lrat.data import (
     load_npz,
     mnist,
 )
-from lrat.errors import ConfigurationError, ModelError, SettingError, UnknownNameError
-from lrat.evaluation import Member, Suite
+from lrat.errors import ConfigurationError, NonFiniteError, SettingError, UnknownNameError
+from lrat.evaluation import Member, Suite, examination
+from lrat.evaluation.examination import check_forward
 from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
+from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
-from lrat.modes import evaluating
 from lrat.objectives import Objective
-from lrat.outputs import forward_logits
 from lrat.threat import L2, Ball, Linf
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
 from lrat.training.schedules import schedule as named_schedule
+from lrat.types import Batch
 
 _PROBE_IMAGES = 128
 
@@ -173,49 +173,49 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
 
 
 def check_fit(network: nn.Module, images: ImageData) -> int:
-    """Two images through the network before anything is written; returns its number of classes.
+    """Two images and one through the network before anything is written; its number of classes.
 
-    ModelError where the network cannot take the images, returns no logits [B K], or has fewer
-    classes than the data. More are allowed: a test set need not show every class.
+    ``ModelError`` as ``evaluation.examination.check_forward`` says.
     """
-    place = next((value.device for value in network.parameters()), torch.device("cpu"))
-    batch = images.batch(torch.arange(min(2, len(images)))).to(place)
-    with evaluating(network), torch.no_grad():
-        logits = forward_logits(network, batch.images)
-    classes = int(logits.shape[1])
-    if classes < images.classes:
-        raise ModelError(
-            f"the model knows {classes} classes, {images.name} has {images.classes}: give it one "
-            "output per class"
-        )
-    return classes
+    two = _first(network, images, 2).images
+    return check_forward(network, two, classes=images.classes, data=images.name)
 
 
 def check_training(
-    network: nn.Module, images: ImageData, batch_size: int, *, processes: int = 1
+    network: nn.Module, images: ImageData, batch_size: int, *, classes: int, processes: int = 1
 ) -> None:
     """The smallest batch of an epoch, or the smallest share that one of several ``processes`` has
-    of it, through a copy of the network in train mode.
+    of it, through the network in train mode; it is as before afterwards.
 
-    ModelError where it fails: BatchNorm on 1x1 maps refuses a single image.
+    ``classes``: what ``check_fit`` found. ``ModelError`` as
+    ``evaluation.examination.check_training`` says.
     """
     if batch_size < 1:
         raise SettingError(f"batch_size={batch_size}: a batch holds at least 1 image")
-    place = next((value.device for value in network.parameters()), torch.device("cpu"))
     smallest = min(len(images) % batch_size or batch_size, len(images))
-    batch = images.batch(torch.arange(max(1, smallest // processes))).to(place)
+    batch = _first(network, images, max(1, smallest // processes)).images
+    larger = _first(network, images, max(batch_size // processes, len(batch) + 1)).images
+    share = "a process's share of " if processes > 1 else ""
+    what = f"{share}the last batch of an epoch, {len(batch)} of {len(images)} images"
+    examination.check_training(network, batch, larger, classes=classes, what=what)
+
+
+def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
+    """What is odd about the network on the first of these images, in sentences.
+
+    Nothing where its logits are NaN or infinite: whoever trains or attacks it says where.
+    """
+    batch = _first(network, images, _PROBE_IMAGES)
     try:
-        probe = copy.deepcopy(network)
-        if not probe.training:
-            probe.train()
-        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            forward_logits(probe, batch.images)
-    except Exception as error:
-        share = "a process's share of " if processes > 1 else ""
-        raise ModelError(
-            f"the model fails in training on {share}the last batch of an epoch, {len(batch)} of "
-            f"{len(images)} images: {' '.join(str(error).split())}; choose another batch size"
-        ) from error
+        return examination.examine(network, batch.images, batch.index.cpu().numpy())
+    except NonFiniteError:
+        return ()
+
+
+def _first(network: nn.Module, images: ImageData, count: int) -> Batch:
+    """So many of the first images, where the network lies."""
+    device = device_of(network) or torch.device("cpu")
+    return images.batch(torch.arange(min(count, len(images)))).to(device)
 
 
 def optimisation(config: RunConfig) -> Optimisation:
@@ -314,9 +314,7 @@ def view(
     """
     if acceleration == "off":
         return network
-    place = next((value.device for value in network.parameters()), torch.device("cpu"))
-    probe = images.batch(torch.arange(min(_PROBE_IMAGES, len(images)))).images.to(place)
-    return accelerate(network, probe, choices=choices)
+    return accelerate(network, _first(network, images, _PROBE_IMAGES).images, choices=choices)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lrat.evaluation.watching import GradientWatch
 from lrat.experiments import build
 from lrat.experiments.subjects import Source
 from lrat.experiments.weights import weights_digest
+from lrat.hardware import move
 from lrat.randomness import NoiseLike
 from lrat.types import Images, Labels, Logits
 
@@ -77,7 +78,7 @@ def prepare_sources(suite: Suite, images: ImageData, device: torch.device) -> No
     """
     for step in suite.steps:
         if isinstance(step.attack, Transfer):
-            step.attack.source.to(device)
+            move(step.attack.source, device)
             try:
                 build.check_fit(step.attack.source, images)
             except LratError as error:

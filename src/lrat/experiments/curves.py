@@ -19,6 +19,7 @@ from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
+from lrat.hardware import move
 from lrat.reporting.figures import Drawn, security_curve_figure
 
 FIGURES = "figures"
@@ -150,7 +151,7 @@ def _measure(
     folder = own_folder(
         run / CURVES / _folder_name(request, norm, highest, len(images)), subject.identity
     )
-    network = subject.network.to(place)
+    network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         largest = build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))
@@ -254,7 +255,8 @@ def _side_by_side(curves: Mapping[str, Curve]) -> str:
         f"n {' and '.join(map(str, sizes))}, seed {first.seed}, "
         f"{first.levels} steps of {first.max_epsilon / first.levels:.4g}"
     )
-    return f"{aligned(rows)}\n{about}"
+    notes = [f"note: {name}: {note}" for name, curve in curves.items() for note in curve.notes]
+    return "\n".join([aligned(rows), about, *notes])
 
 
 def _mean(curve: Curve) -> str:

@@ -24,6 +24,7 @@ from lrat.experiments.request import EvaluationRequest, descriptions, digest_of_
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
 from lrat.experiments.suites import suite
+from lrat.hardware import move
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 
@@ -239,7 +240,7 @@ def _planned(
         raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
     prepare_sources(chosen, test, device)
     images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
-    network.to(device)
+    move(network, device)
     view = build.view(request.acceleration, network, images, evaluated_choices(folder))
     own = own_functions(chosen)
     settings = {

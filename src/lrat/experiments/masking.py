@@ -18,6 +18,7 @@ from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Subject
 from lrat.files import write_json
+from lrat.hardware import move
 from lrat.reading import read_json
 
 IMAGES = 256
@@ -48,7 +49,7 @@ def examine(
     if known is not None:
         return known
     place = build.device(request.device)
-    network = subject.network.to(place)
+    network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         panel = masking_panel(

@@ -33,7 +33,8 @@ def accuracy_measure(
     """A measure for training to call: accuracy on ``data``, natural and under each attack.
 
     ``view``: what attacks see, refreshed from the model at each call. Each process of ``crew``
-    takes every n-th image; all know the accuracy on all of them.
+    takes every n-th image; all know the accuracy on all of them. The model is not looked at again:
+    that was done before the run.
     """
     crew = Alone() if crew is None else crew
     alone = len(data) < crew.size  # then each takes all
@@ -43,7 +44,9 @@ def accuracy_measure(
         if isinstance(view, View):
             view.refresh()
         batches = in_order(own, batch_size=_BATCH, device=device)
-        result = evaluate_suite(model, batches, suite, seed=seed, view=view, device=device)
+        result = evaluate_suite(
+            model, batches, suite, seed=seed, view=view, device=device, known_notes=()
+        )
         found = {name: share.value for name, share in result.accuracy.items()}
         if alone or crew.size == 1:
             return found
@@ -96,8 +99,12 @@ def watch(
     crew: Crew,
     progress: Progress | None,
     trackers: Sequence[Tracker] = (),
+    notes: tuple[str, ...] = (),
 ) -> Watch:
-    """What the run looks at while it trains, and what looks after it."""
+    """What the run looks at while it trains, and what looks after it.
+
+    ``notes``: what a look at the model found before the run.
+    """
     ball = build.threat(config.threat)
     training, validation = config.training, splits.validation
     if training.selection == "robust" and validation is None:
@@ -142,4 +149,5 @@ def watch(
         guards=watching,
         trackers=trackers,
         progress=progress or Silent(),
+        notes=notes,
     )

@@ -14,6 +14,7 @@ from lrat.experiments.analysing_subject import Analysed, open_run
 from lrat.experiments.analysing_views import looks_of
 from lrat.experiments.paper_figures_analysis import Columns, StoredAnalysis, sentences
 from lrat.experiments.paper_figures_runs import FigureRun
+from lrat.hardware import move
 from lrat.losses import probability_margin
 from lrat.modes import evaluating
 from lrat.randomness import Keyed, keys
@@ -95,7 +96,7 @@ class _Made:
 def _variants(run: FigureRun, subject: Analysed, index: npt.NDArray[np.int64], seed: int) -> _Made:
     """Attacked again with the noise of the analysis; margins are those of the images shown."""
     place = build.device(subject.config.device)
-    network = subject.network.to(place)
+    network = move(subject.network, place)
     numbers = subject.images.index.cpu().numpy()
     order = np.argsort(numbers, kind="stable")
     rows = order[np.searchsorted(numbers, index, sorter=order)]

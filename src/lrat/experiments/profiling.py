@@ -19,6 +19,7 @@ from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObj
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.subjects import Source
 from lrat.experiments.suites import suite
+from lrat.hardware import move
 from lrat.modes import evaluating, training_modes
 from lrat.outputs import forward_logits
 from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
@@ -63,8 +64,8 @@ def _training(config: RunConfig, budget: Budget) -> Profile:
     images = build.data(config.data, config.seed).training()
     network = build.model(config, images.shape, images.classes)
     size = config.training.batch_size
-    build.check_fit(network, images)
-    build.check_training(network, images, size)
+    classes = build.check_fit(network, images)
+    build.check_training(network, images, size, classes=classes)
     source = InMemory(
         images,
         batch_size=size,
@@ -73,7 +74,7 @@ def _training(config: RunConfig, budget: Budget) -> Profile:
         device=place,
     )
     optimisation = build.optimisation(config)
-    optimizer = optimisation.optimizer(network.to(place))
+    optimizer = optimisation.optimizer(move(network, place))
     view = build.view(config.acceleration, network, images)
     probe = _probe(images, place)
     meter = Meter(network, view, probe)
@@ -116,7 +117,7 @@ def profile_evaluation(
         chosen = suite(request.suite, ball, classes, loss=request.loss, transfer=request.transfer)
         images = stratified_subset(subject.test, request.limit, seed=0)
         name = f"{chosen.name} on {subject.name}"
-        network = subject.network.to(place)
+        network = move(subject.network, place)
         return _evaluation(name, network, images, chosen, request, budget or Budget())
 
 

@@ -35,6 +35,7 @@ from lrat.experiments.trackers import build_trackers
 from lrat.experiments.users_code import file_digest, names_a_file
 from lrat.experiments.weights import read_safetensors, write_safetensors
 from lrat.files import appears, write_atomically, write_json, write_text
+from lrat.hardware import move
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.interrupt import check_minutes
@@ -51,7 +52,7 @@ class TrainedRun:
     result: TrainingResult
 
     def __str__(self) -> str:
-        """Two lines: what was reported and where it lies."""
+        """What was reported, with its notes, and where it lies."""
         result = self.result
         if result.selected_value is None:
             chosen = f"the last of {len(result.records)} epochs"
@@ -61,7 +62,9 @@ class TrainedRun:
                 f"{selection_key(self.config)} on held-out images: "
                 f"{100 * result.selected_value:.2f} %"
             )
-        return f"{self.config.method.name} on {self.config.data.name}: {chosen}\n{self.folder}"
+        about = f"{self.config.method.name} on {self.config.data.name}: {chosen}"
+        notes = [f"note: {note}" for note in result.notes]
+        return "\n".join([about, *notes, str(self.folder)])
 
 
 def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Storage:
@@ -124,8 +127,9 @@ class _Training:
         splits = build.data(config.data, config.seed)
         images = splits.training()
         network = build.model(config, images.shape, images.classes)
-        build.check_fit(network, images)
-        build.check_training(network, images, config.training.batch_size, processes=self.crew.size)
+        classes = build.check_fit(network, images)
+        size, processes = config.training.batch_size, self.crew.size
+        build.check_training(network, images, size, classes=classes, processes=processes)
         objective = build.objective(config)
         source = InMemory(
             images,
@@ -136,7 +140,7 @@ class _Training:
         )
         optimisation = build.optimisation(config)
         optimisation.optimizer(network)  # refuses a network without anything to train
-        network.to(place)
+        move(network, place)
         if config.training.sync_batch_norm:
             network = synchronised(network, place, self.crew.size)
         view, watched = self._begin(network, splits)
@@ -164,10 +168,10 @@ class _Training:
             self.crew.barrier()
             self._compare(found)
             view = self._view(network, splits, chosen=True)
-            return view, self._watch(splits, view)
+            return view, self._watch(network, splits, view)
         folder, begun = self.folder, has_begun(self.folder)
         view = self._view(network, splits, chosen=begun)
-        watched = self._watch(splits, view)
+        watched = self._watch(network, splits, view)
         check_contents(folder, found)
         if not begun:
             write_json(folder / ENVIRONMENT, environment(self.device))
@@ -206,7 +210,7 @@ class _Training:
             return network
         return build.view(self.config.acceleration, network, splits.training(), choices)
 
-    def _watch(self, splits: Splits, view: nn.Module) -> Watch:
+    def _watch(self, network: nn.Module, splits: Splits, view: nn.Module) -> Watch:
         wanted = self.config.training.trackers if self.crew.rank == 0 else ()
         return watch(
             self.config,
@@ -216,6 +220,7 @@ class _Training:
             crew=self.crew,
             progress=self.progress,
             trackers=build_trackers(wanted, self.folder),
+            notes=build.examined(network, splits.training()),
         )
 
 

@@ -96,7 +96,7 @@ class Source:
         return Subject(
             name=str(run),
             label=self.checkpoint,
-            network=network,
+            network=network.eval(),
             test=splits.test,
             threat=catalogue.canonical_threat(threat or config.threat),
             config=config,
@@ -116,7 +116,7 @@ class Source:
         return Subject(
             name=model_file,
             label=SOMEBODYS,
-            network=network,
+            network=network.eval(),
             test=splits.test,
             threat=config.threat,
             config=config,

@@ -22,6 +22,7 @@ from lrat.experiments.suite_names import check_suite
 from lrat.experiments.suites import suite
 from lrat.experiments.why_words import Told, paths_table
 from lrat.files import write_table
+from lrat.hardware import move
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
 
 FIGURES = "figures"
@@ -69,7 +70,7 @@ def explain(
     row = _row_of(index, subject.test, run)
     classes = build.check_fit(subject.network, subject.test)
     found = _Found.largest(run, subject, suite_name, index, classes)
-    network = subject.network.to(place)
+    network = move(subject.network, place)
     with subject.threads():
         way = found.acceleration or acceleration
         view = build.view(way, network, subject.test, evaluated_choices(found.folder))
@@ -90,7 +91,7 @@ def explain(
         seen=f"attacks see the model in {describe(view)}" if isinstance(view, View) else None,
         story=story,
         stored=found.rows,
-        notes=found.notes,
+        notes=(*build.examined(network, subject.test), *found.notes),
     )
     stem = out or run / FIGURES / f"why-{index}"
     stem = stem.with_suffix("") if stem.suffix in {".pdf", ".png"} else stem

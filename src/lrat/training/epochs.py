@@ -21,7 +21,7 @@ from lrat.training.settings import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import Keeper
-from lrat.training.watch import StepProgress, Trackers, Watch, choose, tell
+from lrat.training.watch import MODEL, StepProgress, Trackers, Watch, choose, tell
 
 
 @dataclass(kw_only=True)
@@ -82,13 +82,14 @@ class Epochs:
 
     def _guarded(self, record: EpochRecord) -> EpochRecord:
         """The record with what the guards say about it, which is told as well."""
-        if self.watch.guards is None:
-            return record
-        notices = self.watch.guards.after_epoch(record)
+        guards = self.watch.guards
+        notices = () if guards is None else guards.after_epoch(record)
         for notice in notices:
             tell(self.watch.progress, f"epoch {notice.epoch}: {notice.text}", level=logging.WARNING)
-        said = tuple({"guard": notice.guard, "text": notice.text} for notice in notices)
-        return replace(record, notices=said)
+        said = [{"guard": notice.guard, "text": notice.text} for notice in notices]
+        if record.epoch == 1:  # these were told before the first step
+            said = [{"guard": MODEL, "text": note} for note in self.watch.notes] + said
+        return replace(record, notices=(*record.notices, *said))
 
     def _steps(self) -> None:
         state = self.state

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lrat.errors import RunFolderError
+from lrat.hardware import device_of, move
 from lrat.modes import training_modes
 from lrat.objectives.base import Objective
 from lrat.training.crew import Alone, Crew, first_to_differ
@@ -19,7 +20,7 @@ from lrat.training.settings import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage
-from lrat.training.watch import Trackers, Watch, tell
+from lrat.training.watch import MODEL, Trackers, Watch, tell
 from lrat.types import BatchSource
 
 
@@ -29,12 +30,18 @@ class TrainingResult:
 
     ``records``: one per epoch. ``selected_epoch`` (from 1) with its ``selected_value`` (None
     without selection: then it is the last epoch); ``weights``: its state dictionary, on the CPU.
+    ``notes``: what was found odd about the model and its images before the first step.
     """
 
     records: tuple[EpochRecord, ...]
     selected_epoch: int
     selected_value: float | None
     weights: Mapping[str, Any]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        first = self.records[0].notices if self.records else ()
+        return tuple(said["text"] for said in first if said["guard"] == MODEL)
 
 
 def train(
@@ -74,8 +81,8 @@ def train(
     that is none.
     """
     crew = Alone() if crew is None else crew
-    place = torch.device(device) if device is not None else _device_of(model)
-    model.to(place)
+    place = torch.device(device or device_of(model) or "cpu")
+    move(model, place)
     average = optimisation.average(model)
     optimizer = optimisation.optimizer(model)
     watch = watch or Watch()
@@ -96,6 +103,8 @@ def train(
         tell(watch.progress, _where(state, optimisation.epochs), level=logging.INFO)
     if remark is not None:
         tell(watch.progress, remark, level=logging.WARNING)
+    for note in watch.notes if crew.rank == 0 else ():
+        tell(watch.progress, note, level=logging.WARNING)
     seen = model if view is None else view(model)
     stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory, crew)
 
@@ -139,7 +148,3 @@ def _where(state: RunState, epochs: int) -> str:
     if state.measuring:
         return f"continuing in epoch {state.epoch + 1} after its steps"
     return f"continuing {state.place}"
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((value.device for value in model.parameters()), torch.device("cpu"))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import Variant
 from lrat.errors import NonFiniteError
+from lrat.hardware import device_of
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import is_memory_error
 from lrat.passes import PassCounter
@@ -70,7 +71,7 @@ class Stepper:
         self.memory = memory
         self._model = model
         self._crew = Alone() if crew is None else crew
-        self._device = next((value.device for value in model.parameters()), torch.device("cpu"))
+        self._device = device_of(model) or torch.device("cpu")
         self._bare = mixed(model, optimisation.precision, self._device)
         self._scored = self._crew.wrap(self._bare)
         self._view = view

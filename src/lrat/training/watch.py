@@ -17,6 +17,8 @@ from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
+MODEL = "model"
+"""What stands for a guard's name where a look at the model before the run found something."""
 Measure: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
 """Accuracies (or other numbers) of a model by name; the model is in eval mode."""
 
@@ -131,7 +133,8 @@ class Watch:
     ``monitor``: measured every ``monitor_every`` epochs and after the last, recorded, and never
     used to select. ``probe``: a stronger attack on a few training images, measured after each epoch
     for guards; ``guards``: of one run alone, they remember it. ``trackers``: told of every epoch.
-    Raises ``SettingError``.
+    ``notes``: what was found odd about the model before the run; said at its start and kept among
+    the first epoch's notices. Raises ``SettingError``.
     """
 
     clean: Sequence[Batch] = ()
@@ -143,6 +146,7 @@ class Watch:
     guards: Guards | None = None
     trackers: Sequence[Tracker] = ()
     progress: Progress = field(default_factory=Silent)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.select_by is not None and self.validate is None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lrat.errors import LratError
-from lrat.evaluation.forward import look_like_probabilities
+from lrat.evaluation.examination import looks_squashed
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.masking.subject import Subject
@@ -72,14 +72,12 @@ def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
 
 
 def real_logits(subject: Subject) -> Check:
-    """Share of images whose outputs are probabilities. Raises ``NonFiniteError``."""
-    share = float(look_like_probabilities(subject.clean).float().mean())
-    # One image of two classes may look so by chance; all of several do not.
-    looks_so = share == 1
+    """Whether outputs are probabilities (1) or not (0). Raises ``NonFiniteError``."""
+    looks_so = looks_squashed(subject.clean)
     return Check(
         name=LOGITS,
         status="failed" if looks_so else "passed",
-        value=share,
+        value=float(looks_so),
         limit=0.5,
         sentence=(
             "The model returns probabilities, whose gradients vanish where it is sure: remove its "

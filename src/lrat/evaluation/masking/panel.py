@@ -33,11 +33,15 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """All checks of one model under one threat, on ``n`` images."""
+    """All checks of one model under one threat, on ``n`` images.
+
+    ``notes``: what no check looks for and a reader must know, in sentences.
+    """
 
     checks: tuple[Check, ...]
     n: int
     threat: str
+    notes: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -55,6 +59,7 @@ class Panel:
             "n": self.n,
             "threat": self.threat,
             "checks": [asdict(check) for check in self.checks],
+            "notes": list(self.notes),
         }
 
     @staticmethod
@@ -62,7 +67,12 @@ class Panel:
         """Raises ``DataError`` for what ``as_dict`` did not write."""
         try:
             checks = tuple(Check(**check) for check in values["checks"])
-            panel = Panel(checks=checks, n=int(values["n"]), threat=str(values["threat"]))
+            panel = Panel(
+                checks=checks,
+                n=int(values["n"]),
+                threat=str(values["threat"]),
+                notes=tuple(map(str, values.get("notes", ()))),
+            )
             known = all(check.status in _ORDER for check in checks)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
@@ -90,7 +100,8 @@ class Panel:
         ]
         rule = "-" * (name + status + value + limit + 6)
         about = f"masking: {self.status}; n {self.n}, {self.threat}"
-        return "\n".join([lines[0], rule, *body, about])
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([lines[0], rule, *body, about, *notes])
 
 
 _INDENTED: dict[str, Any] = {"initial_indent": _INDENT, "subsequent_indent": _INDENT}

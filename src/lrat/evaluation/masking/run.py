@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import DataError, LratError, NonFiniteError, SettingError
+from lrat.evaluation.examination import beside_answers, in_train_mode
 from lrat.evaluation.forward import check_classes
 from lrat.evaluation.masking import gradients, outputs, strength
 from lrat.evaluation.masking.panel import Check, Panel
@@ -81,12 +82,22 @@ def masking_panel(
     if result is not None:
         subject.also_fooled.update(_fooled(result, subject))
     checks: list[Check] = []
+    notes = in_train_mode(model)
     with _seeded(seed, subject.batch.images.device):
         for check in _checks(subject):
             checks.append(check)
             if on_progress is not None:
                 on_progress(check)
-    return Panel(checks=tuple(checks), n=subject.n, threat=describe_threat(threat))
+        notes += _beside_checks(subject)
+    threat_text = describe_threat(threat)
+    return Panel(checks=tuple(checks), n=subject.n, threat=threat_text, notes=notes)
+
+
+def _beside_checks(subject: Subject) -> tuple[str, ...]:
+    try:
+        return beside_answers(subject.model, subject.clean)
+    except LratError:  # which the checks have said
+        return ()
 
 
 def _checks(subject: Subject) -> Iterator[Check]:

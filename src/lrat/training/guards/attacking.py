@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lrat.data.scale import odd_scale
 from lrat.training.guards.examination import LEAST_GAIN, SURE, Examined
 from lrat.training.guards.overfitting import IDLE
 from lrat.training.guards.reading import Reading, percent
@@ -53,21 +54,15 @@ class ImageScale:
     """Training images outside [0, 1], where attacks and epsilon live, or in a corner of it.
 
     Looks at the first batch of each epoch: 0 to 255, normalised images, images divided by 255
-    twice (none of whose pixels reaches ``least``).
+    twice (``data.scale``).
     """
 
-    least: float = 1 / 16
-    tolerance: float = 1e-4
     name: ClassVar[str] = "image-scale"
     implied_by: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         for counts in readings[-1].examined.values():
-            low, high = counts.darkest, counts.brightest
-            if low < -self.tolerance or high > 1 + self.tolerance or high < self.least:
-                return (
-                    f"training images have values from {low:.4g} to {high:.4g}, but attacks and "
-                    "epsilon work in [0, 1]: scale the images to [0, 1] and put any normalisation "
-                    "into the model"
-                )
+            said = odd_scale(counts.darkest, counts.brightest, "training images")
+            if said is not None:
+                return said
         return None

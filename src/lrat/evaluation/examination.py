@@ -1,0 +1,319 @@
+"""What is looked at before a model is attacked or trained, in a handful of forwards.
+
+What makes the work impossible is refused in one line; what makes its numbers less than they seem is
+a note, which every result carries.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lrat.data.scale import odd_scale
+from lrat.errors import LratError, ModelError, in_one_line
+from lrat.evaluation.forward import classify
+from lrat.evaluation.outcomes import NATURAL
+from lrat.modes import evaluating, training_modes
+from lrat.outputs import NEVER, forward_logits, raw_logits
+
+_ROUNDING = 1e-3
+"""By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
+order on a GPU and in another batch (3e-7 was measured)."""
+_LOW_ROUNDING = 2.0**-5
+"""The same of a model that answers in low precision: bfloat16 keeps 8 bits."""
+_SUM = 1e-4
+"""How far the float32 sums of a softmax's outputs may lie apart, relative to them."""
+_ENOUGH = 16
+"""So many numbers that all lie in [0, 1] are no chance."""
+_FEW = 16
+"""Images of the forward whose graph is followed."""
+_SATURATED = 0.95
+_SQUASHING = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+_PASSING_ON = frozenset(
+    {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "ToCopy", "Clone", "Alias"}
+    | {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute", "Transpose"}
+    | {"Select", "Slice"}
+)
+"""What autograd calls the steps through which numbers are still those of the step before."""
+
+
+def examine(
+    model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], logits: Tensor | None = None
+) -> tuple[str, ...]:
+    """Sentences about what is odd in ``model`` and ``images`` [B C H W]; none for a sound pair.
+
+    ``logits`` [B K]: what ``classify`` gave for them, where that is known. Costs one forward of all
+    images, one of half of them, one of a single one and one of up to 16, in eval mode; global
+    random numbers are as before. Raises what ``classify`` does.
+    """
+    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+        if logits is None:
+            logits = classify(model, images, index, NATURAL)
+        slack = _LOW_ROUNDING if _is_low_precision(logits) else _ROUNDING
+        again = classify(model, images, index, NATURAL)
+        random = _differing(logits, again, slack)[0]
+        found = [*_squashed(model, images[:_FEW], logits)]
+        if random:
+            found.append(
+                f"the model is random: asked twice, it gives other logits for {random} of "
+                f"{len(images)} images, so verdicts are single draws and attacks look weak; switch "
+                "its randomness off, or attack the mean of many draws"
+            )
+        else:
+            found += _influenced(model, images, index, logits, slack)
+    scale = odd_scale(float(images.min()), float(images.max()))
+    return (*found, *([scale] if scale else []), *beside_answers(model, logits))
+
+
+def beside_answers(model: nn.Module, logits: Tensor) -> tuple[str, ...]:
+    """The sentences of ``examine`` that need no forward but the one that gave ``logits`` [B K]: on
+    low precision and on the user's hooks."""
+    if not _is_low_precision(logits):
+        return _hooked(model)
+    return (
+        "the model answers in float16 or bfloat16: the loss has gradients too small for these, so "
+        "attacks may look weak; evaluate it in float32 (model.float(), without autocast)",
+        *_hooked(model),
+    )
+
+
+def in_train_mode(model: nn.Module) -> tuple[str, ...]:
+    """A sentence where a model comes to an evaluation as it is trained."""
+    if not model.training:
+        return ()
+    return (
+        "the model came in train mode and was evaluated in eval mode: call model.eval() before, if "
+        "that is what is meant",
+    )
+
+
+def looks_squashed(logits: Tensor) -> bool:
+    """Whether what should be logits [B K] looks like a softmax's or a sigmoid's outputs.
+
+    Rows of non-negative numbers that all have one sum (a softmax, whatever it was multiplied with),
+    or numbers of [0, 1] on both sides of one half.
+    """
+    if bool((logits < 0).any()):
+        return False
+    sums = logits.sum(1)
+    if bool(((sums - 1).abs() <= _SUM).all()):
+        return True
+    least, most = logits.amin(), logits.amax()
+    one_sum = (sums.amax() - sums.amin()) <= _SUM * sums.amax()
+    varies = (logits.amax(0) - logits.amin(0)).amax() > 10 * _SUM * sums.amax()
+    inside = (most <= 1) & (most > 0.5) & (least < 0.5)
+    return bool(one_sum & varies) or (logits.numel() >= _ENOUGH and bool(inside))
+
+
+def _squashed(model: nn.Module, images: Tensor, logits: Tensor) -> tuple[str, ...]:
+    last = _last_step(model, images)
+    if not last and not looks_squashed(logits):
+        return ()
+    return (
+        "the model seems to return probabilities instead of logits: gradients vanish and attacks "
+        f"look weak; remove its {last or 'softmax or sigmoid'}",
+    )
+
+
+def _last_step(model: nn.Module, images: Tensor) -> str:
+    """``softmax``, ``sigmoid`` or a ``tanh`` that is near its ends, where autograd sees that this
+    is the last thing that happens to the logits but for factors and shapes; else nothing.
+
+    A fresh network shows by this alone what its numbers show once it is trained.
+    """
+    try:
+        with evaluating(model), torch.enable_grad():
+            node = raw_logits(model, images.detach().float().requires_grad_()).grad_fn
+    except LratError:  # a model without gradients, of which attacks speak
+        return ""
+    while node is not None:
+        name = node.name().rstrip("0123456789").removesuffix("Backward")
+        if name in _SQUASHING:
+            is_far = name != "Tanh" or bool((node._saved_result.abs() > _SATURATED).any())  # type: ignore[attr-defined]
+            return _SQUASHING[name] if is_far else ""
+        before = [
+            each
+            for each, _ in node.next_functions
+            if each is not None and "AccumulateGrad" not in each.name()
+        ]
+        node = before[0] if name in _PASSING_ON and len(before) == 1 else None
+    return ""
+
+
+def _is_low_precision(logits: Tensor) -> bool:
+    """Whether every number is one of float16's or bfloat16's; 4 of float32 are so with a chance of
+    2 ** -52. Whole numbers are in every format and count for nothing."""
+    values = logits[logits.isfinite() & (logits != logits.round())]
+    values = torch.unique(values)
+    return len(values) >= 4 and any(
+        bool((values.to(low).float() == values).all()) for low in (torch.float16, torch.bfloat16)
+    )
+
+
+def _differing(logits: Tensor, other: Tensor, slack: float) -> tuple[int, float]:
+    """How many images [B K] have another answer, and the largest difference relative to one's
+    largest logit."""
+    scale = torch.where(logits > NEVER, logits, 0).abs().amax(1).clamp(min=1)
+    change = (other - logits).abs().amax(1) / scale
+    return int((change > slack).sum()), float(change.max())
+
+
+def _influenced(
+    model: nn.Module,
+    images: Tensor,
+    index: npt.NDArray[np.int64],
+    logits: Tensor,
+    slack: float,
+) -> tuple[str, ...]:
+    """What to say of a model whose answer for an image changes with the images beside it."""
+    count = len(images)
+    if count == 1:
+        pair = torch.cat([images, 1 - images])
+        logits = classify(model, pair, np.repeat(index, 2), NATURAL)
+    changed, largest = 0, 0.0
+    for size in sorted({1, (count + 1) // 2} - {len(logits)}):
+        few = classify(model, images[:size], index[:size], NATURAL)
+        other, change = _differing(logits[:size], few, slack)
+        changed, largest = max(changed, other), max(largest, change)
+    if not changed:
+        return ()
+    return (
+        f"the answer for an image depends on the images beside it: alone or in half of a batch, "
+        f"logits change by up to {100 * largest:.2g} % of the largest, so accuracies depend on the "
+        "batch size; give BatchNorm running statistics, and take means over the batch out of "
+        "the model",
+    )
+
+
+def _hooked(model: nn.Module) -> tuple[str, ...]:
+    """What to say of forward and backward hooks of the user's; PyTorch's own (of pruning, weight
+    norm) are part of the model."""
+    names = [
+        name or type(module).__name__ for name, module in model.named_modules() if _hooks_of(module)
+    ]
+    if not names:
+        return ()
+    more = f" and {len(names) - 1} more modules" if len(names) > 1 else ""
+    return (
+        f"hooks of {names[0]}{more} run in the forwards of attacks and verdicts too, and one that "
+        "stores outputs keeps all of them: remove hooks that the answer does not need",
+    )
+
+
+def _hooks_of(module: nn.Module) -> list[Any]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [hook for kind in kinds for hook in (getattr(module, kind, None) or {}).values()]
+    homes = [str(getattr(hook, "__module__", type(hook).__module__)) for hook in hooks]
+    own = ("torch.", "lrat.")
+    return [hook for hook, home in zip(hooks, homes, strict=True) if not home.startswith(own)]
+
+
+def check_forward(model: nn.Module, images: Tensor, *, classes: int, data: str) -> int:
+    """These images [B C H W] and the first of them alone, in eval mode; returns the model's number
+    of classes.
+
+    ``ModelError`` where the model cannot take them, returns no logits [B K], or has fewer than the
+    ``classes`` of ``data``. More are allowed: a test set need not show every class.
+    """
+    with evaluating(model), torch.no_grad():
+        found = forward_logits(model, images).shape[1]
+        if len(images) > 1:
+            try:
+                forward_logits(model, images[:1])
+            except ModelError as error:
+                raise ModelError(
+                    f"{error} ({len(images)} images pass, but attacks go on with the images that "
+                    "are left, at last a single one)"
+                ) from error
+    if found < classes:
+        raise ModelError(
+            f"the model knows {found} classes, {data} has {classes}: give it one output per class"
+        )
+    return found
+
+
+def check_training(
+    model: nn.Module, smallest: Tensor, larger: Tensor, *, classes: int, what: str
+) -> None:
+    """The ``smallest`` batch of an epoch [B C H W] in train mode, with everything in the model put
+    back afterwards.
+
+    ``what`` says which batch that is; ``larger`` is one that another batch size would give.
+    ``ModelError`` where the model fails (BatchNorm on 1x1 maps refuses a single image), gives other
+    than the ``classes`` of its eval mode, or an answer that no gradient leaves.
+    """
+    with _unchanged(model), training_modes(model), torch.enable_grad():
+        try:
+            logits = forward_logits(model, smallest)
+        except ModelError as error:
+            cause = in_one_line(error.__cause__ or error)
+            if not _passes(model, larger):
+                raise ModelError(f"the model fails in train mode: {cause}") from error
+            raise ModelError(
+                f"the model fails in training on {what}: {cause}; choose another batch size"
+            ) from error
+        if logits.shape[1] != classes:
+            raise ModelError(
+                f"in train mode the model gives {logits.shape[1]} classes, in eval mode {classes}: "
+                "both must answer for the same classes"
+            )
+        is_trained = any(value.requires_grad for value in model.parameters())
+        if is_trained and not logits.requires_grad:
+            raise ModelError(
+                "in train mode no gradient leaves the model's answer, so it cannot learn: take "
+                "detach() or no_grad() out of its forward"
+            )
+
+
+def _passes(model: nn.Module, images: Tensor) -> bool:
+    try:
+        forward_logits(model, images)
+    except ModelError:
+        return False
+    return True
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Modes, attributes, tensors and global random numbers of before come back afterwards.
+
+    Not a copy: a model that holds a lock or an open file has none.
+    """
+    modules = list(model.modules())
+    tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for module in modules:
+        own = vars(module)
+        inner = [
+            own[name] for name in ("_parameters", "_buffers") if isinstance(own.get(name), dict)
+        ]
+        tables += [(table, dict(table)) for table in (own, *inner)]
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [value for _, table in tables for value in _tensors(table)]
+    kept = [(value, value.detach().clone()) for value in {id(v): v for v in tensors}.values()]
+    cuda = sorted({value.device.index or 0 for value in tensors if value.device.type == "cuda"})
+    with torch.random.fork_rng(devices=cuda):
+        try:
+            yield
+        finally:
+            for table, before in tables:
+                _restore(table, before)
+            with torch.no_grad():
+                for value, copy in kept:
+                    if not torch.equal(value, copy):
+                        value.copy_(copy)
+
+
+def _tensors(table: Mapping[str, Any]) -> list[Tensor]:
+    return [value for value in table.values() if isinstance(value, Tensor)]
+
+
+def _restore(table: dict[str, Any], before: Mapping[str, Any]) -> None:
+    for name in table.keys() - before.keys():
+        del table[name]
+    for name, value in before.items():
+        if name not in table or table[name] is not value:
+            table[name] = value
