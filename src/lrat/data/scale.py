@@ -4,6 +4,7 @@ DARKEST = 0.07
 """Images none of whose pixels reaches this were probably scaled twice, or stored as uint8 with
 another largest value than 255: 16 levels, as digits have them, end at 16/255 = 0.063."""
 TOLERANCE = 1e-4
+SCALE_WORDS = "but attacks and epsilon work in [0, 1]"
 
 
 def odd_scale(low: float, high: float, what: str = "images") -> str | None:
@@ -12,6 +13,6 @@ def odd_scale(low: float, high: float, what: str = "images") -> str | None:
     if low >= -TOLERANCE and DARKEST <= high <= 1 + TOLERANCE:
         return None
     return (
-        f"{what} have values from {low:.4g} to {high:.4g}, but attacks and epsilon work in [0, 1]: "
+        f"{what} have values from {low:.4g} to {high:.4g}, {SCALE_WORDS}: "
         "scale the images to [0, 1] and put any normalisation into the model"
     )

@@ -139,6 +139,8 @@ def fit(
     source = InMemory(
         train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
     )
+    clean = stratified_subset(train_part, CLEAN_SUBSET, seed=0)
+    notes = build.examined(model, train_part)
     watching, probe = guards(
         validation=None if held is None else Measured(name=_VALIDATION_ATTACK, images=len(held)),
         selects=held is not None,
@@ -147,17 +149,17 @@ def fit(
         view=view,
         device=place,
         seed=seed,
+        clean=clean,
+        notes=notes,
     )
     watch = Watch(
-        clean=tuple(
-            in_order(stratified_subset(train_part, CLEAN_SUBSET, seed=0), batch_size=_BATCH)
-        ),
+        clean=tuple(in_order(clean, batch_size=_BATCH)),
         validate=validate,
         probe=probe,
         guards=watching,
         select_by=None if held is None else _VALIDATION_ATTACK,
         progress=progress or Silent(),
-        notes=build.examined(model, train_part),
+        notes=notes,
     )
     with nullcontext() if folder is None else locked(folder):
         result = train(

@@ -7,6 +7,7 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.data import ImageData, Splits, in_order, stratified_subset
+from lrat.data.scale import SCALE_WORDS
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments import build
@@ -14,7 +15,7 @@ from lrat.experiments.config import RunConfig
 from lrat.threat import Ball
 from lrat.training import Progress, Watch
 from lrat.training.crew import Alone, Crew
-from lrat.training.guards import Guards, Measured, Probe, probe_size, standard_guards
+from lrat.training.guards import Guards, ImageScale, Measured, Probe, probe_size, standard_guards
 from lrat.training.watch import Measure, Silent, Tracker
 
 CLEAN_SUBSET = 512
@@ -72,10 +73,13 @@ def guards(
     view: nn.Module,
     device: torch.device,
     seed: int,
+    clean: ImageData,
+    notes: Sequence[str],
 ) -> tuple[Guards, Measure | None]:
     """What looks after a run, and the probe that it needs where no held-out images are attacked.
 
-    ``images``: those that are trained on; ``view``: what attacks see.
+    ``images``: those that are trained on; ``view``: what attacks see; ``clean``: the images whose
+    clean accuracy is recorded; ``notes``: what was said before the run.
     """
     probe = None
     if validation is None:
@@ -87,7 +91,15 @@ def guards(
             seed=seed,
         )
     measured = None if probe is None else probe.measured
-    return standard_guards(validation=validation, selects=selects, probe=measured), probe
+    found = standard_guards(
+        validation=validation,
+        selects=selects,
+        probe=measured,
+        largest_class=float(clean.labels.bincount().max()) / len(clean),
+        clean_images=len(clean),
+        said=[ImageScale.name] if any(SCALE_WORDS in note for note in notes) else [],
+    )
+    return found, probe
 
 
 def watch(
@@ -138,6 +150,8 @@ def watch(
             view=view,
             device=device,
             seed=config.seed,
+            clean=subset,
+            notes=notes,
         )
     return Watch(
         clean=tuple(in_order(subset, batch_size=_BATCH, device=device)),

@@ -4,13 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from torch import nn
 
+from builders import seeded
+from lrat import fit
 from lrat.training.guards import (
     CatastrophicOverfitting,
     CollapsedWeights,
     IdleAttack,
     ImageScale,
     Measured,
+    NothingLearnt,
     NoWeights,
     Reading,
     RobustOverfitting,
@@ -19,6 +23,7 @@ from lrat.training.guards import (
 )
 from lrat.training.guards.examination import Examined
 from lrat.training.guards.reading import Load, noise
+from trained import digits
 from training.guards.runs import WORKING, reading, series
 
 HELD = Measured(name="pgd-10", images=1000)
@@ -206,6 +211,7 @@ class TestIdle:
             (0.0, 255.0, True),
             (-1.9, 2.1, True),
             (0.0, 1 / 255, True),
+            (0.0, 16 / 255, True),
             (-1e-5, 1 + 1e-5, False),
         ],
     )
@@ -213,6 +219,47 @@ class TestIdle:
         counts = replace(WORKING, darkest=low, brightest=high)
         said = ImageScale()([reading(1, examined={"pgd": counts})])
         assert (said is not None) == speaks
+
+
+class TestNothingLearnt:
+    guard = NothingLearnt(largest_class=0.11, images=512)
+
+    @pytest.mark.parametrize(
+        ("clean", "epoch"),
+        [
+            ([0.1, 0.1, 0.1], 3),  # a constant answer
+            ([0.05, 0.13, 0.11, 0.12], 3),  # by chance
+            ([0.1, 0.1, 0.2, 0.3], None),  # a slow start
+            ([0.3, 0.6, 0.1, 0.11, 0.1], 5),  # a run that diverges
+            ([0.3, 0.1, 0.1], None),
+            ([None, None, None, None], None),
+        ],
+    )
+    def test_accuracies_that_one_answer_for_all_reaches(
+        self, clean: list[float | None], epoch: int | None
+    ) -> None:
+        assert first(self.guard, series(clean=clean)) == epoch
+
+    def test_the_largest_class_counts(self) -> None:
+        readings = series(clean=[0.78, 0.8, 0.79])
+        assert first(NothingLearnt(largest_class=0.8, images=100), readings) == 3
+        assert first(NothingLearnt(largest_class=0.5, images=100), readings) is None
+        text = NothingLearnt(largest_class=0.8, images=100)(readings) or ""
+        assert "80.0 % of 100 clean training images" in text
+        assert "lower the learning rate" in text
+
+    @pytest.mark.parametrize(
+        ("rate", "speaks"), [(1e-9, True), (0.05, False)], ids=["tiny", "sensible"]
+    )
+    def test_a_run(self, rate: float, speaks: bool) -> None:
+        images, labels = digits()
+        data = (images[:300], labels[:300])
+        model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+        result = fit(
+            model, data, threat="linf:0.05", method="natural", epochs=3, lr=rate, validation=0
+        )
+        said = [each["guard"] for record in result.records for each in record.notices]
+        assert said == ["nothing-learnt"] * speaks
 
 
 class TestSelection:

@@ -44,7 +44,8 @@ class Guards:
     """Asks guards after each epoch and remembers what was said; never changes a weight.
 
     ``validation``: the accuracy on held-out images that is watched (and that epochs are selected
-    by); ``probe``: that of ``Watch.probe``. The loop calls ``after_attack`` with the variants of
+    by); ``probe``: that of ``Watch.probe``; ``said``: guards whose words were given before the run,
+    which they do not repeat. The loop calls ``after_attack`` with the variants of
     each epoch's first batch, before the update, and ``after_epoch`` with each record. Several
     processes come to the same words. Nothing waits for the device before the end of an epoch.
     ``state_dict`` holds plain values: a continued run neither repeats nor forgets.
@@ -56,13 +57,14 @@ class Guards:
         *,
         validation: Measured | None = None,
         probe: Measured | None = None,
+        said: Sequence[str] = (),
     ) -> None:
         self._guards = tuple(guards)
         self._validation = validation
         self._probe = probe
         self._examination = Examination()
         self._readings: list[Reading] = []
-        self._said: list[str] = []
+        self._said: list[str] = list(said)
 
     def after_attack(
         self,

@@ -37,8 +37,9 @@ class Reading:
     ``taken`` steps changed the weights, ``skipped`` did not, ``fallbacks`` of those taken had no
     weights but 0. ``training``: accuracy of the training forwards under the training attack.
     ``held_out`` and ``natural``: on held-out images, under attack and without one; ``selecting``:
-    what the choice among epochs goes by (of the averaged weights where there are any). ``probe``:
-    under a stronger attack on training images. ``loads``: by term. ``examined``: what the training
+    what the choice among epochs goes by (of the averaged weights where there are any). ``clean``:
+    on training images without an attack, in eval mode after the epoch; ``probe``: on such images
+    under a stronger attack. ``loads``: by term. ``examined``: what the training
     attacks did so far, by term; empty where there are none (natural training).
     """
 
@@ -51,6 +52,7 @@ class Reading:
     held_out: float | None = None
     natural: float | None = None
     selecting: float | None = None
+    clean: float | None = None
     probe: float | None = None
     loads: Mapping[str, Load] = field(default_factory=dict)
     examined: Mapping[str, Examined] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Reading:
             held_out=held_out,
             natural=_finite(record.validation.get(NATURAL)),
             selecting=held_out if averaged is None else _finite(averaged),
+            clean=_finite(record.clean_accuracy),
             probe=None if probe is None else _finite(record.probe.get(probe.name)),
             loads=_loads(record),
             examined=dict(examined),
