@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -23,6 +23,11 @@ from lrat.cli.reproducing import reproduce
 from lrat.cli.training import demo, train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
+from lrat.streams import tolerant_output
+from lrat.text import reason, visible
+
+_logger = logging.getLogger(__name__)
+_LONGEST_LINE, _END = 2000, 400
 
 app = typer.Typer(
     add_completion=False,
@@ -65,30 +70,59 @@ def common(
 
 
 def main() -> None:
-    """Entry point: an error of ours or of usage is one line and status 2, an interrupted run 130.
+    """Entry point: an error of ours, of usage or of the system is one line and status 2, an
+    interrupted run 130, lines that could not be printed 1.
 
-    Without arguments it shows the help.
+    The work goes on without its lines, and a reader that has read enough (``| head``) is no
+    failure. Without arguments it shows the help.
     """
+    with tolerant_output() as output:
+        status = _status()
+    lost = output.failure
+    if lost is not None and status in {0, 1}:
+        _complain(
+            f"what was printed is lost in part ({reason(lost)}); the command went on to its end, "
+            "and what it stores is there"
+        )
+        status = status or int(lost.errno != errno.EPIPE)
+    sys.exit(status)
+
+
+def _status() -> int:
     try:
         with _terminated_as_interrupted():
             status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except Interrupted as stopped:
-        _fail(str(stopped), 130)
+        return _complain(str(stopped), 130)
     except LratError as error:
-        _fail(str(error), 2)
+        return _complain(str(error))
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        _fail(f"a name is too long for this file system, choose a shorter: {error.filename}", 2)
+        _logger.info("where the system refused", exc_info=True)
+        return _complain(_refused(error))
+    except MemoryError:
+        _logger.info("where memory ran out", exc_info=True)
+        return _complain(
+            "memory ran out: use fewer images or runs at once, or a smaller batch, or free memory"
+        )
     except Exception as error:
         # typer's own: their classes live in typer or in click, depending on typer's version.
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
-        _fail(f"{explain().rstrip('.')}; {_help_hint(error)} shows what there is", 2)
+        return _complain(f"{explain().rstrip('.')}; {_help_hint(error)} shows what there is")
     if status == 130:
-        _fail("interrupted", 130)
-    sys.exit(status if isinstance(status, int) else 0)
+        return _complain("interrupted", 130)
+    return status if isinstance(status, int) else 0
+
+
+def _refused(error: OSError) -> str:
+    path = error.filename
+    if error.errno == errno.ENAMETOOLONG:
+        return f"a name is too long for this file system, choose a shorter: {path}"
+    why = reason(error)
+    if path is None or isinstance(path, int):
+        return f"the system refused: {why}; -v shows where"
+    return f"{path}: {why}; choose another path, or mend this one, and run the same command again"
 
 
 @contextmanager
@@ -106,9 +140,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"lrat: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+def _complain(message: str, status: int = 2) -> int:
+    """``message`` in one line of bounded length, whose end, the cure, stays."""
+    line = visible(" ".join(message.split()))
+    if len(line) > _LONGEST_LINE:
+        line = f"{line[: _LONGEST_LINE - _END]} … {line[-_END:]}"
+    print(f"lrat: {line}", file=sys.stderr)
+    return status
 
 
 def _help_hint(error: Exception) -> str:

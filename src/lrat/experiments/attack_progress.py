@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
 from lrat.evaluation import Progress
 from lrat.experiments.evaluating import ProgressCallback
-from lrat.experiments.terminal import bars_with, duration
+from lrat.experiments.terminal import bars_with, duration, say
+from lrat.text import visible
 
 _QUIET_SECONDS = 5.0
 """An evaluation that takes no longer than this shows its table alone."""
@@ -74,12 +76,11 @@ class _AttackLines:
         self._tenths[progress.attack] = tenth
         self._last_line = now
         left = self._pace.seconds_left
-        self._console.print(
+        say(
+            self._console,
             f"{progress.attack}: {progress.done}{'' if total is None else f' of {total}'} images, "
             f"{100 * progress.robust / progress.done:.1f} % stand"
             + (f", about {duration(left)} left" if left else ""),
-            soft_wrap=True,
-            highlight=False,
         )
 
 
@@ -97,7 +98,9 @@ class _AttackBars:
     def __call__(self, progress: Progress) -> None:
         self._pace.add(progress)
         if progress.attack not in self._tasks:
-            self._tasks[progress.attack] = self._bars.add_task(progress.attack, state="")
+            self._tasks[progress.attack] = self._bars.add_task(
+                escape(visible(progress.attack)), state=""
+            )
         self._bars.update(
             self._tasks[progress.attack],
             completed=progress.done,

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
 from lrat.evaluation.curve import CurveProgress
 from lrat.experiments.curves import ProgressCallback
-from lrat.experiments.terminal import bars_with
+from lrat.experiments.terminal import bars_with, say
+from lrat.text import visible
 
 _BETWEEN_LINES = 10.0
 
@@ -33,7 +35,7 @@ class _Lines:
         if self._clock() - self._last < _BETWEEN_LINES:
             return
         self._last = self._clock()
-        self._console.print(f"{run}: {_state(step)}", soft_wrap=True, highlight=False)
+        say(self._console, f"{run}: {_state(step)}")
 
 
 class _RunBars:
@@ -47,7 +49,10 @@ class _RunBars:
         left = step.brackets.attacks_left
         if run not in self._tasks:
             total = left + step.attacked
-            self._tasks[run] = self._bars.add_task(run, total=total, state=""), total
+            self._tasks[run] = (
+                self._bars.add_task(escape(visible(run)), total=total, state=""),
+                total,
+            )
         task, total = self._tasks[run]
         self._bars.update(task, completed=max(total - left, 0), state=_state(step))
 

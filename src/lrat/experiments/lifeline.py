@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from lrat.streams import tolerant_output
 from lrat.training import interrupt as signals
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def start_child(
     context = multiprocessing.get_context("spawn")
     line, far_line = context.Pipe()
     far_lifeline, lifeline = context.Pipe(duplex=False)
-    process = context.Process(target=live, args=(*arguments, far_line, far_lifeline))
+    process = context.Process(target=_begin, args=(live, *arguments, far_line, far_lifeline))
     with blocked(*deaf_to):
         process.start()
     # Only the process may hold these ends, so that each side notices the end of the other.
@@ -78,6 +79,11 @@ def while_heeding(
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+
+
+def _begin(live: Callable[..., None], *arguments: Any) -> None:
+    with tolerant_output():
+        live(*arguments)
 
 
 @contextmanager

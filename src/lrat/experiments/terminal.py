@@ -10,12 +10,14 @@ from statistics import fmean
 from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
 from lrat.experiments.config import RunConfig
 from lrat.experiments.reproduce.grid import RowsProgress
+from lrat.text import visible
 from lrat.training import EpochRecord, Progress, StepProgress
 
 _FORECAST_STEPS = 5
@@ -50,6 +52,11 @@ def epoch_line(record: EpochRecord, epochs: int) -> str:
     )
 
 
+def say(console: Console, line: str) -> None:
+    """A line as it is: without markup, and with its control characters written out."""
+    console.print(visible(line), soft_wrap=True, highlight=False, markup=False)
+
+
 class _TrainingLines:
     """Plain lines: a forecast before the first epoch ends, then a line per epoch."""
 
@@ -80,7 +87,7 @@ class _TrainingLines:
         )
 
     def say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False)
+        say(self._console, line)
 
 
 def _knows_enough(progress: StepProgress, steps: int) -> bool:
@@ -126,7 +133,7 @@ class _TrainingBar:
         )
 
     def say(self, line: str) -> None:
-        self._bars.console.print(line, soft_wrap=True, highlight=False)
+        say(self._bars.console, line)
 
 
 def bars_with(console: Console, *fields: str) -> Bars:
@@ -165,7 +172,7 @@ class Rows:
         self._task = task
 
     def say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False)
+        say(self._console, line)
 
     def progress(self, now: RowsProgress) -> None:
         if self._bars is None or self._task is None:
@@ -194,7 +201,7 @@ def show_tables(tables: Mapping[str, Sequence[Sequence[str]]], below: str) -> No
     """Tables by title, beside each other where the terminal is wide enough, and a text below."""
     console = Console(file=sys.stdout)
     console.print(Columns([_rich_table(title, lines) for title, lines in tables.items()]))
-    console.print(below, highlight=False)
+    console.print(visible(below), highlight=False, markup=False)
 
 
 def _rich_table(title: str, lines: Sequence[Sequence[str]]) -> Table:
@@ -211,6 +218,6 @@ def _narrow(cell: str) -> str:
     """``45.2 [40.1, 50.4]`` as ``45.2`` over ``40–50``: six attacks fit into 80 columns."""
     interval = re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", cell)
     if interval is None:
-        return cell.replace("[", r"\[")
+        return escape(visible(cell))
     value, low, high = interval.groups()
     return f"{value}\n{float(low):.0f}–{float(high):.0f}"
