@@ -12,6 +12,7 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
         "gairat-cw": gairat(simulated, "cw"),
         "lsat-cw": lsat(simulated, "cw"),
         "lsat-saa": lsat(simulated, "saa"),
+        "lsat-saa+cw": lsat(simulated, "saa", "cw"),
         "lrat-pgd": lrat(simulated, ["pgd"]),
         "lrat-cw": lrat(simulated, ["cw"]),
         "lrat-saa": lrat(simulated, ["saa"]),
@@ -26,6 +27,6 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
 
 NAMES = [
     *("natural", "sat", "gairat", "gairat-cw", "lsat-cw", "lsat-saa"),
-    *("lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
+    *("lsat-saa+cw", "lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
     *("gd+cw", "gd+saa", "saa+cw+gd", "pgd+fgsm", "trades"),
 ]

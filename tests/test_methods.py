@@ -29,6 +29,7 @@ TERMS: dict[str, list[tuple[str, Any]]] = {
     "sat": [("pgd", Uniform())],
     "lsat-cw": [("cw", Uniform())],
     "lsat-saa": [("saa", Uniform())],
+    "lsat-saa+cw": [("saa", Uniform()), ("cw", Uniform())],
     "lrat-pgd": [("pgd", MARGIN)],
     "lrat-cw": [("cw", MARGIN)],
     "lrat-saa": [("saa", MARGIN)],

@@ -220,6 +220,13 @@ def probability_margin(logits: Logits, labels: Labels) -> PerExample:
     return _of_class(probabilities, labels) - others
 
 
+def margin_deficit(logits: Logits, labels: Labels) -> PerExample:
+    """1 - t (Eq. 11 and 12), in [0, 2], from a float32 softmax: 1 - p_y is summed from the other
+    probabilities, so that it does not cancel where p_y is near 1."""
+    others = logits.float().softmax(dim=1).scatter(1, labels[:, None], 0.0)
+    return others.sum(dim=1) + others.max(dim=1).values
+
+
 @Untargeted
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """-log p_y (Eq. 13)."""

@@ -66,9 +66,10 @@ def natural() -> Reweighted:
     return Reweighted(terms=[], min_weight=1.0, anchor="clean")
 
 
-def lsat(simulated: Simulated, attack: str = "saa") -> Reweighted:
-    """LSAT-X (Sec. 5.1): one attack, every weight 1."""
-    return Reweighted(terms=[simulated.term(attack, Uniform())])
+def lsat(simulated: Simulated, *attacks: str) -> Reweighted:
+    """LSAT-X (Sec. 5.1): every weight 1. Several attacks count alike (AVG, Tramer & Boneh 2019);
+    none named: SAA."""
+    return Reweighted(terms=[simulated.term(name, Uniform()) for name in attacks or ("saa",)])
 
 
 def sat(simulated: Simulated) -> Reweighted:
@@ -78,7 +79,7 @@ def sat(simulated: Simulated) -> Reweighted:
 
 def weak_mix(simulated: Simulated) -> Reweighted:
     """SAT with a weak attack's images mixed in at equal weight, which weakens it (Appendix D)."""
-    return Reweighted(terms=[simulated.term(name, Uniform()) for name in ("pgd", "fgsm")])
+    return lsat(simulated, "pgd", "fgsm")
 
 
 def gairat(

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     return out, answer
 
 
-def record(out: Path, name: str = "table1") -> dict[str, object]:
+def record(out: Path, name: str = "table1") -> dict[str, Any]:
     return dict(json.loads((out / f"{name}.json").read_text()))
 
 
@@ -51,7 +52,7 @@ def test_the_table_holds_the_rows_over_their_seeds(made: tuple[Path, Answer]) ->
     assert text.startswith("# Table 1 on digits\n")
     assert "| sat | " in text
     assert "83.17" in text
-    assert "Not run: gairat, lsat-cw, lsat-saa, lrat-saa, lrat-saa+cw." in text
+    assert "Not run: sat-0.22eps, gairat, lsat-cw, lsat-saa, lsat-saa+cw, lrat-saa" in text
     assert f"written: {out / 'table1.md'}, {out / 'table1.json'}" in answer.out
     assert "; 4 of 4 runs done" in answer.out
 
@@ -183,7 +184,16 @@ def test_data_that_are_not_there_are_asked_for_first(tmp_path: Path) -> None:
 def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "cifar10"
     answer = process(
-        *("reproduce", "table1", "--preset", "cifar10", "--rows", "sat,sat-0.007", "--seeds", "1"),
+        *(
+            "reproduce",
+            "table1",
+            "--preset",
+            "cifar10",
+            "--rows",
+            "sat,sat-0.22eps",
+            "--seeds",
+            "1",
+        ),
         *(*TINY, "--set", "data.name=digits", "--set", "threat=linf:0.2"),
         *("--set", "model.width=2", "--set", "training.monitor.limit=20"),
         *("--set", "device=cpu", "--suite", "quick", "--limit", "20", "--out", out),
@@ -192,7 +202,7 @@ def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(tmp_path: Path) 
     assert "warning: preset cifar10 is meant for a GPU, this is a CPU; table1" in answer.out
     (evaluation,) = (out / "runs" / "sat-seed-0" / "evaluations").iterdir()
     assert evaluation.name == "epoch-2-quick-linf-0.2-20"
-    assert rows_of(out) == {"sat": [0], "sat-0.007": [0]}
+    assert rows_of(out) == {"sat": [0], "sat-0.22eps": [0]}
 
 
 def test_a_killed_reproduction_loses_no_epoch_that_was_saved(tmp_path: Path) -> None:
@@ -222,6 +232,9 @@ def test_a_killed_reproduction_loses_no_epoch_that_was_saved(tmp_path: Path) -> 
         whole = (run / "metrics.jsonl").read_text().splitlines()
         assert len(whole) == 8
         assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
+    found = record(tmp_path / "out")
+    assert (found["epochs"], found["other epoch"]["epochs"]) == ([8], [5])
+    assert "## From epoch 5 to epoch 8" in (tmp_path / "out" / "table1.md").read_text()
 
 
 def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> None:

@@ -6,13 +6,16 @@ import pytest
 
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.experiments import build
+from lrat.experiments.catalogue import METHODS
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.experiments.reproduce.claiming import check, claim, read_preset
 from lrat.experiments.reproduce.layout import finished_runs, run_folder
 from lrat.experiments.reproduce.presets import PRESETS, Choice, drop_epoch
 from lrat.experiments.reproduce.request import Request, check_target, rows_in, seeds_in
+from lrat.experiments.reproduce.rows import check_row, reference_of
 from lrat.experiments.reproduce.running import wanted_rows
 from lrat.experiments.reproduce.sensitivity_rows import NAMES, distinct, studies
+from lrat.experiments.reproduce.tabling import table_rows
 
 DIGITS = Choice.of("digits")
 
@@ -44,22 +47,25 @@ def test_other_seeds_are_refused_in_one_line(text: str, cause: str) -> None:
 
 
 def test_rows_are_methods_and_what_the_preset_adds() -> None:
-    assert rows_in("sat, saa+cw", DIGITS, "table1") == ("sat", "lrat-saa+cw")
-    assert rows_in("sat-0.007", Choice.of("cifar10"), "table1") == ("sat-0.007",)
+    assert rows_in("sat, saa+cw", "table1") == ("sat", "lrat-saa+cw")
+    assert rows_in("sat-0.22eps,saa+cw-0.22eps", "table1") == (
+        "sat-0.22eps",
+        "lrat-saa+cw-0.22eps",
+    )
     with pytest.raises(UnknownNameError, match=r"unknown row 'lrat-sa': did you mean 'lrat-saa'"):
-        rows_in("sat,lrat-sa", DIGITS, "table1")
+        rows_in("sat,lrat-sa", "table1")
     with pytest.raises(UnknownNameError, match="unknown row"):
-        rows_in("sat-0.007", DIGITS, "table1")
+        rows_in("sat-0.007", "table1")
     with pytest.raises(ConfigurationError, match="lrat-saa\\+cw is there twice"):
-        rows_in("saa+cw,lrat-saa+cw", DIGITS, "table1")
+        rows_in("saa+cw,lrat-saa+cw", "table1")
     with pytest.raises(ConfigurationError, match="at least one"):
-        rows_in(" , ", DIGITS, "table1")
+        rows_in(" , ", "table1")
 
 
 def test_rows_of_a_sensitivity_are_its_studies() -> None:
-    assert rows_in("alpha,weak", DIGITS, "sensitivity") == ("alpha", "weak")
+    assert rows_in("alpha,weak", "sensitivity") == ("alpha", "weak")
     with pytest.raises(UnknownNameError, match="unknown study 'sta': did you mean 'sat'"):
-        rows_in("sta", DIGITS, "sensitivity")
+        rows_in("sta", "sensitivity")
 
 
 def test_targets() -> None:
@@ -73,7 +79,7 @@ def test_targets() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_row_of_every_preset_has_an_objective(name: str) -> None:
     choice = Choice.of(name)
-    for row in choice.known_rows:
+    for row in (*METHODS, *(f"{method}-0.22eps" for method in METHODS)):
         config = choice.config(row, 3)
         build.objective(config)
         build.optimisation(config)
@@ -81,7 +87,9 @@ def test_every_row_of_every_preset_has_an_objective(name: str) -> None:
         assert config.training.record_weights
         assert config.training.monitor.attacks == ("pgd-20", "cw-20")
         assert drop_epoch(config) in config.training.keep_epochs
-    assert set(choice.preset.seeds_of) | set(choice.preset.first) <= set(choice.known_rows)
+    preset = choice.preset
+    for row in (*preset.seeds_of, *preset.first, *preset.rows):
+        assert check_row(row) == row
 
 
 def test_the_presets_are_the_papers_protocol_and_its_smaller_likes() -> None:
@@ -121,14 +129,52 @@ def test_early_stopping_follows_the_schedule() -> None:
     ] == [1, 2]
 
 
-def test_both_step_sizes_of_the_paper_and_its_code() -> None:
-    choice = Choice.of("cifar10")
+@pytest.mark.parametrize(
+    ("preset", "step"),
+    [("digits", 0.044), ("fashion-mnist", 0.022), ("cifar10-small", 0.22 * 8 / 255)],
+)
+def test_sat_takes_a_longer_step_of_the_presets_epsilon(preset: str, step: float) -> None:
+    choice = Choice.of(preset)
     assert choice.config("sat", 0).attack.step_size is None
-    config = choice.config("sat-0.007", 0)
-    assert (config.method.name, config.attack.step_size) == ("sat", 0.007)
-    rows = wanted_rows(Request(target="table1", choice=choice, out=Path("x")), tuple(TABLE_1))
-    assert rows[:5] == ["sat", "sat-0.007", "lrat-saa+cw", "gairat", "lrat-saa"]
-    assert set(rows) == {*TABLE_1, "sat-0.007"}
+    config = choice.config("sat-0.22eps", 0)
+    assert config.method.name == "sat"
+    assert config.attack.step_size == pytest.approx(step, rel=1e-9)
+    half = Choice.of(preset, ["threat=linf:0.1", "attack.step_size=0.5"])
+    assert half.config("lrat-cw-0.22eps", 0).attack.step_size == 0.022, "the row's own wins"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_table_1_has_the_longer_step_and_the_equal_weights_in_every_preset(preset: str) -> None:
+    request = Request(target="table1", choice=Choice.of(preset), out=Path("x"))
+    rows = wanted_rows(request, table_rows(request))
+    assert {*TABLE_1, "sat-0.22eps", "lsat-saa+cw"} <= set(rows)
+    if preset == "cifar10":
+        assert rows[:5] == ["sat", "sat-0.22eps", "lrat-saa+cw", "gairat", "lrat-saa"]
+
+
+def test_each_row_is_judged_against_its_own_reference() -> None:
+    rows = ("sat", "sat-0.22eps", "lrat-cw", "lrat-saa+cw", "gd+cw", "gd+saa", "saa+cw+gd")
+    found = {row: reference_of(row, rows) for row in rows}
+    assert found == {
+        "sat": "sat-0.22eps",
+        "sat-0.22eps": None,
+        "lrat-cw": "sat-0.22eps",
+        "lrat-saa+cw": "sat-0.22eps",
+        "gd+cw": "lrat-cw",
+        "gd+saa": None,
+        "saa+cw+gd": "lrat-saa+cw",
+    }
+    assert reference_of("lrat-cw", ("sat", "lrat-cw")) == "sat"
+    assert reference_of("sat", ("sat", "lrat-cw")) is None
+    assert reference_of("gd+cw-0.22eps", ("lrat-cw", "lrat-cw-0.22eps")) == "lrat-cw-0.22eps"
+
+
+def test_both_epochs_are_attacked_where_they_differ() -> None:
+    assert DIGITS.checkpoints(DIGITS.config("sat", 0)) == ("selected", "epoch-18")
+    paper = Choice.of("cifar10")
+    assert paper.checkpoints(paper.config("sat", 0)) == ("epoch-60", "selected")
+    short = Choice.of("digits", ["training.epochs=2"])
+    assert short.checkpoints(short.config("sat", 0)) == ("selected",)
 
 
 def test_settings_for_all_rows_change_what_follows_from_them() -> None:
@@ -181,13 +227,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_runs_are_found_by_row_and_seed(tmp_path: Path) -> None:
-    for row, seed in (("lrat-saa+cw", 0), ("sat", 10), ("sat", 2), ("sat-0.007", 0)):
+    for row, seed in (("lrat-saa+cw", 0), ("sat", 10), ("sat", 2), ("sat-0.22eps", 0)):
         folder = run_folder(tmp_path, row, seed)
         folder.mkdir(parents=True)
         (folder / "model.safetensors").touch()
     run_folder(tmp_path, "gairat", 0).mkdir()  # not finished
     found = [(run.row, run.seed) for run in finished_runs(tmp_path)]
-    assert found == [("lrat-saa+cw", 0), ("sat", 2), ("sat", 10), ("sat-0.007", 0)]
+    assert found == [("lrat-saa+cw", 0), ("sat", 2), ("sat", 10), ("sat-0.22eps", 0)]
 
 
 def test_studies_hold_their_references_and_every_row_can_be_built() -> None:

@@ -138,6 +138,7 @@ TERMS = {
     "gairat-cw": {"cw"},
     "lsat-cw": {"cw"},
     "lsat-saa": {"saa"},
+    "lsat-saa+cw": {"saa", "cw"},
     "lrat-pgd": {"pgd"},
     "lrat-cw": {"cw"},
     "lrat-saa": {"saa"},

@@ -120,8 +120,8 @@ MUTATIONS = [
     Mutation(
         name="the margin's sign is flipped",
         file="weighting/margin.py",
-        old="(1 - margin).clamp(min=0)",
-        new="(1 + margin).clamp(min=0)",
+        old="margin_deficit(evidence.logits, evidence.labels)",
+        new="2 - margin_deficit(evidence.logits, evidence.labels)",
         tests=_BY_HAND,
     ),
     Mutation(

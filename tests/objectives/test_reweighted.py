@@ -131,6 +131,7 @@ def test_batches_are_shared_where_that_pays_or_as_told(
 
 
 TRAINING_FORWARDS = dict.fromkeys(NAMES, 1) | {
+    "lsat-saa+cw": 2,
     "lrat-saa+cw": 2,
     "gd+cw": 2,
     "gd+saa": 2,

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-import lrat.weighting.margin as margin_module
 from lrat.errors import SettingError
 from lrat.losses import probability_margin
 from lrat.weighting import Evidence, MarginPower
@@ -53,14 +52,22 @@ def test_ends_of_the_scale() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5, 1.5])
-def test_margin_above_one_by_rounding_weighs_nothing(
-    beta: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    above = torch.tensor([1 + 2**-23, 1.0, 1 - 2**-23])
-    monkeypatch.setattr(margin_module, "probability_margin", lambda logits, labels: above)
-    found = MarginPower(beta=beta)(evidence([0, 0, 0]))
+def test_margin_above_one_by_rounding_weighs_nothing(beta: float) -> None:
+    found = MarginPower(beta=beta).of_margin(torch.tensor([1 + 2**-23, 1.0, 1 - 2**-23]))
     assert found[:2].tolist() == [0.0, 0.0]
     assert found[2] > 0
+
+
+@pytest.mark.parametrize("lead", [3.0, 12.0, 17.0, 20.0, 60.0])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_weights_of_sure_answers_do_not_cancel(lead: float, classes: int) -> None:
+    """1 - t of logits that lead by so much is about K e^-lead, far below float32's step
+    at 1."""
+    logits = torch.zeros(1, classes)
+    logits[0, 0] = lead
+    other = math.exp(-lead) / (1 + (classes - 1) * math.exp(-lead))
+    found = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0])))
+    assert found.item() == pytest.approx(2 * math.sqrt(classes * other), rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

@@ -53,7 +53,7 @@ def reproduce(
         target=target,
         choice=choice,
         out=Path("results") / preset if out is None else out,
-        rows=None if rows is None else rows_in(rows, choice, target),
+        rows=None if rows is None else rows_in(rows, target),
         seeds=None if seeds is None else seeds_in(seeds),
         workers=workers,
         suite=suite,

@@ -142,7 +142,7 @@ def smallest_detectable(differing: int, n: int, *, comparisons: int = 1) -> floa
         spread = level * math.sqrt(differ) + power * math.sqrt(max(differ - delta * delta, 0.0))
         return spread - delta * math.sqrt(n)
 
-    return 1.0 if lacking(1.0) > 0 else _crossing(lacking, 0.0, 0.0, 1.0)
+    return 1.0 if lacking(1.0) > 0 else crossing(lacking, 0.0, 0.0, 1.0)
 
 
 def _quantile(share: float) -> float:
@@ -163,8 +163,8 @@ def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
     def excess(delta: float) -> float:
         return _tango_score(only_a, only_b, n, delta)
 
-    low = -1.0 if only_b == n else _crossing(excess, _Z, -1.0, value)
-    high = 1.0 if only_a == n else _crossing(excess, -_Z, value, 1.0)
+    low = -1.0 if only_b == n else crossing(excess, _Z, -1.0, value)
+    high = 1.0 if only_a == n else crossing(excess, -_Z, value, 1.0)
     return Difference(value=value, low=low, high=high, n=n)
 
 
@@ -192,7 +192,7 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def _crossing(function: Callable[[float], float], level: float, low: float, high: float) -> float:
+def crossing(function: Callable[[float], float], level: float, low: float, high: float) -> float:
     """Where a falling function meets ``level`` between ``low`` and ``high``, by bisection."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

@@ -86,8 +86,8 @@ def _gairat(attack: str) -> Recipe:
     )
 
 
-def _lsat(attack: str) -> Recipe:
-    return Recipe(lambda simulated, settings: methods.lsat(simulated, attack))
+def _lsat(*attacks: str) -> Recipe:
+    return Recipe(lambda simulated, settings: methods.lsat(simulated, *attacks))
 
 
 METHODS: Mapping[str, Recipe] = {
@@ -97,6 +97,7 @@ METHODS: Mapping[str, Recipe] = {
     "gairat-cw": _gairat("cw"),
     "lsat-cw": _lsat("cw"),
     "lsat-saa": _lsat("saa"),
+    "lsat-saa+cw": _lsat("saa", "cw"),
     "lrat-pgd": _lrat("pgd"),
     "lrat-cw": _lrat("cw"),
     "lrat-saa": _lrat("saa"),

@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "gairat-cw": "GAIRAT with CW as the simulated attack (the paper's Figure 6)",
     "lsat-cw": "CW, weight 1",
     "lsat-saa": "SAA, weight 1",
+    "lsat-saa+cw": "SAA and CW, weight 1 each: what lrat-saa+cw is without its weights",
     "lrat-pgd": "PGD weighted by its own margin",
     "lrat-cw": "CW weighted by its own margin",
     "lrat-saa": "SAA weighted by its own margin",

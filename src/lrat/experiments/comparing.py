@@ -21,6 +21,8 @@ Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
 SPLIT_BY_SEED = "digits"
 """The data set whose test images depend on the training seed."""
+FOLD_OVERLAP = 1 / 4
+"""Its test images by its training images: one fold of five against the other four."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,15 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
     key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
-    source = SPLIT_BY_SEED if config.data.name == SPLIT_BY_SEED else None
+    folds = config.data.name == SPLIT_BY_SEED
     return _Evaluated(
-        run=Run(name=str(place), result=result, seed=config.seed, source=source),
+        run=Run(
+            name=str(place),
+            result=result,
+            seed=config.seed,
+            source=SPLIT_BY_SEED if folds else None,
+            overlap=FOLD_OVERLAP if folds else 0.0,
+        ),
         key=key,
         method=config.method.name,
         settings={**_leaves(_seedless(config).result_settings()), "checkpoint": checkpoint},

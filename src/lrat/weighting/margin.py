@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lrat.errors import SettingError
-from lrat.losses import probability_margin
+from lrat.losses import margin_deficit
 from lrat.types import PerExample
 from lrat.weighting.base import Evidence
 
@@ -37,9 +37,12 @@ class MarginPower:
             )
 
     def __call__(self, evidence: Evidence) -> PerExample:
-        return self.of_margin(probability_margin(evidence.logits, evidence.labels))
+        return self._of_deficit(margin_deficit(evidence.logits, evidence.labels))
 
     def of_margin(self, margin: Tensor) -> Tensor:
         """w(t) of margins t in [-1, 1], of any shape."""
         # Rounding can push t above 1; the power of a tiny negative number would be NaN.
-        return self.alpha * (1 - margin).clamp(min=0) ** self.beta
+        return self._of_deficit((1 - margin).clamp(min=0))
+
+    def _of_deficit(self, deficit: Tensor) -> Tensor:
+        return self.alpha * deficit**self.beta

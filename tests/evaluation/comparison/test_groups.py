@@ -32,6 +32,13 @@ def group(name, counts, *, seeds=None, shift=0):
     return Group(name=name, runs=tuple(runs))
 
 
+def joined(known, first, second):
+    """The half-width of scipy's interval over seeds with that over the images, in squares."""
+    ends = known.confidence_interval(0.95)
+    of_first, of_second = (np.mean([stands(k) for k in side], axis=0) for side in (first, second))
+    return np.hypot((ends.high - ends.low) / 2, 1.959964 * np.std(of_second - of_first) / N**0.5)
+
+
 def contrast(found, attack, name=None):
     matching = [
         each
@@ -70,10 +77,11 @@ def test_groups_of_equal_seeds_are_compared_pair_by_pair():
     mart = group("mart", [97, 108, 117], seeds=[2, 0, 1])
     pgd = contrast(compare_groups([sat, mart]), "pgd")
     known = stats.ttest_rel([0.54, 0.585, 0.485], [0.5, 0.55, 0.45])
-    ends = known.confidence_interval(0.95)
     assert pgd.basis == "paired t"
-    assert pgd.p == pytest.approx(known.pvalue)
-    assert (pgd.low, pgd.high) == (pytest.approx(ends.low), pytest.approx(ends.high))
+    half = joined(known, [100, 110, 90], [108, 117, 97])
+    assert (pgd.high - pgd.low) / 2 == pytest.approx(half)
+    assert (pgd.low + pgd.high) / 2 == pytest.approx(pgd.difference)
+    assert known.pvalue < pgd.p < 0.05
     assert pgd.difference == pytest.approx((8 + 7 + 7) / 3 / N)
     assert pgd.verdict == "better"
 
@@ -83,7 +91,8 @@ def test_groups_of_other_seeds_are_compared_by_welch():
     pgd = contrast(found, "pgd")
     known = stats.ttest_ind([0.6, 0.62], [0.5, 0.55, 0.45], equal_var=False)
     assert pgd.basis == "Welch"
-    assert pgd.p == pytest.approx(known.pvalue)
+    assert (pgd.high - pgd.low) / 2 == pytest.approx(joined(known, [100, 110, 90], [120, 124]))
+    assert known.pvalue < pgd.p
     assert pgd.size == "2 and 3 runs"
 
 

@@ -98,15 +98,16 @@ def _seeds(row: GroupRow) -> str:
 def _about_scores(rows: Sequence[GroupRow], threat: str) -> str:
     single = any(len(row.runs) == 1 for row in rows)
     several = any(len(row.runs) > 1 for row in rows)
+    over_seeds = "Student's t over training seeds for several runs, corrected where these are folds"
     kinds = [
-        *(["Student's t over training seeds for several runs"] if several else []),
+        *([over_seeds] if several else []),
         *(["Wilson's over images for a single run"] if single else []),
     ]
     least, most = min(row.images[0] for row in rows), max(row.images[1] for row in rows)
     images = str(least) if least == most else f"{least} to {most}"
     return (
         f"accuracy in per cent, {images} images per run, {threat}; below it the 95 % interval:\n"
-        f"{' and '.join(kinds)}"
+        + ";\n".join(kinds)
     )
 
 
@@ -173,7 +174,16 @@ def _about_tests(contrasts: Sequence[GroupContrast]) -> str:
         ]
     if bases & {"paired t", "Welch"}:
         lines += [
-            "basis paired t, Welch: over training seeds; p images: exact sign-flip test over the",
-            "images of these very models, adjusted likewise",
+            "basis paired t, Welch: over training seeds, joined with the error over images where",
+            "all runs test the same (Zou & Donner 2008)",
         ]
+    if bases & {"corrected t", "corrected Welch"}:
+        lines += [
+            "basis corrected t, corrected Welch: over folds, whose training images overlap",
+            "(Nadeau & Bengio 2003)",
+        ]
+    if bases - {IMAGES, NO_TEST}:
+        lines.append(
+            "p images: exact sign-flip test over the images of these very models, adjusted likewise"
+        )
     return "\n".join(lines)

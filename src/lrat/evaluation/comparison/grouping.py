@@ -1,5 +1,6 @@
 """Scores of groups of runs, and every group against the first."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -41,7 +42,8 @@ def compare_groups(groups: Sequence[Group], *, comparisons: int | None = None) -
     """Scores of every group, and every group against the first.
 
     Two groups of two runs or more are compared over training seeds: by a paired t-test where their
-    seeds are the same, else by Welch's; other groups over the images that all runs have.
+    seeds are the same, else by Welch's, joined with the error over images where all runs test the
+    same and corrected where seeds are folds; other groups over the images that all runs have.
     ``comparisons``: of the table that this is a part of, for ``detectable``; None: there are no
     others. Raises ``SettingError`` where threats or attacks differ, and ``DataError`` where runs
     that need the same images have others.
@@ -71,6 +73,7 @@ class _Scored:
 
     seed: int | None
     data: str
+    overlap: float
     standing: Standing
     attacks: int
 
@@ -118,7 +121,7 @@ class _Side:
 
     def _score(self, row: str) -> Mean | Proportion:
         if len(self.scores) > 1:
-            return _inside(mean_interval(self.accuracies(row)))
+            return _inside(mean_interval(self.accuracies(row), overlap=_overlap(self.scores)))
         (run,) = self.scores
         if row == AVERAGE:
             attacks = self.rows[1 : 1 + run.attacks]
@@ -140,6 +143,7 @@ def _score(runs: Sequence[Run], attacks: Sequence[str]) -> dict[int, _Scored]:
             scored[id(run)] = _Scored(
                 seed=run.seed,
                 data=data,
+                overlap=run.overlap,
                 standing=standing(run.result, attacks, images),
                 attacks=len(attacks),
             )
@@ -222,10 +226,29 @@ def _pairs(side: _Side, first: _Side) -> list[tuple[_Scored, _Scored]]:
 
 
 def _over_seeds(row: str, side: _Side, first: _Side, comparisons: int) -> MeanDifference | None:
-    a, b = side.accuracies(row), first.accuracies(row)
-    if side.paired_with(first):
-        return paired_means(a, b, comparisons=comparisons)
-    return welch(a, b, comparisons=comparisons)
+    test = paired_means if side.paired_with(first) else welch
+    return test(
+        side.accuracies(row),
+        first.accuracies(row),
+        comparisons=comparisons,
+        overlap=_overlap([*side.scores, *first.scores]),
+        image_error=_image_error(row, side.scores, first.scores),
+    )
+
+
+def _overlap(runs: Sequence[_Scored]) -> float:
+    """The runs' own where they are several folds; none where all train and test on one split."""
+    return runs[0].overlap if len({run.data for run in runs}) > 1 else 0.0
+
+
+def _image_error(row: str, a: Sequence[_Scored], b: Sequence[_Scored]) -> float:
+    """The standard error over images of the difference of two groups' mean accuracies; 0 where not
+    all runs test the same images: then the spread over runs holds it already."""
+    if len({run.data for run in (*a, *b)}) > 1:
+        return 0.0
+    most = a[0].attacks if row == AVERAGE else 1
+    of_a, of_b = (np.mean([run.standing[row] for run in side], axis=0) for side in (a, b))
+    return float(np.std(of_a - of_b)) / most / math.sqrt(a[0].images)
 
 
 def _p_over_images(row: str, a: Sequence[_Scored], b: Sequence[_Scored]) -> float:

@@ -18,12 +18,14 @@ NO_TEST = "none"
 class Run:
     """One evaluated run. ``seed``: its training seed, None where unknown. ``source``: the name of
     the data set whose test split depends on that seed, as the folds of digits do; None where every
-    run must have the same images."""
+    run must have the same images. ``overlap``: of such folds, test images by training images (see
+    ``means``)."""
 
     name: str
     result: EvaluationResult
     seed: int | None = None
     source: str | None = None
+    overlap: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,9 +74,11 @@ class GroupContrast:
     """A group against the first one under one attack.
 
     ``difference``: this group minus the first, with ``low`` and ``high``. ``basis``: "paired t"
-    (runs of equal seeds) or "Welch", which speak of configurations; or "images", which speaks of
-    the single models: the sign-flip test, and the mean of Tango's intervals over pairs of runs; or
-    "none", without p and interval. ``p`` is of the same test. ``p_images``: the sign-flip test
+    (runs of equal seeds) or "Welch", which speak of configurations, joined with the error over
+    images where all runs test the same; over folds "corrected t" or "corrected Welch" (see
+    ``means``); or "images", which speaks of the single models: the sign-flip test, and the mean of
+    Tango's intervals over pairs of runs; or "none", without p and interval. ``p`` is of the same
+    test. ``p_images``: the sign-flip test
     over images beside a t-test, None where no images are common. Both are adjusted (Holm) for the
     table. ``detectable``: the difference that such a table would show in four of five cases, for
     an average an upper bound. Shares are fractions.

@@ -2,15 +2,20 @@
 
 A repetition is a whole run, so these intervals hold for what the next run would give; intervals
 over images (``statistics``) hold for the one model that was measured.
+
+``overlap``: test images by training images of one repetition, where repetitions are folds of one
+data set. Folds share training images, so their spread is smaller than that of new data: the
+variance of a mean of J is then s^2 (1 / J + overlap) instead of s^2 / J (Nadeau & Bengio 2003, the
+corrected resampled t-test). 0 where no repetition trains on what another one tests on.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
 from lrat.errors import SettingError
-from lrat.evaluation.statistics import ALPHA, POWER
+from lrat.evaluation.statistics import ALPHA, POWER, crossing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +37,9 @@ class Mean:
 class MeanDifference:
     """Mean of a minus mean of b with its 95 % interval and the two-sided p of the same test.
 
-    ``test``: "paired t" or "Welch"; ``freedom``: its degrees of freedom; ``detectable``: the least
-    difference that so many repetitions with this spread would show in four of five cases.
+    ``test``: "paired t" or "Welch", for folds "corrected t" or "corrected Welch"; ``freedom``: its
+    degrees of freedom; ``detectable``: the least difference that so many repetitions with this
+    spread would show in four of five cases.
     """
 
     value: float
@@ -45,7 +51,7 @@ class MeanDifference:
     detectable: float
 
 
-def mean_interval(values: Sequence[float]) -> Mean:
+def mean_interval(values: Sequence[float], *, overlap: float = 0.0) -> Mean:
     """Student's t-interval, 95 %, of repetitions such as one configuration's accuracies over
     training seeds. Raises ``SettingError`` for no values and for values that are not finite."""
     _check(values)
@@ -55,22 +61,31 @@ def mean_interval(values: Sequence[float]) -> Mean:
     deviation = _deviation(values)
     if deviation == 0:
         return Mean(value=value, low=None, high=None, n=n, deviation=0.0)
-    half = _t_quantile(1 - ALPHA / 2, n - 1) * deviation / math.sqrt(n)
+    half = _t_quantile(1 - ALPHA / 2, n - 1) * deviation * math.sqrt(1 / n + overlap)
     return Mean(value=value, low=value - half, high=value + half, n=n, deviation=deviation)
 
 
-def welch(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1) -> MeanDifference | None:
+def welch(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    comparisons: int = 1,
+    overlap: float = 0.0,
+    image_error: float = 0.0,
+) -> MeanDifference | None:
     """Difference of the means of independent repetitions, with variances of their own (Welch 1947).
 
     ``comparisons``: how many the table holds, for ``detectable`` alone, as in
-    ``smallest_detectable``. None where nothing can be said: fewer than two values on a side, or no
-    spread on either.
+    ``smallest_detectable``. ``image_error``: the standard error of the difference over the images,
+    where all repetitions test the same ones and their spread knows nothing of others: half-widths
+    are added in squares (Zou & Donner 2008), and p is the level at which the interval reaches 0.
+    None where nothing can be said: fewer than two values on a side, or no spread on either.
     """
     _check(a)
     _check(b)
     if min(len(a), len(b)) < 2:
         return None
-    parts = [_deviation(side) ** 2 / len(side) for side in (a, b)]
+    parts = [_deviation(side) ** 2 * (1 / len(side) + overlap) for side in (a, b)]
     variance = sum(parts)
     if variance == 0:
         return None
@@ -78,14 +93,25 @@ def welch(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1) -> Me
     freedom = variance**2 / sum(
         part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True)
     )
-    return _difference(fmean(a) - fmean(b), math.sqrt(variance), freedom, "Welch", comparisons)
+    return _difference(
+        fmean(a) - fmean(b),
+        _Error(seeds=math.sqrt(variance), freedom=freedom, images=image_error),
+        "corrected Welch" if overlap else "Welch",
+        comparisons,
+    )
 
 
 def paired_means(
-    a: Sequence[float], b: Sequence[float], *, comparisons: int = 1
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    comparisons: int = 1,
+    overlap: float = 0.0,
+    image_error: float = 0.0,
 ) -> MeanDifference | None:
     """Difference of the means of repetitions that belong together, as runs of equal seeds do: a
-    t-interval of the differences. None for fewer than two pairs, or differences without spread.
+    t-interval of the differences; ``comparisons`` and ``image_error`` as in ``welch``. None for
+    fewer than two pairs, or differences without spread.
 
     Raises ``SettingError`` for sides of unequal length.
     """
@@ -96,25 +122,50 @@ def paired_means(
     gaps = [left - right for left, right in zip(a, b, strict=True)]
     if len(gaps) < 2 or (deviation := _deviation(gaps)) == 0:
         return None
-    error = deviation / math.sqrt(len(gaps))
-    return _difference(fmean(gaps), error, len(gaps) - 1, "paired t", comparisons)
+    return _difference(
+        fmean(gaps),
+        _Error(
+            seeds=deviation * math.sqrt(1 / len(gaps) + overlap),
+            freedom=len(gaps) - 1,
+            images=image_error,
+        ),
+        "corrected t" if overlap else "paired t",
+        comparisons,
+    )
 
 
-def _difference(
-    value: float, error: float, freedom: float, test: str, comparisons: int
-) -> MeanDifference:
-    from scipy.special import stdtr  # the core works without scipy; loads faster than scipy.stats
+@dataclass(frozen=True, kw_only=True)
+class _Error:
+    """The standard errors of a difference over seeds and over images."""
 
-    half = _t_quantile(1 - ALPHA / 2, freedom) * error
+    seeds: float
+    freedom: float
+    images: float
+
+    def half(self, level: float) -> float:
+        """The half-width of the two-sided interval that misses with probability ``level``."""
+        over_images = NormalDist().inv_cdf(1 - level / 2) * self.images if self.images else 0.0
+        return math.hypot(_t_quantile(1 - level / 2, self.freedom) * self.seeds, over_images)
+
+    def p(self, value: float) -> float:
+        """The level at which the interval around ``value`` reaches 0."""
+        from scipy.special import stdtr  # the core works without it; faster than scipy.stats
+
+        if not self.images:
+            return float(2 * stdtr(self.freedom, -abs(value) / self.seeds))
+        return crossing(self.half, abs(value), 1e-15, 1.0)
+
+
+def _difference(value: float, error: _Error, test: str, comparisons: int) -> MeanDifference:
+    half = error.half(ALPHA)
     return MeanDifference(
         value=value,
         low=value - half,
         high=value + half,
-        p=float(2 * stdtr(freedom, -abs(value) / error)),
+        p=error.p(value),
         test=test,
-        freedom=float(freedom),
-        detectable=error
-        * (_t_quantile(1 - ALPHA / comparisons / 2, freedom) + _t_quantile(POWER, freedom)),
+        freedom=float(error.freedom),
+        detectable=error.half(ALPHA / comparisons) + error.half(2 * (1 - POWER)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from lrat.evaluation.comparison.means import MeanDifference, mean_interval, paired_means, welch
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA, holm
-from lrat.experiments.comparing import SPLIT_BY_SEED
+from lrat.experiments.comparing import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.experiments.report.group_words import listed
 from lrat.experiments.report.runs import Collected
 
@@ -27,7 +27,8 @@ def over_seeds(collected: Sequence[Collected]) -> list[str]:
     for same in alike.values():
         methods = _methods(same)
         if len(methods) > 1:
-            sentences += _compared(methods)
+            folds = same[0].record.data == SPLIT_BY_SEED
+            sentences += _compared(methods, FOLD_OVERLAP if folds else 0.0)
     return sentences
 
 
@@ -58,8 +59,11 @@ def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
     }
 
 
-def _compared(methods: Mapping[str, Worst]) -> list[str]:
-    means = {name: mean_interval(list(worst.values())) for name, worst in methods.items()}
+def _compared(methods: Mapping[str, Worst], overlap: float) -> list[str]:
+    means = {
+        name: mean_interval(list(worst.values()), overlap=overlap)
+        for name, worst in methods.items()
+    }
     best, *others = sorted(methods, key=lambda name: -means[name].value)
     mean = means[best]
     ends = ""
@@ -69,7 +73,7 @@ def _compared(methods: Mapping[str, Worst]) -> list[str]:
         f"Over {mean.n} training seeds, {best} has the best mean worst case: "
         f"{100 * mean.value:.1f} %{ends}."
     ]
-    tests = {name: _difference(methods[best], methods[name]) for name in others}
+    tests = {name: _difference(methods[best], methods[name], overlap) for name in others}
     known = {name: test for name, test in tests.items() if test is not None}
     adjusted = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
     same = [name for name, p in adjusted.items() if p >= ALPHA]
@@ -88,9 +92,11 @@ def _compared(methods: Mapping[str, Worst]) -> list[str]:
     return sentences
 
 
-def _difference(one: Worst, other: Worst) -> MeanDifference | None:
+def _difference(one: Worst, other: Worst, overlap: float) -> MeanDifference | None:
     """Paired where both have the same seeds; None where there is no spread to judge by."""
     seeds = sorted(one)
     if seeds == sorted(other):
-        return paired_means([one[seed] for seed in seeds], [other[seed] for seed in seeds])
-    return welch(list(one.values()), list(other.values()))
+        return paired_means(
+            [one[seed] for seed in seeds], [other[seed] for seed in seeds], overlap=overlap
+        )
+    return welch(list(one.values()), list(other.values()), overlap=overlap)

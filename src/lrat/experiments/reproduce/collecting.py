@@ -104,15 +104,21 @@ def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str 
 
 
 def read_runs(
-    places: Sequence[RunPlace], choice: Choice, attacks: Attacks
+    places: Sequence[RunPlace], choice: Choice, attacks: Attacks, *, number: int = 0
 ) -> tuple[list[Evidence], list[str]]:
     """The evidence of those runs that were trained as ``choice`` says and attacked as asked, and
-    what the others lack: a table must not mix settings, nor be lost for one damaged file."""
+    what the others lack: a table must not mix settings, nor be lost for one damaged file.
+
+    ``number``: of the checkpoints in ``Choice.checkpoints``; runs that have fewer are left out.
+    """
     found, lacking = [], []
     for place in places:
         config = choice.config(place.row, place.seed)
         try:
-            run = read_run(place, choice.checkpoint(config), attacks, choice.data_root)
+            checkpoints = choice.checkpoints(config)
+            if number >= len(checkpoints):
+                continue
+            run = read_run(place, checkpoints[number], attacks, choice.data_root)
             differing = differences(config.result_settings(), run.config.result_settings())
             if differing:
                 raise RunFolderError(f"it was trained with other settings ({'; '.join(differing)})")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from lrat.errors import NonFiniteError
@@ -63,12 +64,13 @@ def evaluation_name(
 
 @dataclass(frozen=True, kw_only=True)
 class RunTask:
-    """A run to make. ``images``: how many (training, test) there are; ``data_root``: where."""
+    """A run to make. ``checkpoints``: the weights that are attacked; those of the first are
+    examined for masking too. ``images``: how many (training, test) there are."""
 
     name: str
     config: RunConfig
     folder: Path
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     attacks: Attacks
     images: tuple[int, int]
 
@@ -77,8 +79,8 @@ class RunTask:
         """The run as a cell of a grid, with its work."""
         training, test = self.images
         evaluations = []
-        for level in self.attacks.levels(test):
-            name = evaluation_name(self.checkpoint, level, self.config, test)
+        for checkpoint, level in product(self.checkpoints, self.attacks.levels(test)):
+            name = evaluation_name(checkpoint, level, self.config, test)
             count = min(level[1] or test, test)
             evaluations.append(
                 Evaluation(
@@ -142,17 +144,18 @@ def make_run(task: RunTask) -> MadeRun:
     with alone(task.folder.with_name(f".{task.folder.name}")):
         try:
             train_run(task.config, task.folder, progress=Quiet())
-            _attack(task)
+            for checkpoint in task.checkpoints:
+                _attack(task, checkpoint)
         except NonFiniteError as error:
             failure = str(error)
     return MadeRun(name=task.name, seconds=time.perf_counter() - started, failure=failure)
 
 
-def _attack(task: RunTask) -> None:
+def _attack(task: RunTask, checkpoint: str) -> None:
     levels = task.attacks.levels(task.images[1])
     if not levels:
         return
-    source = Source(run=task.folder, checkpoint=task.checkpoint, data_root=task.config.data.root)
+    source = Source(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
     subject = source.open()
     for suite, limit in levels:
         request = EvaluationRequest(
@@ -162,5 +165,5 @@ def _attack(task: RunTask) -> None:
             device=task.config.device,
         )
         folder, result = evaluate_subject(subject, request)
-    if task.attacks.masking:
+    if task.attacks.masking and checkpoint == task.checkpoints[0]:
         examine(subject, request, folder=folder, result=result)

@@ -12,14 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments import catalogue
 from lrat.experiments.config import RunConfig, load_config, parse_assignments
+from lrat.experiments.reproduce.rows import LONG_BASELINE, LONG_SUFFIX, row_layer
 
 _DROP = 0.6
 """The paper's epoch 60 as a fraction of the schedule, for schedules that have no first drop."""
-LONG_STEP = 0.007
-"""The step size of the same group's published code, at epsilon 0.031."""
-LONG_STEPS = "sat-0.007"
 _MONITORED = ("pgd-20", "cw-20")
 _IN_EVERY_RUN = ("method.name", "seed", "data.root")
 """What no setting for all rows may say."""
@@ -34,7 +31,8 @@ class Preset:
     where a row has another number. ``kept``: epochs whose checkpoints stay, besides the first at
     the lower rate. ``reports_drop``: that epoch is what is reported (the paper's early stopping),
     not the run's selection. ``recorded_every``: epochs between records of all images' weights.
-    ``rows``: settings of rows that are no method's name. ``first``: rows in order of preference.
+    ``rows``: further rows of Table 1, beside the paper's and those of every preset. ``first``: rows
+    in order of preference.
     """
 
     name: str
@@ -47,14 +45,12 @@ class Preset:
     kept: tuple[int, ...] = ()
     reports_drop: bool = False
     recorded_every: int = 1
-    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     for_gpu: bool = False
     test_folds: bool = False
     """Whether the seed chooses the test images too, as the folds of digits."""
 
-
-_LONG = {LONG_STEPS: {"method": {"name": "sat"}, "attack": {"step_size": LONG_STEP}}}
 
 PRESETS: Mapping[str, Preset] = {
     "digits": Preset(
@@ -69,6 +65,7 @@ PRESETS: Mapping[str, Preset] = {
             "training": {"epochs": 30, "batch_size": 64, "lr": 0.1, "selection": "last"},
         },
         seeds=5,
+        rows=tuple(f"{row}{LONG_SUFFIX}" for row in ("gairat", "lsat-cw", "lrat-cw")),
         test_folds=True,
     ),
     "fashion-mnist": Preset(
@@ -82,7 +79,7 @@ PRESETS: Mapping[str, Preset] = {
         },
         autoattacked=1_000,
         monitored=1_000,
-        seeds_of={"sat": 3, "gairat": 3, "lrat-saa+cw": 3},
+        seeds_of={"sat": 3, LONG_BASELINE: 3, "gairat": 3, "lrat-saa+cw": 3},
     ),
     "cifar10-small": Preset(
         name="cifar10-small",
@@ -96,7 +93,6 @@ PRESETS: Mapping[str, Preset] = {
         autoattacked=500,
         monitored=500,
         seeds_of={"sat": 2},
-        rows=_LONG,
     ),
     "cifar10": Preset(
         name="cifar10",
@@ -117,8 +113,7 @@ PRESETS: Mapping[str, Preset] = {
         kept=tuple(range(59, 67)),
         reports_drop=True,
         recorded_every=6,
-        rows=_LONG,
-        first=("sat", LONG_STEPS, "lrat-saa+cw", "gairat", "lrat-saa"),
+        first=("sat", LONG_BASELINE, "lrat-saa+cw", "gairat", "lrat-saa"),
         for_gpu=True,
     ),
 }
@@ -151,18 +146,6 @@ class Choice:
                     "--data-root"
                 )
 
-    @property
-    def known_rows(self) -> list[str]:
-        """Every method, and the rows that the preset adds."""
-        return [*catalogue.METHODS, *self.preset.rows]
-
-    def row(self, name: str) -> str:
-        """The row's own name, aliases resolved; ``UnknownNameError`` for one that is not known."""
-        resolved = catalogue.ALIASES.get(name, name)
-        if resolved not in self.known_rows:
-            raise UnknownNameError("row", name, [*self.known_rows, *catalogue.ALIASES])
-        return resolved
-
     def config(self, row: str, seed: int, changed: Mapping[str, Any] | None = None) -> RunConfig:
         """What the row trains with this seed; ``changed``: further settings of the row.
 
@@ -177,14 +160,22 @@ class Choice:
             self._recorded(plain),
             computed,
             own,
-            self.preset.rows.get(row, {"method": {"name": row}}),
+            row_layer(row, plain.threat),
             changed or {},
             {"seed": seed, "data": place},
         )
 
     def checkpoint(self, config: RunConfig) -> str:
-        """Which weights of a run are reported: ``selected`` or ``epoch-60``."""
-        return f"epoch-{drop_epoch(config)}" if self.preset.reports_drop else "selected"
+        """Which weights of a run are reported first: ``selected`` or ``epoch-60``."""
+        return self.checkpoints(config)[0]
+
+    def checkpoints(self, config: RunConfig) -> tuple[str, ...]:
+        """Which weights of a run are attacked: those that are reported, then the others of the
+        first epoch at the lower rate and of the run's selection; one where they are the same."""
+        both = ["selected", f"epoch-{drop_epoch(config)}"]
+        if self.preset.reports_drop:
+            both.reverse()
+        return tuple(both if drop_epoch(config) < config.training.epochs else both[:1])
 
     def sets(self, key: str) -> bool:
         """Whether the user chose this setting, as ``training.epochs``."""

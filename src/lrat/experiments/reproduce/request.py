@@ -9,6 +9,7 @@ from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.experiments import build, catalogue
 from lrat.experiments.paper_figures_needs import FIGURES, PARTS
 from lrat.experiments.reproduce.presets import Choice
+from lrat.experiments.reproduce.rows import check_row
 from lrat.experiments.reproduce.sensitivity_rows import check_studies
 
 TABLES = ("table1", "table2")
@@ -86,15 +87,14 @@ def seeds_in(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def rows_in(text: str, choice: Choice, target: str) -> tuple[str, ...]:
-    """``sat,lrat-saa``: names of methods and of the preset's own rows, each once; of a sensitivity
-    those of its studies."""
+def rows_in(text: str, target: str) -> tuple[str, ...]:
+    """``sat,lrat-saa``: names of rows, each once; of a sensitivity those of its studies."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names:
         raise ConfigurationError("rows: name at least one, as sat,lrat-saa")
     if target == SENSITIVITY:
         return check_studies(dict.fromkeys(names))
-    rows = [choice.row(name) for name in names]
+    rows = [check_row(name) for name in names]
     twice = sorted({row for row in rows if rows.count(row) > 1})
     if twice:
         raise ConfigurationError(f"rows {text!r}: {twice[0]} is there twice; name each once")

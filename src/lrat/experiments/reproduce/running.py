@@ -21,9 +21,7 @@ def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:
     if request.rows is not None:
         return list(request.rows)
     first = request.choice.preset.first
-    extra = [row for row in first if row in request.choice.preset.rows]
-    known = [*own, *(extra if request.target == "table1" else [])]
-    return [*(row for row in first if row in known), *(row for row in known if row not in first)]
+    return [*(row for row in first if row in own), *(row for row in own if row not in first)]
 
 
 def attacks_of(request: Request) -> Attacks:
@@ -54,7 +52,7 @@ def make_runs(
             name=run_name(row, number),
             config=config,
             folder=folder,
-            checkpoint=choice.checkpoint(config),
+            checkpoints=choice.checkpoints(config),
             attacks=attacks,
             images=image_counts(config.data, number),
         )

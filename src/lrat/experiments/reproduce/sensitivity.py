@@ -88,7 +88,7 @@ class _Plan:
                     name=run_name(row.name, seed),
                     config=config,
                     folder=self.folder(row.name, seed),
-                    checkpoint=choice.checkpoint(config),
+                    checkpoints=(choice.checkpoint(config),),
                     attacks=self.attacks,
                     images=image_counts(config.data, seed),
                 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from lrat.errors import UnknownNameError
 from lrat.experiments.config import RunConfig
-from lrat.experiments.reproduce.presets import LONG_STEP
+from lrat.experiments.reproduce.rows import LONG_STEP
 
 LRAT, SAT, GAIRAT = "lrat-saa+cw", "sat", "gairat"
 ALPHA, BETA, FLOOR = 2.0, 0.5, 0.1
@@ -16,8 +16,6 @@ FLOORS = (0.1, 0.6, 2.0, 4.0)
 CURVE = (0.001, 0.5, 2.0, 8.0, 32.0)
 UNNORMALISED = (0.001, 0.5, 2.0)
 ACTING_FLOOR = 4.0
-_LONG_STEP = LONG_STEP / (8 / 255)
-"""The step of the same group's published code as a share of epsilon, .22 (the paper: .1)."""
 _WEIGHT_DECAYS = (2e-4, 5e-4)
 
 
@@ -144,7 +142,7 @@ def studies(base: RunConfig, epsilon: float) -> list[Study]:
             question="SAT: step epsilon / 10 (the paper) or .22 epsilon (0.007 at 8/255, the same "
             "group's code), by weight decay",
             rows=tuple(
-                _sat_row(epsilon, share, value) for share in (None, _LONG_STEP) for value in decays
+                _sat_row(epsilon, share, value) for share in (None, LONG_STEP) for value in decays
             ),
             reference=plain.name,
         ),

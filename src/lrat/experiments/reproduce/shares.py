@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lrat.evaluation import mean_interval, wilson
+from lrat.experiments.comparing import FOLD_OVERLAP
 
 Basis = Literal["images", "seeds", "seeds and images"]
 
@@ -19,7 +20,8 @@ class SeededShare:
     interval:
 
     * ``images``: Wilson's, for the one model that was measured;
-    * ``seeds``: Student's t over seeds that test different images, whose values differ by both;
+    * ``seeds``: Student's t over seeds that test different images, whose values differ by both,
+      corrected for the training images that folds share (Nadeau & Bengio 2003);
     * ``seeds and images``: seeds that test the same images. Their spread knows nothing of what
       other images would give, so Student's t and Wilson's interval are joined: their half-widths
       add up in squares, as those of independent effects do (Zou & Donner 2008).
@@ -35,13 +37,14 @@ class SeededShare:
 
 
 def over_seeds(counts: Sequence[tuple[int, int]], *, same_images: bool) -> SeededShare:
-    """From (right, tested) of each seed; ``same_images``: whether all seeds test the same."""
+    """From (right, tested) of each seed; ``same_images``: whether all seeds test the same, and are
+    no folds."""
     right, tested = sum(count for count, _ in counts), sum(n for _, n in counts)
     values = tuple(count / n for count, n in counts)
     value = right / tested
     n = counts[0][1] if same_images else tested
     images = wilson(round(value * n), n)
-    mean = mean_interval(values)
+    mean = mean_interval(values, overlap=0.0 if same_images else FOLD_OVERLAP)
     if mean.low is None or mean.high is None:
         # One seed, or seeds without any spread: what remains is the images'.
         return SeededShare(

@@ -11,11 +11,12 @@ from lrat.evaluation import NATURAL, Group, Run, compare_groups
 from lrat.evaluation.comparison.grouping import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
+from lrat.experiments.comparing import FOLD_OVERLAP
 from lrat.experiments.paper import PaperRow
 from lrat.experiments.reproduce.collecting import Evidence
+from lrat.experiments.reproduce.rows import method_of, reference_of
 from lrat.experiments.reproduce.shares import SeededShare, over_seeds
 
-BASELINE = "sat"
 PAPER_COLUMNS: Mapping[str, str] = {
     NATURAL: "natural",
     "pgd-20": "pgd",
@@ -59,30 +60,51 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """``columns``: natural, attacks, worst case. ``contrasts``: every row against SAT by column, on
-    the seeds that both have; their p values are adjusted for all of them (Holm). ``missing``: rows
-    of the paper that were not run. ``lacking``, ``failed``: runs that could not be used, and why.
+    """``columns``: natural, attacks, worst case. ``contrasts``: every row against its reference
+    (``rows.reference_of``) by column, on the seeds that both have; their p values are adjusted for
+    all of them (Holm). ``missing``: rows of the table that were not run. ``lacking``, ``failed``:
+    runs that could not be used, and why.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     contrasts: tuple[GroupContrast, ...]
-    same_images: bool
+    source: str | None
     threat: str
     missing: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
     def contrast(self, row: str, column: str) -> GroupContrast | None:
-        """This row against SAT in this column; None where they have no seed in common."""
+        """This row against its reference in this column; None where they share no seed."""
         found = (each for each in self.contrasts if (each.group, each.attack) == (row, column))
         return next(found, None)
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all seeds test the same images."""
+        return self.source is None
+
+    def row(self, name: str) -> TableRow:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def reference(self, name: str) -> TableRow | None:
+        """The row that this one was compared with; None for one without a comparison."""
+        found = (self.row(each.first) for each in self.contrasts if each.group == name)
+        return next(found, None)
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Of the weights that were attacked, ascending."""
+        return tuple(sorted({run.epoch for row in self.rows for run in row.evidence}))
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON: shares and differences are fractions, the paper's per cent."""
         return {
             "table": self.name,
+            "epochs": list(self.epochs),
             "threat": self.threat,
             "interval": "95 %; the basis says of what",
             "columns": list(self.columns),
@@ -126,20 +148,22 @@ def make_table(
             },
             cost=_cost(runs),
             masking=_masking(runs),
-            paper=paper.get(row),
+            paper=paper.get(method_of(row)),
             evidence=tuple(runs),
         )
         for row, runs in evidence.items()
     ]
-    base = evidence.get(BASELINE, ())
-    others = [
-        runs for row, runs in evidence.items() if row != BASELINE and common_seeds(base, runs)
+    references = {row: reference_of(row, evidence) for row in evidence}
+    pairs = [
+        (evidence[reference], evidence[row])
+        for row, reference in references.items()
+        if reference is not None and common_seeds(evidence[reference], evidence[row])
     ]
     contrasts = [
         contrast
-        for runs in others
+        for base, runs in pairs
         for contrast in contrasts_with(
-            base, runs, columns, source, comparisons=len(others) * len(columns)
+            base, runs, columns, source, comparisons=len(pairs) * len(columns)
         )
     ]
     return Table(
@@ -147,7 +171,7 @@ def make_table(
         columns=columns,
         rows=tuple(rows),
         contrasts=adjusted(contrasts),
-        same_images=source is None,
+        source=source,
         threat=some.results[0].threat,
         missing=tuple(missing),
         lacking=tuple(lacking),
@@ -186,6 +210,7 @@ def contrasts_with(
                         result=run.results[level],
                         seed=run.seed,
                         source=source,
+                        overlap=0.0 if source is None else FOLD_OVERLAP,
                     )
                     for run in side
                     if run.seed in common
@@ -198,6 +223,21 @@ def contrasts_with(
             if contrast.attack != WORST_CASE or level == levels - 1:
                 found.setdefault(contrast.attack, contrast)
     return [found[column] for column in columns if column in found]
+
+
+def between_epochs(early: Table, late: Table) -> dict[tuple[str, str], GroupContrast]:
+    """By row and column, the later epoch minus the earlier one of the same runs; adjusted (Holm)
+    for all of them."""
+    before = {row.name: row.evidence for row in early.rows}
+    pairs = [(before[row.name], row.evidence) for row in late.rows if row.name in before]
+    found = [
+        contrast
+        for base, runs in pairs
+        for contrast in contrasts_with(
+            base, runs, late.columns, late.source, comparisons=len(pairs) * len(late.columns)
+        )
+    ]
+    return {(each.group, each.attack): each for each in adjusted(found)}
 
 
 def count_right(run: Evidence, column: str) -> tuple[int, int]:

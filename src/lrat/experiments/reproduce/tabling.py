@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,22 @@ from lrat.experiments.reproduce.grid import Watcher
 from lrat.experiments.reproduce.layout import finished_runs
 from lrat.experiments.reproduce.making import Attacks
 from lrat.experiments.reproduce.request import Request
+from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE
 from lrat.experiments.reproduce.running import attacks_of, make_runs, wanted_rows
-from lrat.experiments.reproduce.tables import BASELINE, Table, make_table
+from lrat.experiments.reproduce.tables import Table, make_table
 from lrat.files import write_json, write_text
 from lrat.reporting.tables import to_markdown
 
-_ROWS: Mapping[str, Mapping[str, PaperRow]] = {
-    "table1": TABLE_1,
-    "table2": {BASELINE: TABLE_1[BASELINE], **TABLE_2},
+_PAPER: Mapping[str, PaperRow] = {**TABLE_1, **TABLE_2}
+_ROWS: Mapping[str, Sequence[str]] = {
+    "table1": (
+        *(BASELINE, LONG_BASELINE, "gairat", "lsat-cw", "lsat-saa", "lsat-saa+cw"),
+        *("lrat-cw", "lrat-saa", "lrat-saa+cw"),
+    ),
+    "table2": ("lrat-cw", "gd+cw", "lrat-saa", "gd+saa", "lrat-saa+cw", "saa+cw+gd"),
 }
+"""Table 1 with SAT of the long step and with the control that the paper's LRAT lacks; Table 2 with
+each mixture before the same one with a GD term."""
 _REWRITE_SHARE = 20
 """A table under way is written anew when so many times the time that it takes have passed."""
 
@@ -45,7 +53,7 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     made are in the table too. The tables are also written while runs go on.
     """
     started = time.perf_counter()
-    rows = wanted_rows(request, tuple(_ROWS[request.target]))
+    rows = wanted_rows(request, table_rows(request))
     attacks = attacks_of(request)
     failed: list[str] = []
     wrote = spent = time.perf_counter()
@@ -69,29 +77,48 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     )
 
 
+def table_rows(request: Request) -> tuple[str, ...]:
+    """The rows of the table that is asked for, with those that its preset adds to Table 1."""
+    added = request.choice.preset.rows if request.target == "table1" else ()
+    return (*_ROWS[request.target], *added)
+
+
 def _written(
     request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str]
 ) -> Table:
     """The table of everything that is finished, in its two files."""
-    table = collected(request, asked, attacks, failed)
-    write_json(request.out / f"{request.target}.json", _record(request, attacks, table))
-    write_text(request.out / f"{request.target}.md", markdown(request, attacks, table))
+    table, other = collected(request, asked, attacks, failed), None
+    with suppress(LratError):  # no run has another epoch
+        other = collected(request, asked, attacks, number=1)
+    write_json(request.out / f"{request.target}.json", _record(request, attacks, table, other))
+    write_text(request.out / f"{request.target}.md", markdown(request, attacks, table, other))
     return table
 
 
 def collected(
-    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
+    request: Request,
+    asked: Sequence[str],
+    attacks: Attacks,
+    failed: Sequence[str] = (),
+    *,
+    number: int = 0,
 ) -> Table:
-    """The table of everything below OUT that was attacked as asked, asked for now or earlier."""
-    paper = _ROWS[request.target]
-    extra = [*request.choice.preset.rows, *asked]
-    order = list(dict.fromkeys((*paper, *extra)))
+    """The table of everything below OUT that was attacked as asked, asked for now or earlier.
+
+    ``number``: 0 is the table of the reported weights, 1 that of the other epoch.
+    """
+    own = table_rows(request)
+    order = list(dict.fromkeys((*own, *asked)))
     found: dict[str, list[Evidence]] = {}
     lacking: list[str] = []
     places = finished_runs(request.out)
     for row in order:
-        own = [place for place in places if place.row == row]
-        runs, problems = read_runs(own, request.choice, attacks)
+        runs, problems = read_runs(
+            [place for place in places if place.row == row],
+            request.choice,
+            attacks,
+            number=number,
+        )
         lacking += problems
         if runs:
             found[row] = runs
@@ -101,26 +128,29 @@ def collected(
     return make_table(
         request.target,
         found,
-        paper,
+        _PAPER,
         source=request.choice.preset.name if request.choice.preset.test_folds else None,
-        missing=[row for row in paper if row not in found],
+        missing=[row for row in own if row not in found],
         lacking=lacking,
         failed=failed,
     )
 
 
-def _record(request: Request, attacks: Attacks, table: Table) -> dict[str, Any]:
+def _record(
+    request: Request, attacks: Attacks, table: Table, other: Table | None
+) -> dict[str, Any]:
     return {
         "preset": request.choice.record(),
         "command": request.command,
         "suite": attacks.suite,
         "limit": attacks.limit,
         **table.record(),
+        "other epoch": None if other is None else other.record(),
     }
 
 
-def markdown(request: Request, attacks: Attacks, table: Table) -> str:
-    """The table, the differences, what they show, costs and every run."""
+def markdown(request: Request, attacks: Attacks, table: Table, other: Table | None) -> str:
+    """The table, the differences, what they show, the other epoch, costs and every run."""
     preset = request.choice.preset
     on = "all test images" if attacks.limit is None else f"{attacks.limit} test images"
     suite = (
@@ -131,7 +161,8 @@ def markdown(request: Request, attacks: Attacks, table: Table) -> str:
     )
     changed = f" Changed for all rows: {', '.join(request.choice.set)}." * bool(request.choice.set)
     about = [
-        f"Preset {preset.name}: {preset.about}.{changed} {table.threat}; {suite}.",
+        f"Preset {preset.name}: {preset.about}.{changed} {table.threat}; {suite}; weights of "
+        f"{words.epochs(table)}.",
         words.about_intervals(table),
         "Paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images, one run; compare the order of "
         "rows and their differences, not the values.",
@@ -145,17 +176,19 @@ def markdown(request: Request, attacks: Attacks, table: Table) -> str:
             " ".join(about),
             "",
             to_markdown(words.scores(table)),
-            words.to_text(f"Differences to {BASELINE} in points", words.differences(table)),
+            words.to_text("Differences in points", words.differences(table)),
             words.LEGEND,
             "",
             words.conclusion(table),
             "",
+            *(() if other is None else words.other_epoch(table, other)),
             words.to_text("Cost and masking", words.costs(table)),
             "Forwards and backwards of training per image and epoch; seconds of its steps, which "
             "depend on what else the machine did. Masking: the panel's verdict and the checks that "
             "were not passed, in so many of the runs.",
             "",
             words.to_text("Every run, accuracy in per cent", words.per_run(table)),
+            *(() if other is None else (to_markdown(words.per_run(other)),)),
             f"Made by `{request.command}`.",
             "",
         ]

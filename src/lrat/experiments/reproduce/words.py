@@ -7,8 +7,9 @@ from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA
+from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, method_of
 from lrat.experiments.reproduce.shares import SeededShare
-from lrat.experiments.reproduce.tables import BASELINE, PAPER_COLUMNS, Table, TableRow
+from lrat.experiments.reproduce.tables import PAPER_COLUMNS, Table, TableRow, between_epochs
 from lrat.reporting.tables import to_markdown
 
 Lines = list[list[str]]
@@ -37,7 +38,6 @@ def _score_line(table: Table, row: TableRow) -> list[str]:
 
 def in_brief(table: Table) -> dict[str, Lines]:
     """The scores, the paper's, and both differences without intervals: for a narrow terminal."""
-    base = next((row for row in table.rows if row.name == BASELINE), None)
     paper = [column for column in table.columns if _has_paper(table, column)]
     known = [row for row in table.rows if row.paper is not None]
     ours = [[row.name, *(share_cell(row.scores[c]) for c in table.columns)] for row in table.rows]
@@ -48,18 +48,21 @@ def in_brief(table: Table) -> dict[str, Lines]:
         "ours, % over all seeds": [["", *table.columns], *ours],
         "paper, % (CIFAR-10)": [["", *paper], *theirs],
     }
-    others = [row for row in table.rows if base is not None and row is not base]
-    if others and base is not None:
-        tables[f"ours minus {BASELINE}"] = [
-            ["", *table.columns],
+    compared = [(row, base) for row in table.rows if (base := table.reference(row.name))]
+    if compared:
+        tables["ours, differences"] = [
+            ["", "minus", *table.columns],
             *(
-                [row.name, *(_brief(table.contrast(row.name, c)) for c in table.columns)]
-                for row in others
+                [row.name, base.name, *(_brief(table.contrast(row.name, c)) for c in table.columns)]
+                for row, base in compared
             ),
         ]
-        tables[f"paper minus {BASELINE}"] = [
-            ["", *paper],
-            *([row.name, *(_papers_difference(row, base, c) for c in paper)] for row in others),
+        tables["paper, differences"] = [
+            ["", "minus", *paper],
+            *(
+                [row.name, base.name, *(_papers_difference(row, base, c) for c in paper)]
+                for row, base in compared
+            ),
         ]
     return tables
 
@@ -79,16 +82,17 @@ def _has_paper(table: Table, column: str) -> bool:
 
 
 def differences(table: Table) -> Lines:
-    """Every row minus SAT in points, on the same images and seeds, and the paper's difference."""
-    base = next((row for row in table.rows if row.name == BASELINE), None)
-    header = [f"minus {BASELINE}"]
+    """Every row minus its reference in points, on the same images and seeds, and the paper's
+    difference."""
+    header = ["", "minus"]
     for column in table.columns:
         header += [column, "paper"] if _has_paper(table, column) else [column]
     lines = [header]
     for row in table.rows:
-        if base is None or row is base:
+        base = table.reference(row.name)
+        if base is None:
             continue
-        line = [row.name]
+        line = [row.name, base.name]
         for column in table.columns:
             line.append(difference_cell(table.contrast(row.name, column)))
             if _has_paper(table, column):
@@ -116,11 +120,13 @@ def mark(contrast: GroupContrast) -> str:
 
 
 LEGEND = (
-    f"`{_OVER_SEEDS}`: the rows differ over training seeds (paired t-test on runs of equal seeds); "
+    f"`{_OVER_SEEDS}`: the rows differ over training seeds (paired t-test on runs of equal seeds, "
+    "joined with the error over images where all seeds test the same, corrected where they are "
+    "folds); "
     f"`{_OVER_IMAGES}`: these very models differ (exact sign-flip test over the images of all "
     "common seeds, McNemar's for one), which other seeds may not repeat. Both at the 5 % level "
-    "after Holm's correction for the whole table. Intervals are 95 %, not corrected: Student's t "
-    "over seeds, for a single seed Tango's over images."
+    "after Holm's correction for the whole table. Intervals are 95 %, of the same test, not "
+    "adjusted for the number of rows; for a single seed Tango's over images."
 )
 
 
@@ -131,7 +137,7 @@ def signed(difference: float) -> str:
 
 
 def _papers_difference(row: TableRow, base: TableRow, column: str) -> str:
-    if row.paper is None or base.paper is None:
+    if row.paper is None or base.paper is None or row.paper is base.paper:
         return _DASH
     name = PAPER_COLUMNS[column]
     return signed((getattr(row.paper, name) - getattr(base.paper, name)) / 100)
@@ -139,7 +145,8 @@ def _papers_difference(row: TableRow, base: TableRow, column: str) -> str:
 
 def costs(table: Table) -> Lines:
     """Passes of training and seconds, relative to SAT where it is there, and masking."""
-    base = next((row.cost.forwards for row in table.rows if row.name == BASELINE), None)
+    baselines = (row for row in table.rows if method_of(row.name) == BASELINE)
+    base = next((row.cost.forwards for row in baselines), None)
     lines = [
         ["", "forwards", "backwards", f"forwards / {BASELINE}", "training s", "masking", "checks"]
     ]
@@ -181,18 +188,19 @@ def conclusion(table: Table) -> str:
     """What the tests tell, what they cannot, and how that agrees with the paper."""
     if not table.contrasts:
         return (
-            f"No row can be tested: that needs `{BASELINE}` and another row with a seed in common "
-            f"(such as `--rows {BASELINE},lrat-saa+cw`)."
+            "No row can be tested: that needs two rows with a seed in common, such as "
+            f"`--rows {LONG_BASELINE},lrat-saa+cw`."
         )
     told = [_told(each) for each in table.contrasts if mark(each)]
     attack = table.columns[-2]
     open_ = [
-        f"{each.group} (differences below {100 * each.detectable:.1f} points would not show)"
+        f"{each.group} and {each.first} (differences below {100 * each.detectable:.1f} points "
+        "would not show)"
         for each in table.contrasts
         if each.attack == attack and not mark(each) and each.detectable is not None
     ]
     sentences = [
-        f"Against {BASELINE}: {'; '.join(told)}." if told else f"No row is told from {BASELINE}.",
+        f"Shown: {'; '.join(told)}." if told else "No row is told from its reference.",
         f"Not told apart under {attack}: {', '.join(open_)}." if open_ else "",
         _agreement(table),
     ]
@@ -204,7 +212,7 @@ def _told(contrast: GroupContrast) -> str:
     p = contrast.p_adjusted if over == "over seeds" else contrast.p_images_adjusted
     better = "better" if contrast.difference > 0 else "worse"
     return (
-        f"{contrast.group} is {better} {_where(contrast.attack)} by "
+        f"{contrast.group} is {better} than {contrast.first} {_where(contrast.attack)} by "
         f"{100 * abs(contrast.difference):.1f} points ({over}, p {written_p(p or 0.0)})"
     )
 
@@ -217,11 +225,10 @@ def _where(column: str) -> str:
 
 def _agreement(table: Table) -> str:
     """In how many differences that the paper has too the sign is the same."""
-    base = next((row for row in table.rows if row.name == BASELINE), None)
     same = opposite = untold = 0
     for contrast in table.contrasts:
-        row = next(row for row in table.rows if row.name == contrast.group)
-        if base is None or base.paper is None or row.paper is None:
+        row, base = table.row(contrast.group), table.row(contrast.first)
+        if base.paper is None or row.paper is None or row.paper is base.paper:
             continue
         if contrast.attack not in PAPER_COLUMNS:
             continue
@@ -237,7 +244,7 @@ def _agreement(table: Table) -> str:
     if not total:
         return ""
     return (
-        f"Of the paper's {total} differences to {BASELINE} (CIFAR-10, one run each, no interval), "
+        f"Of the paper's {total} differences of these rows (CIFAR-10, one run each, no interval), "
         f"{same} show here with the same sign, {opposite} with the opposite one, {untold} cannot "
         "be told from none."
     )
@@ -255,13 +262,39 @@ def about_intervals(table: Table) -> str:
         )
     elif several:
         parts.append(
-            "of several seeds, Student's t over seeds, each of which tests other images (the folds "
-            "share training images, so that these intervals and t-tests are somewhat too sure: "
-            "Bengio & Grandvalet 2004)"
+            "of several seeds, Student's t over seeds, each of which tests other images; the folds "
+            "share training images, for which these intervals and t-tests are corrected (Nadeau & "
+            "Bengio 2003: the variance of a mean of J folds is s^2 (1/J + 1/4))"
         )
     if single:
         parts.append("of a single seed, Wilson's over images: other seeds may differ by more")
     return f"Accuracy in per cent over all images and seeds; 95 % intervals: {'; '.join(parts)}."
+
+
+def epochs(table: Table) -> str:
+    """``epoch 30``, or several where rows differ."""
+    several = "s" * (len(table.epochs) > 1)
+    return f"epoch{several} {', '.join(map(str, table.epochs))}"
+
+
+def other_epoch(table: Table, other: Table) -> list[str]:
+    """The same rows at the other epoch, and what each gains or loses from the earlier one on."""
+    early, late = sorted((table, other), key=lambda each: each.epochs)
+    between = between_epochs(early, late)
+    lines = [["", *table.columns]]
+    for row in late.rows:
+        cells = [between.get((row.name, column)) for column in table.columns]
+        if any(cells):
+            lines.append([row.name, *map(difference_cell, cells)])
+    return [
+        to_text(f"The same runs at {epochs(other)}", scores(other)),
+        to_markdown(differences(other)),
+        conclusion(other),
+        "",
+        to_text(f"From {epochs(early)} to {epochs(late)}, in points", lines),
+        "Differences of the same runs, marked as above; Holm's correction for this table.",
+        "",
+    ]
 
 
 def to_text(title: str, lines: Sequence[Sequence[str]]) -> str:
