@@ -1,8 +1,8 @@
 """A data set of one's own: NumPy's .npz with named arrays, read without pickles."""
 
+import math
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from lrat.data.arrays import Splits, image_data
 from lrat.data.subset import VALIDATION_FRACTION, stratified_subset, training_parts
-from lrat.errors import DataError
+from lrat.errors import DataError, LratError
+from lrat.reading import open_stored
+from lrat.text import cut, reason
 
 _KEYS = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -71,22 +73,77 @@ def load_npz(
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist: npz:PATH needs a file that numpy.savez wrote")
     try:
-        # Opened as a zip first: numpy would take a pickle or a bare .npy for its own as well.
-        if not zipfile.is_zipfile(path):
-            raise DataError(f"{path} is not an .npz file: write it with numpy.savez")
-        with np.load(path, allow_pickle=False) as file:
-            known = {key for pairs in _KEYS.values() for pair in pairs for key in pair}
-            wanted = known | {"class_names"}
-            return {key: _array(path, file, key) if key in wanted else _ABSENT for key in file}
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read ({_line(error)}): write it again") from error
+        with open_stored(path, follow=True) as stream:
+            # Looked at as a zip first: numpy would take a pickle or a bare .npy for its own as
+            # well.
+            if not zipfile.is_zipfile(stream):
+                raise DataError(f"{path} is not an .npz file: write it with numpy.savez")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                wanted = [key for key in file if key in _KNOWN]
+                _check_sizes(path, file.zip, wanted)
+                return {key: _array(path, file, key) if key in wanted else _ABSENT for key in file}
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist: npz:PATH needs a file that numpy.savez wrote"
+        ) from None
+    except LratError:
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{path} is not an .npz file that can be read ({reason(error)}): name another"
+        ) from None
+    except Exception as error:
+        # zipfile, its decompressors and numpy raise a dozen kinds for damage.
+        raise DataError(f"{path} cannot be read ({reason(error)}): write it again") from error
 
 
+_KNOWN = {key for pairs in _KEYS.values() for pair in pairs for key in pair} | {"class_names"}
 _ABSENT: npt.NDArray[Any] = np.empty(0)
 """Stands for arrays under other keys, which are listed but never read."""
+_MOST_UNASKED = 2**30
+_MOST_EXPANSION = 100
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str]) -> None:
+    """Refuse, before anything is expanded, headers that speak of other sizes than the file's, and
+    a small file that would fill the memory."""
+    found = [archive.getinfo(f"{key}.npy") for key in keys if f"{key}.npy" in archive.NameToInfo]
+    for info in found:
+        with archive.open(info) as stream:
+            told = _size_by_header(stream)
+        if told is not None and told != info.file_size:
+            by_header = cut(f"{told:,}")
+            raise DataError(
+                f"{path}: {info.filename} is damaged: its header speaks of {by_header} bytes, and "
+                f"there are {info.file_size:,}: write the file again"
+            )
+    size = sum(info.file_size for info in found)
+    if size > max(_MOST_UNASKED, _MOST_EXPANSION * path.stat().st_size):
+        raise DataError(
+            f"{path} would expand to {size / 1e9:.1f} GB, more than {_MOST_EXPANSION} times its "
+            "size: write it with numpy.savez, which does not compress"
+        )
+
+
+def _size_by_header(stream: Any) -> int | None:
+    """Bytes of the header of a .npy file and of the numbers that it speaks of; None for Python
+    objects, which have no size."""
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if read is None:
+        raise ValueError(f"plain numbers are not written in format {version}")
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        return None
+    if not dtype.itemsize:
+        raise ValueError(f"{dtype} has no size")
+    size: int = stream.tell() + math.prod(shape) * dtype.itemsize
+    return size
 
 
 def _array(path: Path, file: Mapping[str, Any], key: str) -> npt.NDArray[Any]:
@@ -133,7 +190,3 @@ def _class_names(
 
 def _listed(arrays: Mapping[str, Any]) -> str:
     return ", ".join(sorted(arrays)) or "none"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
