@@ -129,7 +129,7 @@ def logits_of(output: Any, count: int | None = None) -> Tensor:
     if not _fits(found, count):
         number = len(found) if count is None and found.dim() else count
         raise ModelError(
-            f"the model returns {tuple(found.shape)} for {number} images: needed are logits "
+            f"the model returns shape {tuple(found.shape)} for {number} images: needed are logits "
             f"({number}, K) of K >= 2 classes, floating-point numbers"
         )
     return found
