@@ -6,6 +6,7 @@ LratError
 ├── ConfigurationError (ValueError) a run's configuration as a whole
 ├── DataError (ValueError)         images, labels or files that are not what they must be
 ├── ModelError                     a classifier that does not fit its data or cannot be attacked
+│   └── NoGradientError            no gradient reaches its images: Square needs none
 ├── NonFiniteError                 a loss or logits that became NaN or infinite
 ├── RegionViolationError           an attack's result outside its region
 ├── CheckpointError                a damaged or foreign checkpoint
@@ -73,6 +74,10 @@ class DataError(LratError, ValueError):
 
 class ModelError(LratError):
     """A classifier that does not fit its data, or whose output attacks cannot differentiate."""
+
+
+class NoGradientError(ModelError):
+    """A classifier whose logits have no gradient that reaches the images."""
 
 
 class NonFiniteError(LratError):

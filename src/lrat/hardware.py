@@ -2,26 +2,66 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from lrat.errors import ModelError, in_one_line
 
+_FULL = "ieee"
+
 
 @contextmanager
-def full_float32(kind: str) -> Iterator[None]:
-    """Without TF32 on CUDA, which keeps 10 bits of a float32's 23 and is cuDNN's default."""
-    if kind != "cuda":
-        yield
+def full_float32() -> Iterator[None]:
+    """Without TF32 or bfloat16 inside float32 operations, however the user allowed them.
+
+    TF32 keeps 10 bits of a float32's 23, and is cuDNN's default. The settings are as before
+    afterwards, also where they were made by ``torch.set_float32_matmul_precision``.
+    """
+    holders = _holders()
+    if holders:
+        before = [holder.fp32_precision for holder in holders]
+        try:
+            for holder in holders:
+                holder.fp32_precision = _FULL
+            yield
+        finally:
+            for holder, value in zip(holders, before, strict=True):
+                holder.fp32_precision = "none"  # as the setting for all backends says
+                if holder.fp32_precision != value:
+                    holder.fp32_precision = value
         return
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32
+    flags = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        cudnn.allow_tf32, matmul.allow_tf32 = flags
+
+
+def _holders() -> list[Any]:
+    """Where PyTorch 2.9 and later keep the precision of float32 operations; [] before."""
+    backends: Any = torch.backends
+    found = [backends.cuda.matmul]
+    for library in (backends.cudnn, backends.mkldnn):
+        found += [getattr(library, name, None) for name in ("matmul", "conv", "rnn")]
+    return [holder for holder in found if hasattr(holder, "fp32_precision")]
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """cuDNN off for a model with recurrent layers: it refuses their backward in eval mode."""
+    cudnn: Any = torch.backends.cudnn
+    if not cudnn.enabled or not any(isinstance(part, nn.RNNBase) for part in model.modules()):
+        yield
+        return
+    cudnn.enabled = False
+    try:
+        yield
+    finally:
+        cudnn.enabled = True
 
 
 def device_of(model: nn.Module) -> torch.device | None:

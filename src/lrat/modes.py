@@ -1,9 +1,11 @@
-"""Eval and train mode for a while, switched as the model itself does it and put back always."""
+"""Modes for a while, put back always: a model's eval and train mode, and autograd's own."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lrat.errors import LratError, ModelError, StopNow, in_one_line
 
@@ -95,3 +97,63 @@ def _has_own_switch(module: nn.Module) -> bool:
         getattr(getattr(module, name), "__func__", None) is not getattr(nn.Module, name)
         for name in ("train", "eval")
     )
+
+
+@contextmanager
+def usual_autograd() -> Iterator[None]:
+    """Inside, autograd records and nothing is cast, whatever the caller switched on around it."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(outside_autocast(kind))
+        yield
+
+
+def outside_autocast(kind: str) -> AbstractContextManager[object]:
+    """A caller's autocast switched off for devices of this kind."""
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+@contextmanager
+def recordable(model: nn.Module) -> Iterator[None]:
+    """Inside, weights that were made under ``inference_mode`` are copies that autograd may save."""
+    replaced = replace_inference_tensors(model)
+    try:
+        yield
+    finally:
+        for tensors, name, value in replaced:
+            tensors[name] = value
+
+
+def replace_inference_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Put ordinary copies in the place of a model's inference tensors.
+
+    What was there comes back: dictionary, name and tensor of each. To be called outside of
+    ``inference_mode``. Tied tensors stay tied.
+    """
+    copies: dict[int, Tensor] = {}
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    if not any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        return replaced
+    for module in model.modules():
+        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for tensors in stores:
+            for name, value in tensors.items():
+                if value is None or not value.is_inference():
+                    continue
+                if id(value) not in copies:
+                    copies[id(value)] = _ordinary(value)
+                replaced.append((tensors, name, value))
+                tensors[name] = copies[id(value)]
+    return replaced
+
+
+def _ordinary(value: Tensor) -> Tensor:
+    copy = value.detach().clone()
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=value.requires_grad)
+    return copy

@@ -4,17 +4,21 @@
 arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on the seed, the
 image's index, the stream and the position alone: not on the batch around the image, the device, or
 the order of draws. Nothing else in this package seeds or draws, and torch's global random state is
-never touched.
+never touched. Models of users may draw from it: ``random_state_kept`` or ``seeded_randomness`` is
+around whatever calls them.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,3 +189,39 @@ def as_noise(noise: NoiseLike, count: int, device: torch.device) -> Noise:
     if not isinstance(noise, Noise):
         raise SettingError(f"noise={noise!r}: pass a Noise, an int, a torch.Generator or None")
     return noise
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The global random states of Python, NumPy and torch are afterwards as they were before.
+
+    Of CUDA: of all devices, where the process uses it.
+    """
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=_cuda_devices()):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+
+
+@contextmanager
+def seeded_randomness(seed: int, *names: str | int) -> Iterator[None]:
+    """Inside, the same states follow from ``seed`` and ``names``: for what a user's code draws."""
+    for name in names:
+        seed = (seed * 31 + _name_hash(name)) % 2**63
+    with random_state_kept():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        # Not torch.manual_seed: it also reseeds devices whose state is not kept here.
+        torch.default_generator.manual_seed(seed)
+        for device in _cuda_devices():
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _cuda_devices() -> list[int]:
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return list(range(torch.cuda.device_count())) if in_use else []

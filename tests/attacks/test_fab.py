@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from builders import seeded
 from lrat.acceleration.view import Choices, FastView
 from lrat.attacks import FAB, Variant
-from lrat.attacks.base import image_gradient
 from lrat.attacks.fab import Search
+from lrat.attacks.gradient import image_gradient
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Targeted, cw, difference, probability_margin, ranked_targets, targeted_dlr
 from lrat.models import ResNet18

@@ -210,7 +210,10 @@ CASES = {
     # Models
     "model for other images": (digits("make"), "the model fails on 2 images [1, 8, 8]: "),
     "model with too few classes": (digits("narrow"), "the model knows 3 classes, digits has 10"),
-    "model without logits": (digits("picture"), "the model returns shape (2, 10, 8, 8) for 2 images"),
+    "model without logits": (
+        digits("picture"),
+        "the model returns shape (2, 10, 8, 8) for 2 images",
+    ),
     "model with nothing to train": (digits("frozen"), "there is nothing to train"),
     "model function that fails": (digits("failing"), "failing() fails: OSError: the disk is gone"),
     "model function with arguments": (digits("needing"), "missing 1 required positional argument"),

@@ -14,7 +14,7 @@ from lrat.objectives import Reweighted, Term
 from lrat.threat import Linf
 from lrat.training import Optimisation, Watch, train
 from lrat.training.outcome import StepOutcome
-from lrat.training.step import Stepper, own_randomness
+from lrat.training.step import Stepper, step_randomness
 from lrat.types import Batch
 from lrat.weighting import Evidence
 from training.toys import ToySource, Weighted, assert_same, data, network, run, weights
@@ -201,7 +201,7 @@ def test_noise_is_of_the_image_and_the_epoch() -> None:
 
 def test_a_models_own_draws_follow_from_seed_epoch_and_step_alone() -> None:
     def draw(*place: int) -> float:
-        with own_randomness(*place, torch.device("cpu")):
+        with step_randomness(*place):
             return float(torch.rand((), dtype=torch.float64))
 
     places = [(seed, epoch, step) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1)]

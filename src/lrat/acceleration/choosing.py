@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
+from lrat.randomness import random_state_kept
 from lrat.types import Images
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ network's rounding adds up (one of 128 images of a fresh ResNet-18 fell within i
 _BF16_GAIN = 1.2
 
 
+@random_state_kept()
 def accelerate(
     model: nn.Module, images: Images | None = None, *, choices: Choices | None = None
 ) -> View:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import image_gradient
+from lrat.attacks.gradient import image_gradient
 from lrat.losses import Prepared, probability_margin
 from lrat.outputs import forward_logits
 from lrat.threat import Ball, Projection

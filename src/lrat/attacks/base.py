@@ -9,11 +9,11 @@ from typing import ClassVar, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import ModelError
+from lrat.attacks.gradient import gradients_of
 from lrat.losses import Prepared
-from lrat.modes import evaluating
+from lrat.modes import evaluating, outside_autocast, recordable
 from lrat.outputs import forward_logits
-from lrat.randomness import Noise, NoiseLike, as_noise
+from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
 
@@ -135,8 +135,20 @@ def framed(
     *,
     needs_clean: bool,
 ) -> Iterator[Given]:
-    """The frame of attacks: ``model`` in eval mode, no gradient but for images, tensors adapted."""
-    with torch.inference_mode(False), evaluating(model), torch.no_grad():
+    """The frame of attacks: ``model`` in eval mode, no gradient but for images, tensors adapted.
+
+    What the caller set is left at the door: autocast, inference mode, the random states, which are
+    as before afterwards.
+    """
+    with (
+        torch.inference_mode(False),
+        outside_autocast(images.device.type),
+        random_state_kept(),
+        recordable(model),
+        evaluating(model),
+        gradients_of(model),
+        torch.no_grad(),
+    ):
         images, labels = _recordable(images.detach().float()), _recordable(labels.long())
         if clean_logits is None and needs_clean:
             clean_logits = forward_logits(model, images)
@@ -176,26 +188,3 @@ class Rows:
 def _recordable(values: Tensor) -> Tensor:
     """A tensor that autograd may save: those made under ``inference_mode`` are copied."""
     return values.clone() if values.is_inference() else values
-
-
-def image_gradient(
-    model: nn.Module, loss: Prepared, images: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the summed loss with respect to the images, the losses [B] and the logits [B K].
-
-    One forward and one backward to the images alone: no weight gradient is formed and no
-    ``param.grad`` is touched.
-    """
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
-        logits = forward_logits(model, images)
-        losses = loss(logits)
-        if not losses.requires_grad:
-            raise ModelError(
-                "the loss does not depend on the images differentiably (a detach, no_grad or "
-                "integer step in the model or the loss?): gradient attacks cannot be used on it; "
-                "evaluate with Square, which needs none, alone: a suite file with the line "
-                "`attacks: {square: {attack: square}}`"
-            )
-        (gradient,) = torch.autograd.grad(losses.sum(), images)
-    return gradient.float(), losses.detach(), logits.detach().float()

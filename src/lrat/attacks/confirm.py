@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import PlainView, View
-from lrat.modes import evaluating
+from lrat.hardware import full_float32
+from lrat.modes import evaluating, outside_autocast
 from lrat.outputs import forward_logits
 
 
@@ -22,7 +23,8 @@ def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor)
     original = model.original
     with (
         torch.no_grad(),
-        torch.autocast(images.device.type, enabled=False),
+        outside_autocast(images.device.type),
+        full_float32(),
         evaluating(original),
     ):
         wrong = forward_logits(original, images[rows]).argmax(1) != labels[rows]

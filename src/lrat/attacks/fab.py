@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import GradientAttack, Trace, Variant, image_gradient
+from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.confirm import confirmed
+from lrat.attacks.gradient import image_gradient
 from lrat.attacks.hyperplane import steps_onto
 from lrat.attacks.pgd import check_steps
 from lrat.errors import ModelError, SettingError

@@ -1,20 +1,19 @@
 """Attacks of other libraries as attacks of ours."""
 
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Attack, GradientAttack, Variant
 from lrat.errors import LratError, RegionViolationError, SettingError
-from lrat.modes import evaluating
+from lrat.hardware import differentiable
+from lrat.modes import evaluating, outside_autocast, recordable
 from lrat.outputs import handing_copies
-from lrat.randomness import NoiseLike, as_noise
+from lrat.randomness import NoiseLike, as_noise, seeded_randomness
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
 
@@ -42,25 +41,6 @@ def protected(model: nn.Module) -> Iterator[None]:
         for parameter, (requires_grad, grad) in zip(parameters, kept, strict=True):
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global random states of Python, numpy and torch seeded inside, as they were after."""
-    on_cuda = device.type == "cuda"
-    python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        try:
-            random.seed(seed)
-            np.random.seed(seed)
-            # Not torch.manual_seed: it reseeds devices whose state is not kept here.
-            torch.default_generator.manual_seed(seed)
-            if on_cuda:
-                torch.cuda.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +75,13 @@ class Foreign:
         own = as_noise(noise, len(images), images.device)
         seed = int(own.integers(2**31, (len(images),), "foreign-seed")[0])
         with (
-            _seeded(seed, images.device),
+            seeded_randomness(seed),
             torch.inference_mode(False),
+            outside_autocast(images.device.type),
+            recordable(model),
             evaluating(model),
             protected(model),
+            differentiable(model),
             torch.enable_grad(),
         ):
             result = self._called(model, images.clone(), labels.clone())

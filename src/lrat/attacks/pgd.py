@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import GradientAttack, Rows, Trace, Variant, image_gradient
+from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
+from lrat.attacks.gradient import image_gradient
 from lrat.errors import SettingError
 from lrat.losses import LossLike, as_loss, cross_entropy
 from lrat.randomness import Noise

@@ -21,7 +21,8 @@ from lrat.evaluation.running import NoiseKind, Run
 from lrat.evaluation.storage import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
 from lrat.hardware import device_of
-from lrat.modes import evaluating
+from lrat.modes import evaluating, usual_autograd
+from lrat.randomness import random_state_kept
 from lrat.types import Batch
 
 
@@ -46,6 +47,8 @@ class _Sized(Protocol):
     def size(self) -> int | None: ...
 
 
+@usual_autograd()
+@random_state_kept()
 def evaluate_suite(
     model: nn.Module,
     batches: Iterable[Batch],

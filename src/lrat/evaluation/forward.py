@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrat.errors import DataError, ModelError, NonFiniteError
 from lrat.hardware import full_float32
-from lrat.modes import evaluating
+from lrat.modes import evaluating, outside_autocast
 from lrat.outputs import NEVER, forward_logits
 from lrat.types import Batch
 
@@ -18,12 +18,11 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
     Raises ``ModelError`` for an output that is not [B K] with K >= 2 and ``NonFiniteError`` that
     names ``attack`` and the image (by ``index`` [B]) for NaN or infinite logits.
     """
-    kind = images.device.type
     with (
         evaluating(model),
         torch.no_grad(),
-        torch.autocast(kind, enabled=False),
-        full_float32(kind),
+        outside_autocast(images.device.type),
+        full_float32(),
     ):
         logits = forward_logits(model, images.float())
     finite = (logits.isfinite().all(1) & (logits > NEVER).any(1)).cpu().numpy()

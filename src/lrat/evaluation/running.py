@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import protected_from
 from lrat.attacks.spent import spent
-from lrat.errors import NonFiniteError, RegionViolationError, SettingError
+from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.examination import examine
 from lrat.evaluation.forward import check_classes, check_data, classify
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
@@ -22,10 +23,11 @@ from lrat.evaluation.pacing import OutOfTimeError
 from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
+from lrat.hardware import full_float32
 from lrat.losses import logit_margin
 from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
-from lrat.randomness import Keyed, Noise, Sequential, keys
+from lrat.randomness import Keyed, Noise, Sequential, keys, seeded_randomness
 from lrat.threat import Ball, Region
 from lrat.types import Batch
 
@@ -127,17 +129,19 @@ class Run:
             raise OutOfTimeError
 
     def _classified(self, images: Tensor, index: Rows, attack: str) -> Tensor:
-        parts = self._chunks(np.arange(len(index)))
-        return torch.cat(
-            [classify(self.model, images[_on(rows, images)], index[rows], attack) for rows in parts]
-        )
+        parts = []
+        for rows in self._chunks(np.arange(len(index))):
+            with self._randomness(attack, index[rows]):
+                parts.append(classify(self.model, images[_on(rows, images)], index[rows], attack))
+        return torch.cat(parts)
 
     def _found(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
         """What a look at the first chunk finds."""
         if self.known_notes is not None:
             return self.known_notes
         count = len(next(self._chunks(np.arange(len(index)))))
-        found = examine(self.model, images[:count], index[:count], logits[:count])
+        with self._randomness("examined", index):
+            found = examine(self.model, images[:count], index[:count], logits[:count])
         for note in found:
             _logger.warning(note)
         return found
@@ -191,7 +195,10 @@ class Run:
             model: nn.Module, some: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, npt.NDArray[Any]]]:
             noise = self._noise(step, batch.index[place][some])
+            names = index[some.cpu().numpy()]
             with (
+                self._randomness(step.name, names),
+                _named(step.name),
                 PassCounter(model) as counted,
                 GradientWatch(model) as watch,
                 protected_from(step.attack, model),
@@ -199,11 +206,11 @@ class Run:
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]
                 )
-            names = index[some.cpu().numpy()]
             if watch.found:
                 raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
-            after = classify(self.model, returned, names, step.name)
+            with self._randomness(step.name, names):
+                after = classify(self.model, returned, names, step.name)
             margin = None if variant.trace is None else variant.trace.margin
             claimed = None if margin is None else margin < 0
             return returned, after, claimed, _spent(variant, counted, len(some))
@@ -216,7 +223,8 @@ class Run:
             # or the margin is of rounding size. The model itself is attacked once more on these
             # images. What the view never claims is not, so where it differs from the model, an
             # image may stand that the model alone would have lost.
-            returned[again], after[again], _, more = attacked(self.model, again)
+            with full_float32():
+                returned[again], after[again], _, more = attacked(self.model, again)
             at = again.cpu().numpy()
             for name in ("forwards", "backwards"):
                 cost[name] = cost[name].astype(np.float64)
@@ -241,6 +249,10 @@ class Run:
             return Keyed(keys(self.seed, index)).child(step.name)
         # As AutoAttack draws: each attack begins the sequence anew for each of its batches.
         return Sequential(torch.Generator().manual_seed(self.seed), index.device)
+
+    def _randomness(self, attack: str, index: Rows) -> AbstractContextManager[None]:
+        """What a model of the user draws itself follows from the seed, the attack and the chunk."""
+        return seeded_randomness(self.seed, attack, int(index[0]))
 
     def _unconfirmed(
         self, returned: Tensor, after: Tensor, labels: Tensor, claimed: Tensor | None
@@ -279,6 +291,15 @@ class Run:
                 "check its epsilon, and that it keeps to [0, 1]"
             )
         return returned
+
+
+@contextmanager
+def _named(attack: str) -> Iterator[None]:
+    """What the model refuses inside says under which attack."""
+    try:
+        yield
+    except ModelError as error:
+        raise type(error)(f"under {attack}: {error}") from error
 
 
 def _no_gradient(attack: str, model: nn.Module, images: Tensor, index: Rows) -> NonFiniteError:

@@ -3,10 +3,10 @@
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lrat.outputs import forward_logits
+from lrat.attacks.gradient import image_gradient
+from lrat.losses import Prepared
 
 
 class GradientWatch:
@@ -50,8 +50,9 @@ class GradientWatch:
 
 def without_gradient(model: nn.Module, images: Tensor) -> Tensor:
     """[B]: where the gradient of the summed logits is NaN; for the error that names an image."""
-    with torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        total = forward_logits(model, leaf).sum()
-        (gradient,) = torch.autograd.grad(total, leaf)
+    gradient, _, _ = image_gradient(model, Prepared(_summed, ()), images)
     return gradient.flatten(1).isnan().any(1)
+
+
+def _summed(logits: Tensor) -> Tensor:
+    return logits.sum(1)

@@ -35,7 +35,9 @@ from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike
 from lrat.methods import Simulated, smoothed
+from lrat.modes import replace_inference_tensors, usual_autograd
 from lrat.objectives import Objective
+from lrat.randomness import random_state_kept
 from lrat.threat import Ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
 from lrat.training.guards import Measured
@@ -61,6 +63,8 @@ class FitResult:
     """What was found odd about the model and the images before the run, in sentences."""
 
 
+@usual_autograd()
+@random_state_kept()
 def fit(
     model: nn.Module,
     data: Data,
@@ -104,6 +108,7 @@ def fit(
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
     _check(model, seed, acceleration)
+    replace_inference_tensors(model)
     folder = _folder(out)
     images = _images(data)
     ball = _ball(threat)
@@ -182,6 +187,8 @@ def fit(
     )
 
 
+@usual_autograd()
+@random_state_kept()
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -245,6 +252,8 @@ def evaluate(
     )
 
 
+@usual_autograd()
+@random_state_kept()
 def check_masking(
     model: nn.Module,
     data: Data,

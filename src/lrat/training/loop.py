@@ -10,7 +10,7 @@ from torch import nn
 
 from lrat.errors import RunFolderError
 from lrat.hardware import device_of, move
-from lrat.modes import training_modes
+from lrat.modes import training_modes, usual_autograd
 from lrat.objectives.base import Objective
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.epochs import Epochs
@@ -44,6 +44,7 @@ class TrainingResult:
         return tuple(said["text"] for said in first if said["guard"] == MODEL)
 
 
+@usual_autograd()
 def train(
     model: nn.Module,
     source: BatchSource,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lrat.training.metrics import EpochRecord
 from lrat.training.settings import Optimisation
 from lrat.training.state import RunState
-from lrat.training.step import own_randomness
+from lrat.training.step import step_randomness
 from lrat.training.watch import Watch, clean_accuracy, measure
 
 _AFTER_ALL_STEPS = 2**32 - 1
@@ -19,7 +19,7 @@ def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> Epoch
     started = time.perf_counter()
     is_last = epoch + 1 == optimisation.epochs
     due = is_last or (epoch + 1) % watch.monitor_every == 0
-    with own_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS, state.device):
+    with step_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS):
         found = _numbers(state, watch, monitors=due)
         probe = {} if watch.probe is None else measure(state.model, watch.probe)
         average: Mapping[str, float | None] = {}

@@ -1,7 +1,7 @@
 """One step: attack, score, check, update."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from lrat.hardware import device_of
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import is_memory_error
 from lrat.passes import PassCounter
-from lrat.randomness import Keyed, keys
+from lrat.randomness import Keyed, keys, seeded_randomness
 from lrat.training.crew import Alone, Crew, agree_on_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.finite import Undo, blame
@@ -130,7 +130,7 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         if isinstance(self._view, Refreshable):
             self._view.refresh()
-        with self._randomness(epoch, step, batches[0].images.device):
+        with self._randomness(epoch, step):
             for number, batch in enumerate(batches, 1):
                 with self._exchanging(last=number == len(batches)):
                     output, needed = self._share_of(batch, epoch, outputs, examine)
@@ -178,7 +178,7 @@ class Stepper:
             batch = Batch(images=own.images[rows], labels=own.labels[rows], index=own.index[rows])
             try:
                 context = replace(self._context(batch, epoch, []), mean_across_processes=_alone)
-                with self._randomness(epoch, 0, batch.images.device):
+                with self._randomness(epoch, 0):
                     variants = self._objective.attack(self._view, batch, context)
                     output = self._objective.loss(self._bare, batch, variants, context)
                     # Not backward, which would have other processes exchange gradients.
@@ -273,10 +273,8 @@ class Stepper:
         """Gradients are exchanged once per step, with those of the last batch."""
         return nullcontext() if last else self._crew.quiet(self._scored)
 
-    def _randomness(
-        self, epoch: int, step: int, device: torch.device
-    ) -> AbstractContextManager[None]:
-        return own_randomness(self._optimisation.seed, epoch, step, device, self._crew.rank)
+    def _randomness(self, epoch: int, step: int) -> AbstractContextManager[None]:
+        return step_randomness(self._optimisation.seed, epoch, step, self._crew.rank)
 
 
 def _alone(values: Tensor) -> Tensor:
@@ -288,20 +286,12 @@ def _weighed(output: ObjectiveOutput) -> Tensor | None:
     return None if output.stand_in is None else output.stand_in.detach() == 0
 
 
-@contextmanager
-def own_randomness(
-    seed: int, epoch: int, step: int, device: torch.device, rank: int = 0
-) -> Iterator[None]:
-    """Torch's global random state set from (seed, epoch, step, rank) inside, and put back after.
+def step_randomness(
+    seed: int, epoch: int, step: int, rank: int = 0
+) -> AbstractContextManager[None]:
+    """Global random states set from (seed, epoch, step, rank) inside, and put back after.
 
-    Nothing in this package draws from it, but dropout and the like in a user's model do: so they
-    too draw the same numbers when a run continues at this step, and leave no trace outside.
+    Dropout and the like in a user's model draw from them: so they draw the same numbers when a run
+    continues at this step, and leave no trace outside.
     """
-    number = int(keys(seed, torch.tensor((epoch << 32) + step))) + rank
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(number)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(number)
-        yield
+    return seeded_randomness(int(keys(seed, torch.tensor((epoch << 32) + step))) + rank)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lrat.attacks.pgd import PGD
-from lrat.errors import ModelError
+from lrat.errors import NoGradientError
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check
 from lrat.evaluation.masking.subject import Subject
@@ -27,7 +27,7 @@ def vanishing(subject: Subject) -> Check:
     """
     try:
         largest = subject.gradients[subject.right]
-    except ModelError as error:
+    except NoGradientError as error:
         return Check(
             name=VANISHING,
             status="failed",

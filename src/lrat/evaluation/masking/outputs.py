@@ -116,7 +116,7 @@ def alone(subject: Subject) -> Check:
     try:
         among = _forward(subject, company)[: len(images)]
         singly = torch.cat([_forward(subject, image[None]) for image in images])
-    except (LratError, RuntimeError, ValueError) as error:
+    except LratError as error:
         reason = str(error).splitlines()[0]
         return Check(
             name=ALONE,

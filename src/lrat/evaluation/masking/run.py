@@ -1,7 +1,6 @@
 """The whole panel on one model."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -17,6 +16,8 @@ from lrat.evaluation.masking.subject import Subject
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.suites import describe_threat
+from lrat.modes import usual_autograd
+from lrat.randomness import seeded_randomness
 from lrat.threat import Ball
 from lrat.types import Batch
 
@@ -40,6 +41,7 @@ _ATTACKING: dict[str, _Make] = {
 }
 
 
+@usual_autograd()
 def masking_panel(
     model: nn.Module,
     batch: Batch,
@@ -83,7 +85,7 @@ def masking_panel(
         subject.also_fooled.update(_fooled(result, subject))
     checks: list[Check] = []
     notes = in_train_mode(model)
-    with _seeded(seed, subject.batch.images.device):
+    with seeded_randomness(seed):
         for check in _checks(subject):
             checks.append(check)
             if on_progress is not None:
@@ -124,7 +126,7 @@ def _checks(subject: Subject) -> Iterator[Check]:
         return
     found = [_made(name, make, subject) for name, make in _OF_RIGHT.items()]
     yield from found
-    if found[0].value is None:
+    if found[0].status == "failed" and found[0].value is None:
         yield from _skipped(_ATTACKING, "the model has no gradients that attacks could follow")
         return
     for name, make in _ATTACKING.items():
@@ -171,15 +173,3 @@ def _fooled(result: EvaluationResult, subject: Subject) -> dict[str, Tensor]:
         rows[held] = result.outcomes.under(name).at(index[held]).fooled
         fooled[name] = torch.from_numpy(rows).to(subject.batch.labels.device)
     return fooled
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """A model that draws from the global state draws the same each time, and leaves no trace."""
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        # Not torch.manual_seed: it reseeds devices whose state is not kept here.
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            torch.cuda.manual_seed(seed)
-        yield

@@ -6,11 +6,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lrat.attacks.base import Attack, image_gradient
-from lrat.errors import ModelError, RegionViolationError
+from lrat.attacks.base import Attack
+from lrat.attacks.gradient import gradients_of, image_gradient
+from lrat.errors import RegionViolationError
 from lrat.evaluation.forward import classify
-from lrat.losses import Prepared, cross_entropy
-from lrat.modes import evaluating
+from lrat.hardware import full_float32
+from lrat.losses import cross_entropy
+from lrat.modes import evaluating, recordable
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch
@@ -69,7 +71,7 @@ class Subject:
         """Logits [n K] after the attack on the images that are right (and ``among`` these).
 
         Images that are not attacked keep their clean logits. Kept under ``name``. Raises
-        ``RegionViolationError``, and ``ModelError`` for a model without gradients.
+        ``RegionViolationError``, and ``NoGradientError`` for a model without gradients.
         """
         if name not in self._answers:
             chosen = self.right if among is None else self.right & among
@@ -90,25 +92,18 @@ class Subject:
     def gradients(self) -> Tensor:
         """[n]: the largest absolute entry of the cross-entropy's input gradient, in float32.
 
-        Of the original model. Raises ``ModelError`` where there is none.
+        Of the original model. Raises ``NoGradientError`` where there is none.
         """
         loss = cross_entropy.prepare(self.batch.labels)
         parts = []
-        with evaluating(self.model):
+        model = self.model
+        with full_float32(), recordable(model), evaluating(model), gradients_of(model):
             rows = torch.arange(self.n, device=self.batch.labels.device)
             for chunk in _chunks(self.n):
                 part = loss.select(rows[chunk])
-                gradient = self._gradient(part, self.batch.images[chunk])
+                gradient = image_gradient(model, part, self.batch.images[chunk])[0]
                 parts.append(gradient.abs().flatten(1).amax(1))
         return torch.cat(parts)
-
-    def _gradient(self, loss: Prepared, images: Tensor) -> Tensor:
-        try:
-            return image_gradient(self.model, loss, images)[0]
-        except RuntimeError as error:
-            # Autograd's own refusals: an operation without a derivative, a graph cut in two.
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"no gradient reaches the images ({reason})") from None
 
     def _attacked(self, name: str, attack: Attack, rows: Tensor) -> Tensor:
         images, labels = self.batch.images[rows], self.batch.labels[rows]
