@@ -146,13 +146,16 @@ def replace_inference_tensors(model: nn.Module) -> list[tuple[dict[str, Any], st
                 if value is None or not value.is_inference():
                     continue
                 if id(value) not in copies:
-                    copies[id(value)] = _ordinary(value)
+                    copies[id(value)] = ordinary(value)
                 replaced.append((tensors, name, value))
                 tensors[name] = copies[id(value)]
     return replaced
 
 
-def _ordinary(value: Tensor) -> Tensor:
+def ordinary(value: Any) -> Any:
+    """A copy, outside of ``inference_mode``, of a tensor made inside it; all else as it is."""
+    if not isinstance(value, Tensor) or not value.is_inference():
+        return value
     copy = value.detach().clone()
     if isinstance(value, nn.Parameter):
         return nn.Parameter(copy, requires_grad=value.requires_grad)

@@ -234,7 +234,7 @@ def test_any_number_of_classes_and_any_shape(classes: int, shape: tuple[int, ...
 
 def test_a_single_class_is_named() -> None:
     images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ModelError, match="single class"):
+    with pytest.raises(ModelError, match="K >= 2 classes"):
         FAB(threat=LINF)(linear(1), images, torch.zeros(2, dtype=torch.long))
 
 

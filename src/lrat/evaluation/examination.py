@@ -127,7 +127,7 @@ def _last_step(model: nn.Module, images: Tensor) -> str:
     """
     try:
         with evaluating(model), torch.enable_grad():
-            node = raw_logits(model, images.detach().float().requires_grad_()).grad_fn
+            node = raw_logits(model, images.detach().clone().float().requires_grad_()).grad_fn
     except LratError:  # a model without gradients, of which attacks speak
         return ""
     while node is not None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -35,7 +35,7 @@ from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike
 from lrat.methods import Simulated, smoothed
-from lrat.modes import replace_inference_tensors, usual_autograd
+from lrat.modes import ordinary, replace_inference_tensors, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
 from lrat.threat import Ball
@@ -314,10 +314,13 @@ def _folder(place: Any) -> Path | None:
 
 def _images(data: Data) -> ImageData:
     if isinstance(data, ImageData):
+        made = {name: getattr(data, name) for name in ("images", "labels", "index")}
+        if any(value.is_inference() for value in made.values()):
+            return replace(data, **{name: ordinary(value) for name, value in made.items()})
         return data
     if not isinstance(data, tuple) or len(data) != 2:
         raise SettingError("data: pass (images, labels) or an ImageData")
-    return image_data(*data)
+    return image_data(*map(ordinary, data))
 
 
 def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
