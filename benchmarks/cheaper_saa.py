@@ -27,7 +27,7 @@ from lrat.experiments.folder import read_config
 from lrat.experiments.run import fill, load_weights
 from lrat.losses import cw, dlr, probability_margin
 from lrat.randomness import Keyed, keys
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 
 EXACT = "exact: 3 targets, 20 steps"
 BATCH = 256
@@ -107,7 +107,7 @@ def subject(run: Path, limit: int | None) -> Subject:
         model=model.eval(),
         view=accelerate(model, data.batch(slice(0, BATCH)).images),
         data=data,
-        threat=build.threat(config.threat),
+        threat=as_ball(config.threat),
     )
 
 

@@ -27,11 +27,10 @@ from lrat.acceleration import Choices, FastView
 from lrat.attacks import AutoAttack
 from lrat.data import stratified_subset
 from lrat.evaluation import custom, evaluate_suite
-from lrat.experiments import build
 from lrat.experiments.subjects import Source
 from lrat.files import write_json, write_text
 from lrat.passes import PassCounter
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 from lrat.types import Batch
 from measuring import say
 
@@ -60,7 +59,7 @@ def subject(run: Path, images: int) -> Subject:
         name=f"{config.model.name} width {config.model.width}, {config.data.name}, "
         f"{config.method.name}, {opened.threat}",
         model=opened.network.eval(),
-        ball=build.threat(opened.threat),
+        ball=as_ball(opened.threat),
         batch=test.batch(torch.arange(len(test))),
     )
 

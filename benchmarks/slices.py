@@ -34,6 +34,7 @@ from lrat.experiments.folder import read_config
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import fill, load_weights, train_run
 from lrat.files import write_json, write_text
+from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.slices import portable, restored
 from measuring import environment
@@ -124,9 +125,7 @@ def rounded(folder: Path, limit: int | None) -> Trained:
     names = [name for name, _ in model.named_parameters()]
     state = {"model": load_weights(folder, config, "selected")}
     fill(model, restored(portable(state, names))["model"], str(folder))
-    result = lrat.evaluate(
-        model, test, threat=build.threat(config.threat), suite="quick", limit=limit
-    )
+    result = lrat.evaluate(model, test, threat=as_ball(config.threat), suite="quick", limit=limit)
     return Trained(
         accuracy={name: 100 * result.accuracy[name].value for name in ATTACKS}, carried=None
     )

@@ -25,7 +25,7 @@ from lrat.experiments.folder import read_config
 from lrat.experiments.run import fill, load_weights
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.randomness import Keyed, keys
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 
 WAYS = {
     "float32, folded": Choices(),
@@ -70,7 +70,7 @@ def rows_of(run: Path, count: int, seeds: int, steps: int) -> Iterable[list[str]
     kept = right == batch.labels
     images, labels, total = batch.images[kept], batch.labels[kept], len(test)
     views = {name: FastView(model, choices) for name, choices in WAYS.items()}
-    for name, attack in attacks(build.threat(config.threat), steps).items():
+    for name, attack in attacks(as_ball(config.threat), steps).items():
         found = {
             way: torch.stack(
                 [outcome(attack, seen, model, images, labels, seed) for seed in range(seeds)]

@@ -199,7 +199,7 @@ def test_epsilon_in_pixel_units_is_refused_with_the_cure() -> None:
 @pytest.mark.parametrize("kind", [Linf, L2])
 @pytest.mark.parametrize("epsilon", [-0.1, math.nan, math.inf])
 def test_an_epsilon_that_is_no_size_is_refused(kind: Any, epsilon: float) -> None:
-    with pytest.raises(SettingError, match="epsilon must be a number >= 0"):
+    with pytest.raises(SettingError, match=r"epsilon=.*: must be a finite number >= 0"):
         kind(epsilon=epsilon)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor
 
+from lrat.checks import shown
 from lrat.errors import SettingError
 from lrat.types import Labels, Logits, PerExample
 
@@ -180,11 +181,11 @@ class Paired(_Named):
 
 def as_loss(loss: Any) -> Loss:
     """A ``Loss`` as it is; a plain function ``(logits, labels) -> [B]`` as an untargeted loss."""
-    if isinstance(loss, Loss):
+    if isinstance(loss, Loss) and not isinstance(loss, type):
         return loss
-    if callable(loss):
+    if callable(loss) and not isinstance(loss, type):
         return Untargeted(loss)
-    raise SettingError(f"loss={loss!r}: pass a Loss or a function (logits, labels) -> [B]")
+    raise SettingError(f"loss={shown(loss)}: pass a Loss or a function (logits, labels) -> [B]")
 
 
 def ranked_targets(clean_logits: Logits, labels: Labels, rank: Labels) -> Labels:

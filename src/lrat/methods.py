@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from lrat.attacks import CW, FGSM, PGD, SAA, Attack
+from lrat.checks import check_fields
 from lrat.errors import UnknownNameError
 from lrat.losses import kl, smoothed_cross_entropy
 from lrat.objectives import Phases, Reweighted, Term, Trades, phases, with_criterion
 from lrat.objectives.reweighted import Normalization
-from lrat.threat import Ball
+from lrat.threat import BALL, BallLike
 from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
 
 Made = TypeVar("Made")
@@ -27,12 +28,15 @@ class Simulated:
     The authors' earlier code steps 0.007 at epsilon 0.031: pass ``step_size``.
     """
 
-    threat: Ball
+    threat: BallLike
     steps: int = 10
     step_size: float | None = None
     saa_steps: int = 20
     saa_targets: int = 3
     saa_keep: Mapping[int, int] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self, threat=BALL)
 
     @property
     def pace(self) -> float:

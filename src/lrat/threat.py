@@ -5,13 +5,13 @@ itself, how to draw a start, which direction ascends a loss fastest, and by how 
 outside. Attacks are written against these alone, so another norm is another class here.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from lrat.checks import Rule, check_fields, threat_parts, threat_text
 from lrat.errors import SettingError
 from lrat.randomness import Noise
 from lrat.types import Images, PerExample
@@ -108,13 +108,12 @@ class _Around:
         return _Around(self.ball, self.center[rows])
 
 
-def _check_epsilon(name: str, epsilon: float, largest: float) -> None:
-    if not math.isfinite(epsilon) or epsilon < 0:
-        raise SettingError(f"{name}(epsilon={epsilon}): epsilon must be a number >= 0")
-    if epsilon > largest:
+def _check(ball: Any, largest: float) -> None:
+    check_fields(ball)
+    if ball.epsilon > largest:
         raise SettingError(
-            f"{name}(epsilon={epsilon:g}): epsilon is in [0, 1] pixel units; "
-            f"{epsilon:g}/255 was probably meant"
+            f"{type(ball).__name__}(epsilon={ball.epsilon:g}): epsilon is in [0, 1] pixel units; "
+            f"{ball.epsilon:g}/255 was probably meant"
         )
 
 
@@ -135,7 +134,12 @@ class Linf:
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_epsilon("Linf", self.epsilon, largest=1)
+        _check(self, largest=1)
+
+    @property
+    def text(self) -> str:
+        """``linf:8/255``, as ``parse`` reads it."""
+        return threat_text("linf", self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin_z |z - x|_2 over ball and box: both are boxes, so clipping is exact."""
@@ -174,7 +178,12 @@ class L2:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        _check_epsilon("L2", self.epsilon, largest=30)
+        _check(self, largest=30)
+
+    @property
+    def text(self) -> str:
+        """``l2:0.5``, as ``parse`` reads it."""
+        return threat_text("l2", self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin over the ball (scale the perturbation), then argmin over the box (clip).
@@ -212,3 +221,41 @@ class L2:
     def violation(self, images: Images, center: Images) -> PerExample:
         excess = self.distance(images, center) - self.epsilon
         return torch.maximum(excess.clamp(min=0), _box_excess(images))
+
+
+def parse(text: str) -> Ball:
+    """``linf:8/255`` or ``l2:0.5`` as a ball. Raises SettingError."""
+    norm, epsilon = threat_parts(text)
+    return Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+
+
+def _region(threat: Any) -> Region:
+    region = parse(threat) if isinstance(threat, str) else threat
+    if not isinstance(region, Region) or isinstance(region, type):
+        raise TypeError
+    return region
+
+
+def as_ball(threat: Any) -> Ball:
+    """A ball as it is, or the one that a text as ``linf:8/255`` names. Raises SettingError."""
+    ball: Ball = BALL("threat", threat)
+    return ball
+
+
+def _ball(threat: Any) -> Ball:
+    region = _region(threat)
+    if not isinstance(region, Ball):
+        raise TypeError
+    return region
+
+
+if TYPE_CHECKING:
+    BallLike: TypeAlias = Ball
+    RegionLike: TypeAlias = Region
+else:
+    BallLike, RegionLike = Ball | str, Region | str
+"""The field of an object that takes a ball or its text and holds the ball."""
+
+BALL = Rule(_ball, "a ball, Linf(epsilon=8/255), or its text", "'linf:8/255'")
+REGION = Rule(_region, "a region, Linf(epsilon=8/255), or its text", "'linf:8/255'")
+"""The rules of a ``threat``, for ``lrat.checks``."""

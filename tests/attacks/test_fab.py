@@ -293,8 +293,8 @@ def test_what_only_a_view_believes_is_not_taken_for_fooled() -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"steps": 0}, "at least one step"),
-        ({"targets": 0}, "at least one"),
+        ({"steps": 0}, "steps=0"),
+        ({"targets": 0}, "targets=0"),
         ({"retire_every": 0}, "retire_every=0"),
         ({"alpha_max": 1.5}, "alpha_max=1.5"),
         ({"backward": -0.1}, "backward=-0.1"),

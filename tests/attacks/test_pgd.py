@@ -118,7 +118,7 @@ def test_a_gaussian_start_stays_in_a_tiny_ball() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_an_attack_without_steps_is_refused(steps: int) -> None:
-    with pytest.raises(SettingError, match="at least one step"):
+    with pytest.raises(SettingError, match=r"steps=.*a whole number >= 1"):
         PGD(threat=WIDE, steps=steps, step_size=0.1)
 
 

@@ -312,11 +312,11 @@ def test_other_balls_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"queries": 0}, "queries=0: the search needs at least one"),
-        ({"restarts": 0}, "restarts=0: an attack needs at least one start"),
-        ({"p_init": 0.0}, "above 0 and up to 1"),
-        ({"p_init": 1.5}, "above 0 and up to 1"),
-        ({"retire_every": 0}, "at least 1, or None"),
+        ({"queries": 0}, "queries=0"),
+        ({"restarts": 0}, "restarts=0"),
+        ({"p_init": 0.0}, "> 0 and <= 1"),
+        ({"p_init": 1.5}, "> 0 and <= 1"),
+        ({"retire_every": 0}, ">= 1, or None"),
         ({"loss": targeted_dlr}, "a targeted loss needs targets"),
     ],
 )

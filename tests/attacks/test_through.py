@@ -61,7 +61,7 @@ def test_scaling_says_of_itself_what_the_attack_says() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_scales_that_are_no_scales_are_refused(scale: float) -> None:
-    with pytest.raises(SettingError, match="a scale is a number > 0"):
+    with pytest.raises(SettingError, match=r"scale=.*: must be a finite number > 0"):
         LogitScaled(attack=PLAIN, scale=scale)
 
 

@@ -170,7 +170,7 @@ def test_types_of_other_libraries_are_converted() -> None:
     ("labels", "words"),
     [
         (np.eye(3, dtype=np.int64), "argmax"),
-        (np.array([0.0, 1.0, 2.0]), "integers"),
+        (np.array([0.0, 1.5, 2.0]), "integers"),
         (np.array(["cat", "dog", "cat"]), "numbers"),
         (np.array([0, 1, 10**9]), "1000000000"),
         (np.array([0, 1, -7]), "-7"),
@@ -187,3 +187,74 @@ def test_images_that_are_no_pixels_are_refused() -> None:
         image_data(np.zeros((2, 4, 4), dtype=np.int64), np.array([0, 1]))
     with pytest.raises(DataError, match=r"\[\]"):
         image_data(np.array(3, dtype=np.uint8), np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0.0, 1.0, 2.0]),
+        torch.tensor([0.0, 1.0, 2.0], dtype=torch.float16),
+        np.array([0, 1, 2], dtype=object),
+        np.array([0, np.int64(1), 2.0], dtype=object),
+        [0, 1, 2],
+        [torch.tensor(0), torch.tensor(1), torch.tensor(2)],
+        np.array([[0.0], [1.0], [2.0]]),
+        np.array([0, 1, 2], dtype=np.uint64),
+    ],
+    ids=repr,
+)
+def test_whole_numbers_of_any_kind_are_labels(labels: Any) -> None:
+    data = image_data(np.zeros((3, 2, 2), dtype=np.uint8), labels)
+    assert data.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0.0, np.nan, 1.0]),
+        np.array([0.0, np.inf, 1.0]),
+        np.array([0, None, 2], dtype=object),
+        np.array(["0", "1", "2"], dtype=object),
+        [[0], [1, 2], [0]],
+        np.array([True, False, True]),
+        None,
+        {0: 1},
+    ],
+    ids=repr,
+)
+def test_labels_of_other_kinds_are_refused_in_a_line(labels: Any) -> None:
+    with pytest.raises(DataError, match=r"^data: labels [^\n]+$"):
+        image_data(np.zeros((3, 2, 2), dtype=np.uint8), labels)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("beyond", [-3e-8, -1e-17, 1 + 2e-7, 1 + 1e-12])
+def test_rounding_beyond_0_and_1_is_clipped_and_said(
+    kind: Any, beyond: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.full((2, 4, 4), 0.5, dtype=kind)
+    pixels[0, 0, 0] = beyond
+    before = pixels.copy()
+    data = image_data(pixels, np.array([0, 1]))
+    assert data.images[0, 0, 0, 0] == round(beyond)
+    assert np.array_equal(pixels, before)
+    assert ("clipped" in caplog.text) == (float(np.float32(beyond)) != round(beyond))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0, 255, r"\[0, 255\].*uint8"),
+        (-1, 1, r"\(images \+ 1\) / 2"),
+        (-2.1, 2.6, r"images \* std \+ mean"),
+        (-0.01, 1, r"\[-0.01, 1\]"),
+        (0, 1.00001, r"\[0, 1.00001\]"),
+        (0, 1.000002, r"\[0, 1\.00000"),
+    ],
+)
+def test_the_cure_fits_the_range_and_its_ends_are_told_apart(
+    low: float, high: float, words: str
+) -> None:
+    pixels = np.linspace(low, high, 32, dtype=np.float32).reshape(2, 4, 4)
+    with pytest.raises(DataError, match=words):
+        image_data(pixels, np.array([0, 1]))

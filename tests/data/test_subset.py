@@ -88,7 +88,7 @@ def test_fraction_zero_holds_nothing_out() -> None:
 
 
 def test_fractions_that_leave_nothing_are_refused() -> None:
-    with pytest.raises(SettingError, match="validation=1"):
+    with pytest.raises(SettingError, match="fraction=1"):
         hold_out(ramp(6), 1.0, 0)
     with pytest.raises(DataError, match="leaves none"):
         hold_out(ramp(1), 0.5, 0)

@@ -334,10 +334,10 @@ def test_models_modes_and_gradients_are_left_alone_by_evaluate() -> None:
         ({"model": nn.Flatten()}, ModelError, "no parameter of the model requires a gradient"),
         ({"model": nn.Linear(5, 3)}, ModelError, r"returns \(2, 3, 6, 3\) for 2 images"),
         ({"method": "lart-saa"}, SettingError, r"or 'lrat-saa'\?"),
-        ({"epochs": 0}, SettingError, "train for at least 1 epoch"),
-        ({"lr": float("nan")}, SettingError, "learning rate must be a finite number > 0"),
+        ({"epochs": 0}, SettingError, "epochs=0: must be a whole number >= 1"),
+        ({"lr": float("nan")}, SettingError, "must be a finite number > 0"),
         ({"batch_size": 0}, SettingError, "batch_size=0"),
-        ({"validation": 1.0}, SettingError, "must be in"),
+        ({"validation": 1.0}, SettingError, ">= 0 and < 1"),
         ({"device": "gpu"}, SettingError, "use auto, cpu or cuda"),
     ],
 )
@@ -382,11 +382,11 @@ for call, change in (
     )
     assert done.returncode == 0, done.stderr
     starts = (
-        "suite=None: pass a name",
-        "seed='a': pass a whole number",
-        "folder 5: pass a path",
+        "suite=None: must be a suite's name",
+        "seed='a': must be a whole number",
+        "folder=5: must be a path",
         "taken is a file: name a folder",
-        "acceleration='x': pass 'auto' or 'off'",
+        "acceleration='x': must be 'auto' or 'off'",
         "model=<bound method",
         "model=<bound method",
         "model=<bound method",

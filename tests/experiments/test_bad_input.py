@@ -135,7 +135,10 @@ CASES = {
     ),
     "threat": ((*TRAIN, "--threat", "8/255"), "threat '8/255': write linf:8/255"),
     "norm": ((*TRAIN, "--threat", "l3:1"), "threat 'l3:1': write linf:8/255"),
-    "negative epsilon": ((*TRAIN, "--threat", "linf:-0.1"), "epsilon must be a number >= 0"),
+    "negative epsilon": (
+        (*TRAIN, "--threat", "linf:-0.1"),
+        "epsilon=-0.1): must be a finite number >= 0",
+    ),
     "epsilon that is no number": ((*TRAIN, "--threat", "linf:8/0"), "'8/0' is no number"),
     "no threat": ((*TRAIN, "--data", "npz:good.npz"), "has no customary threat: pass --threat"),
     # Images and labels

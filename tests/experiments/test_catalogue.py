@@ -11,7 +11,7 @@ from lrat.experiments.config import DataSettings, load_config
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
-from lrat.threat import L2, Linf
+from lrat.threat import L2, Linf, as_ball
 
 BALL = Linf(epsilon=0.1)
 
@@ -89,20 +89,20 @@ def test_customary_threats() -> None:
         if not name.startswith("npz:"):
             config = load_config({"data": {"name": name}})
             assert config.threat == catalogue.DEFAULT_THREAT[name]
-            assert build.threat(config.threat).epsilon > 0
+            assert as_ball(config.threat).epsilon > 0
 
 
 def test_threats_as_text() -> None:
-    assert build.threat("linf:8/255") == Linf(epsilon=8 / 255)
-    assert build.threat("linf:0.1") == Linf(epsilon=0.1)
-    assert build.threat("l2:0.5") == L2(epsilon=0.5)
-    assert build.threat("linf:1") == Linf(epsilon=1)
+    assert as_ball("linf:8/255") == Linf(epsilon=8 / 255)
+    assert as_ball("linf:0.1") == Linf(epsilon=0.1)
+    assert as_ball("l2:0.5") == L2(epsilon=0.5)
+    assert as_ball("linf:1") == Linf(epsilon=1)
 
 
 @pytest.mark.parametrize("text", ["", "linf", "linf:", "linf:a", "linf:1/0", "l1:1", "linf:2"])
 def test_other_texts_are_no_threats(text: str) -> None:
     with pytest.raises(SettingError, match="threat"):
-        build.threat(text)
+        as_ball(text)
 
 
 def test_threads_are_those_of_before_after_a_run() -> None:

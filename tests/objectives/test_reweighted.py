@@ -362,11 +362,11 @@ def test_refuses_term_names(name: str) -> None:
 A = Term(name="a", attack=PGD_2)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"terms": [A, A]}, "names must differ"),
-    ({"terms": [A], "min_weight": -0.1}, "must be >= 0"),
-    ({"terms": [A], "min_weight": math.nan}, "must be >= 0"),
-    ({"terms": [A], "min_weight": math.inf}, "must be >= 0"),
+    ({"terms": [A], "min_weight": -0.1}, "must be a finite number >= 0"),
+    ({"terms": [A], "min_weight": math.nan}, "must be a finite number >= 0"),
+    ({"terms": [A], "min_weight": math.inf}, "must be a finite number >= 0"),
     ({"terms": [A], "anchor": "b"}, r"choose one of \['a', 'clean'\]"),
-    ({"terms": [A], "share_rows": -1}, "share_rows=-1: must be >= 0"),
+    ({"terms": [A], "share_rows": -1}, "share_rows=-1.*: must be a whole number >= 0"),
     ({"terms": []}, "natural training needs"),
     ({"terms": [], "min_weight": 1.0}, "natural training needs"),
     ({"terms": [], "anchor": "clean"}, "natural training needs"),

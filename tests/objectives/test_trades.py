@@ -101,7 +101,7 @@ def test_attack_starts_a_hair_away_and_ascends_the_divergence() -> None:
 @pytest.mark.parametrize("beta", [-1.0, math.nan, math.inf])
 def test_refuses_beta(beta: float) -> None:
     attack = PGD(threat=THREAT, steps=1, step_size=0.1)
-    with pytest.raises(SettingError, match="must be a number >= 0"):
+    with pytest.raises(SettingError, match="must be a finite number >= 0"):
         Trades(attack_with=attack, beta=beta)
 
 

@@ -173,7 +173,7 @@ def test_refuses_in_one_line(make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Piecewise({0.5: math.inf}), "factors are finite and > 0"),
+        (lambda: Piecewise({0.5: math.inf}), "a finite number > 0"),
         (lambda: OneCycle(div_factor=math.inf), "div_factor=inf): must be a finite number >= 1"),
         (
             lambda: WarmUp(schedule=Cosine(), epochs=math.inf),
@@ -209,7 +209,7 @@ def test_by_name() -> None:
         ("cosine", {"finl": 1}, None, "unknown setting of a schedule 'finl': did you mean 'final'"),
         ("cosine", {"peak": 0.3}, None, "schedule.peak does nothing in 'cosine', which uses final"),
         ("piecewise", {"final": 0.3}, None, "schedule.final does nothing in 'piecewise'"),
-        ("cosine", {"final": "low"}, None, "schedule.final='low': must be a number"),
+        ("cosine", {"final": "low"}, None, "schedule.final='low': must be a finite number"),
         ("one-cycle", {}, {0.5: 0.1}, "do nothing in the schedule 'one-cycle'"),
         ("cosine", {"warm_up_start": 0.1}, None, "does nothing without warm_up_epochs"),
     ],

@@ -54,8 +54,8 @@ def test_refuses_in_one_line(wrong: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("lr", "the learning rate must be a finite number > 0"),
-        ("clip", "the largest gradient norm must be a finite number > 0, or None"),
+        ("lr", "must be a finite number > 0"),
+        ("clip", "must be a finite number > 0"),
     ],
 )
 def test_infinity_is_told_what_it_lacks(name: str, value: float, said: str) -> None:
@@ -77,9 +77,9 @@ for name in ("decay", "precision", "non_finite"):
         print(error)
 """)
     assert said.splitlines() == [
-        "Optimisation(decay='x'): choose 'all' or 'weights'",
-        "Optimisation(precision='x'): choose 'float32' or 'bf16-mixed'",
-        "Optimisation(non_finite='x'): choose 'stop' or 'skip'",
+        "Optimisation(decay='x'): must be 'all' or 'weights', as decay='all'",
+        "Optimisation(precision='x'): must be 'bf16-mixed' or 'float32', as precision='bf16-mixed'",
+        "Optimisation(non_finite='x'): must be 'skip' or 'stop', as non_finite='skip'",
     ]
 
 

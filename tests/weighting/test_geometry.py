@@ -35,7 +35,7 @@ def test_odd_number_of_steps_follows_the_formula() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_refuses_a_lambda_that_is_no_number(value: float) -> None:
-    with pytest.raises(SettingError, match="must be finite"):
+    with pytest.raises(SettingError, match="must be a finite number"):
         GeometryTanh(lambda_=value)
 
 

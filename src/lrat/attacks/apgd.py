@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from lrat.attacks.ascent import Ascent, Candidate, ascend
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.confirm import confirmed
-from lrat.attacks.pgd import Start, check_start, check_steps, every_image, starting_point
+from lrat.attacks.pgd import STARTS, Start, every_image, starting_point
+from lrat.checks import check_fields, one_of
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
 from lrat.randomness import Noise
-from lrat.threat import Ball
+from lrat.threat import BALL, BallLike
 from lrat.types import Images, Labels, Logits
 
 Choice = Literal["misclassified", "best-loss"]
@@ -60,7 +61,7 @@ class APGD(GradientAttack):
     accelerated view only those leave that its original confirms; the others are attacked on.
     """
 
-    threat: Ball
+    threat: BallLike
     steps: int = 100
     loss: LossLike = cross_entropy
     targets: int | None = None
@@ -72,23 +73,16 @@ class APGD(GradientAttack):
     retire_every: int | None = None
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
-        check_start(self.start)
+        check_fields(self, threat=BALL, start=STARTS, choice=one_of(get_args(Choice)))
         loss = as_loss(self.loss)
         object.__setattr__(self, "loss", loss)
-        if self.restarts < 1:
-            raise SettingError(f"restarts={self.restarts}: an attack needs at least one start")
-        if self.choice not in get_args(Choice):
-            raise SettingError(f"choice={self.choice!r}: choose one of {get_args(Choice)}")
         if loss.targeted != (self.targets is not None):
             needed = "needs targets=T" if loss.targeted else "takes no targets"
             raise SettingError(f"APGD(loss={loss!r}, targets={self.targets}): {needed}")
-        if self.targets is not None and self.targets < 1:
-            raise SettingError(f"targets={self.targets}: a targeted attack needs at least one")
-        if self.retire_every is not None and (self.retire_every < 1 or self.stacked):
+        if self.retire_every is not None and self.stacked:
             raise SettingError(
-                f"retire_every={self.retire_every}: at least 1, and not with stacked=True, which "
-                "keeps the batch as it is"
+                f"retire_every={self.retire_every}: not with stacked=True, which keeps the batch "
+                "as it is"
             )
         if self.keep is not None:
             object.__setattr__(self, "keep", dict(sorted(self.keep.items())))
@@ -290,7 +284,7 @@ class _Kept:
         zeros = torch.zeros_like(labels)
         return _Kept(
             images=images.clone(),
-            margin=torch.full_like(images[:, 0, 0, 0], float("inf")),
+            margin=torch.full_like(zeros, torch.inf, dtype=images.dtype),
             step=zeros.clone(),
             source=zeros.clone(),
             forwards=zeros.clone(),

@@ -251,5 +251,5 @@ def _adapt(run: Ascent) -> None:
 
 
 def _wide(rows: Tensor, images: Tensor) -> Tensor:
-    """[B] as [B 1 1 1]."""
+    """[B] as [B 1 ...]."""
     return rows.view(-1, *[1] * (images.dim() - 1))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.gradient import gradients_of
+from lrat.inputs import check_logits, entering, labels_up_to
 from lrat.losses import Prepared
 from lrat.modes import evaluating, outside_autocast, recordable
 from lrat.outputs import forward_logits
@@ -140,7 +141,9 @@ def framed(
     What the caller set is left at the door: autocast, inference mode, the random states, which are
     as before afterwards.
     """
+    images, labels, largest = entering(images, labels)
     with (
+        labels_up_to(largest),
         torch.inference_mode(False),
         outside_autocast(images.device.type),
         random_state_kept(),
@@ -149,11 +152,13 @@ def framed(
         gradients_of(model),
         torch.no_grad(),
     ):
-        images, labels = _recordable(images.detach().float()), _recordable(labels.long())
+        images, labels = _recordable(images), _recordable(labels)
         if clean_logits is None and needs_clean:
             clean_logits = forward_logits(model, images)
         elif clean_logits is not None:
             clean_logits = _recordable(clean_logits.detach().float())
+        if clean_logits is not None:
+            check_logits(clean_logits)
         yield Given(images=images, labels=labels, clean=clean_logits)
 
 

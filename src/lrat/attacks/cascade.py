@@ -15,12 +15,13 @@ from lrat.attacks.foreign import AttackLike, as_attack, protected_from
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
+from lrat.checks import FLAG, check_fields, checked, shown
 from lrat.errors import SettingError
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
 from lrat.randomness import Noise, NoiseLike, as_noise
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball
 from lrat.types import Images, Labels, Logits
 
 
@@ -43,8 +44,11 @@ class Cascade:
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        if not self.members:
-            raise SettingError("a cascade needs at least one attack: {'pgd': PGD(...)}")
+        if not isinstance(self.members, Mapping) or not self.members:
+            raise SettingError(
+                f"Cascade(members={shown(self.members)}): must be at least one attack by its name, "
+                "as members={'pgd': PGD(...)}"
+            )
         object.__setattr__(self, "members", self.attacks)
 
     @property
@@ -66,9 +70,9 @@ class Cascade:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        own = as_noise(noise, len(images), images.device)
-        parts = [(attack, own.child(name)) for name, attack in self.attacks.items()]
         with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
+            own = as_noise(noise, len(images), images.device)
+            parts = [(attack, own.child(name)) for name, attack in self.attacks.items()]
             return _one_after_the_other(parts, model, given)
 
 
@@ -85,9 +89,8 @@ class Restarts:
     provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "attack", as_attack(self.attack))
-        if self.count < 1:
-            raise SettingError(f"Restarts(count={self.count}): an attack runs at least once")
 
     @property
     def needs_clean(self) -> bool:
@@ -103,13 +106,14 @@ class Restarts:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        own = as_noise(noise, len(images), images.device)
         attack = as_attack(self.attack)
-        parts = [(attack, own.child(number)) for number in range(self.count)]
         with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
+            own = as_noise(noise, len(images), images.device)
+            parts = [(attack, own.child(number)) for number in range(self.count)]
             return _one_after_the_other(parts, model, given)
 
 
+@checked(threat=BALL, retire=FLAG)
 def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 - the attack's name
     """AutoAttack's standard version (Croce & Hein 2020): Auto-PGD on cross-entropy, on the targeted
     DLR loss (9 targets), targeted FAB and Square with 5,000 queries.

@@ -1,6 +1,5 @@
 """Targeted FAB as an attack: the smallest perturbation that changes the class."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +9,12 @@ from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.confirm import confirmed
 from lrat.attacks.gradient import image_gradient
 from lrat.attacks.hyperplane import steps_onto
-from lrat.attacks.pgd import check_steps
+from lrat.checks import check_fields
 from lrat.errors import ModelError, SettingError
 from lrat.losses import LossLike, Prepared, as_loss, difference, probability_margin
 from lrat.outputs import forward_logits
 from lrat.randomness import Noise
-from lrat.threat import Ball
+from lrat.threat import BALL, BallLike
 from lrat.types import Images, Labels, Logits
 
 _SHORTEST = 1e-8
@@ -50,7 +49,7 @@ class FAB(GradientAttack):
     what comes back has the smallest norm of all steps; the same images are fooled.
     """
 
-    threat: Ball
+    threat: BallLike
     steps: int = 100
     targets: int = 9
     alpha_max: float = 0.1
@@ -60,7 +59,7 @@ class FAB(GradientAttack):
     loss: LossLike = difference
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        check_fields(self, threat=BALL)
         steps_onto(self.threat)
         loss = as_loss(self.loss)
         object.__setattr__(self, "loss", loss)
@@ -68,15 +67,6 @@ class FAB(GradientAttack):
             raise SettingError(
                 f"FAB(loss={loss!r}): FAB aims at classes; pass a targeted loss as losses.Targeted"
             )
-        if self.targets < 1:
-            raise SettingError(f"targets={self.targets}: a targeted attack needs at least one")
-        if self.retire_every is not None and self.retire_every < 1:
-            raise SettingError(f"retire_every={self.retire_every}: at least 1, or None")
-        for name in ("alpha_max", "backward"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"{name}={getattr(self, name)}: a share, from 0 to 1")
-        if not 0 < self.overshoot < math.inf:
-            raise SettingError(f"overshoot={self.overshoot}: a factor above 0, about 1")
 
     @property
     def needs_clean(self) -> bool:
@@ -140,7 +130,9 @@ class FAB(GradientAttack):
             # Decided is decided: what comes back does not depend on when a row may leave.
             better &= run.norm > self.threat.epsilon
         run.take(better, norm, logits, number)
-        run.current = torch.lerp(run.center, run.current, _wide(1 - wrong * (1 - self.backward)))
+        run.current = torch.lerp(
+            run.center, run.current, _wide(1 - wrong * (1 - self.backward), run.center)
+        )
 
     def _step(self, run: "Search", gradient: Tensor, losses: Tensor) -> Tensor:
         """The mixture of the stretched steps onto the hyperplane where the linearised loss is 0."""
@@ -162,7 +154,7 @@ class FAB(GradientAttack):
             return
         run = found.select(left)
         nothing = run.step == 0
-        best = torch.where(_wide(nothing), run.current, run.images)
+        best = torch.where(_wide(nothing, run.images), run.current, run.images)
         run.images = self.threat.around(run.center)(best)
         run.logits = forward_logits(model, run.images)
         run.step = run.step.masked_fill(nothing, self.steps)
@@ -221,7 +213,7 @@ class Search:
 
     def take(self, rows: Tensor, norm: Tensor, logits: Tensor, number: int) -> None:
         """Record the iterate where ``rows`` [B] is true."""
-        self.images = torch.where(_wide(rows), self.current, self.images)
+        self.images = torch.where(_wide(rows, self.images), self.current, self.images)
         self.norm = torch.where(rows, norm, self.norm)
         self.logits = torch.where(rows[:, None], logits, self.logits)
         self.step = self.step.masked_fill(rows, number)
@@ -243,6 +235,6 @@ class Search:
         return gone
 
 
-def _wide(rows: Tensor) -> Tensor:
-    """[B] as [B 1 1 1]."""
-    return rows[:, None, None, None]
+def _wide(rows: Tensor, images: Tensor) -> Tensor:
+    """[B] as [B 1 ...], with as many dimensions as the images."""
+    return rows.view(-1, *[1] * (images.dim() - 1))

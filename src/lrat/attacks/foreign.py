@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Attack, GradientAttack, Variant
+from lrat.checks import shown
 from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
+from lrat.inputs import entering
 from lrat.modes import evaluating, outside_autocast, recordable
 from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise, seeded_randomness
@@ -71,7 +73,7 @@ class Foreign:
         noise: NoiseLike = None,
         clean_logits: Logits | None = None,
     ) -> Variant:
-        images = images.detach().float()
+        images, labels, _ = entering(images, labels)
         own = as_noise(noise, len(images), images.device)
         seed = int(own.integers(2**31, (len(images),), "foreign-seed")[0])
         with (
@@ -121,8 +123,10 @@ def protected_from(attack: Attack, model: nn.Module) -> AbstractContextManager[N
 
 def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:
     """An ``Attack`` as it is; any callable ``(model, images, labels) -> images`` adapted."""
-    if isinstance(attack, Attack):
+    if isinstance(attack, Attack) and not isinstance(attack, type):
         return attack
-    if callable(attack):
+    if callable(attack) and not isinstance(attack, type):
         return Foreign(function=attack, threat=threat)
-    raise SettingError(f"attack={attack!r}: pass an Attack or a callable (model, images, labels)")
+    raise SettingError(
+        f"attack={shown(attack)}: pass an Attack or a function (model, images, labels) -> images"
+    )

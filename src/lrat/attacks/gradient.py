@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrat.errors import LratError, NoGradientError
 from lrat.hardware import differentiable
+from lrat.inputs import check_logits
 from lrat.losses import Prepared
 from lrat.outputs import failing_in_one_line, in_float32, raw_logits
 
@@ -91,6 +92,7 @@ def _taken(
         if way.low is None:
             way.low = _is_low(raw)
         logits = in_float32(raw)
+        check_logits(logits)
         if way.low:
             logits = logits.detach().requires_grad_(raw.requires_grad)
         losses = loss(logits)

@@ -1,6 +1,5 @@
 """Projected gradient descent: FGSM, PGD and CW are settings of it."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -9,13 +8,15 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.gradient import image_gradient
+from lrat.checks import check_fields, one_of, shown
 from lrat.errors import SettingError
 from lrat.losses import LossLike, as_loss, cross_entropy
 from lrat.randomness import Noise
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball, BallLike
 from lrat.types import Images, Labels, Logits
 
 Start = Literal["uniform", "gaussian", "surface", "none"]
+STARTS = one_of(get_args(Start))
 _GAUSSIAN_SCALE = 0.001
 
 
@@ -29,16 +30,6 @@ def starting_point(start: Start, threat: Ball, images: Tensor, noise: Noise) -> 
         drawn = noise.normal(images.shape, "start")
         return threat.project(images + _GAUSSIAN_SCALE * drawn, images)
     return threat.project(images, images)
-
-
-def check_start(start: str) -> None:
-    if start not in get_args(Start):
-        raise SettingError(f"start={start!r}: choose one of {', '.join(get_args(Start))}")
-
-
-def check_steps(steps: int) -> None:
-    if steps < 1:
-        raise SettingError(f"steps={steps}: an attack takes at least one step")
 
 
 def every_image(count: int, images: Tensor) -> Tensor:
@@ -68,7 +59,7 @@ class PGD(GradientAttack):
     One forward and one image gradient per step; nothing waits for the device inside the loop.
     """
 
-    threat: Ball
+    threat: BallLike
     steps: int
     step_size: float
     loss: LossLike = cross_entropy
@@ -76,14 +67,11 @@ class PGD(GradientAttack):
     provides: ClassVar[frozenset[str]] = frozenset({"steps_survived"})
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
-        check_start(self.start)
-        if not math.isfinite(self.step_size) or self.step_size < 0:
-            raise SettingError(f"step_size={self.step_size}: must be a number >= 0")
+        check_fields(self, threat=BALL, start=STARTS)
         object.__setattr__(self, "loss", as_loss(self.loss))
         if as_loss(self.loss).targeted:
             raise SettingError(
-                f"PGD(loss={self.loss!r}): a targeted loss needs targets; use APGD(targets=...)"
+                f"PGD(loss={shown(self.loss)}): a targeted loss needs targets: use APGD(targets=)"
             )
 
     @property

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from lrat.attacks.apgd import APGD
 from lrat.attacks.pgd import PGD, Start
+from lrat.checks import checked
 from lrat.losses import cw, targeted_dlr
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball
 
 RETIRE = 10
 """Gradient attacks of 100 steps look this often whose images are fooled, and let them leave."""
@@ -15,16 +16,19 @@ MOST_TARGETS = 9
 """Wrong classes that AutoAttack's targeted attacks aim at; all where a model has fewer."""
 
 
+@checked(threat=BALL)
 def FGSM(*, threat: Ball, start: Start = "none") -> PGD:  # noqa: N802 - the attack's name
     """The fast gradient sign method (Goodfellow et al. 2015): one step of size epsilon."""
     return PGD(threat=threat, steps=1, step_size=threat.epsilon, start=start)
 
 
+@checked(threat=BALL)
 def CW(*, threat: Ball, steps: int, step_size: float, start: Start = "uniform") -> PGD:  # noqa: N802
     """PGD on the logit margin (Eq. 8 and 14, Algorithm 3)."""
     return PGD(threat=threat, steps=steps, step_size=step_size, loss=cw, start=start)
 
 
+@checked(threat=BALL)
 def SAA(  # noqa: N802
     *,
     threat: Ball,

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.square_l2 import L2Moves
 from lrat.attacks.square_moves import LinfMoves, Moves
-from lrat.errors import SettingError
+from lrat.checks import check_fields
+from lrat.errors import DataError, SettingError
+from lrat.inputs import check_logits
 from lrat.losses import LossLike, Prepared, as_loss, cw, probability_margin
 from lrat.outputs import forward_logits
 from lrat.randomness import Noise
-from lrat.threat import L2, Ball, Linf
+from lrat.threat import BALL, L2, BallLike, Linf
 from lrat.types import Images, Labels, Logits
 
 
@@ -40,7 +42,7 @@ class Square(GradientAttack):
     start; ``trace.source`` the restart.
     """
 
-    threat: Ball
+    threat: BallLike
     queries: int = 5000
     p_init: float = 0.8
     restarts: int = 1
@@ -48,16 +50,9 @@ class Square(GradientAttack):
     retire_every: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, threat=BALL)
         if not isinstance(self.threat, Linf | L2):
             raise SettingError(f"Square(threat={self.threat!r}): the threat must be Linf or L2")
-        if self.queries < 1:
-            raise SettingError(f"queries={self.queries}: the search needs at least one")
-        if not 0 < self.p_init <= 1:
-            raise SettingError(f"p_init={self.p_init}: the share of an image, above 0 and up to 1")
-        if self.restarts < 1:
-            raise SettingError(f"restarts={self.restarts}: an attack needs at least one start")
-        if self.retire_every is not None and self.retire_every < 1:
-            raise SettingError(f"retire_every={self.retire_every}: at least 1, or None for never")
         object.__setattr__(self, "loss", as_loss(self.loss))
         if as_loss(self.loss).targeted:
             raise SettingError(
@@ -71,6 +66,11 @@ class Square(GradientAttack):
     def perturb(
         self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
+        if images.dim() != 4:
+            raise DataError(
+                f"Square moves squares in images [B C H W], but got {list(images.shape)}: attack "
+                "other inputs by PGD, APGD or FAB"
+            )
         loss = as_loss(self.loss).prepare(labels, clean)
         found = _Found.empty(images, labels)
         left = torch.arange(len(images), device=images.device)
@@ -134,6 +134,7 @@ class _Search:
     ) -> "_Search":
         start = moves.start()
         logits = forward_logits(model, start)
+        check_logits(logits)
         return _Search(
             model=model,
             loss=loss,

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from lrat.attacks.base import Trace, Variant
 from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.attacks.spent import spent, whole
-from lrat.errors import SettingError
+from lrat.checks import MODULE, check_fields
+from lrat.inputs import entering
 from lrat.modes import evaluating
 from lrat.outputs import logits_of
 from lrat.passes import PassCounter
@@ -44,9 +45,8 @@ class LogitScaled:
     scale: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "attack", as_attack(self.attack))
-        if not 0 < self.scale < float("inf"):
-            raise SettingError(f"LogitScaled(scale={self.scale}): a scale is a number > 0")
 
     @property
     def provides(self) -> frozenset[str]:
@@ -90,6 +90,7 @@ class Transfer:
     needs_clean: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_fields(self, source=MODULE)
         object.__setattr__(self, "attack", as_attack(self.attack))
 
     def __call__(
@@ -102,6 +103,7 @@ class Transfer:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
+        images, labels, _ = entering(images, labels)
         place = next((tensor.device for tensor in self.source.parameters()), images.device)
         with PassCounter(self.source) as counted:
             attack = as_attack(self.attack)

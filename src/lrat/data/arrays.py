@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lrat.errors import DataError
+from lrat.inputs import class_numbers, dtype_name, plain_tensor, unit_pixels
 from lrat.types import Batch
 
 _USUAL_CHANNELS = (1, 3, 4)
@@ -34,12 +34,13 @@ class ImageData:
 
     def __post_init__(self) -> None:
         _check_shape(self.name, tuple(self.images.shape))
-        _check_pixels(self.name, self.images, self.scale)
+        pixels = _sound_pixels(self.name, self.images, self.scale)
+        object.__setattr__(self, "images", pixels)
         for field, values in (("labels", self.labels), ("index", self.index)):
             if values.dim() != 1 or values.dtype != torch.int64:
                 raise DataError(
                     f"{self.name}: {field} must be int64 [N], but are "
-                    f"{_dtype(values)} {list(values.shape)}"
+                    f"{dtype_name(values)} {list(values.shape)}"
                 )
             if len(values) != len(self.images):
                 raise DataError(
@@ -88,7 +89,7 @@ class ImageData:
     def digest(self) -> str:
         """SHA-256 of pixels, labels, index, scale and class names: the identity of the contents."""
         shape = tuple(self.images.shape)
-        header = (shape, _dtype(self.images), float(self.scale), self.class_names)
+        header = (shape, dtype_name(self.images), float(self.scale), self.class_names)
         sha = hashlib.sha256(repr(header).encode())
         for part in (self.images, self.labels, self.index):
             sha.update(part.cpu().contiguous().numpy().data)
@@ -146,8 +147,9 @@ def image_data(
     integer type become int64, [N 1] becomes [N]. Class names default to 0, 1, ... up to the largest
     label. Raises DataError for what ImageData refuses and for what has no single reading.
     """
-    pixels = _channels_first(name, _pixel_tensor(name, images))
-    numbers = _label_tensor(name, labels)
+    pixels = plain_tensor(f"{name}: images", images)
+    pixels = _channels_first(name, pixels.float() if pixels.is_floating_point() else pixels)
+    numbers = class_numbers(f"{name}: labels", plain_tensor(f"{name}: labels", labels))
     if class_names is None:
         largest = int(numbers.max()) if len(numbers) else 0
         if largest >= _MOST_CLASSES:
@@ -161,41 +163,6 @@ def image_data(
         scale=scale,
         name=name,
     )
-
-
-def _dtype(values: Tensor) -> str:
-    return str(values.dtype).removeprefix("torch.")
-
-
-def _tensor(name: str, what: str, values: Any) -> Tensor:
-    if isinstance(values, Tensor):
-        return values.detach()
-    array = np.asarray(values)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name}: {what} of type {array.dtype} are not an array of numbers")
-    # A copy in the machine's byte order: torch takes neither foreign order nor read-only memory.
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-
-
-def _pixel_tensor(name: str, images: Any) -> Tensor:
-    tensor = _tensor(name, "images", images)
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _label_tensor(name: str, labels: Any) -> Tensor:
-    tensor = _tensor(name, "labels", labels)
-    if tensor.dim() == 2 and tensor.shape[1] == 1:
-        tensor = tensor[:, 0]
-    if tensor.dim() != 1:
-        raise DataError(
-            f"{name}: labels must be [N] class numbers, but have shape {list(tensor.shape)}; "
-            "of one-hot rows save labels.argmax(1)"
-        )
-    if tensor.is_floating_point() or tensor.dtype == torch.bool:
-        raise DataError(
-            f"{name}: labels are {_dtype(tensor)}: class numbers must be integers, 0..K-1"
-        )
-    return tensor.long()
 
 
 def _channels_first(name: str, images: Tensor) -> Tensor:
@@ -228,7 +195,7 @@ def _check_shape(name: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_pixels(name: str, images: Tensor, scale: float) -> None:
+def _sound_pixels(name: str, images: Tensor, scale: float) -> Tensor:
     if images.dtype == torch.uint8:
         if not 0 < scale <= 255:
             raise DataError(f"{name}: scale {scale:g} must be in (0, 255]")
@@ -237,30 +204,13 @@ def _check_pixels(name: str, images: Tensor, scale: float) -> None:
                 f"{name}: uint8 pixels reach {int(images.max())}, above the scale {scale:g} that "
                 "stands for 1: give the largest possible pixel as scale"
             )
-        return
+        return images
     if images.dtype != torch.float32:
         raise DataError(
-            f"{name}: images are {_dtype(images)}: save pixels 0..255 as uint8 "
+            f"{name}: images are {dtype_name(images)}: save pixels 0..255 as uint8 "
             "or pixels 0..1 as float32"
         )
-    if not bool(images.isfinite().all()):
-        bad = ~images.isfinite()
-        inside = images[~bad]
-        others = (
-            f"the others range over [{float(inside.min()):g}, {float(inside.max()):g}]"
-            if len(inside)
-            else "all of them"
-        )
-        raise DataError(
-            f"{name}: {int(bad.sum())} pixels are NaN or infinite, in "
-            f"{int(bad.flatten(1).any(1).sum())} images ({others}): remove or repair them"
-        )
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise DataError(
-            f"{name}: float images must lie in [0, 1], but range over [{low:g}, {high:g}]: pixels "
-            "0..255 must be uint8, and normalisation belongs into the model (lrat.models.Normalize)"
-        )
+    return unit_pixels(name, images)
 
 
 def _check_labels(name: str, labels: Tensor, classes: int) -> None:

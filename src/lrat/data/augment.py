@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor
 
-from lrat.errors import SettingError
+from lrat.checks import check_fields
 from lrat.randomness import Noise
 
 Augmentation: TypeAlias = Callable[[Tensor, Noise], Tensor]
@@ -27,8 +27,7 @@ class CropAndFlip:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise SettingError(f"CropAndFlip(padding={self.padding}): padding must be >= 0")
+        check_fields(self)
 
     def __call__(self, images: Tensor, noise: Noise) -> Tensor:
         """[B C H W] of any type -> the same shape and type."""

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrat.checks import FLAG, FUNCTION, checked, optional
 from lrat.data.arrays import ImageData
 from lrat.data.augment import Augmentation
-from lrat.errors import CheckpointError, SettingError
+from lrat.errors import CheckpointError
 from lrat.randomness import Keyed, keys
 from lrat.types import Batch
 
@@ -25,6 +26,7 @@ class InMemory:
     Raises SettingError for a batch size below 1, CheckpointError for a state that does not fit.
     """
 
+    @checked(augmentation=optional(FUNCTION), shuffle=FLAG)
     def __init__(
         self,
         data: ImageData,
@@ -35,7 +37,6 @@ class InMemory:
         augmentation: Augmentation | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        _check_batch_size("InMemory", batch_size)
         self._data = data.to(device)
         self._batch_size = batch_size
         self._shuffle = shuffle
@@ -105,12 +106,7 @@ class InOrder:
             yield self.data.batch(slice(start, start + self.batch_size), self.device)
 
 
+@checked()
 def in_order(data: ImageData, *, batch_size: int, device: torch.device | str = "cpu") -> InOrder:
     """Every image once, in its place, as float32 batches on ``device``; the last may be short."""
-    _check_batch_size("in_order", batch_size)
     return InOrder(data=data, batch_size=batch_size, device=device)
-
-
-def _check_batch_size(name: str, batch_size: int) -> None:
-    if batch_size < 1:
-        raise SettingError(f"{name}(batch_size={batch_size}): a batch holds at least 1 image")

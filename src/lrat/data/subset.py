@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrat.checks import ARGUMENTS, FRACTION, checked, optional
 from lrat.data.arrays import ImageData
-from lrat.errors import DataError, SettingError
+from lrat.errors import DataError
 
 VALIDATION_FRACTION = 0.15
 """The share of the training images held out for selection unless a caller says otherwise."""
@@ -30,6 +31,7 @@ def _choose(labels: Tensor, count: int, seed: int) -> Tensor:
     return torch.from_numpy(np.sort(chosen)).to(labels.device)
 
 
+@checked(limit=optional(ARGUMENTS["limit"]))
 def stratified_subset(data: ImageData, limit: int | None, seed: int) -> ImageData:
     """``limit`` images with the classes in proportion, in their original order; all where fewer.
 
@@ -39,21 +41,18 @@ def stratified_subset(data: ImageData, limit: int | None, seed: int) -> ImageDat
     """
     if limit is None:
         return data
-    if limit < 1:
-        raise SettingError(f"limit={limit}: a subset needs at least 1 image")
     if limit >= len(data):
         return data
     return data.select(_choose(data.labels, limit, seed))
 
 
+@checked(fraction=FRACTION)
 def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData | None]:
     """(the rest, the ``fraction`` held out), stratified, disjoint, both in their original order.
 
     Rounded to whole images, at least 1; fraction 0 holds nothing out (None). Raises SettingError
     unless 0 <= fraction < 1, DataError where nothing would be left.
     """
-    if not 0 <= fraction < 1:
-        raise SettingError(f"validation={fraction:g}: the fraction held out must be in [0, 1)")
     if fraction == 0:
         return data, None
     count = max(1, round(len(data) * fraction))

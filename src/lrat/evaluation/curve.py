@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from lrat.attacks.base import Attack
+from lrat.checks import ARGUMENTS, checked
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.brackets import Brackets, Curve, Positions, epsilon_at
 from lrat.evaluation.evaluate import evaluate_suite
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.suites import Member, Suite
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball
 from lrat.types import Batch
 
 
@@ -33,6 +34,7 @@ class CurveProgress:
     brackets: Brackets
 
 
+@checked(threat=BALL)
 def security_curve(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -61,8 +63,6 @@ def security_curve(
     ``known``: brackets of an earlier call with equal arguments, to go on from. ``on_progress`` is
     called after each epsilon. All images are held in memory. Raises what ``evaluate_suite`` does.
     """
-    if levels < 1:
-        raise SettingError(f"levels={levels}: a curve needs at least one step")
     highest = threat.epsilon if max_epsilon is None else max_epsilon
     balls = _Balls(threat, highest, levels)
     images, batch_size = _together(batches)
@@ -109,8 +109,7 @@ class _Balls:
     levels: int
 
     def __post_init__(self) -> None:
-        if not self.highest > 0:
-            raise SettingError(f"max_epsilon={self.highest}: must be above 0")
+        ARGUMENTS["max_epsilon"]("max_epsilon", self.highest)
         self.at(self.levels)  # refused before anything is attacked
 
     def at(self, level: int) -> Ball:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lrat.checks import checked, one_of
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode
 from lrat.evaluation.gallery import Gallery
@@ -49,6 +50,7 @@ class _Sized(Protocol):
 
 @usual_autograd()
 @random_state_kept()
+@checked(noise=one_of(get_args(NoiseKind)))
 def evaluate_suite(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -108,7 +110,10 @@ def evaluate_suite(
     ``ModelError``, ``DataError``, ``SettingError``, and ``RunFolderError`` for a folder of another
     identity. The modes of the model's modules are as before, also after an error.
     """
-    _check(chunk, noise, seconds, is_part)
+    if noise == "sequential" and (seconds is not None or is_part):
+        raise SettingError(
+            "sequential noise depends on all images at once: leave out the part and the time"
+        )
     deadline = None if seconds is None else time.monotonic() + seconds
     full_identity, store = begin(
         suite,
@@ -173,19 +178,6 @@ def evaluate_suite(
     if not is_part:
         store.finish(result.summary(), result.index)
     return result
-
-
-def _check(chunk: int | None, noise: str, seconds: float | None, is_part: bool) -> None:
-    if noise not in get_args(NoiseKind):
-        raise SettingError(f"noise={noise!r}: choose one of {', '.join(get_args(NoiseKind))}")
-    if chunk is not None and chunk < 1:
-        raise SettingError(f"chunk={chunk}: an attack gets at least one image at once")
-    if seconds is not None and not seconds > 0:
-        raise SettingError(f"seconds={seconds:g}: a time is more than 0")
-    if noise == "sequential" and (seconds is not None or is_part):
-        raise SettingError(
-            "sequential noise depends on all images at once: leave out the part and the time"
-        )
 
 
 def begin(

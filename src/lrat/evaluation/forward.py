@@ -1,12 +1,15 @@
 """The forward that verdicts rest on."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import DataError, ModelError, NonFiniteError
+from lrat.errors import DataError, NonFiniteError
 from lrat.hardware import full_float32
+from lrat.inputs import check_classes, unit_pixels
 from lrat.modes import evaluating, outside_autocast
 from lrat.outputs import NEVER, forward_logits
 from lrat.types import Batch
@@ -34,24 +37,14 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
     return logits
 
 
-def check_data(batch: Batch) -> None:
-    """``DataError`` for images outside [0, 1] (NaN too) and for negative labels."""
-    low, high = float(batch.images.min()), float(batch.images.max())
-    # Written so that NaN fails too.
-    if not (low >= 0 and high <= 1):
-        raise DataError(
-            f"images must lie in [0, 1], found {low:g} to {high:g}: scale them and put the "
-            "normalisation into the model"
-        )
+def sound(batch: Batch) -> Batch:
+    """The batch, rounding beyond [0, 1] clipped. ``DataError`` for images outside [0, 1] (NaN too)
+    and for negative labels."""
     if int(batch.labels.min()) < 0:
         raise DataError(f"labels start at 0, found {int(batch.labels.min())}")
+    return replace(batch, images=unit_pixels("images", batch.images))
 
 
-def check_classes(labels: Tensor, classes: int) -> None:
+def check_labels(labels: Tensor, classes: int) -> None:
     """``ModelError`` for labels [B] beyond the model's classes."""
-    largest = int(labels.max())
-    if largest >= classes:
-        raise ModelError(
-            f"labels go up to {largest}, which takes {largest + 1} classes, but the model has "
-            f"{classes}: it was made for other data"
-        )
+    check_classes(int(labels.max()), classes, smallest=int(labels.min()))

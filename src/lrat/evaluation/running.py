@@ -17,13 +17,14 @@ from lrat.attacks.foreign import protected_from
 from lrat.attacks.spent import spent
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.examination import examine
-from lrat.evaluation.forward import check_classes, check_data, classify
+from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.pacing import OutOfTimeError
 from lrat.evaluation.storage import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.hardware import full_float32
+from lrat.inputs import trusting
 from lrat.losses import logit_margin
 from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
@@ -72,11 +73,11 @@ class Run:
                 self.report(rows)
             return Outcomes.concatenate(stored)
         self._look_at_the_clock()
-        check_data(batch)
+        batch = sound(batch)
         if self.device is not None:
             batch = batch.to(self.device)
         logits = self._classified(batch.images, index, NATURAL)
-        check_classes(batch.labels, logits.shape[1])
+        check_labels(batch.labels, logits.shape[1])
         if self.classes is None:
             self.classes = logits.shape[1]
             self.notes += self._found(batch.images, index, logits)
@@ -202,6 +203,7 @@ class Run:
                 PassCounter(model) as counted,
                 GradientWatch(model) as watch,
                 protected_from(step.attack, model),
+                trusting(),
             ):
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]

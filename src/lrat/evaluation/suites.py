@@ -15,10 +15,11 @@ from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
+from lrat.checks import Rule, check_fields, checked, shown
 from lrat.errors import SettingError
 from lrat.evaluation.outcomes import NATURAL
 from lrat.losses import LossLike, as_loss, dlr, targeted_dlr
-from lrat.threat import Ball, Region
+from lrat.threat import BALL, REGION, Ball, Region, RegionLike
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _LONG = 100
@@ -39,9 +40,10 @@ class Member:
     after: str | None = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        object.__setattr__(self, "attack", as_attack(self.attack))
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise SettingError(
-                f"attack name {self.name!r}: use letters, digits and . _ + - (it names files)"
+                f"attack name {shown(self.name)}: use letters, digits and . _ + - (it names files)"
             )
         if self.name == NATURAL:
             raise SettingError(
@@ -54,6 +56,16 @@ class Member:
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.attack))
 
 
+def _members(value: Any) -> tuple[Member, ...]:
+    members = tuple(value)
+    if not members or not all(isinstance(member, Member) for member in members):
+        raise TypeError
+    return members
+
+
+_MEMBERS = Rule(_members, "at least one Member", "(Member(name='pgd', attack=PGD(...)),)")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """Attacks that run independently of each other inside one ``threat``.
@@ -62,10 +74,11 @@ class Suite:
     """
 
     name: str
-    threat: Region
+    threat: RegionLike
     members: tuple[Member, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self, threat=REGION, members=_MEMBERS)
         names = [*self.names, *self.cascades]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -111,6 +124,7 @@ class Suite:
         return replace(self, name=name or self.name, members=(*self.members, *members))
 
 
+@checked(threat=BALL)
 def quick(threat: Ball) -> Suite:
     """PGD-20 and CW-20 of the paper's protocol: step epsilon / 4, uniform start."""
     step_size = threat.epsilon / 4
@@ -121,13 +135,12 @@ def quick(threat: Ball) -> Suite:
     return Suite(name="quick", threat=threat, members=members)
 
 
+@checked(threat=BALL)
 def tier(threat: Ball, classes: int) -> Suite:
     """``quick``, Auto-PGD on cross-entropy and targeted Auto-PGD on 9 targets.
 
     A model of fewer than ten ``classes`` has fewer targets, and its evaluation notes it.
     """
-    if classes < 2:
-        raise SettingError(f"classes={classes}: a classifier has at least 2")
     common = partial(APGD, threat=threat, retire_every=RETIRE)
     members = (
         Member(name="apgd-ce", attack=common()),
@@ -136,12 +149,14 @@ def tier(threat: Ball, classes: int) -> Suite:
     return quick(threat).with_members(*members, name="tier")
 
 
+@checked(threat=BALL)
 def paper(threat: Ball) -> Suite:
     """``quick`` and AutoAttack: the columns of the paper's tables."""
     autoattack = Member(name="autoattack", attack=AutoAttack(threat=threat))
     return quick(threat).with_members(autoattack, name="paper")
 
 
+@checked(threat=BALL)
 def strong(threat: Ball) -> Suite:
     """``paper``, PGD-100 with 10 restarts, and PGD-20 on logits times .1, 1, 10 and 100, which is
     what exposed GAIRAT (Hitaj et al. 2021)."""
@@ -157,6 +172,7 @@ def strong(threat: Ball) -> Suite:
     )
 
 
+@checked(threat=BALL)
 def adaptive(threat: Ball, loss: LossLike) -> tuple[Member, ...]:
     """Every attack here on a loss of one's own: what an adaptive attack adds to a suite.
 
@@ -180,6 +196,7 @@ def adaptive(threat: Ball, loss: LossLike) -> tuple[Member, ...]:
     return tuple(Member(name=f"{name}-adaptive", attack=attack) for name, attack in attacks.items())
 
 
+@checked(threat=REGION)
 def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") -> Suite:
     """A suite of one's own: attacks by name, each an ``Attack`` or ``(model, images, labels) ->
     images``.
@@ -189,6 +206,10 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
     A plain callable that draws random numbers does so from a global state seeded per batch, so its
     results (alone) depend on how the images are split into batches.
     """
+    if not isinstance(attacks, Mapping):
+        raise SettingError(
+            f"attacks={shown(attacks)}: pass attacks by name, as {{'pgd': PGD(...)}}"
+        )
     # No threat for the adapter: the evaluation checks each result and can name the image.
     members = tuple(Member(name=key, attack=as_attack(attack)) for key, attack in attacks.items())
     return Suite(name=name, threat=threat, members=members)

@@ -50,6 +50,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
 from lrat.hardware import move
 from lrat.modes import evaluating
+from lrat.threat import as_ball
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
 
@@ -118,7 +119,7 @@ class _Work:
             self.images,
             wanted,
             store=store,
-            threat=build.threat(self.subject.config.threat),
+            threat=as_ball(self.subject.config.threat),
             seed=request.seed,
             batch_size=request.batch_size,
             device=place,

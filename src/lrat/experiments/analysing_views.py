@@ -16,12 +16,11 @@ from lrat.analysis.views import Columns, joined, names_of
 from lrat.data import ImageData, in_order
 from lrat.evaluation import Progress
 from lrat.evaluation.forward import classify
-from lrat.experiments import build
 from lrat.experiments.analysing_store import VULNERABILITY, AnalysisStore
 from lrat.experiments.config import RunConfig
 from lrat.methods import Simulated
 from lrat.modes import evaluating
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 _SECONDS_BETWEEN_SAVES = 20.0
@@ -30,7 +29,7 @@ _SECONDS_BETWEEN_SAVES = 20.0
 
 def looks_of(config: RunConfig, *, again: bool, saa: bool) -> list[Look]:
     """The run's own training attacks: PGD and CW as it simulates them, whatever its method uses."""
-    simulated = Simulated(threat=build.threat(config.threat), **config.attack.model_dump())
+    simulated = Simulated(threat=as_ball(config.threat), **config.attack.model_dump())
     return looks(
         simulated.make("pgd"),
         simulated.make("cw"),

@@ -1,7 +1,6 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
+from lrat.checks import MODULE, Rule, checked, one_of, shown
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
@@ -33,12 +33,12 @@ from lrat.experiments.own_names import own_names, without_addresses
 from lrat.experiments.suite_names import check_suite
 from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
-from lrat.losses import LossLike
+from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
 from lrat.modes import ordinary, replace_inference_tensors, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball, as_ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
 from lrat.training.guards import Measured
 from lrat.training.precision import Precision
@@ -49,6 +49,50 @@ Acceleration: TypeAlias = Literal["auto", "off"]
 Data: TypeAlias = "tuple[Any, Any] | ImageData"
 _VALIDATION_ATTACK = "pgd-10"
 _BATCH = 256
+
+
+def _of(*kinds: Any) -> Callable[[Any], Any]:
+    """Takes what is of one of these kinds, and no empty text."""
+
+    def take(value: Any) -> Any:
+        if not isinstance(value, kinds) or isinstance(value, type) or value == "":
+            raise TypeError
+        return value
+
+    return take
+
+
+def _images(data: Any) -> ImageData:
+    if isinstance(data, ImageData):
+        made = {name: getattr(data, name) for name in ("images", "labels", "index")}
+        if any(value.is_inference() for value in made.values()):
+            return replace(data, **{name: ordinary(value) for name, value in made.items()})
+        return data
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise SettingError(f"data={shown(data)}: pass (images, labels) or an ImageData")
+    return image_data(*map(ordinary, data))
+
+
+_checked = checked(
+    model=MODULE,
+    data=Rule(_images, "images and labels, or an ImageData", "(images, labels)"),
+    threat=BALL,
+    method=Rule(_of(str, Objective), "a method's name or an Objective", "'sat'"),
+    suite=Rule(_of(str, Suite), "a suite's name, the path of a YAML file or a Suite", "'tier'"),
+    schedule=Rule(
+        _of(str, Mapping, Schedule),
+        "a name, a mapping of its settings or a function (lr, position, length) -> rate",
+        "'cosine'",
+    ),
+    augmentation=Rule(_of(Callable), "a function (images, noise) -> images", "CropAndFlip()"),
+    loss=Rule(as_loss, "a Loss or a function (logits, labels) -> [B]", "cross_entropy"),
+    progress=Rule(_of(Progress), "an object with on_step and on_epoch", "MyProgress()"),
+    precision=one_of(get_args(Precision)),
+    acceleration=one_of(get_args(Acceleration)),
+    noise=one_of(get_args(NoiseKind)),
+    device=Rule(_of(str, torch.device), "the name of a device", "'cpu'"),
+)
+"""The rules of the functions below, besides those of ``lrat.checks.ARGUMENTS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +109,7 @@ class FitResult:
 
 @usual_autograd()
 @random_state_kept()
+@_checked
 def fit(
     model: nn.Module,
     data: Data,
@@ -107,11 +152,8 @@ def fit(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
-    _check(model, seed, acceleration)
     replace_inference_tensors(model)
-    folder = _folder(out)
-    images = _images(data)
-    ball = _ball(threat)
+    folder, images, ball = _folder(out), _images(data), as_ball(threat)
     objective, name = _objective(method, ball)
     objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
@@ -189,6 +231,7 @@ def fit(
 
 @usual_autograd()
 @random_state_kept()
+@_checked
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -220,11 +263,7 @@ def evaluate(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
-    _check(model, seed, acceleration)
-    place = _folder(folder)
-    if not isinstance(suite, str | Suite):
-        raise SettingError(f"suite={suite!r}: pass a name, a YAML file's path as text, or a Suite")
-    images, ball = _images(data), _ball(threat)
+    place, images, ball = _folder(folder), _images(data), as_ball(threat)
     attacks = suite if isinstance(suite, Suite) else None
     name = "custom" if isinstance(suite, Suite) else suite
     if loss is not None:
@@ -254,6 +293,7 @@ def evaluate(
 
 @usual_autograd()
 @random_state_kept()
+@_checked
 def check_masking(
     model: nn.Module,
     data: Data,
@@ -270,7 +310,6 @@ def check_masking(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
-    _check(model, seed, acceleration)
     images = stratified_subset(_images(data), PANEL_IMAGES, seed=0)
     build.check_fit(model, images)
     place = _device(model, device)
@@ -278,20 +317,7 @@ def check_masking(
     view = build.view(acceleration, model, images)
     batch = images.batch(torch.arange(len(images))).to(place)
     seen = view if isinstance(view, View) else None
-    return masking_panel(model, batch, _ball(threat), view=seen, seed=seed)
-
-
-def _check(model: Any, seed: Any, acceleration: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise SettingError(
-            f"model={' '.join(repr(model).split())}: pass an nn.Module; put a function into the "
-            "forward of one"
-        )
-    if not isinstance(seed, int):
-        raise SettingError(f"seed={seed!r}: pass a whole number")
-    if acceleration not in get_args(Acceleration):
-        known = " or ".join(map(repr, get_args(Acceleration)))
-        raise SettingError(f"acceleration={acceleration!r}: pass {known}")
+    return masking_panel(model, batch, as_ball(threat), view=seen, seed=seed)
 
 
 def _storage(folder: Path, identity: str) -> Storage:
@@ -300,27 +326,14 @@ def _storage(folder: Path, identity: str) -> Storage:
     return Storage(folder=folder, identity=identity, every_minutes=minutes)
 
 
-def _folder(place: Any) -> Path | None:
+def _folder(place: Path | str | None) -> Path | None:
     """Where results go; not yet made."""
     if place is None:
         return None
-    if not isinstance(place, str | os.PathLike):
-        raise SettingError(f"folder {place!r}: pass a path")
     folder = Path(place)
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"{folder} is a file: name a folder, new or of the same call before")
     return folder
-
-
-def _images(data: Data) -> ImageData:
-    if isinstance(data, ImageData):
-        made = {name: getattr(data, name) for name in ("images", "labels", "index")}
-        if any(value.is_inference() for value in made.values()):
-            return replace(data, **{name: ordinary(value) for name, value in made.items()})
-        return data
-    if not isinstance(data, tuple) or len(data) != 2:
-        raise SettingError("data: pass (images, labels) or an ImageData")
-    return image_data(*map(ordinary, data))
 
 
 def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
@@ -328,17 +341,7 @@ def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
         name = catalogue.resolve_method(method)
         settings = MethodSettings(name=name)
         return build.METHODS[name].make(Simulated(threat=threat), settings), name
-    if not isinstance(method, Objective):
-        raise SettingError(f"method={method!r}: pass a name or an Objective (attack and loss)")
     return method, repr(method)
-
-
-def _ball(threat: Ball | str) -> Ball:
-    if isinstance(threat, str):
-        return build.threat(threat)
-    if not isinstance(threat, Ball):
-        raise SettingError(f"threat={threat!r}: pass Linf(epsilon=8/255) or 'linf:8/255'")
-    return threat
 
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:

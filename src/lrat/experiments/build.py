@@ -12,6 +12,7 @@ from torch import nn
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
 from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
+from lrat.checks import shown
 from lrat.data import (
     CropAndFlip,
     ImageData,
@@ -22,17 +23,21 @@ from lrat.data import (
     load_npz,
     mnist,
 )
-from lrat.errors import ConfigurationError, NonFiniteError, SettingError, UnknownNameError
+from lrat.errors import (
+    ConfigurationError,
+    NonFiniteError,
+    SettingError,
+    UnknownNameError,
+)
 from lrat.evaluation import Member, Suite, examination
 from lrat.evaluation.examination import check_forward
-from lrat.experiments import catalogue
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
 from lrat.experiments.users_code import model_from_file, names_a_file, seeded
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
-from lrat.threat import L2, Ball, Linf
+from lrat.threat import Ball, as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
 from lrat.training.schedules import schedule as named_schedule
@@ -113,15 +118,9 @@ METHODS: Mapping[str, Recipe] = {
 }
 
 
-def threat(text: str) -> Ball:
-    """``linf:8/255`` or ``l2:0.5`` as a ball."""
-    norm, epsilon = catalogue.parse_threat(text)
-    return Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
-
-
 def objective(config: RunConfig) -> Objective:
     """The method's objective under the run's threat."""
-    simulated = Simulated(threat=threat(config.threat), **config.attack.model_dump())
+    simulated = Simulated(threat=as_ball(config.threat), **config.attack.model_dump())
     recipe = METHODS[config.method.name]
     changed = config.method.model_dump(exclude_defaults=True).keys() - {"name"}
     idle = sorted(changed - recipe.uses)
@@ -191,8 +190,6 @@ def check_training(
     ``classes``: what ``check_fit`` found. ``ModelError`` as
     ``evaluation.examination.check_training`` says.
     """
-    if batch_size < 1:
-        raise SettingError(f"batch_size={batch_size}: a batch holds at least 1 image")
     smallest = min(len(images) % batch_size or batch_size, len(images))
     batch = _first(network, images, max(1, smallest // processes)).images
     larger = _first(network, images, max(batch_size // processes, len(batch) + 1)).images
@@ -270,17 +267,17 @@ def schedule(
         settings = dict(wanted)
         name = settings.pop("name", None)
         if not isinstance(name, str):
-            raise SettingError(f"schedule={dict(wanted)}: give its name, as {{'name': 'cosine'}}")
+            raise SettingError(f"schedule={shown(wanted)}: give its name, as {{'name': 'cosine'}}")
         made = named_schedule(name, settings, drops)
         return None if isinstance(made, Piecewise) else made
     if wanted is None:
         return None
     if isinstance(wanted, Schedule):
         if drops is not None:
-            raise SettingError(f"drops={dict(drops)} do nothing beside a schedule: leave them out")
+            raise SettingError(f"drops={shown(drops)} do nothing beside a schedule: leave them out")
         return wanted
     raise SettingError(
-        f"schedule={wanted!r}: pass a name, as 'cosine', its settings, as {{'name': 'cosine', "
+        f"schedule={shown(wanted)}: pass a name, as 'cosine', its settings, as {{'name': 'cosine', "
         "'final': 0.01}, or a function (lr, position, length) -> rate"
     )
 
@@ -337,7 +334,7 @@ def device(name: str) -> torch.device:
     try:
         chosen = torch.device(name)
     except RuntimeError:
-        raise SettingError(f"device {name!r}: use auto, cpu or cuda") from None
+        raise SettingError(f"device {shown(name)}: use auto, cpu or cuda") from None
     try:
         torch.zeros(1, device=chosen).item()
     except (RuntimeError, AssertionError, NotImplementedError):

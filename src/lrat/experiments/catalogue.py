@@ -5,7 +5,8 @@
 
 from collections.abc import Mapping
 
-from lrat.errors import SettingError, UnknownNameError
+from lrat.checks import threat_parts, threat_text
+from lrat.errors import UnknownNameError
 
 METHODS: Mapping[str, str] = {
     "natural": "clean images only",
@@ -98,26 +99,4 @@ def check_suite_name(name: str) -> str:
 
 def canonical_threat(text: str) -> str:
     """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
-    norm, epsilon = parse_threat(text)
-    if float(f"{epsilon:g}") == epsilon:
-        return f"{norm}:{epsilon:g}"
-    levels = round(epsilon * 255)
-    return f"{norm}:{levels}/255" if levels / 255 == epsilon else f"{norm}:{epsilon!r}"
-
-
-def parse_threat(text: str) -> tuple[str, float]:
-    """``linf:8/255`` -> ("linf", 0.0313...); also decimal numbers, and ``l2:0.5``."""
-    norm, _, number = text.partition(":")
-    if norm not in {"linf", "l2"} or not number:
-        raise SettingError(f"threat {text!r}: write linf:8/255, linf:0.1 or l2:0.5")
-    numerator, _, denominator = number.partition("/")
-    try:
-        epsilon = float(numerator) / (float(denominator) if denominator else 1.0)
-    except (ValueError, ZeroDivisionError):
-        raise SettingError(f"threat {text!r}: {number!r} is no number like 8/255 or 0.1") from None
-    if norm == "linf" and epsilon > 1:
-        raise SettingError(
-            f"threat {text!r}: epsilon is in [0, 1] pixel units; linf:{number}/255 was "
-            "probably meant"
-        )
-    return norm, epsilon
+    return threat_text(*threat_parts(text))

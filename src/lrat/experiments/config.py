@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from lrat.checks import ARGUMENTS
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments import catalogue
 from lrat.reading import parse_yaml, read_yaml, trouble
@@ -32,11 +33,7 @@ def _off(value: Any) -> Any:
 
 def _decay(value: float | None) -> float | None:
     """The decay of a weight average, refused as the average itself refuses it."""
-    from lrat.training.averaging import check_decay  # with torch, which reading settings needs not
-
-    if value is not None:
-        check_decay(value)
-    return value
+    return None if value is None else ARGUMENTS["ema"]("ema", value)
 
 
 class _Section(BaseModel):

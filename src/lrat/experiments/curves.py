@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lrat.acceleration import View
+from lrat.checks import threat_parts
 from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
@@ -14,13 +15,14 @@ from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.storage import claim, read_json, read_whole
 from lrat.evaluation.suites import Member
-from lrat.experiments import build, catalogue
+from lrat.experiments import build
 from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
 from lrat.hardware import move
 from lrat.reporting.figures import Drawn, security_curve_figure
+from lrat.threat import as_ball
 
 FIGURES = "figures"
 _IMAGES = "images"
@@ -94,7 +96,7 @@ def measure_curves(
     if not runs:
         raise SettingError("no run to measure: name at least one run folder")
     norm, highest = _common_scale(runs, request)
-    build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))  # refused before any work
+    build.attack(request.attack, as_ball(f"{norm}:{highest!r}"))  # refused before any work
     build.device(request.device)
     names = _names(runs)
     measured = []
@@ -108,7 +110,7 @@ def measure_curves(
 
 def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, float]:
     """The norm of all runs, and how far epsilon goes."""
-    trained = [catalogue.parse_threat(read_config(run).threat) for run in runs]
+    trained = [threat_parts(read_config(run).threat) for run in runs]
     norms = sorted({norm for norm, _ in trained})
     if len(norms) > 1:
         raise SettingError(
@@ -146,15 +148,15 @@ def _measure(
     build.check_fit(subject.network, subject.test)
     place = build.device(request.device)
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
-    ball = build.threat(subject.threat)
-    norm, trained = catalogue.parse_threat(subject.threat)
+    ball = as_ball(subject.threat)
+    norm, trained = threat_parts(subject.threat)
     folder = own_folder(
         run / CURVES / _folder_name(request, norm, highest, len(images)), subject.identity
     )
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-        largest = build.attack(request.attack, build.threat(f"{norm}:{highest!r}"))
+        largest = build.attack(request.attack, as_ball(f"{norm}:{highest!r}"))
         identity = {
             **subject.identity,
             "data": subject.test.digest(),

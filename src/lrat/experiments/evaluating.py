@@ -26,7 +26,7 @@ from lrat.experiments.subjects import Source, Subject, model_identity, own_folde
 from lrat.experiments.suites import suite
 from lrat.hardware import move
 from lrat.randomness import Keyed, keys
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 
 __all__ = [
     "EvaluationRequest",
@@ -65,7 +65,7 @@ def evaluate_subject(
         result = evaluate_network(
             subject.network,
             subject.test,
-            threat=build.threat(subject.threat),
+            threat=as_ball(subject.threat),
             request=request,
             attacks=attacks,
             folder=folder,
@@ -103,7 +103,7 @@ def _attacks(subject: Subject, request: EvaluationRequest) -> Suite:
     classes = build.check_fit(subject.network, subject.test)
     return suite(
         request.suite,
-        build.threat(subject.threat),
+        as_ball(subject.threat),
         classes,
         loss=request.loss,
         transfer=request.transfer,

@@ -107,9 +107,10 @@ def _open(folder: Path) -> int:
         descriptor = os.open(folder / LOCK, flags, 0o666)
     except FileExistsError:
         raise RunFolderError(f"{folder} is a file: choose another --out") from None
-    except FileNotFoundError:  # its holder removed the folder as well
-        raise _InUseError(f"{folder} was in use until a moment ago: try again") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _can_hold(folder):
+            # Its holder removed the folder as well.
+            raise _InUseError(f"{folder} was in use until a moment ago: try again") from None
         raise RunFolderError(
             f"cannot write {folder / LOCK}: {error.strerror}; choose another --out, or make the "
             "folder writable"
@@ -119,6 +120,15 @@ def _open(folder: Path) -> int:
         return descriptor
     os.close(descriptor)
     raise RunFolderError(f"{folder / LOCK} is no file of a run: remove it")
+
+
+def _can_hold(folder: Path) -> bool:
+    """Whether the folder is there or can be made: below ``/proc`` it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _check_still_there(folder: Path, descriptor: int) -> None:

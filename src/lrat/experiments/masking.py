@@ -20,6 +20,7 @@ from lrat.experiments.subjects import Subject
 from lrat.files import write_json
 from lrat.hardware import move
 from lrat.reading import read_json
+from lrat.threat import as_ball
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
@@ -55,7 +56,7 @@ def examine(
         panel = masking_panel(
             network,
             images.batch(torch.arange(len(images))).to(place),
-            build.threat(subject.threat),
+            as_ball(subject.threat),
             view=view if isinstance(view, View) else None,
             seed=request.seed,
             result=result,

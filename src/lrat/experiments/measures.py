@@ -12,7 +12,7 @@ from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
-from lrat.threat import Ball
+from lrat.threat import Ball, as_ball
 from lrat.training import Progress, Watch
 from lrat.training.crew import Alone, Crew
 from lrat.training.guards import Guards, ImageScale, Measured, Probe, probe_size, standard_guards
@@ -117,7 +117,7 @@ def watch(
 
     ``notes``: what a look at the model found before the run.
     """
-    ball = build.threat(config.threat)
+    ball = as_ball(config.threat)
     training, validation = config.training, splits.validation
     if training.selection == "robust" and validation is None:
         raise ConfigurationError(

@@ -19,7 +19,6 @@ from lrat.evaluation import EvaluationResult, Progress
 from lrat.evaluation.merging import complete
 from lrat.evaluation.pacing import NothingFinishedError
 from lrat.evaluation.storage import EXTENT, read_json
-from lrat.experiments import build
 from lrat.experiments.evaluating import (
     EvaluationRequest,
     ProgressCallback,
@@ -30,6 +29,7 @@ from lrat.experiments.evaluating import (
 from lrat.experiments.launching import Spread, in_processes, share_processors
 from lrat.experiments.subjects import Source
 from lrat.files import appears
+from lrat.threat import as_ball
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]
 
@@ -84,7 +84,7 @@ class _Work:
         subject = self.source.open(self.request.threat)
         folder = evaluation_folder(subject, self.request) or Path(self.scratch)
         folder = Path(fabric.broadcast(str(folder)))
-        ball = build.threat(subject.threat)
+        ball = as_ball(subject.threat)
         alone = replace(self.request, devices=None, nodes=1)
         if rank == 0:
             begin_evaluation(

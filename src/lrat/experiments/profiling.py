@@ -24,6 +24,7 @@ from lrat.modes import evaluating, training_modes
 from lrat.outputs import forward_logits
 from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.reporting.profile import Profile
+from lrat.threat import as_ball
 from lrat.training.metrics import EpochSums
 from lrat.training.step import Stepper
 from lrat.types import Batch, Images
@@ -113,7 +114,7 @@ def profile_evaluation(
     place = build.device(request.device)
     subject = source.open(request.threat)
     with subject.threads():
-        ball, classes = build.threat(subject.threat), build.check_fit(subject.network, subject.test)
+        ball, classes = as_ball(subject.threat), build.check_fit(subject.network, subject.test)
         chosen = suite(request.suite, ball, classes, loss=request.loss, transfer=request.transfer)
         images = stratified_subset(subject.test, request.limit, seed=0)
         name = f"{chosen.name} on {subject.name}"

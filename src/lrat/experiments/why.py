@@ -24,6 +24,7 @@ from lrat.experiments.why_words import Told, paths_table
 from lrat.files import write_table
 from lrat.hardware import move
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
+from lrat.threat import as_ball
 
 FIGURES = "figures"
 _DEFAULT_SUITE = "quick"
@@ -139,7 +140,7 @@ class _Found:
         run: Path, subject: Subject, suite_name: str | None, index: int, classes: int
     ) -> "_Found":
         """The evaluation with the image, then with the most attacks, then with the most images."""
-        ball = build.threat(subject.threat)
+        ball = as_ball(subject.threat)
 
         def made(name: str) -> Suite:
             return suite(name, ball, classes)

@@ -1,18 +1,8 @@
-"""Refusals shared by the models: settings when built, image shapes when called."""
+"""The refusal of images that a model was not built for."""
 
 from torch import Tensor
 
-from lrat.errors import ModelError, SettingError
-
-
-def check_settings(name: str, *, channels: int, classes: int, width: int) -> None:
-    """SettingError unless channels >= 1, classes >= 2 and width >= 1."""
-    if channels < 1:
-        raise SettingError(f"{name}(channels={channels}): images have at least 1 channel")
-    if classes < 2:
-        raise SettingError(f"{name}(classes={classes}): a classifier needs at least 2 classes")
-    if width < 1:
-        raise SettingError(f"{name}(width={width}): width counts filters and must be >= 1")
+from lrat.errors import ModelError
 
 
 def check_images(images: Tensor, name: str, channels: int, size: int | None) -> None:

@@ -1,11 +1,11 @@
 """Per-channel normalisation as a layer, so that every attack sees images in [0, 1]."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lrat.checks import number, shown
 from lrat.errors import SettingError
 from lrat.models.checks import check_images
 from lrat.types import Images
@@ -24,11 +24,15 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        stated = f"Normalize(mean={list(mean)}, std={list(std)})"
+        stated = f"Normalize(mean={shown(mean)}, std={shown(std)})"
+        try:
+            mean, std = list(mean), list(std)
+        except TypeError:
+            mean = std = []
         if not mean or len(mean) != len(std):
-            raise SettingError(f"{stated}: give one mean and one std per channel")
-        if not all(math.isfinite(value) for value in (*mean, *std)) or min(std) <= 0:
-            raise SettingError(f"{stated}: means must be finite and stds finite and > 0")
+            raise SettingError(f"{stated}: give one mean and one std per channel, as mean=[0.5]")
+        mean = [number(example=0.5)("mean", value, "Normalize") for value in mean]
+        std = [number(above=0, example=0.25)("std", value, "Normalize") for value in std]
         if max(map(abs, (*mean, *std))) > 1:
             raise SettingError(
                 f"{stated}: mean and std are in [0, 1] pixel units; divide values of 0..255 by 255"

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from lrat.models.checks import check_images, check_settings
+from lrat.checks import checked
+from lrat.models.checks import check_images
 from lrat.types import Images, Logits
 
 
@@ -43,9 +44,9 @@ class ResNet18(nn.Module):
     cannot be built from, ModelError for images of another channel count.
     """
 
+    @checked()
     def __init__(self, *, channels: int = 3, classes: int = 10, width: int = 64) -> None:
         super().__init__()
-        check_settings("ResNet18", channels=channels, classes=classes, width=width)
         self.channels = channels
         self.stem = nn.Sequential(
             _convolution(channels, width, 3, 1), nn.BatchNorm2d(width), nn.ReLU()

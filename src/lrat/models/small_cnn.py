@@ -2,8 +2,9 @@
 
 from torch import nn
 
+from lrat.checks import checked
 from lrat.errors import SettingError
-from lrat.models.checks import check_images, check_settings
+from lrat.models.checks import check_images
 from lrat.types import Images, Logits
 
 _SMALLEST = 4
@@ -26,11 +27,11 @@ class SmallCNN(nn.Module):
     ModelError for images of another shape.
     """
 
+    @checked()
     def __init__(
         self, *, channels: int = 1, size: int = 8, classes: int = 10, width: int = 16
     ) -> None:
         super().__init__()
-        check_settings("SmallCNN", channels=channels, classes=classes, width=width)
         if size < _SMALLEST:
             raise SettingError(f"SmallCNN(size={size}): images need at least {_SMALLEST}x4 pixels")
         self.channels = channels

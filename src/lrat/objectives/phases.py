@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lrat.attacks.base import Variant
+from lrat.checks import FRACTION, shown
 from lrat.errors import SettingError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.types import Batch
@@ -39,9 +40,15 @@ def phases(schedule: Mapping[float, Objective]) -> Phases:
 
     Epoch 30 of a 100-epoch schedule is 0.3, also when training stops after 66.
     """
+    if not isinstance(schedule, Mapping):
+        raise SettingError(
+            f"phases {shown(schedule)}: pass a mapping, as {{0.0: sat, 0.3: gairat}}"
+        )
+    for start, objective in schedule.items():
+        FRACTION("the start of a phase", start)
+        if not isinstance(objective, Objective):
+            raise SettingError(f"the phase from {start} is {shown(objective)}: pass an Objective")
     starts = sorted(schedule)
     if not starts or starts[0] != 0:
         raise SettingError(f"phases start at {starts}: the first must start at 0.0")
-    if not all(0 <= start < 1 for start in starts):
-        raise SettingError(f"phases start at {starts}: fractions of training lie in [0, 1)")
     return Phases(tuple((start, schedule[start]) for start in starts))

@@ -1,9 +1,8 @@
 """The one objective of the paper's tables (Eq. 7) under its normalisation (Eq. 15)."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.attacks.shared import Asked, attack_together, rows_that_pay
+from lrat.checks import Rule, check_fields, one_of, shown
 from lrat.errors import SettingError
 from lrat.losses import LossLike, cross_entropy
 from lrat.modes import evaluating
@@ -23,6 +23,23 @@ from lrat.weighting.base import Evidence, Uniform, Weighting
 
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
+
+
+def _weighting(value: Any) -> Weighting:
+    if not isinstance(value, Weighting) or isinstance(value, type):
+        raise TypeError
+    return value
+
+
+def _terms(value: Any) -> tuple["Term", ...]:
+    terms = tuple(value)
+    if not all(isinstance(term, Term) for term in terms):
+        raise TypeError
+    return terms
+
+
+_WEIGHTING = Rule(_weighting, "a weighting", "MarginPower()")
+_TERMS = Rule(_terms, "a list of Terms", "[Term(name='pgd', attack=PGD(...))]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +55,9 @@ class Term:
     weighting: Weighting = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        if not self.name or self.name == CLEAN:
-            raise SettingError(f"Term(name={self.name!r}): give a name other than {CLEAN!r}")
+        check_fields(self, weighting=_WEIGHTING)
+        if not isinstance(self.name, str) or not self.name or self.name == CLEAN:
+            raise SettingError(f"Term(name={shown(self.name)}): give a name other than {CLEAN!r}")
         attack = as_attack(self.attack, threat=BOX)
         object.__setattr__(self, "attack", attack)
         missing = self.weighting.needs - attack.provides
@@ -80,21 +98,13 @@ class Reweighted:
     criterion: LossLike = cross_entropy
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "terms", tuple(self.terms))
+        check_fields(self, terms=_TERMS, normalization=one_of(get_args(Normalization)))
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
         names = [term.name for term in self.terms]
         if len(set(names)) != len(names):
             raise SettingError(f"terms {names}: names must differ, each draws its own noise")
-        if not math.isfinite(self.min_weight) or self.min_weight < 0:
-            raise SettingError(f"min_weight={self.min_weight}: the floor C must be >= 0")
-        if self.share_rows is not None and self.share_rows < 0:
-            raise SettingError(f"share_rows={self.share_rows}: must be >= 0, 0 to share no batch")
-        if self.normalization not in get_args(Normalization):
-            raise SettingError(
-                f"normalization={self.normalization!r}: choose one of {get_args(Normalization)}"
-            )
         if self.anchor is not None and self.anchor not in (*names, CLEAN):
-            raise SettingError(f"anchor={self.anchor!r}: choose one of {[*names, CLEAN]}")
+            raise SettingError(f"anchor={shown(self.anchor)}: choose one of {[*names, CLEAN]}")
         if not names and (self.min_weight == 0 or self.anchor != CLEAN):
             raise SettingError("no terms: natural training needs min_weight > 0 and anchor='clean'")
 

@@ -1,6 +1,5 @@
 """TRADES (Zhang et al. 2019): clean cross-entropy plus the divergence to the attacked image."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from torch import nn
 
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack, protected_from
-from lrat.errors import SettingError
+from lrat.checks import NOT_NEGATIVE, check_fields
 from lrat.losses import Loss, LossLike, cross_entropy, kl
 from lrat.modes import evaluating
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -37,8 +36,7 @@ class Trades:
     criterion: LossLike = cross_entropy
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.beta) or self.beta < 0:
-            raise SettingError(f"beta={self.beta}: must be a number >= 0")
+        check_fields(self, beta=NOT_NEGATIVE)
         object.__setattr__(self, "attack_with", as_attack(self.attack_with, threat=BOX))
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import CheckpointError, SettingError
+from lrat.checks import ARGUMENTS, FLAG, checked
+from lrat.errors import CheckpointError
 
 _RUNNING = ("running_mean", "running_var")
 _LOW = (torch.float16, torch.bfloat16)
@@ -16,15 +17,6 @@ _LOW = (torch.float16, torch.bfloat16)
 def is_running_statistic(name: str) -> bool:
     """Whether the buffer of that name is BatchNorm's running mean or variance."""
     return name.rpartition(".")[2] in _RUNNING
-
-
-def check_decay(decay: float) -> None:
-    """``SettingError`` unless the decay of an average lies in [0, 1)."""
-    if not 0 <= decay < 1:
-        raise SettingError(
-            f"ema={decay!r}: the decay of a weight average must lie in [0, 1), as 0.999; null for "
-            "no average"
-        )
 
 
 class WeightAverage:
@@ -41,8 +33,8 @@ class WeightAverage:
     here waits for the device. Raises ``SettingError``.
     """
 
+    @checked(decay=ARGUMENTS["ema"], warm_up=FLAG)
     def __init__(self, model: nn.Module, *, decay: float, warm_up: bool = True) -> None:
-        check_decay(decay)
         self.decay = decay
         self.warm_up = warm_up
         self.updates = 0

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from lrat import __version__
-from lrat.errors import CheckpointError, SettingError
+from lrat.checks import checked
+from lrat.errors import CheckpointError
 from lrat.files import discard, write_together
 from lrat.reading import open_stored
 from lrat.training.description import FORMAT, DamagedError, Description, Name
@@ -40,6 +41,7 @@ class Checkpoints:
     those that write ``RunFolderError`` where that is impossible, and what was there stays.
     """
 
+    @checked()
     def __init__(
         self,
         folder: Path,
@@ -48,8 +50,6 @@ class Checkpoints:
         keep_last: int = 2,
         keep_epochs: Collection[int] = (),
     ) -> None:
-        if keep_last < 1:
-            raise SettingError(f"Checkpoints(keep_last={keep_last}): keep at least the last one")
         self.folder = folder
         self._identity = identity
         self._keep_last = keep_last

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.observing import observed
+from lrat.acceleration.folding import output_layer
 from lrat.errors import SettingError
 from lrat.types import Images
 
@@ -55,18 +55,15 @@ class Mixed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._heads: list[nn.Module | None] = []  # a list: no second place for its parameters
+        self._heads = _heads(model)  # in a list: no second place for its parameters
         self.training = model.training
 
     def forward(self, images: Images) -> Any:
         kind = images.device.type
-        if not self._heads:
-            self._heads.append(_head(self.model, images))
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(kind, torch.bfloat16))
             for head in self._heads:
-                if head is not None:
-                    stack.enter_context(_outside_autocast(head, kind))
+                stack.enter_context(_outside_autocast(head, kind))
             return in_float32(self.model(images))
 
 
@@ -117,13 +114,14 @@ def in_float32(output: Any) -> Any:
     return output
 
 
-def _head(model: nn.Module, images: Images) -> nn.Module | None:
-    """The linear layer whose output is the logits; None where there is no such one."""
+def _heads(model: nn.Module) -> list[nn.Module]:
+    """The linear layer whose output is the model's; none where there is none such."""
     try:
-        name = observed(model, images).head
+        with torch.random.fork_rng(devices=[]):
+            name = output_layer(copy.deepcopy(model))
     except Exception:  # a model that cannot be copied
-        return None
-    return None if name is None else model.get_submodule(name)
+        return []
+    return [] if name is None else [model.get_submodule(name)]
 
 
 def _tried(device: torch.device) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from lrat.checks import POSITIVE, SHARE, Rule, check_fields, number
 from lrat.errors import SettingError, UnknownNameError
 
 Shape = Literal["cosine", "linear"]
@@ -41,14 +42,7 @@ class Piecewise:
     drops: Mapping[float, float]
 
     def __post_init__(self) -> None:
-        for fraction, factor in self.drops.items():
-            _refuse(
-                self,
-                not (0 < fraction <= 1 and is_positive(factor)),
-                f"drops={ {fraction: factor} }",
-                "fractions lie in (0, 1], factors are finite and > 0, as in {0.6: 0.1, 0.9: 0.1}",
-            )
-        object.__setattr__(self, "drops", dict(self.drops))
+        check_fields(self)
 
     def __call__(self, lr: float, position: float, length: int) -> float:
         rate = lr
@@ -69,7 +63,7 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse(self, not 0 <= self.final <= 1, f"final={self.final!r}", "must lie in [0, 1]")
+        check_fields(self)
 
     def __call__(self, lr: float, position: float, length: int) -> float:
         return lr * _between(1.0, self.final, position / length, "cosine")
@@ -91,12 +85,7 @@ class OneCycle:
     shape: Shape = "cosine"
 
     def __post_init__(self) -> None:
-        inside = 0 < self.peak < 1
-        _refuse(self, not inside, f"peak={self.peak!r}", "a fraction of training, in (0, 1)")
-        for name in ("div_factor", "final_div_factor"):
-            value = getattr(self, name)
-            enough = math.isfinite(value) and value >= 1
-            _refuse(self, not enough, f"{name}={value!r}", "must be a finite number >= 1")
+        check_fields(self)
         if self.shape not in get_args(Shape):
             raise UnknownNameError("shape of a one-cycle schedule", self.shape, get_args(Shape))
 
@@ -124,24 +113,13 @@ class WarmUp:
     start: float = 0.01
 
     def __post_init__(self) -> None:
-        given = {
-            name: value
-            for name in ("epochs", "fraction")
-            if (value := getattr(self, name)) is not None
-        }
-        _refuse(
-            self,
-            len(given) != 1,
-            f"epochs={self.epochs!r}, fraction={self.fraction!r}",
-            "say how long it lasts in one of the two",
-        )
-        for name, value in given.items():
-            _refuse(
-                self, not is_positive(value), f"{name}={value!r}", "must be a finite number > 0"
+        fraction = number(above=0, most=1, example=0.05)
+        check_fields(self, schedule=SCHEDULE, epochs=POSITIVE, fraction=fraction, start=SHARE)
+        if (self.epochs is None) == (self.fraction is None):
+            raise SettingError(
+                f"WarmUp(epochs={self.epochs!r}, fraction={self.fraction!r}): say how long it "
+                "lasts in one of the two"
             )
-        too_long = self.fraction is not None and self.fraction > 1
-        _refuse(self, too_long, f"fraction={self.fraction!r}", "must lie in (0, 1]")
-        _refuse(self, not 0 <= self.start <= 1, f"start={self.start!r}", "must lie in [0, 1]")
 
     def __call__(self, lr: float, position: float, length: int) -> float:
         rate = self.schedule(lr, position, length)
@@ -186,8 +164,8 @@ def schedule(
                 f"schedule.{key} does nothing in {name!r}, which uses {', '.join(sorted(used))}: "
                 "leave it out or choose another schedule"
             )
-        if key != "shape" and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise SettingError(f"schedule.{key}={value!r}: must be a number")
+        if key != "shape":
+            number(example=0.5)(f"schedule.{key}", value)
     if drops is not None and name != "piecewise":
         raise SettingError(
             f"drops={dict(drops)} do nothing in the schedule {name!r}: leave them out, or choose "
@@ -223,11 +201,11 @@ def _between(first: float, last: float, done: float, shape: Shape) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _refuse(thing: object, condition: bool, what: str, cure: str) -> None:
-    if condition:
-        raise SettingError(f"{type(thing).__name__}({what}): {cure}")
+def _schedule(value: Any) -> Schedule:
+    if not isinstance(value, Schedule) or isinstance(value, type):
+        raise TypeError
+    return value
 
 
-def is_positive(value: float) -> bool:
-    """Whether this is a finite number above 0."""
-    return math.isfinite(value) and value > 0
+SCHEDULE = Rule(_schedule, "a function (lr, position, length) -> rate", "Cosine()")
+"""The rule of a ``schedule``, for ``lrat.checks``."""

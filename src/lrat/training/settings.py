@@ -8,12 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from lrat.checks import check_fields, one_of
 from lrat.errors import ModelError, SettingError
 from lrat.printing import as_call
-from lrat.training.averaging import WeightAverage, check_decay
+from lrat.training.averaging import WeightAverage
 from lrat.training.decay import split_by_decay
 from lrat.training.precision import Precision
-from lrat.training.schedules import Piecewise, Schedule, is_positive, paper_drops
+from lrat.training.schedules import SCHEDULE, Piecewise, Schedule, paper_drops
 
 Decay = Literal["all", "weights"]
 NonFinite = Literal["stop", "skip"]
@@ -62,45 +63,22 @@ class Optimisation:
     non_finite: NonFinite = "stop"
 
     def __post_init__(self) -> None:
-        _refuse(self.epochs < 1, "epochs", self.epochs, "train for at least 1 epoch")
+        words = {"decay": Decay, "precision": Precision, "non_finite": NonFinite}
+        choices = {name: one_of(get_args(known)) for name, known in words.items()}
+        check_fields(self, schedule=SCHEDULE, **choices)
         _refuse(
             self.schedule_epochs is not None and self.schedule_epochs < self.epochs,
             "schedule_epochs",
             self.schedule_epochs,
             f"the schedule must be at least as long as the {self.epochs} epochs trained",
         )
-        _refuse(
-            not is_positive(self.lr), "lr", self.lr, "the learning rate must be a finite number > 0"
-        )
-        _refuse(not 0 <= self.momentum < 1, "momentum", self.momentum, "must lie in [0, 1)")
         _refuse(self.nesterov and self.momentum == 0, "nesterov", True, "needs momentum > 0")
-        _refuse(
-            not (math.isfinite(self.weight_decay) and self.weight_decay >= 0),
-            "weight_decay",
-            self.weight_decay,
-            "must be a finite number >= 0",
-        )
-        Piecewise(self.drops)  # refuses what are no drops
         _refuse(
             self.schedule is not None and self.drops != paper_drops(),
             "drops",
             dict(self.drops),
             f"do nothing beside schedule={self.schedule!r}: leave one of the two out",
         )
-        _refuse(
-            self.clip is not None and not is_positive(self.clip),
-            "clip",
-            self.clip,
-            "the largest gradient norm must be a finite number > 0, or None for no clipping",
-        )
-        _refuse(self.accumulate < 1, "accumulate", self.accumulate, "must be at least 1 batch")
-        for name, known in (("decay", Decay), ("precision", Precision), ("non_finite", NonFinite)):
-            value = getattr(self, name)
-            choices = " or ".join(map(repr, get_args(known)))
-            _refuse(value not in get_args(known), name, value, f"choose {choices}")
-        if self.ema is not None:
-            check_decay(self.ema)
-        object.__setattr__(self, "drops", dict(self.drops))
 
     @property
     def schedule_length(self) -> int:

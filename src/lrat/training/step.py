@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.errors import NonFiniteError
 from lrat.hardware import device_of
+from lrat.inputs import trusting
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import is_memory_error
 from lrat.passes import PassCounter
@@ -82,6 +83,7 @@ class Stepper:
         self._update_passes = PassCounter(model)
         self._attack_passes = self._update_passes if view is model else PassCounter(view)
         self._hooks = ExitStack()
+        self._has_attacked = False
 
     def __enter__(self) -> "Stepper":
         self._hooks.enter_context(self._update_passes)
@@ -205,7 +207,10 @@ class Stepper:
 
     def _attack(self, batch: Batch, context: StepContext) -> tuple[dict[str, Variant], Passes]:
         before = self._attack_passes.read()
-        variants = self._objective.attack(self._view, batch, context)
+        # The first batch is looked at; later ones cost no wait for the device.
+        with trusting() if self._has_attacked else nullcontext():
+            variants = self._objective.attack(self._view, batch, context)
+        self._has_attacked = True
         forwards, backwards = self._attack_passes.since(before)
         if forwards:
             return variants, Passes(attack_forwards=forwards, attack_backwards=backwards)

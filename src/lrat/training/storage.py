@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lrat.errors import SettingError
+from lrat.checks import FLAG, check_fields
 from lrat.files import remove_leftovers
 from lrat.training.checkpoint import Checkpoints, check_plain
 from lrat.training.metrics import MetricsFile
@@ -44,14 +44,7 @@ class Storage:
     portable: bool = False
 
     def __post_init__(self) -> None:
-        if self.every_steps is not None and self.every_steps < 1:
-            raise SettingError(
-                f"Storage(every_steps={self.every_steps}): at least 1 step, or None for never"
-            )
-        if self.every_minutes is not None and not self.every_minutes > 0:
-            raise SettingError(
-                f"Storage(every_minutes={self.every_minutes}): some time above 0, or None for never"
-            )
+        check_fields(self, portable=FLAG)
 
     def checkpoints(self) -> Checkpoints:
         """The checkpoints in this folder, to be read by whoever needs them."""

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import nn
 
+from lrat.checks import check_fields
 from lrat.errors import NonFiniteError, SettingError, UnknownNameError
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
@@ -149,13 +150,12 @@ class Watch:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.select_by is not None and self.validate is None:
             raise SettingError(
                 f"Watch(select_by={self.select_by!r}): selecting needs validate, measured on "
                 "held-out images; without it leave select_by out and the last epoch is taken"
             )
-        if self.monitor_every < 1:
-            raise SettingError(f"Watch(monitor_every={self.monitor_every}): at least 1 epoch")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """GAIRAT's weighting by geometric distance: the number of PGD steps that an image survives."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lrat.checks import check_fields
 from lrat.errors import SettingError
 from lrat.types import PerExample
 from lrat.weighting.base import Evidence
@@ -21,8 +21,7 @@ class GeometryTanh:
     needs: ClassVar[frozenset[str]] = frozenset({"steps_survived"})
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.lambda_):
-            raise SettingError(f"GeometryTanh(lambda_={self.lambda_}): must be finite")
+        check_fields(self)
 
     def __call__(self, evidence: Evidence) -> PerExample:
         if evidence.steps_survived is None or evidence.max_steps is None:

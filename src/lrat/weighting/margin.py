@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from lrat.checks import check_fields
 from lrat.errors import SettingError
 from lrat.losses import margin_deficit
 from lrat.types import PerExample
@@ -27,9 +28,7 @@ class MarginPower:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("beta", self.beta)):
-            if not math.isfinite(value) or value <= 0:
-                raise SettingError(f"MarginPower({name}={value}): must be a number > 0 (Eq. 12)")
+        check_fields(self)
         if math.log2(self.alpha) + self.beta > _LARGEST_POWER:
             raise SettingError(
                 f"{self!r}: the largest weight, alpha * 2^beta, exceeds 2^{_LARGEST_POWER}, beyond "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lrat.errors import DataError, LratError, NonFiniteError, SettingError
 from lrat.evaluation.examination import beside_answers, in_train_mode
-from lrat.evaluation.forward import check_classes
+from lrat.evaluation.forward import check_labels
 from lrat.evaluation.masking import gradients, outputs, strength
 from lrat.evaluation.masking.panel import Check, Panel
 from lrat.evaluation.masking.subject import Subject
@@ -112,7 +112,7 @@ def _checks(subject: Subject) -> Iterator[Check]:
         yield from _skipped([outputs.LOGITS, *rest], "images and epsilon must be put right first")
         return
     try:
-        check_classes(subject.batch.labels, subject.classes)
+        check_labels(subject.batch.labels, subject.classes)
     except NonFiniteError as error:
         yield _failed(outputs.LOGITS, error)
         yield from _skipped(rest, "the logits must be finite first")

@@ -11,6 +11,7 @@ from lrat.attacks.gradient import gradients_of, image_gradient
 from lrat.errors import RegionViolationError
 from lrat.evaluation.forward import classify
 from lrat.hardware import full_float32
+from lrat.inputs import trusting
 from lrat.losses import cross_entropy
 from lrat.modes import evaluating, recordable
 from lrat.randomness import Keyed, keys
@@ -107,13 +108,14 @@ class Subject:
 
     def _attacked(self, name: str, attack: Attack, rows: Tensor) -> Tensor:
         images, labels = self.batch.images[rows], self.batch.labels[rows]
-        variant = attack(
-            self.view,
-            images,
-            labels,
-            noise=self.noise.select(rows),
-            clean_logits=self.clean[rows],
-        )
+        with trusting():
+            variant = attack(
+                self.view,
+                images,
+                labels,
+                noise=self.noise.select(rows),
+                clean_logits=self.clean[rows],
+            )
         region = getattr(attack, "threat", self.threat)
         excess = float(region.violation(variant.images, images).amax())
         if not excess <= region.tolerance:

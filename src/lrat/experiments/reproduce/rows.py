@@ -4,9 +4,9 @@ which it is judged."""
 from collections.abc import Container
 from typing import Any
 
+from lrat.checks import threat_parts
 from lrat.errors import UnknownNameError
 from lrat.experiments import catalogue
-from lrat.experiments.catalogue import parse_threat
 
 LONG_STEP = 0.22
 """The step of the same group's published code as a share of epsilon (0.007 at 0.031); the paper's
@@ -39,7 +39,7 @@ def row_layer(row: str, threat: str) -> dict[str, Any]:
     if row == method_of(row):
         return method
     # Ten digits: .22 * .2 is 0.044, not 0.044000000000000004.
-    step = float(f"{LONG_STEP * parse_threat(threat)[1]:.10g}")
+    step = float(f"{LONG_STEP * threat_parts(threat)[1]:.10g}")
     return {**method, "attack": {"step_size": step}}
 
 

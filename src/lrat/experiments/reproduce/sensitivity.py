@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrat.checks import threat_parts
 from lrat.errors import LratError
 from lrat.evaluation.comparison.grouping import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.experiments import build
-from lrat.experiments.catalogue import parse_threat
 from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.claiming import check, claim
 from lrat.experiments.reproduce.collecting import Evidence, image_counts, read_run
@@ -52,7 +52,7 @@ class _Plan:
     def of(request: Request) -> "_Plan":
         preset = request.choice.preset
         base = request.choice.config("sat", 0)
-        found = studies(base, parse_threat(base.threat)[1])
+        found = studies(base, threat_parts(base.threat)[1])
         asked = request.rows
         seeds = request.seeds or tuple(range(_SEEDS.get(preset.name, 1)))
         return _Plan(

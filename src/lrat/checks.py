@@ -1,0 +1,331 @@
+"""What an argument must be: one table of rules by name, for functions and for constructors.
+
+A rule takes a value as a user passed it and returns it as plain Python: numbers of NumPy and torch
+become int or float, what is plain already comes back as it is. Anything else raises SettingError
+in one line: what was given, what is right, an example. Nothing here loads torch.
+"""
+
+import functools
+import inspect
+import math
+import operator
+import os
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+from lrat.errors import LratError, SettingError
+
+_LONGEST = 100
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Brief(reprlib.Repr):
+    """Short texts of values: of arrays the shape alone, of collections the first items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 3
+        self.maxstring = self.maxother = self.maxlong = _LONGEST
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if shape and hasattr(x, "dtype"):
+            return f"{type(x).__name__} {list(shape)} of {x.dtype}"
+        if isinstance(x, Mapping):
+            return f"{type(x).__name__}({self.repr_dict(dict(x), level)})"
+        return super().repr_instance(x, level)
+
+
+def shown(value: Any) -> str:
+    """``value`` as a message shows it: one line of at most 100 characters, no array's contents."""
+    try:
+        text = " ".join(_Brief().repr(value).split())
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be. ``take`` returns it as plain Python, or raises TypeError, ValueError or
+    OverflowError; ``need`` says in words what is right, ``example`` is a right value as written."""
+
+    take: Callable[[Any], Any]
+    need: str
+    example: object
+
+    def __call__(self, name: str, value: Any, owner: str = "") -> Any:
+        """``value`` of the argument ``name`` of ``owner``, checked. Raises SettingError."""
+        try:
+            return self.take(value)
+        except LratError:
+            raise
+        except (TypeError, ValueError, OverflowError, AttributeError):
+            given = f"{name}={shown(value)}"
+            given = f"{owner}({given})" if owner else given
+            raise SettingError(f"{given}: must be {self.need}, as {name}={self.example}") from None
+
+
+def is_flag(value: Any) -> bool:
+    """Whether this is a truth value of Python, NumPy or torch, which is no number."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def _check(condition: bool) -> None:
+    if not condition:
+        raise ValueError
+
+
+def _whole(value: Any) -> int:
+    _check(not is_flag(value) and getattr(value, "ndim", 0) == 0)
+    return operator.index(value)
+
+
+def _number(value: Any) -> int | float:
+    _check(not is_flag(value) and getattr(value, "ndim", 0) == 0)
+    _check(not isinstance(value, str | bytes | bytearray))
+    number = value if type(value) in (int, float) else float(value)
+    _check(math.isfinite(number))
+    return number
+
+
+def _flag(value: Any) -> bool:
+    _check(is_flag(value) or (type(value) is int and value in (0, 1)))
+    return bool(value)
+
+
+def _path(value: Any) -> Any:
+    text = os.fspath(value)
+    _check(isinstance(text, str) and text.strip() != "" and "\0" not in text)
+    return value
+
+
+def _function(value: Any) -> Any:
+    _check(callable(value) and not isinstance(value, type))
+    return value
+
+
+def _module(value: Any) -> Any:
+    from torch import nn
+
+    _check(isinstance(value, nn.Module))
+    if any(tensor.is_meta for tensor in (*value.parameters(), *value.buffers())):
+        raise SettingError(
+            "the model's weights are on the device 'meta', which holds no numbers: move it with "
+            "model.to_empty(device='cpu') and load its weights"
+        )
+    return value
+
+
+def whole(least: int | None = None, *, example: object) -> Rule:
+    """A whole number, of at least ``least``."""
+
+    def take(value: Any) -> int:
+        found = _whole(value)
+        _check(least is None or found >= least)
+        return found
+
+    need = "a whole number" if least is None else f"a whole number >= {least}"
+    return Rule(take, need, example)
+
+
+def number(
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+    example: object,
+) -> Rule:
+    """A finite number within these bounds, of which ``above`` and ``below`` are outside."""
+
+    def take(value: Any) -> int | float:
+        found = _number(value)
+        _check(least <= found <= most and above < found < below)
+        return found
+
+    bounds = {">=": least, ">": above, "<=": most, "<": below}
+    words = [f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound)]
+    return Rule(take, " ".join(["a finite number", " and ".join(words)]).strip(), example)
+
+
+def one_of(known: Collection[str]) -> Rule:
+    """One of these words."""
+
+    def take(value: Any) -> str:
+        _check(isinstance(value, str) and value in known)
+        return str(value)
+
+    names = sorted(known)
+    return Rule(take, " or ".join(map(repr, names)), repr(names[0]))
+
+
+def optional(rule: Rule) -> Rule:
+    """What ``rule`` says, or None."""
+    return Rule(
+        lambda value: None if value is None else rule.take(value),
+        f"{rule.need}, or None",
+        rule.example,
+    )
+
+
+def pairs(key: Rule, value: Rule) -> Rule:
+    """A mapping of numbers to numbers."""
+
+    def take(given: Any) -> dict[Any, Any]:
+        _check(isinstance(given, Mapping))
+        return {key.take(first): value.take(second) for first, second in given.items()}
+
+    example = f"{{{key.example}: {value.example}}}"
+    return Rule(take, f"a mapping from {key.need} to {value.need}", example)
+
+
+FRACTION = number(least=0, below=1, example=0.15)
+SHARE = number(least=0, most=1, example=0.1)
+POSITIVE = number(above=0, example=2)
+NOT_NEGATIVE = number(least=0, example=0.5)
+FLAG = Rule(_flag, "True or False", True)
+FUNCTION = Rule(_function, "a function", "my_function")
+MODULE = Rule(
+    _module, "an nn.Module (load a state dict into one, put a function into its forward)", "Net()"
+)
+PATH = Rule(_path, "a path, not empty", "'runs/mine'")
+
+ARGUMENTS: Mapping[str, Rule] = {
+    # how long, how many
+    "epochs": whole(1, example=20),
+    "schedule_epochs": whole(1, example=100),
+    "batch_size": whole(1, example=128),
+    "accumulate": whole(1, example=2),
+    "limit": whole(1, example=1000),
+    "chunk": whole(1, example=128),
+    "levels": whole(1, example=64),
+    "seconds": number(above=0, example=600),
+    "keep_last": whole(1, example=2),
+    "monitor_every": whole(1, example=5),
+    "every_steps": whole(1, example=500),
+    "every_minutes": number(above=0, example=10),
+    "padding": whole(0, example=4),
+    "channels": whole(1, example=3),
+    "classes": whole(2, example=10),
+    "width": whole(1, example=16),
+    "size": whole(1, example=28),
+    # attacks and threats
+    "epsilon": number(least=0, example="8/255"),
+    "tolerance": number(least=0, example=1e-6),
+    "max_epsilon": number(above=0, example="16/255"),
+    "steps": whole(1, example=10),
+    "step_size": number(least=0, example="2/255"),
+    "saa_steps": whole(1, example=20),
+    "saa_targets": whole(1, example=3),
+    "saa_keep": pairs(whole(1, example=6), whole(1, example=1)),
+    "targets": whole(1, example=9),
+    "restarts": whole(1, example=5),
+    "count": whole(1, example=10),
+    "queries": whole(1, example=5000),
+    "retire_every": optional(whole(1, example=10)),
+    "stacked": FLAG,
+    "keep": pairs(whole(example=6), whole(example=1)),
+    "p_init": number(above=0, most=1, example=0.8),
+    "alpha_max": SHARE,
+    "backward": number(least=0, most=1, example=0.9),
+    "overshoot": number(above=0, example=1.05),
+    "scale": number(above=0, example=10),
+    # objectives and weightings
+    "alpha": number(above=0, example=2),
+    "beta": number(above=0, example=0.5),
+    "lambda_": number(example=-1),
+    "min_weight": number(least=0, example=0.1),
+    "share_rows": whole(0, example=512),
+    "label_smoothing": number(least=0, below=1, example=0.1),
+    "smoothing": number(least=0, below=1, example=0.1),
+    # the optimiser and its schedules
+    "lr": number(above=0, example=0.1),
+    "momentum": number(least=0, below=1, example=0.9),
+    "nesterov": FLAG,
+    "weight_decay": number(least=0, example=2e-4),
+    "drops": pairs(number(above=0, most=1, example=0.6), number(above=0, example=0.1)),
+    "clip": number(above=0, example=1),
+    "ema": number(least=0, below=1, example=0.999),
+    "ema_warm_up": FLAG,
+    "final": number(least=0, most=1, example=0.01),
+    "peak": number(above=0, below=1, example=0.3),
+    "div_factor": number(least=1, example=25),
+    "final_div_factor": number(least=1, example=1e4),
+    # data and folders
+    "seed": whole(example=0),
+    "validation": FRACTION,
+    "flip": FLAG,
+    "keep_images": FLAG,
+    "out": PATH,
+    "folder": PATH,
+}
+"""The rules of arguments that mean the same wherever they occur."""
+
+
+def check_fields(thing: Any, **own: Rule) -> None:
+    """Check the fields of a dataclass that has just been made, and keep them as plain Python.
+
+    By ``ARGUMENTS``, but where the class has rules of its ``own``. A default needs no check.
+    Raises SettingError.
+    """
+    for each in fields(thing):
+        rule, value = own.get(each.name, ARGUMENTS.get(each.name)), getattr(thing, each.name)
+        if rule is None or (each.default is not MISSING and value is each.default):
+            continue
+        object.__setattr__(thing, each.name, rule(each.name, value, type(thing).__name__))
+
+
+def checked(**own: Rule) -> Callable[[_Function], _Function]:
+    """The same for the arguments of a function: checked and made plain before each call."""
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        name_of_class, _, method = function.__qualname__.rpartition(".")
+        owner = name_of_class if method == "__init__" else ""
+
+        @functools.wraps(function)
+        def call(*positional: Any, **named: Any) -> Any:
+            bound = signature.bind(*positional, **named)
+            for name, value in bound.arguments.items():
+                rule = own.get(name, ARGUMENTS.get(name))
+                if rule is not None and value is not signature.parameters[name].default:
+                    bound.arguments[name] = rule(name, value, owner)
+            return function(*bound.args, **bound.kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def threat_parts(text: str) -> tuple[str, float]:
+    """``linf:8/255`` -> ("linf", 0.0313...); also decimal numbers, and ``l2:0.5``.
+
+    Raises SettingError.
+    """
+    norm, _, radius = text.partition(":")
+    if norm not in {"linf", "l2"} or not radius:
+        raise SettingError(f"threat {shown(text)}: write linf:8/255, linf:0.1 or l2:0.5")
+    numerator, _, denominator = radius.partition("/")
+    try:
+        epsilon = float(numerator) / (float(denominator) if denominator else 1.0)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise SettingError(
+            f"threat {shown(text)}: {shown(radius)} is no number like 8/255 or 0.1"
+        ) from None
+    if norm == "linf" and epsilon > 1:
+        raise SettingError(
+            f"threat {shown(text)}: epsilon is in [0, 1] pixel units; linf:{radius}/255 was "
+            "probably meant"
+        )
+    return norm, epsilon
+
+
+def threat_text(norm: str, epsilon: float) -> str:
+    """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
+    if float(f"{epsilon:g}") == epsilon:
+        return f"{norm}:{epsilon:g}"
+    levels = round(epsilon * 255)
+    return f"{norm}:{levels}/255" if levels / 255 == epsilon else f"{norm}:{epsilon!r}"

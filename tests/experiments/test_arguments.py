@@ -1,0 +1,175 @@
+"""What the functions of ``lrat`` take as arguments, and what they refuse in one line."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import lrat
+from builders import seeded
+from lrat.data import CropAndFlip
+from lrat.errors import LratError
+from lrat.threat import Linf
+
+IMAGES = torch.linspace(0, 1, 24 * 12).view(24, 3, 2, 2)
+LABELS = torch.arange(24) % 3
+DATA = (IMAGES, LABELS)
+NETWORK = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+
+def copied() -> nn.Module:
+    return seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+
+COMMON: list[tuple[str, Any]] = [
+    ("model", NETWORK.state_dict()),
+    ("model", OrderedDict(NETWORK.state_dict())),
+    ("model", nn.Flatten),
+    ("model", "resnet-18"),
+    ("model", None),
+    ("model", nn.Linear(12, 3, device="meta")),
+    ("data", None),
+    ("data", [IMAGES, LABELS]),
+    ("data", (IMAGES,)),
+    ("data", (IMAGES, None)),
+    ("data", ([[0.5, 0.5], [0.5]], [0, 1])),
+    ("data", (IMAGES.to_sparse(), LABELS)),
+    ("data", (IMAGES.to(torch.complex64), LABELS)),
+    ("data", (IMAGES.to("meta"), LABELS)),
+    ("data", (IMAGES, [[0, 1], [2]])),
+    ("threat", 0.1),
+    ("threat", None),
+    ("threat", "linf:eight"),
+    ("threat", Linf),
+    ("seed", "0"),
+    ("seed", 1.0),
+    ("seed", True),
+    ("seed", None),
+    ("acceleration", "fast"),
+    ("acceleration", True),
+    ("device", 3),
+    ("device", "gpu"),
+    ("device", ""),
+    ("device", "meta"),
+]
+FIT: list[tuple[str, Any]] = [
+    *((name, value) for name in ("epochs", "batch_size", "accumulate") for value in ("3", 1.5, 0)),
+    ("epochs", True),
+    ("batch_size", -1),
+    ("lr", None),
+    ("lr", "0.1"),
+    ("lr", float("nan")),
+    ("lr", float("inf")),
+    ("weight_decay", -1e-4),
+    ("label_smoothing", 1),
+    ("ema", "0.999"),
+    ("ema", 1.5),
+    ("precision", "float16"),
+    ("precision", torch.bfloat16),
+    ("validation", "x"),
+    ("validation", 1.0),
+    ("validation", True),
+    ("drops", [0.5]),
+    ("drops", {"0.5": 0.1}),
+    ("schedule", 3),
+    ("schedule", "slow"),
+    ("schedule", {"final": 0.1}),
+    ("augmentation", "flip"),
+    ("augmentation", CropAndFlip),
+    ("progress", 3),
+    ("progress", True),
+    ("method", 3),
+    ("method", ""),
+    ("method", nn.Linear),
+    ("out", ""),
+    ("out", 3),
+]
+EVALUATE: list[tuple[str, Any]] = [
+    ("limit", "5"),
+    ("limit", 0),
+    ("limit", 2.5),
+    ("batch_size", "8"),
+    ("batch_size", -1),
+    ("folder", ""),
+    ("folder", b"runs"),
+    ("suite", ""),
+    ("suite", 3),
+    ("suite", ["quick"]),
+    ("loss", "cross_entropy"),
+    ("loss", 3),
+    ("seconds", "10"),
+    ("seconds", 0),
+    ("seconds", float("nan")),
+    ("keep_images", "no"),
+    ("noise", "none"),
+    ("noise", 3),
+]
+CASES = [
+    *((lrat.fit, *case) for case in (*COMMON, *FIT)),
+    *((lrat.evaluate, *case) for case in (*COMMON, *EVALUATE)),
+    *((lrat.check_masking, *case) for case in COMMON),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "value"),
+    CASES,
+    ids=[
+        f"{function.__name__}-{name}-{number}" for number, (function, name, _) in enumerate(CASES)
+    ],
+)
+def test_an_argument_that_is_not_right_is_refused_in_a_line(
+    function: Any, name: str, value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    right: dict[str, Any] = {"model": copied(), "data": DATA, "threat": Linf(epsilon=0.1)}
+    right |= {"method": "natural", "epochs": 1} if function is lrat.fit else {}
+    with pytest.raises(LratError) as caught:
+        function(**{**right, name: value})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_argument_is_named_with_what_was_given_and_an_example() -> None:
+    for name, value in {"epochs": 1.5, "batch_size": -1, "lr": None, "validation": "x"}.items():
+        with pytest.raises(LratError, match=rf"^{name}={value!r}: must be .*, as {name}=\d"):
+            lrat.fit(copied(), DATA, threat="linf:0.1", **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint8, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_numbers(kind: Any) -> None:
+    lrat.fit(
+        copied(),
+        DATA,
+        threat=Linf(epsilon=0.1),
+        method="natural",
+        epochs=kind(1),
+        batch_size=kind(8),
+        seed=kind(3),
+        lr=np.float32(0.05),
+        validation=np.float64(0),
+    )
+    found = lrat.evaluate(
+        copied(), DATA, threat="linf:0.1", limit=kind(9), seed=kind(3), batch_size=kind(4)
+    )
+    same = lrat.evaluate(copied(), DATA, threat="linf:0.1", limit=9, seed=3, batch_size=4)
+    assert found.identity == same.identity
+    assert found.summary() == same.summary()
+
+
+@pytest.mark.parametrize("model", [NETWORK.state_dict(), nn.Flatten, 3])
+def test_accelerate_refuses_what_is_no_model(model: Any) -> None:
+    with pytest.raises(LratError, match=r"^model=[^\n]+$"):
+        lrat.accelerate(model, IMAGES)
+
+
+def test_a_folder_that_cannot_be_made_is_not_said_to_be_in_use() -> None:
+    with pytest.raises(LratError) as caught:
+        lrat.fit(copied(), DATA, threat="linf:0.1", method="natural", epochs=1, out="/proc/no/run")
+    assert "in use" not in str(caught.value)
