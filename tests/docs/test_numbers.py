@@ -1,6 +1,8 @@
 """The numbers on the speed page stand in the records that it names."""
 
 import re
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -34,27 +36,76 @@ def test_every_record_that_is_named_is_there() -> None:
 
 
 FINDINGS = (ROOT / "docs" / "what-the-weights-do.md").read_text(encoding="utf-8")
+SIGNED = re.compile(r"([+−0]) \(([+−]\d+\.\d \[[^\]]+\])\)")
 DIFFERENCE = re.compile(r"[+−]?\d+\.\d \[[^\]]+\]")
-PRESETS = ("digits", "fashion-mnist", "cifar10-small")
+COLUMNS = ("digits", "digits", "fashion-mnist", "fashion-mnist", "cifar10-small")
+"""The preset of each column of the table of claims."""
+CLAIMS = ROOT / "results" / "claims.md"
+
+
+def recorded(preset: str) -> str:
+    """What the preset's tables say, and its part of the tested claims."""
+    tables = sorted((ROOT / "results" / preset).glob("table[12].md"))
+    tested = CLAIMS.read_text(encoding="utf-8").split("\n## ")
+    return "\n".join(
+        [each.read_text(encoding="utf-8") for each in tables]
+        + [part for part in tested if part.startswith(f"{preset}: ")]
+    )
 
 
 def differences() -> list[tuple[str, str]]:
     """Every difference with its interval in the table of claims, with its column's preset."""
-    table = FINDINGS.partition("## Which claims")[2].partition("\nCommands:")[0]
+    table = FINDINGS.partition("## Which claims")[2].partition("\nCommand:")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
     return [
         (number, preset)
         for cells in rows
-        for preset, cell in zip(PRESETS, cells[1:], strict=True)
+        for preset, cell in zip(COLUMNS, cells[1:], strict=True)
         for number in DIFFERENCE.findall(cell)
+    ]
+
+
+def signs() -> list[tuple[str, str, str]]:
+    """Every tested cell's sign, difference and preset; not CIFAR-10's, which are of one seed."""
+    table = FINDINGS.partition("## Which claims")[2].partition("\nCommand:")[0]
+    return [
+        (found[1], found[2], preset)
+        for line in table.splitlines()
+        if line.startswith("|")
+        for preset, cell in zip(COLUMNS, line.strip("|").split("|")[1:], strict=True)
+        if (found := SIGNED.match(cell.strip()))
     ]
 
 
 @pytest.mark.parametrize(("number", "preset"), differences())
 def test_a_claims_difference_is_in_its_preset_s_tables(number: str, preset: str) -> None:
-    tables = (ROOT / "results" / preset).glob("table[12].md")
-    assert any(number in table.read_text(encoding="utf-8") for table in tables)
+    assert number in recorded(preset)
+
+
+@pytest.mark.parametrize(("sign", "cell", "preset"), signs())
+def test_a_claims_sign_is_what_its_test_says(sign: str, cell: str, preset: str) -> None:
+    """``+`` and ``−`` where the record has a star; ``0`` where it has none."""
+    assert (f"{cell} *" in recorded(preset)) == (sign != "0")
 
 
 def test_the_table_of_claims_is_read() -> None:
-    assert len(differences()) > 20
+    assert len(differences()) > 40
+    assert len(signs()) > 30
+
+
+def test_weights_differences_are_in_the_record() -> None:
+    section = FINDINGS.partition("## Do the weights do anything?")[2].partition("\nRecord:")[0]
+    for line in section.splitlines():
+        for preset, name in (("digits", ", digits |"), ("fashion-mnist", ", Fashion-MNIST |")):
+            if name in line:
+                cells = DIFFERENCE.findall(line)
+                assert len(cells) == 3
+                assert [cell for cell in cells if cell not in recorded(preset)] == []
+
+
+def test_the_tested_claims_follow_from_the_tables(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "claims.py"
+    folders = [ROOT / "results" / name for name in dict.fromkeys(COLUMNS)]
+    made = tmp_path / "claims.md"
+    runpy.run_path(str(script))["main"]([*map(str, folders), "--out", str(made)])
+    assert made.read_text(encoding="utf-8") == CLAIMS.read_text(encoding="utf-8")

@@ -1,10 +1,12 @@
 """The attack's view of a model: eval mode, frozen, BatchNorm folded, faster where that pays."""
 
-from lrat.acceleration.choosing import accelerate, choose, describe, disagreement
+from lrat.acceleration.checked import CheckedView, accelerate, warn_of_hooks
+from lrat.acceleration.choosing import choose, describe, disagreement
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.modes import evaluating
 
 __all__ = [
+    "CheckedView",
     "Choices",
     "FastView",
     "PlainView",
@@ -14,4 +16,5 @@ __all__ = [
     "describe",
     "disagreement",
     "evaluating",
+    "warn_of_hooks",
 ]

@@ -1,15 +1,13 @@
 """Which BatchNorm layers can be folded into the layer before them, and the arithmetic of it."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
@@ -26,40 +24,10 @@ class Pair:
     norm: str
 
 
-def foldable_pairs(model: nn.Module) -> list[Pair]:
-    """Every layer whose output goes into one BatchNorm and nowhere else.
-
-    Read off the traced graph where torch.fx can trace the model; off ``nn.Sequential`` neighbours
-    where it cannot (control flow that depends on the images). Layers that are shared, hooked,
-    parametrised or subclassed, and norms without running statistics, are left alone.
-    """
-    once = _used_once(model)
-    found = _traced_pairs(model)
-    if found is None:
-        found = _sequential_pairs(model)
-    modules = dict(model.named_modules())
-    return [
-        pair
-        for pair in found
-        if {pair.layer, pair.norm} <= once
-        and _plain(modules[pair.layer], _LAYERS)
-        and _plain(modules[pair.norm], NORMS)
-        and _fits(modules[pair.layer], modules[pair.norm])
-    ]
-
-
-def output_layer(model: nn.Module) -> str | None:
-    """The name of the linear layer whose output is the model's; None where there is no such one.
-
-    Where the model cannot be traced: its last linear layer.
-    """
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    graph = _graph_of(model)
-    if graph is None:
-        return linear[-1] if linear else None
-    (result,) = (node for node in graph.nodes if node.op == "output")
-    names = (str(node.target) for node in result.all_input_nodes)
-    return next((name for name in names if name in linear), None)
+def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether the two fit. Layers that are hooked, parametrised or subclassed, and norms without
+    running statistics, are left alone."""
+    return _plain(layer, LAYERS) and _plain(norm, NORMS) and _fits(layer, norm)
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
@@ -75,62 +43,7 @@ def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)), bias
 
 
-class _Tracer(torch.fx.Tracer):
-    """Every module that has no children is a leaf, also a user's own."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(True for _ in m.children()) or super().is_leaf_module(
-            m, module_qualified_name
-        )
-
-
-def _graph_of(model: nn.Module) -> torch.fx.Graph | None:
-    try:
-        return _Tracer().trace(model)
-    except Exception:
-        return None
-
-
-def _traced_pairs(model: nn.Module) -> list[Pair] | None:
-    graph = _graph_of(model)
-    if graph is None:
-        return None
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    by_name: dict[str, list[torch.fx.Node]] = {}
-    for node in calls:
-        by_name.setdefault(str(node.target), []).append(node)
-    pairs = []
-    for node in calls:
-        name = str(node.target)
-        if not isinstance(model.get_submodule(name), NORMS) or len(by_name[name]) > 1:
-            continue
-        source = node.args[0] if node.args else None
-        if not isinstance(source, torch.fx.Node) or source.op != "call_module":
-            continue
-        layer = str(source.target)
-        if len(source.users) == 1 and len(by_name[layer]) == 1:
-            pairs.append(Pair(layer, name))
-    return pairs
-
-
-def _sequential_pairs(model: nn.Module) -> list[Pair]:
-    pairs = []
-    for prefix, module in model.named_modules():
-        if type(module) is not nn.Sequential:
-            continue
-        names = [f"{prefix}.{name}" if prefix else name for name, _ in module.named_children()]
-        parts = list(module.children())
-        if len(parts) != len(names):
-            continue
-        pairs += [
-            Pair(layer_name, norm_name)
-            for (layer_name, layer), (norm_name, norm) in pairwise(zip(names, parts, strict=True))
-            if isinstance(layer, _LAYERS) and isinstance(norm, NORMS)
-        ]
-    return pairs
-
-
-def _used_once(model: nn.Module) -> set[str]:
+def used_once(model: nn.Module) -> set[str]:
     """Modules that have one name: a shared module may be called elsewhere too."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

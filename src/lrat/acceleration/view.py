@@ -1,6 +1,5 @@
 """The attack's view of a model: an evaluation-mode copy that computes the same thing faster."""
 
-import copy
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,8 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.folding import NORMS, Pair, foldable_pairs, folded, output_layer
+from lrat.acceleration.folding import NORMS, Pair, folded
+from lrat.acceleration.following import State, private_copy
 from lrat.acceleration.graphs import GraphedNetwork
+from lrat.acceleration.observing import OBSERVED, observed
 from lrat.errors import SettingError
 from lrat.modes import evaluating
 from lrat.outputs import logits_of
@@ -78,6 +79,15 @@ class View(nn.Module, ABC):
     folded: int = 0
     unfolded: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the original itself."""
+        return False
+
+    def gives_way(self, error: Exception) -> bool:
+        """Whether what raised ``error`` was left for another view, so that one may try again."""
+        return False
+
     @abstractmethod
     def refresh(self) -> "View":
         """Take over the original's weights and statistics."""
@@ -92,6 +102,10 @@ class PlainView(View):
         self.choices = Choices.plain()
         self.unfolded = _norms_in(original)
 
+    @property
+    def is_plain(self) -> bool:
+        return True
+
     def forward(self, images: Images) -> Logits:
         with evaluating(self.original):
             return logits_of(self.original(images), len(images)).float()
@@ -103,39 +117,29 @@ class PlainView(View):
 class FastView(View):
     """A frozen copy in eval mode that computes the same as the original, faster.
 
-    Raises SettingError for choices that change nothing: that is ``PlainView``.
+    ``images`` [B C H W]: a few, on which what can be folded is observed; by default the first ones
+    that come. Raises SettingError for choices that change nothing (that is ``PlainView``), and what
+    copying the model or its forward raises.
     """
 
-    def __init__(self, original: nn.Module, choices: Choices) -> None:
+    fast: nn.Module
+
+    def __init__(self, original: nn.Module, choices: Choices, images: Images | None = None) -> None:
         super().__init__()
         if choices == Choices.plain():
             raise SettingError(f"FastView(choices={choices!r}): use PlainView")
         # Not a submodule: the original's modes and hooks are none of the view's business.
         self.__dict__["original"] = original
         self.choices = choices
-        with evaluating(original):
-            fast = copy.deepcopy(original)
-            sketch = copy.deepcopy(original)
-        with torch.random.fork_rng(devices=[]):
-            pairs = foldable_pairs(sketch.eval()) if choices.fold else []
-            head = output_layer(sketch)
-        self.folded, self.unfolded = len(pairs), _norms_in(original) - len(pairs)
-        fast.eval()
-        self._pairs: list[Pair] = pairs
-        for pair in pairs:
-            _install(fast, pair)
-        if choices.precision == "bfloat16":
-            _lower(fast, head)
-        fast.requires_grad_(False)
-        if choices.channels_last:
-            fast.to(memory_format=torch.channels_last)
-        self.fast = fast
-        run: Any = torch.compile(fast) if choices.compiled else fast
-        self._run = GraphedNetwork(run) if choices.graphs else run
-        self._copies = _matching_tensors(original, fast, pairs)
+        self.unfolded = _norms_in(original)
+        self._images: Images | None = None
+        if images is not None:
+            self._copy(images)
         self.train(False)
 
     def forward(self, images: Images) -> Logits:
+        if self._images is None:
+            self._copy(images)
         with self._precision(images):
             if self.choices.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
@@ -145,19 +149,55 @@ class FastView(View):
         """Always in eval mode."""
         return super().train(False)
 
-    @torch.no_grad()
     def refresh(self) -> "FastView":
-        """Take over the original's weights and statistics, in place."""
-        targets = [target for _, target in self._copies]
-        sources = [source for source, _ in self._copies]
-        for pair in self._pairs:
-            layer = self.original.get_submodule(pair.layer)
-            sources += folded(layer, self.original.get_submodule(pair.norm))
-            stored: Any = self.fast.get_submodule(pair.layer)
-            targets += [stored.weight, stored.bias]
-        # One call for all: on a GPU a kernel for many tensors instead of one for each.
-        torch._foreach_copy_(targets, sources)
+        """Take over the original's weights and statistics, in place and by name; where anything
+        else of it changed, a number, a flag, a module, the copy is made anew."""
+        if self._images is None:
+            return self
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
+            state = State.of(self.original)
+            sources, targets = state.tensors, State.of(self.fast).tensors
+            names = [name for name in sources if name.rpartition(".")[0] not in self._folded_names]
+            if state.differs(self._state) or any(
+                name not in targets or targets[name].shape != sources[name].shape for name in names
+            ):
+                self._copy(self._images)
+                return self
+            to, of = [targets[name] for name in names], [sources[name] for name in names]
+            for pair in self._pairs:
+                layer = self.original.get_submodule(pair.layer)
+                of += folded(layer, self.original.get_submodule(pair.norm))
+                stored: Any = self.fast.get_submodule(pair.layer)
+                to += [stored.weight, stored.bias]
+            # One call for all: on a GPU a kernel for many tensors instead of one for each.
+            torch._foreach_copy_(to, of)
         return self
+
+    def _copy(self, images: Images) -> None:
+        """Make the copy, with what one forward of ``images`` shows of the original."""
+        choices = self.choices
+        with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
+            found = observed(self.original, images)
+            self._state = State.of(self.original)
+            fast = private_copy(self.original)
+            self._images = images.detach()[:OBSERVED].clone()
+            self._pairs = found.pairs if choices.fold else ()
+            self._folded_names = {name for pair in self._pairs for name in (pair.layer, pair.norm)}
+            self.folded = len(self._pairs)
+            self.unfolded = _norms_in(self.original) - self.folded
+            for name, kind, number in found.idle:
+                del getattr(fast.get_submodule(name), kind)[number]
+            for pair in self._pairs:
+                _install(fast, pair)
+            if choices.precision == "bfloat16":
+                _lower(fast, found.head)
+            for tensor in State.of(fast).tensors.values():
+                tensor.requires_grad_(False)
+            if choices.channels_last:
+                fast.to(memory_format=torch.channels_last)
+        self.fast = fast
+        run: Any = torch.compile(fast) if choices.compiled else fast
+        self._run = GraphedNetwork(run) if choices.graphs else run
 
     def _precision(self, images: Tensor) -> AbstractContextManager[object]:
         if self.choices.precision == "float32":
@@ -195,27 +235,6 @@ def _lower(fast: nn.Module, head: str | None) -> None:
             module.__class__ = _Float32Linear
         elif type(module) in _LOW_PRECISION_LAYERS:
             module.to(torch.bfloat16)
-
-
-def _matching_tensors(
-    original: nn.Module, fast: nn.Module, pairs: list[Pair]
-) -> list[tuple[Tensor, Tensor]]:
-    """Every tensor of the copy that is a plain copy, with its source."""
-    skipped = {f"{name}." for pair in pairs for name in (pair.layer, pair.norm)}
-    sources, targets = (_named_tensors(module) for module in (original, fast))
-    return [
-        (source, targets[name])
-        for name, source in sources.items()
-        if name in targets and not any(name.startswith(prefix) for prefix in skipped)
-    ]
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers under all their names: tied ones have several."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
 
 
 def _norms_in(module: nn.Module) -> int:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration import PlainView, View
+from lrat.acceleration import View
 from lrat.hardware import full_float32
 from lrat.modes import evaluating, outside_autocast
 from lrat.outputs import forward_logits
@@ -15,7 +15,7 @@ def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor)
     What is no view, or a plain one, needs no confirmation. One float32 forward of the claimed
     images; waits for the device, so it is called where images leave a batch, not in every step.
     """
-    if not isinstance(model, View) or isinstance(model, PlainView):
+    if not isinstance(model, View) or model.is_plain:
         return claimed
     rows = claimed.nonzero().flatten()
     if len(rows) == 0:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.folding import output_layer
+from lrat.acceleration.observing import observed
 from lrat.errors import SettingError
 from lrat.types import Images
 
@@ -55,15 +55,18 @@ class Mixed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._heads = _heads(model)  # in a list: no second place for its parameters
+        self._heads: list[nn.Module | None] = []  # a list: no second place for its parameters
         self.training = model.training
 
     def forward(self, images: Images) -> Any:
         kind = images.device.type
+        if not self._heads:
+            self._heads.append(_head(self.model, images))
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(kind, torch.bfloat16))
             for head in self._heads:
-                stack.enter_context(_outside_autocast(head, kind))
+                if head is not None:
+                    stack.enter_context(_outside_autocast(head, kind))
             return in_float32(self.model(images))
 
 
@@ -114,14 +117,13 @@ def in_float32(output: Any) -> Any:
     return output
 
 
-def _heads(model: nn.Module) -> list[nn.Module]:
-    """The linear layer whose output is the model's; none where there is none such."""
+def _head(model: nn.Module, images: Images) -> nn.Module | None:
+    """The linear layer whose output is the logits; None where there is no such one."""
     try:
-        with torch.random.fork_rng(devices=[]):
-            name = output_layer(copy.deepcopy(model))
+        name = observed(model, images).head
     except Exception:  # a model that cannot be copied
-        return []
-    return [] if name is None else [model.get_submodule(name)]
+        return None
+    return None if name is None else model.get_submodule(name)
 
 
 def _tried(device: torch.device) -> str | None:

@@ -1,0 +1,187 @@
+"""The view that is kept: checked against its original, and left where it does not hold."""
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lrat.acceleration.choosing import choose, describe, disagreement
+from lrat.acceleration.following import hooks_of
+from lrat.acceleration.observing import OBSERVED
+from lrat.acceleration.view import Choices, FastView, PlainView, View
+from lrat.checks import MODULE, checked
+from lrat.errors import LratError, in_one_line
+from lrat.outputs import forward_logits, is_memory_error
+from lrat.randomness import random_state_kept
+from lrat.types import Images, Logits
+
+_logger = logging.getLogger(__name__)
+_PROBED = 128
+_CHECKED = 16
+"""Images that a view must agree on to be used, and at each later check."""
+
+
+class CheckedView(View):
+    """The fastest view of a model that computes what the model does, as long as it does so.
+
+    One that raises, or no longer agrees with the original, is left for the next simpler one, at
+    last the plain model: in a warning, and in ``notes``. See ``accelerate``.
+    """
+
+    def __init__(
+        self, original: nn.Module, images: Images | None = None, choices: Choices | None = None
+    ) -> None:
+        super().__init__()
+        self.__dict__["original"] = original
+        self.notes: tuple[str, ...] = ()
+        self._reported = 0
+        self._asked = choices
+        self._probe: Images | None = None
+        self._use(PlainView(original))
+        if images is not None:
+            self._begin(images)
+
+    @property
+    def is_plain(self) -> bool:
+        return self.current.is_plain
+
+    def forward(self, images: Images) -> Logits:
+        if self._probe is None:
+            self._begin(images)
+        while True:
+            before = _version(images)
+            try:
+                logits: Logits = self.current(images)
+            except Exception as error:
+                if not self.gives_way(error) or _version(images) != before:
+                    raise
+            else:
+                return logits
+
+    def gives_way(self, error: Exception) -> bool:
+        """Leave a view that raised ``error``; False where another one would raise it too."""
+        if self.is_plain or is_memory_error(error):
+            return False
+        if isinstance(error, LratError) and error.__cause__ is None:  # not what the model raised
+            return False
+        self._leave(f"it raised {in_one_line(error)}", _simpler(self.choices))
+        return True
+
+    def refresh(self) -> "CheckedView":
+        """Take over whatever of the original changed."""
+        try:
+            self._use(self.current.refresh())
+        except Exception as error:
+            if not self.gives_way(error):
+                raise
+        return self
+
+    def check(self) -> tuple[str, ...]:
+        """Refresh, and compare with the original on a few images: what was noted since the last
+        check. Not empty where attacks since then may have seen something else than the model."""
+        self.refresh()
+        if not self.is_plain and self._probe is not None:
+            problem = disagreement(self.current, self._probe[:_CHECKED])
+            if problem is not None:
+                # In float32 it is no matter of precision: something of the model is not followed.
+                low = self.choices.precision != "float32"
+                self._leave(problem, _simpler(self.choices) if low else [])
+        new, self._reported = self.notes[self._reported :], len(self.notes)
+        return new
+
+    def _begin(self, images: Images) -> None:
+        with torch.inference_mode(False):
+            self._probe = images.detach()[:_PROBED].clone()
+            choices = self._asked or choose(self.original, self._probe)
+            self._try([choices, *_simpler(choices)])
+        if not self.is_plain:
+            _logger.info("attacks see the model in %s", describe(self))
+
+    def _leave(self, reason: str, simpler: list[Choices]) -> None:
+        left = self.choices
+        self._try(simpler)
+        note = (
+            f"the view of the model in {left} was left: {reason}; attacks before may have been "
+            f"weaker, from now on they see it in {self.choices}"
+        )
+        _logger.warning(note)
+        self.notes = (*self.notes, note)
+
+    def _try(self, candidates: list[Choices]) -> None:
+        """Use the first of them that agrees with the original, else the plain model."""
+        probe = self._probe
+        if probe is None:
+            return
+        for candidate in candidates:
+            if candidate == Choices.plain():
+                continue
+            try:
+                view = FastView(self.original, candidate, probe)
+                problem = disagreement(view, probe)
+                _go_backward(view, probe)
+            except Exception as error:
+                problem = in_one_line(error)
+            if problem is None:
+                self._use(view)
+                return
+            _logger.warning("the view in %s is refused: %s", candidate, problem)
+        self._use(PlainView(self.original))
+        warn_of_hooks(self.original)
+
+    def _use(self, view: View) -> None:
+        self.current = view
+        self.choices, self.folded, self.unfolded = view.choices, view.folded, view.unfolded
+
+
+@checked(model=MODULE)
+def accelerate(
+    model: nn.Module, images: Images | None = None, *, choices: Choices | None = None
+) -> CheckedView:
+    """The attack's view of ``model``: eval mode, frozen, BatchNorm folded, and what else pays here.
+
+    ``images`` [B C H W] are probed, by default the first ones that come: what to choose follows
+    from the device and the model's size on them, and the view must reproduce the original's logits
+    on them: to 1e-4 in float32; the same class on 99.5 % in low precision. A view that does not, or
+    that raises, is refused in a warning and the next simpler one is used, at last the plain model.
+    ``choices``: what an earlier view chose (``view.choices``), checked too.
+
+    What cannot be folded stays as it is. ``view.refresh()`` after each change of the model;
+    ``view.check()`` compares again.
+    """
+    return CheckedView(model, images, choices)
+
+
+def warn_of_hooks(model: nn.Module) -> None:
+    """Say that attacks on the model itself run its user's hooks."""
+    count = sum(len(hooks_of(module)) for module in model.modules())
+    if count:
+        _logger.warning(
+            "attacks call the model itself, so its hooks (%d) run in every step: remove those that "
+            "store what they see",
+            count,
+        )
+
+
+def _go_backward(view: View, images: Images) -> None:
+    """One image gradient, for what raises there alone."""
+    with torch.enable_grad(), random_state_kept():
+        few = images[:OBSERVED].clone().requires_grad_()
+        logits = forward_logits(view, few)
+        if logits.requires_grad:
+            torch.autograd.backward(logits.sum())
+
+
+def _simpler(choices: Choices) -> list[Choices]:
+    """What to try after these choices, one change after the other."""
+    plainer = Choices(fold=choices.fold, channels_last=choices.channels_last)
+    order = [
+        replace(choices, channels_last=False, compiled=False, graphs=False),
+        plainer,
+        replace(plainer, channels_last=False),
+    ]
+    return [each for each in dict.fromkeys(order) if each not in (choices, Choices.plain())]
+
+
+def _version(images: Images) -> int:
+    return 0 if images.is_inference() else images._version

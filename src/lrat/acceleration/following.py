@@ -1,0 +1,158 @@
+"""The state of a model by name: its tensors, and everything else that its forward may read."""
+
+import copy
+import enum
+import functools
+import logging
+import types
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrat.modes import evaluating, recordable
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_INTERNAL = frozenset(vars(nn.Module()))
+_NUMBERS = (type(None), bool, int, float, complex, str, bytes)
+_COMPARED = (*_NUMBERS, tuple)
+_DEEPEST = 12
+_LONGEST = 1000
+"""Deeper nesting and longer lists are compared by identity and length alone."""
+
+
+@dataclass
+class State:
+    """What a model consists of at one moment, compared on the host: no tensor is read.
+
+    ``tensors``: parameters, buffers and tensors in plain attributes, by name. ``others``: names
+    with values: modules, hooks, layouts of tensors, numbers, flags, and what lists, dictionaries
+    and objects in attributes hold.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    others: list[tuple[str, Any]] = field(default_factory=list)
+    _names: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "State":
+        state = cls()
+        state._add("", module, 0)
+        return state
+
+    def differs(self, other: "State") -> bool:
+        """Whether anything but the values of tensors differs."""
+        return len(self.others) != len(other.others) or not all(
+            map(_same, self.others, other.others)
+        )
+
+    def _add(self, name: str, value: Any, depth: int) -> None:
+        if type(value) in _NUMBERS:
+            self.others.append((name, value))
+            return
+        known = self._names.setdefault(id(value), name)
+        if isinstance(value, Tensor):
+            self.tensors[name] = value
+            # With the name of the tensor that it is tied to: untied ones differ.
+            self.others.append((name, (known, value.shape, value.dtype, value.device)))
+        elif known != name:
+            self.others.append((name, known))
+        else:
+            parts = _parts(value) if depth < _DEEPEST else []
+            is_whole = isinstance(value, nn.Module) or not parts or len(parts) > _LONGEST
+            self.others.append((name, value if is_whole else type(value)))
+            self.others.append((name, len(parts)))
+            if len(parts) <= _LONGEST:
+                deeper = 0 if isinstance(value, nn.Module) else depth + 1
+                for key, part in parts:
+                    self._add(f"{name}.{key}" if name else key, part, deeper)
+        if isinstance(value, nn.Module):
+            for number, hook in enumerate(hooks_of(value).values()):
+                self.others.append((f"{name} hook {number}", hook))
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode that shares no tensor with ``model``.
+
+    Results of earlier forwards that ``model`` keeps are copied without their graphs; hooks that are
+    no part of the model are shared, so that what they remember is not copied.
+    """
+    with torch.inference_mode(False), torch.no_grad(), recordable(model), evaluating(model):
+        memo: dict[int, Any] = {}
+        for tensor in State.of(model).tensors.values():
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+        for module in model.modules():
+            for hook in _all_hooks(module).values():
+                if not isinstance(getattr(hook, "__self__", None), nn.Module):
+                    memo[id(hook)] = hook
+        copied = copy.deepcopy(model, memo)
+    for module in copied.modules():
+        for kind, number in _all_hooks(module).keys() - hooks_of(module).keys():
+            del getattr(module, kind)[number]
+    return copied
+
+
+def hooks_of(module: nn.Module) -> dict[tuple[str, int], Any]:
+    """The hooks of one module by kind and number, without those of this package."""
+    return {
+        key: hook
+        for key, hook in _all_hooks(module).items()
+        if not str(getattr(hook, "__module__", "")).startswith("lrat.")
+    }
+
+
+def _all_hooks(module: nn.Module) -> dict[tuple[str, int], Any]:
+    return {
+        (kind, number): hook for kind in HOOKS for number, hook in getattr(module, kind, {}).items()
+    }
+
+
+def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
+    (name, value), (other_name, other_value) = one, other
+    if name != other_name or type(value) is not type(other_value):
+        return False
+    return value is other_value or (
+        type(value) in _COMPARED
+        and (value == other_value or repr(value) == repr(other_value))  # NaN
+    )
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    """Names and values of what an object consists of; nothing for what is compared as a whole."""
+    if isinstance(value, nn.Module):
+        own = [(name, part) for name, part in vars(value).items() if name not in _INTERNAL]
+        registered = (value._parameters, value._buffers, value._modules)
+        return [*(item for kind in registered for item in kind.items()), *own]
+    if isinstance(value, type | types.ModuleType | types.FunctionType | enum.Enum | logging.Logger):
+        return []
+    if isinstance(value, dict):
+        keys = enumerate(value)
+        names = [key if isinstance(key, str) else f"[{number}]" for number, key in keys]
+        others = [
+            (f"{name} key", key) for name, key in zip(names, value, strict=True) if key != name
+        ]
+        return [*zip(names, value.values(), strict=True), *others]
+    if isinstance(value, list | tuple | deque | set | frozenset):
+        return [(str(number), part) for number, part in enumerate(value)]
+    if isinstance(value, functools.partial):
+        return [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+    if isinstance(value, types.MethodType):
+        return [("__func__", value.__func__), ("__self__", value.__self__)]
+    if isinstance(value, np.ndarray):
+        content = value.tobytes() if value.dtype != object else b""
+        return [("shape", str(value.shape)), ("content", content)]
+    slots = {name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)}
+    return [
+        *((name, getattr(value, name)) for name in sorted(slots)),
+        *getattr(value, "__dict__", {}).items(),
+    ]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    named = vars(kind).get("__slots__", ())
+    names = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(name for name in names if not name.startswith("__"))

@@ -1,0 +1,200 @@
+"""What one forward shows of a model: which BatchNorm can be folded, its head, its FLOP, its hooks.
+
+Hooks sit on a private copy, and PyTorch's dispatch mode holds for this thread alone: nothing that
+another thread could see is changed, and a user's forward gets images and nothing else.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from lrat.acceleration.folding import LAYERS, NORMS, Pair, can_fold, used_once
+from lrat.acceleration.following import hooks_of, private_copy
+from lrat.outputs import logits_of
+from lrat.randomness import random_state_kept
+from lrat.types import Images
+
+OBSERVED = 2
+"""How many images one observation needs."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """``pairs`` that can be folded; ``head``: the linear layer whose output is the logits, None
+    where there is no such one; ``flop`` of one image's forward; ``idle``: hooks, as (module, kind,
+    number), that change nothing, as those do that only store what they see."""
+
+    pairs: tuple[Pair, ...]
+    head: str | None
+    flop: float
+    idle: tuple[tuple[str, str, int], ...]
+
+
+def observed(model: nn.Module, images: Images) -> Observation:
+    """One forward of a few of ``images`` [B C H W] through a private copy in eval mode.
+
+    A BatchNorm can be folded where its input is the output of a layer that nothing else reads, as
+    far as this forward shows: who folds it compares the results. Raises what copying or the model
+    raises.
+    """
+    copied = private_copy(model)
+    names = {module: name for name, module in copied.named_modules()}
+    hooks = _watched_hooks(copied)
+    images = images[:OBSERVED]
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        random_state_kept(),
+        _Flow(copied) as flow,
+    ):
+        logits = logits_of(copied(images.detach().clone()), len(images))
+    idle = [key for key, hook in hooks.items() if hook.is_idle]
+    for name, kind, number in idle:
+        del getattr(copied.get_submodule(name), kind)[number]
+    once = used_once(copied)
+    return Observation(
+        pairs=tuple(
+            Pair(names[layer], names[norm])
+            for layer, norm in flow.neighbours(logits)
+            if {names[layer], names[norm]} <= once and can_fold(layer, norm)
+        ),
+        head=next(
+            (
+                names[layer]
+                for layer, output in flow.outputs
+                if output is logits and type(layer) is nn.Linear
+            ),
+            None,
+        ),
+        flop=flow.flop / len(images),
+        idle=tuple(idle),
+    )
+
+
+class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the outputs of layers through one forward of ``model``, and counts FLOP."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flop = 0
+        self.outputs: list[tuple[nn.Module, Tensor]] = []
+        self._calls: Counter[nn.Module] = Counter()
+        self._reads: Counter[int] = Counter()
+        self._inputs: dict[nn.Module, tuple[Any, int]] = {}
+        self._reads_by_norm: dict[nn.Module, int] = {}
+        self._handles: list[Any] = []
+        self._depth = 0
+        self._read_outside: set[int] = set()
+        for module in model.modules():
+            if isinstance(module, LAYERS + NORMS):
+                self._handles.append(module.register_forward_pre_hook(self._before))
+                self._handles.append(module.register_forward_hook(self._after))
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        named = named or {}
+        result = function(*arguments, **named)
+        for value in tree_leaves((arguments, named)):
+            if isinstance(value, Tensor):
+                self._reads[id(value)] += 1
+                if not self._depth:
+                    self._read_outside.add(id(value))
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.flop += count(*arguments, **named, out_val=result)
+        return result
+
+    def neighbours(self, logits: Tensor) -> list[tuple[nn.Module, nn.Module]]:
+        """Each layer whose output one BatchNorm alone reads, with that BatchNorm."""
+        found = []
+        for norm, (source, reads_before) in self._inputs.items():
+            layer = next((layer for layer, output in self.outputs if output is source), None)
+            if (
+                layer is not None
+                and source is not logits
+                and self._calls[layer] == self._calls[norm] == 1
+                and reads_before == 0
+                and self._reads[id(source)] == self._reads_by_norm[norm]
+                and not self._is_read_outside(layer, norm)
+            ):
+                found.append((layer, norm))
+        return found
+
+    def _is_read_outside(self, *modules: nn.Module) -> bool:
+        """Whether a weight or statistic of theirs is used beside their own calls."""
+        tensors = [value for each in modules for value in (*each.parameters(), *each.buffers())]
+        return any(id(value) in self._read_outside for value in tensors)
+
+    def _before(self, module: nn.Module, inputs: Any) -> None:
+        self._depth += 1
+        if isinstance(module, NORMS):
+            source = inputs[0] if inputs else None
+            self._inputs[module] = source, self._reads[id(source)]
+
+    def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._depth -= 1
+        self._calls[module] += 1
+        if isinstance(module, NORMS):
+            self._reads_by_norm[module] = self._reads[id(inputs[0])] if inputs else 0
+        else:
+            self.outputs.append((module, output))  # kept, so that its id stays its own
+            self._reads[id(output)] = 0
+
+
+class _WatchedHook:
+    """Calls a hook and remembers whether it ever did more than look."""
+
+    def __init__(self, hook: Any) -> None:
+        self._hook = hook
+        self._calls = 0
+        self._has_acted = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._calls > 0 and not self._has_acted
+
+    def __call__(self, module: nn.Module, *seen: Any) -> Any:
+        before = _marks(module, seen)
+        result = self._hook(module, *seen)
+        after = _marks(module, seen)
+        same = len(before) == len(after) and all(
+            one is other and version == other_version
+            for (one, version), (other, other_version) in zip(before, after, strict=True)
+        )
+        self._calls += 1
+        self._has_acted |= result is not None or not same
+        return result
+
+
+def _watched_hooks(model: nn.Module) -> dict[tuple[str, str, int], _WatchedHook]:
+    """Every forward hook of ``model`` replaced by a watched one. Those of backward stay: what they
+    do to a gradient no forward shows."""
+    watched = {}
+    for name, module in model.named_modules():
+        for (kind, number), hook in hooks_of(module).items():
+            if "forward" in kind:
+                watched[name, kind, number] = _WatchedHook(hook)
+                getattr(module, kind)[number] = watched[name, kind, number]
+    return watched
+
+
+def _marks(module: nn.Module, seen: Any) -> list[tuple[Any, int]]:
+    """What a hook could change: the values that it sees, with versions, and the module's own."""
+    own = (vars(module), module._parameters, module._buffers, module._modules)
+    values = [*tree_leaves(seen), *(value for kind in own for value in kind.values())]
+    return [
+        (value, value._version if isinstance(value, Tensor) and not value.is_inference() else 0)
+        for value in values
+    ]
