@@ -255,6 +255,7 @@ def test_functions_without_a_name_are_told_apart_by_their_code(
 def test_a_function_without_a_name_is_the_same_in_another_process(tmp_path: Path) -> None:
     code = """
 import torch, lrat
+torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
 data = (torch.rand(12, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2)
 rate = lambda lr, position, length: lr if position in {'a', 'b', 0.0} else 0.5 * lr
@@ -356,6 +357,7 @@ def test_values_of_another_kind_are_one_line(tmp_path: Path) -> None:
     """In a process of its own, where no run-time type check comes first."""
     code = """
 import torch, lrat
+torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
 data = (torch.rand(6, 1, 2, 2), torch.arange(6) % 2)
 common = dict(threat='linf:0.1')

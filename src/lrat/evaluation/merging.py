@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
+from lrat.evaluation.fingerprint import read_fingerprint
 from lrat.evaluation.gallery import GALLERY, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import (
     EXTENT,
+    FINGERPRINT,
     IDENTITY,
     IMAGES,
     PARTS,
@@ -93,6 +95,13 @@ def merge(folders: Sequence[Path], out: Path) -> Joined:
                 f"{places[0]} and {place} are different evaluations ({'; '.join(found)}): only "
                 "parts of one can be joined"
             )
+    known = [(place, read) for place in places if (read := read_fingerprint(place))]
+    for place, fingerprint in known:
+        if reason := known[0][1].differs(fingerprint):
+            raise RunFolderError(
+                f"{known[0][0]} and {place} are of different models ({reason}): only parts of one "
+                "evaluation can be joined"
+            )
     rows = Outcomes.concatenate(read_parts(place) for place in places)
     _check_agreement(rows, places)
     extent = _extent(places, rows)
@@ -161,7 +170,7 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
 def _copy(place: Path, out: Path) -> None:
     """Add what ``place`` has and ``out`` has not."""
     found = [path for kind in (PARTS, IMAGES, GALLERY) for path in sorted((place / kind).glob("*"))]
-    for source in [*found, place / EXTENT]:
+    for source in [*found, place / EXTENT, place / FINGERPRINT]:
         target = out / source.relative_to(place)
         if not source.name.startswith(".") and source.is_file() and not target.exists():
             write_atomically(target, partial(_transfer, source))

@@ -29,6 +29,7 @@ Identity = dict[str, Any]
 Table = TypeVar("Table")
 PARTS, IMAGES = "outcomes", "images"
 IDENTITY, SUMMARY, EXTENT, NOTES = "identity.json", "summary.json", "extent.json", "notes.json"
+FINGERPRINT = "fingerprint.json"
 _MISSING = "(absent)"
 
 

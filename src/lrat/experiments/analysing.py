@@ -46,6 +46,7 @@ from lrat.experiments.analysing_views import ProgressCallback, attack_images, lo
 from lrat.experiments.environment import environment
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
 from lrat.experiments.lock import locked
+from lrat.experiments.model_code import program_of
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
 from lrat.hardware import move
@@ -145,6 +146,7 @@ class _Work:
         """Everything that the views depend on, but for the device."""
         return {
             **model_identity(network),
+            **({"program": program.digest()} if (program := program_of(network)).code else {}),
             "data": self.images.digest(),
             "part": self.request.part,
             "threat": self.subject.config.threat,

@@ -26,6 +26,8 @@ from lrat.evaluation.running import NoiseKind
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings, TrainingSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
+from lrat.experiments.folder import has_begun
+from lrat.experiments.identity import Reading
 from lrat.experiments.lock import locked
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
@@ -43,6 +45,7 @@ from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, t
 from lrat.training.guards import Measured
 from lrat.training.precision import Precision
 from lrat.training.schedules import Schedule, paper_drops
+from lrat.training.state import reported
 from lrat.training.watch import Silent
 
 Acceleration: TypeAlias = Literal["auto", "off"]
@@ -209,6 +212,9 @@ def fit(
         notes=notes,
     )
     with nullcontext() if folder is None else locked(folder):
+        if folder is not None:
+            parts = {"method": objective, "schedule": chosen, "augmentation": augmentation}
+            _hold(folder, identity, Reading(model, images, place, parts, trains=True))
         result = train(
             model,
             source,
@@ -324,6 +330,19 @@ def _storage(folder: Path, identity: str) -> Storage:
     """Checkpoints as often as the command writes them."""
     minutes = TrainingSettings().checkpoint_every_minutes
     return Storage(folder=folder, identity=identity, every_minutes=minutes)
+
+
+def _hold(folder: Path, identity: str, reading: Reading) -> None:
+    """Keep in a new folder which model is trained there; refuse another one in a folder that has
+    begun."""
+    if not has_begun(folder):
+        reading.begin(folder)
+        return
+    checkpoints = _storage(folder, identity).checkpoints()
+    reading.check(
+        folder,
+        lambda: (reported(checkpoints.load("selected")), checkpoints.load("last")["model"]),
+    )
 
 
 def _folder(place: Path | str | None) -> Path | None:

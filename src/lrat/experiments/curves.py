@@ -13,10 +13,11 @@ from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.storage import claim, read_json, read_whole
+from lrat.evaluation.storage import IDENTITY, claim, read_json, read_whole
 from lrat.evaluation.suites import Member
 from lrat.experiments import build
 from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
+from lrat.experiments.identity import Reading
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
@@ -150,9 +151,8 @@ def _measure(
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
     ball = as_ball(subject.threat)
     norm, trained = threat_parts(subject.threat)
-    folder = own_folder(
-        run / CURVES / _folder_name(request, norm, highest, len(images)), subject.identity
-    )
+    name_of_folder = _folder_name(request, norm, highest, len(images))
+    folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
@@ -170,7 +170,10 @@ def _measure(
             "seed": request.seed,
         }
         store = _Store(folder)
+        reading = Reading(network, subject.test, place)
+        is_new = not (folder / IDENTITY).exists()
         known = store.open(identity)
+        (reading.begin if is_new else reading.check)(folder)
         if (folder / CURVE).is_file() and known is not None:
             curve = Curve.from_dict(read_json(folder / CURVE), known.columns())
             return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)

@@ -14,11 +14,13 @@ from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.evaluation.reading import check_answers, stored_clean
+from lrat.evaluation.storage import IDENTITY, PARTS
 from lrat.experiments import build
 from lrat.experiments.carried import prepare_sources, seen_alike
 from lrat.experiments.exhibits import chosen_gallery
 from lrat.experiments.folder import OFF, evaluated
 from lrat.experiments.function_code import own_functions
+from lrat.experiments.identity import Reading
 from lrat.experiments.launching import processors
 from lrat.experiments.request import EvaluationRequest, descriptions, digest_of_attacks
 from lrat.experiments.seeing import evaluated_choices
@@ -86,9 +88,8 @@ def evaluation_folder(
         return None
     attacks = attacks or _attacks(subject, request)
     name = request.folder_name(subject.label, subject.threat, subject.test, attacks)
-    folder = own_folder(
-        subject.evaluations / name, {**subject.identity, "data": subject.test.digest()}
-    )
+    identity = {**subject.identity, "data": subject.test.digest()}
+    folder = own_folder(subject.evaluations / name, identity, subject.program)
     if evaluated(folder, "attacks") not in (None, descriptions(attacks)):
         # Of a suite of ours, by an earlier version.
         folder = folder.with_name(f"{folder.name}-{digest_of_attacks(attacks)}")
@@ -181,16 +182,21 @@ def _check_stored(
 
     Folders of another identity are left to those who name the difference.
     """
-    if folder is None or any(
-        evaluated(folder, key) != value for key, value in plan.settings["identity"].items()
-    ):
+    if folder is None:
+        return
+    if not ((folder / IDENTITY).exists() or (folder / PARTS).exists()):
+        plan.reading.begin(folder)
+        return
+    identity = {"functions": None, **plan.settings["identity"], "attacks": descriptions(plan.suite)}
+    if any(evaluated(folder, key) != value for key, value in identity.items()):
         return
     stored = stored_clean(folder, most)
-    if stored is None:
-        return
-    here = torch.isin(plan.images.index.cpu(), torch.from_numpy(stored.index))
-    if bool(here.any()):
-        check_answers(network, plan.images.batch(here.nonzero().flatten(), device), stored, folder)
+    if stored is not None:
+        here = torch.isin(plan.images.index.cpu(), torch.from_numpy(stored.index))
+        if bool(here.any()):
+            batch = plan.images.batch(here.nonzero().flatten(), device)
+            check_answers(network, batch, stored, folder)
+    plan.reading.check(folder)
 
 
 def begin_evaluation(
@@ -208,6 +214,7 @@ def begin_evaluation(
     images that the evaluation is of.
     """
     plan = _planned(network, test, threat, request, None, folder, device)
+    _check_stored(network, plan, folder, request.batch_size, device)
     begin(plan.suite, **plan.settings)
     return len(plan.images)
 
@@ -220,6 +227,7 @@ class _Plan:
     images: ImageData
     view: nn.Module
     settings: dict[str, Any]
+    reading: Reading
 
 
 def _planned(
@@ -259,7 +267,11 @@ def _planned(
         "whole": images.index.cpu().numpy(),
     }
     return _Plan(
-        suite=seen_alike(chosen, view, images), images=images, view=view, settings=settings
+        suite=seen_alike(chosen, view, images),
+        images=images,
+        view=view,
+        settings=settings,
+        reading=Reading(network, test, device, {step.name: step.attack for step in chosen.steps}),
     )
 
 

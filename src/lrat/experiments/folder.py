@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import RunFolderError
+from lrat.evaluation.storage import FINGERPRINT
 from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
 from lrat.reading import read_json
@@ -71,7 +72,7 @@ def _is_left_over(path: Path) -> bool:
     """Whether a run writes this file before its configuration, so that one that ended early (a
     full disk, a kill) may leave it alone."""
     is_temporary = path.name.startswith(".") and path.suffix == ".tmp"
-    return is_temporary or path.name in {LOCK, ENVIRONMENT, CONTENTS, ACCELERATION}
+    return is_temporary or path.name in {LOCK, ENVIRONMENT, CONTENTS, ACCELERATION, FINGERPRINT}
 
 
 def check_contents(folder: Path, found: Mapping[str, str]) -> None:

@@ -88,10 +88,10 @@ def _code(thing: Any, seen: set[int]) -> Iterator[str]:
                 yield from _code(member, seen)
     if not isinstance(thing, FunctionType):
         return
-    yield from _of(thing.__code__)
+    yield from code_lines(thing.__code__)
     cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
     named = [
-        thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__
+        thing.__globals__[name] for name in named_in(thing.__code__) if name in thing.__globals__
     ]
     values = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values(), *cells, *named)
     for value in values:
@@ -101,21 +101,22 @@ def _code(thing: Any, seen: set[int]) -> Iterator[str]:
             yield from _code(value, seen)
 
 
-def _of(code: CodeType) -> Iterator[str]:
+def code_lines(code: CodeType) -> Iterator[str]:
+    """Bytecode, names and constants: the same wherever the code stands, and for any comments."""
     yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames}"
     for value in code.co_consts:
         if isinstance(value, CodeType):
-            yield from _of(value)
+            yield from code_lines(value)
         elif isinstance(value, frozenset):
             yield repr(sorted(map(repr, value)))
         else:
             yield repr(value)
 
 
-def _names(code: CodeType) -> list[str]:
+def named_in(code: CodeType) -> list[str]:
     """The names that a function and those inside it look up."""
     inner = [
-        name for value in code.co_consts if isinstance(value, CodeType) for name in _names(value)
+        name for value in code.co_consts if isinstance(value, CodeType) for name in named_in(value)
     ]
     return sorted({*code.co_names, *inner})
 

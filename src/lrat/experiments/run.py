@@ -28,6 +28,7 @@ from lrat.experiments.folder import (
     claim,
     has_begun,
 )
+from lrat.experiments.identity import Reading
 from lrat.experiments.lock import locked
 from lrat.experiments.measures import selection_key, watch
 from lrat.experiments.seeing import record_choices, recorded_choices
@@ -173,6 +174,9 @@ class _Training:
         view = self._view(network, splits, chosen=begun)
         watched = self._watch(network, splits, view)
         check_contents(folder, found)
+        if names_a_file(self.config.model.name):
+            reading = Reading(network, splits.training(), self.device, trains=True)
+            (reading.check if begun else reading.begin)(folder)
         if not begun:
             write_json(folder / ENVIRONMENT, environment(self.device))
             write_json(folder / CONTENTS, found)

@@ -10,9 +10,11 @@ from torch import nn
 
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
+from lrat.evaluation.fingerprint import Program, differs_in_code, read_fingerprint
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import DataSettings, RunConfig, load_config
 from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
+from lrat.experiments.model_code import program_of
 from lrat.experiments.run import load_weights
 from lrat.experiments.users_code import code_of, model_from_file
 from lrat.experiments.weights import fill, read_safetensors, weights_digest
@@ -38,6 +40,11 @@ class Subject:
     def identity(self) -> dict[str, str]:
         """``model_identity`` of the network, read once: what is attacked is not trained on."""
         return model_identity(self.network)
+
+    @cached_property
+    def program(self) -> Program:
+        """The code of the network."""
+        return program_of(self.network)
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -132,10 +139,13 @@ def model_identity(network: nn.Module) -> dict[str, str]:
     return weights if code is None else {**weights, "code": code}
 
 
-def own_folder(folder: Path, identity: Mapping[str, str]) -> Path:
+def own_folder(folder: Path, identity: Mapping[str, str], program: Program) -> Path:
     """``folder``, or one named after it where that was begun for something else: for other weights
-    (a run that trained on), or for another version of a user's model file."""
+    (a run that trained on), or for another version of the user's code."""
     for key, own in identity.items():
         if evaluated(folder, key) not in (None, own):
             folder = folder.with_name(f"{folder.name}-{own[:_DIGITS]}")
+    stored = read_fingerprint(folder)
+    if stored is not None and differs_in_code(stored, program):
+        folder = folder.with_name(f"{folder.name}-{program.digest()[:_DIGITS]}")
     return folder

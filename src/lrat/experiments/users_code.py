@@ -17,6 +17,8 @@ from torch import nn
 from lrat.errors import ConfigurationError, LratError, ModelError
 
 _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_NEIGHBOURS: dict[str, tuple[Path, str]] = {}
+"""The modules that users' files imported from their folders, with their files and the content."""
 
 
 def names_a_file(name: str) -> bool:
@@ -67,8 +69,7 @@ def _member(place: str, what: str) -> Iterator[Any]:
 
 def file_digest(place: str) -> str:
     """SHA-256 of the file behind ``FILE.py:FUNCTION``."""
-    path = Path(place.rpartition(":")[0])
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
+    return _content(Path(place.rpartition(":")[0]))
 
 
 @contextmanager
@@ -88,9 +89,13 @@ def _importable(file: Path, what: str) -> Iterator[ModuleType]:
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
+    before, written = list(sys.path), sys.dont_write_bytecode
+    _forget_changed(file.parent)
+    known = set(sys.modules)
     sys.path.insert(0, str(file.parent))
     sys.modules[name] = module
+    # Bytecode is known by the second in which its source was written, which a change may share.
+    sys.dont_write_bytecode = True
     try:
         place = f"{what} {str(file)!r}"
         _one_line(place, file.name, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
@@ -99,7 +104,28 @@ def _importable(file: Path, what: str) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
         raise
     finally:
-        sys.path[:] = before
+        sys.path[:], sys.dont_write_bytecode = before, written
+        for each in sys.modules.keys() - known - {name}:
+            source = getattr(sys.modules[each], "__file__", None)
+            if source is not None and Path(source).is_relative_to(file.parent):
+                _NEIGHBOURS[each] = Path(source), _content(Path(source))
+
+
+def _forget_changed(folder: Path) -> None:
+    """Let a file import its neighbours anew where one changed since an earlier file did, or where
+    that one lay in another folder with a neighbour of the same name."""
+    others = any(
+        content != _content(path) or (path.parent != folder and (folder / path.name).is_file())
+        for path, content in _NEIGHBOURS.values()
+    )
+    for name in _NEIGHBOURS if others else ():
+        sys.modules.pop(name, None)
+    if others:
+        _NEIGHBOURS.clear()
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lrat.evaluation.suites import describe_threat
 from lrat.experiments import build, catalogue
 from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
 from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import Source, Subject
+from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.experiments.suite_names import check_suite
 from lrat.experiments.suites import suite
 from lrat.experiments.why_words import Told, paths_table
@@ -180,6 +180,7 @@ def _finished(run: Path, subject: Subject, suite_name: str | None) -> list[Path]
         folder
         for folder in places
         if all(evaluated(folder, key) == value for key, value in wanted.items())
+        and own_folder(folder, subject.identity, subject.program) == folder
     ]
 
 

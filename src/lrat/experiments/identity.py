@@ -1,0 +1,82 @@
+"""Whether what a folder holds was made with the model in hand (see ``evaluation.fingerprint``)."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from lrat.data import ImageData
+from lrat.errors import RunFolderError
+from lrat.evaluation.fingerprint import (
+    PROBE_IMAGES,
+    Fingerprint,
+    answers,
+    read_fingerprint,
+    sketches,
+    write_fingerprint,
+)
+from lrat.evaluation.storage import FINGERPRINT
+from lrat.experiments.model_code import program_of
+
+Weights: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model to be read: with its first ``images``, and with ``parts`` that the user made beside
+    it (attacks, an objective). ``trains``: its weights are those that a training begins with."""
+
+    model: nn.Module
+    images: ImageData
+    device: torch.device
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    trains: bool = False
+
+    def fingerprint(self) -> Fingerprint:
+        """What a forward changes (counters, caches) is left out."""
+        first = torch.arange(min(PROBE_IMAGES, len(self.images)))
+        before = program_of(self.model)
+        found = answers(self.model, self.images.batch(first).to(self.device).images)
+        program = program_of(self.model)
+        parts = {name: program_of(part) for name, part in self.parts.items()}
+        return Fingerprint(
+            versions=program.versions,
+            code=program.code,
+            values={
+                name: text
+                for name, text in program.values.items()
+                if before.values.get(name) == text
+            },
+            parts={name: part.digest() for name, part in parts.items() if part.code},
+            weights=sketches(self.model.state_dict()) if self.trains else {},
+            **found,
+        )
+
+    def begin(self, folder: Path) -> None:
+        """Keep the fingerprint in a folder that holds nothing yet."""
+        write_fingerprint(folder, self.fingerprint())
+
+    def check(self, folder: Path, trained: Callable[[], Iterable[Weights]] = tuple) -> None:
+        """Refuse a folder of another model; one of an earlier version, without a fingerprint, is
+        not refused. ``RunFolderError`` with what differs.
+
+        ``trained``: weights that a training in this folder came to; it raises what is to be said
+        first. A model that holds some of them is the one that was trained: of it the code is
+        compared alone.
+        """
+        stored = read_fingerprint(folder)
+        if stored is None:
+            return
+        now = self.fingerprint()
+        reason = stored.differs(now)
+        if reason is not None and any(now.has_weights(sketches(each)) for each in [*trained()]):
+            now = replace(now, weights=stored.weights, logits=stored.logits)
+            reason = stored.differs(replace(now, gradients=stored.gradients))
+        if reason is not None:
+            raise RunFolderError(
+                f"{folder} is of another model ({reason}): choose a new folder, or bring back what "
+                f"changed; without its {FINGERPRINT} it is taken as it is"
+            )
