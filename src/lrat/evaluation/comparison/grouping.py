@@ -1,6 +1,5 @@
 """Scores of groups of runs, and every group against the first."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +24,7 @@ from lrat.evaluation.comparison.shared import (
     AVERAGE,
     Standing,
     common_images,
+    image_error,
     shared_attacks,
     standing,
 )
@@ -247,8 +247,7 @@ def _image_error(row: str, a: Sequence[_Scored], b: Sequence[_Scored]) -> float:
     if len({run.data for run in (*a, *b)}) > 1:
         return 0.0
     most = a[0].attacks if row == AVERAGE else 1
-    of_a, of_b = (np.mean([run.standing[row] for run in side], axis=0) for side in (a, b))
-    return float(np.std(of_a - of_b)) / most / math.sqrt(a[0].images)
+    return image_error(*([run.standing[row] for run in side] for side in (a, b))) / most
 
 
 def _p_over_images(row: str, a: Sequence[_Scored], b: Sequence[_Scored]) -> float:

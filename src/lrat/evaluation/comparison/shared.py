@@ -1,5 +1,6 @@
 """What several evaluations have in common: attacks, images, and what stands on them."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +73,13 @@ def standing(
     if len(attacks) > 1:
         rows[AVERAGE] = np.sum([rows[name] for name in attacks], axis=0)
     return {**rows, WORST_CASE: worst}
+
+
+def image_error(a: Sequence[npt.NDArray[np.int64]], b: Sequence[npt.NDArray[np.int64]]) -> float:
+    """The standard error over images of the difference of two groups' mean scores: each array [n]
+    holds a run's scores on the same images."""
+    gaps = np.mean(a, axis=0) - np.mean(b, axis=0)
+    return float(np.std(gaps)) / math.sqrt(len(gaps))
 
 
 def _attacks_of_both(

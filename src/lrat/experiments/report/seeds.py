@@ -4,16 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 
 from lrat.evaluation.comparison.means import MeanDifference, mean_interval, paired_means, welch
+from lrat.evaluation.comparison.shared import WORST_CASE, image_error
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA, holm
 from lrat.experiments.comparing import FOLD_OVERLAP, SPLIT_BY_SEED
+from lrat.experiments.report.evaluations import Evaluated
 from lrat.experiments.report.group_words import listed
 from lrat.experiments.report.runs import Collected
 
 _LEAST_RUNS = 2
 
-Worst = Mapping[int, float]
-"""The share of images that stand in the worst case, by training seed."""
+Worst = Mapping[int, Evaluated]
+"""A method's evaluation of each training seed."""
 
 
 def over_seeds(collected: Sequence[Collected]) -> list[str]:
@@ -27,8 +29,7 @@ def over_seeds(collected: Sequence[Collected]) -> list[str]:
     for same in alike.values():
         methods = _methods(same)
         if len(methods) > 1:
-            folds = same[0].record.data == SPLIT_BY_SEED
-            sentences += _compared(methods, FOLD_OVERLAP if folds else 0.0)
+            sentences += _compared(methods, folds=same[0].record.data == SPLIT_BY_SEED)
     return sentences
 
 
@@ -43,13 +44,13 @@ def _evaluated_as(each: Collected) -> str:
 
 def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
     """By name, those with runs of several seeds; of a seed the first run."""
-    found: dict[str, dict[int, float]] = {}
+    found: dict[str, dict[int, Evaluated]] = {}
     first: dict[str, Collected] = {}
     for each in runs:
         key, seed = each.configuration, each.record.training_seed
         if key is not None and seed is not None:
             first.setdefault(key, each)
-            found.setdefault(key, {}).setdefault(seed, each.evaluations[0].record.worst_case.value)
+            found.setdefault(key, {}).setdefault(seed, each.evaluations[0])
     several = [key for key, worst in found.items() if len(worst) >= _LEAST_RUNS]
     plain = [first[key].record.method for key in several]
     return {
@@ -59,9 +60,9 @@ def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
     }
 
 
-def _compared(methods: Mapping[str, Worst], overlap: float) -> list[str]:
+def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
     means = {
-        name: mean_interval(list(worst.values()), overlap=overlap)
+        name: mean_interval(_shares(worst), overlap=FOLD_OVERLAP if folds else 0.0)
         for name, worst in methods.items()
     }
     best, *others = sorted(methods, key=lambda name: -means[name].value)
@@ -73,7 +74,7 @@ def _compared(methods: Mapping[str, Worst], overlap: float) -> list[str]:
         f"Over {mean.n} training seeds, {best} has the best mean worst case: "
         f"{100 * mean.value:.1f} %{ends}."
     ]
-    tests = {name: _difference(methods[best], methods[name], overlap) for name in others}
+    tests = {name: _difference(methods[best], methods[name], folds=folds) for name in others}
     known = {name: test for name, test in tests.items() if test is not None}
     adjusted = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
     same = [name for name, p in adjusted.items() if p >= ALPHA]
@@ -92,11 +93,26 @@ def _compared(methods: Mapping[str, Worst], overlap: float) -> list[str]:
     return sentences
 
 
-def _difference(one: Worst, other: Worst, overlap: float) -> MeanDifference | None:
+def _difference(one: Worst, other: Worst, *, folds: bool) -> MeanDifference | None:
     """Paired where both have the same seeds; None where there is no spread to judge by."""
-    seeds = sorted(one)
-    if seeds == sorted(other):
-        return paired_means(
-            [one[seed] for seed in seeds], [other[seed] for seed in seeds], overlap=overlap
-        )
-    return welch(list(one.values()), list(other.values()), overlap=overlap)
+    test = paired_means if sorted(one) == sorted(other) else welch
+    return test(
+        _shares(one),
+        _shares(other),
+        overlap=FOLD_OVERLAP if folds else 0.0,
+        image_error=0.0 if folds else _image_error(one, other),
+    )
+
+
+def _shares(worst: Worst) -> list[float]:
+    """The shares of images that withstand every attack, by ascending seed."""
+    return [worst[seed].record.worst_case.value for seed in sorted(worst)]
+
+
+def _image_error(one: Worst, other: Worst) -> float:
+    """Of runs on the same images; 0 where an evaluation's outcomes cannot be read."""
+    verdicts = [[each.verdicts for each in side.values()] for side in (one, other)]
+    known = [[each.standing[WORST_CASE] for each in side if each is not None] for side in verdicts]
+    if [len(side) for side in known] != [len(one), len(other)]:
+        return 0.0
+    return image_error(*known)
