@@ -92,7 +92,7 @@ def _bfloat16_pays(kind: str) -> bool:
             return True
         if not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
             return False
-    with torch.no_grad():
+    with torch.no_grad(), random_state_kept():
         layer = nn.Conv2d(32, 32, 3, padding=1, device=kind).requires_grad_(False)
         images = torch.zeros(32, 32, 16, 16).contiguous(memory_format=torch.channels_last)
         low_layer = nn.Conv2d(32, 32, 3, padding=1).to(torch.bfloat16)
