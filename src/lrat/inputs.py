@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -176,7 +176,17 @@ def from_zero(smallest: int, largest: int, classes: int) -> str:
     """The cure where a model has fewer classes than the labels take."""
     if smallest == 1 and largest == classes:
         return "number the classes from 0, labels - 1"
-    return "it was made for other data; give it one output per class"
+    return "give it one output per class"
+
+
+def channels_cure(shape: Sequence[int]) -> str:
+    """What to add where a model refuses images (C, H, W) whose channels are probably amiss."""
+    channels, _, width = shape if len(shape) == 3 else (3, 0, 0)
+    if width < channels:
+        return "; if the channels come last, pass images.permute(0, 3, 1, 2)"
+    if channels == 4:
+        return "; if the fourth channel is alpha, leave it out: images[:, :3]"
+    return "" if channels in (1, 3) else f"; the images have {channels} channels"
 
 
 def entering(images: Any, labels: Any) -> tuple[Tensor, Tensor, int]:

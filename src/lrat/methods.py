@@ -158,16 +158,20 @@ def gd(
     )
 
 
-def trades(simulated: Simulated, *, beta: float = 6.0) -> Trades:
-    """TRADES (Zhang et al. 2019) with the same steps as the other methods."""
+def trades(simulated: Simulated, *, beta: float = 6.0, authors: bool = False) -> Trades:
+    """TRADES (Zhang et al. 2019) with the same steps as the other methods.
+
+    ``authors``: with two details of the authors' code, a first point that is not projected into
+    ball and box, and clean images that are forwarded twice.
+    """
     ascent = PGD(
         threat=simulated.threat,
         steps=simulated.steps,
         step_size=simulated.pace,
         loss=kl,
-        start="gaussian",
+        start="unprojected" if authors else "gaussian",
     )
-    return Trades(attack_with=ascent, beta=beta)
+    return Trades(attack_with=ascent, beta=beta, clean_twice=authors)
 
 
 def smoothed(method: Made, label_smoothing: float) -> Made:

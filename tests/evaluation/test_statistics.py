@@ -9,7 +9,8 @@ from scipy.stats import binom
 
 from lrat.errors import SettingError
 from lrat.evaluation import mcnemar, paired_difference, wilson
-from lrat.evaluation.statistics import holm, sign_flip, smallest_detectable
+from lrat.evaluation.comparison.words import p_in_words
+from lrat.evaluation.statistics import SMALLEST_P, holm, sign_flip, smallest_detectable
 
 COUNTS = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 200))
 
@@ -162,6 +163,14 @@ def test_sign_flip_of_many_images_follows_the_normal_law():
     scores = np.repeat([3, -3, 1, -1, 2], [700, 640, 900, 900, 2])
     z = abs(scores.sum()) / math.sqrt((scores.astype(float) ** 2).sum())
     assert sign_flip(scores) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [60, 900])
+def test_sign_flip_gives_a_bound_where_rounding_hides_p(count):
+    scores = np.array([2] * count + [1] * count)
+    assert sign_flip(scores) == sign_flip(-scores) == SMALLEST_P
+    assert p_in_words(sign_flip(scores)) == "p < 1e-12"
+    assert p_in_words(0.0312) == "p = 0.031"
 
 
 def test_holm_by_hand():

@@ -173,3 +173,31 @@ def test_a_folder_that_cannot_be_made_is_not_said_to_be_in_use() -> None:
     with pytest.raises(LratError) as caught:
         lrat.fit(copied(), DATA, threat="linf:0.1", method="natural", epochs=1, out="/proc/no/run")
     assert "in use" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [lrat.fit, lrat.evaluate, lrat.check_masking])
+def test_labels_from_1_are_told_to_start_at_0(function: Any) -> None:
+    with pytest.raises(LratError, match="number the classes from 0, labels - 1"):
+        function(copied(), (IMAGES, LABELS + 1), threat=Linf(epsilon=0.1))
+    with pytest.raises(LratError, match="one output per class"):
+        function(copied(), (IMAGES, LABELS + 2), threat=Linf(epsilon=0.1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((6, 8, 8, 2), "channels come last"),
+        ((6, 9, 8, 5), "channels come last"),
+        ((6, 32, 32, 13), "channels come last"),
+        ((6, 4, 8, 8), "alpha"),
+        ((6, 8, 8, 4), "alpha"),
+        ((6, 2, 8, 8), "2 channels"),
+        ((6, 1, 8, 3), "transpose"),
+    ],
+)
+def test_images_whose_channels_do_not_fit_are_told_how_to_turn(shape: Any, words: str) -> None:
+    layers = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    convolution = seeded(0, lambda: nn.Sequential(nn.Conv2d(3, 3, 1), *layers))
+    data = (np.full(shape, 0.5, dtype=np.float32), np.arange(6) % 3)
+    with pytest.raises(LratError, match=words):
+        lrat.evaluate(convolution, data, threat="linf:0.1")

@@ -9,10 +9,12 @@ from torch import nn
 from builders import seeded
 from by_hand import Matrix, logits_of, softmax
 from lrat.attacks import PGD, Variant
+from lrat.attacks.pgd import starting_point
 from lrat.errors import SettingError
 from lrat.losses import kl
 from lrat.methods import Simulated, trades
 from lrat.objectives import Objective, Trades
+from lrat.randomness import Keyed, keys
 from lrat.threat import Linf
 from steps import as_images, batch_of, linear, step_of
 
@@ -107,3 +109,35 @@ def test_refuses_beta(beta: float) -> None:
 
 def test_is_an_objective() -> None:
     assert isinstance(trades(Simulated(threat=THREAT)), Objective)
+
+
+class Counting(nn.Module):
+    """BatchNorm that counts the batches that it saw in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.flat = nn.BatchNorm2d(1), nn.Flatten()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.flat(self.norm(images))
+        return found
+
+
+def test_the_authors_form_forwards_clean_images_twice_from_a_free_start() -> None:
+    simulated = Simulated(threat=THREAT, steps=1, step_size=0.0)
+    batch = batch_of(as_images([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]), torch.tensor([0, 1]))
+    for authors, forwards in ((False, 2), (True, 3)):
+        objective, model = trades(simulated, authors=authors), Counting()
+        variants = objective.attack(model, batch, step_of(batch))
+        assert variants["kl"].images.min() >= 0
+        objective.loss(model.train(), batch, variants, step_of(batch))
+        assert int(model.norm.num_batches_tracked or 0) == forwards
+        assert ("clean_twice" in repr(objective)) == authors
+
+
+def test_the_unprojected_start_is_x_plus_noise() -> None:
+    noise = Keyed(keys(0, torch.arange(4)))
+    images = torch.zeros(4, 1, 3, 3)
+    free = starting_point("unprojected", THREAT, images, noise)
+    assert free.min() < 0
+    assert torch.equal(free.clamp(0, 1), starting_point("gaussian", THREAT, images, noise))

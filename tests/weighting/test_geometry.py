@@ -49,3 +49,33 @@ def test_refuses_evidence_without_steps(missing: str) -> None:
 
 def test_uniform_is_one() -> None:
     assert Uniform()(evidence([0, 5, 10], 10)).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("steps", [2, 3, 5, 10, 11])
+def test_floored_is_the_authors_code(steps: int) -> None:
+    """int(K / 2) on both sides, as in GAIRAT.py; the plain form prints as before."""
+    survived = torch.arange(steps + 1)
+    half = steps // 2
+    expected = (1 + torch.tanh(-1.0 + 5 * (half - survived) / half)) / 2
+    known = Evidence(
+        logits=torch.zeros(steps + 1, 3),
+        labels=torch.zeros(steps + 1, dtype=torch.long),
+        steps_survived=survived,
+        max_steps=steps,
+    )
+    torch.testing.assert_close(GeometryTanh(floored=True)(known), expected)
+    same = torch.allclose(GeometryTanh()(known), expected)
+    assert same == (steps % 2 == 0)
+    assert repr(GeometryTanh()) == "GeometryTanh(lambda_=-1.0)"
+    assert "floored=True" in repr(GeometryTanh(floored=True))
+
+
+def test_floored_refuses_a_single_step() -> None:
+    known = Evidence(
+        logits=torch.zeros(1, 3),
+        labels=torch.zeros(1, dtype=torch.long),
+        steps_survived=torch.zeros(1, dtype=torch.long),
+        max_steps=1,
+    )
+    with pytest.raises(SettingError, match="2 or more"):
+        GeometryTanh(floored=True)(known)

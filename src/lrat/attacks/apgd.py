@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lrat.attacks.ascent import Ascent, Candidate, ascend
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.confirm import confirmed
-from lrat.attacks.pgd import STARTS, Start, every_image, starting_point
+from lrat.attacks.pgd import Start, every_image, starting_point
 from lrat.checks import check_fields, one_of
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
@@ -20,6 +20,7 @@ from lrat.randomness import Noise
 from lrat.threat import BALL, BallLike
 from lrat.types import Images, Labels, Logits
 
+_STARTS = one_of(set(get_args(Start)) - {"unprojected"})  # what is found must lie in the ball
 Choice = Literal["misclassified", "best-loss"]
 
 
@@ -73,7 +74,7 @@ class APGD(GradientAttack):
     retire_every: int | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, threat=BALL, start=STARTS, choice=one_of(get_args(Choice)))
+        check_fields(self, threat=BALL, start=_STARTS, choice=one_of(get_args(Choice)))
         loss = as_loss(self.loss)
         object.__setattr__(self, "loss", loss)
         if loss.targeted != (self.targets is not None):

@@ -15,20 +15,23 @@ from lrat.randomness import Noise
 from lrat.threat import BALL, Ball, BallLike
 from lrat.types import Images, Labels, Logits
 
-Start = Literal["uniform", "gaussian", "surface", "none"]
+Start = Literal["uniform", "gaussian", "unprojected", "surface", "none"]
 STARTS = one_of(get_args(Start))
 _GAUSSIAN_SCALE = 0.001
 
 
 def starting_point(start: Start, threat: Ball, images: Tensor, noise: Noise) -> Tensor:
-    """The first iterate: uniform in the ball, 0.001 * N(0, 1) (TRADES), on its surface, or x."""
+    """The first iterate: uniform in the ball, 0.001 * N(0, 1) away (TRADES), on its surface, or x.
+
+    ``"unprojected"`` is the Gaussian start as TRADES' authors forward it, a little outside [0, 1].
+    """
     if start == "uniform":
         return threat.sample(images, noise)
     if start == "surface":
         return threat.surface(images, noise)
-    if start == "gaussian":
-        drawn = noise.normal(images.shape, "start")
-        return threat.project(images + _GAUSSIAN_SCALE * drawn, images)
+    if start in ("gaussian", "unprojected"):
+        drawn = images + _GAUSSIAN_SCALE * noise.normal(images.shape, "start")
+        return drawn if start == "unprojected" else threat.project(drawn, images)
     return threat.project(images, images)
 
 

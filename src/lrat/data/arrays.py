@@ -173,8 +173,9 @@ def _channels_first(name: str, images: Tensor) -> Tensor:
     first, last = (images.shape[axis] in _USUAL_CHANNELS for axis in (1, 3))
     if first and last:
         raise DataError(
-            f"{name}: images of shape {list(images.shape)} may be [N C H W] or [N H W C]: build "
-            "lrat.data.ImageData from a [N C H W] tensor in Python instead"
+            f"{name}: images of shape {list(images.shape)} may be [N C H W] or [N H W C]: if the "
+            "channels come last, save images.transpose(0, 3, 1, 2); if they come first, pad the "
+            "width to more than 4 pixels"
         )
     return images.permute(0, 3, 1, 2).contiguous() if last else images
 

@@ -17,6 +17,7 @@ from lrat.data.scale import odd_scale
 from lrat.errors import LratError, ModelError, in_one_line
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
+from lrat.inputs import channels_cure, from_zero
 from lrat.modes import evaluating, training_modes
 from lrat.outputs import NEVER, forward_logits, raw_logits
 
@@ -216,15 +217,21 @@ def _hooks_of(module: nn.Module) -> list[Any]:
     return [hook for hook, home in zip(hooks, homes, strict=True) if not home.startswith(own)]
 
 
-def check_forward(model: nn.Module, images: Tensor, *, classes: int, data: str) -> int:
+def check_forward(
+    model: nn.Module, images: Tensor, *, classes: int, data: str, smallest: int = 0
+) -> int:
     """These images [B C H W] and the first of them alone, in eval mode; returns the model's number
     of classes.
 
     ``ModelError`` where the model cannot take them, returns no logits [B K], or has fewer than the
-    ``classes`` of ``data``. More are allowed: a test set need not show every class.
+    ``classes`` of ``data``. More are allowed: a test set need not show every class. ``smallest``:
+    the smallest label of ``data``.
     """
     with evaluating(model), torch.no_grad():
-        found = forward_logits(model, images).shape[1]
+        try:
+            found = forward_logits(model, images).shape[1]
+        except ModelError as error:
+            raise ModelError(f"{error}{channels_cure(images.shape[1:])}") from error
         if len(images) > 1:
             try:
                 forward_logits(model, images[:1])
@@ -234,9 +241,8 @@ def check_forward(model: nn.Module, images: Tensor, *, classes: int, data: str) 
                     "are left, at last a single one)"
                 ) from error
     if found < classes:
-        raise ModelError(
-            f"the model knows {found} classes, {data} has {classes}: give it one output per class"
-        )
+        cure = from_zero(smallest, classes - 1, found)
+        raise ModelError(f"the model knows {found} classes, {data} has {classes}: {cure}")
     return found
 
 

@@ -75,13 +75,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
+SMALLEST_P = 1e-12
+"""What ``sign_flip`` gives for every p that is not larger."""
+
+
 def sign_flip(scores: npt.NDArray[np.integer]) -> float:
     """Two-sided p of the exact paired randomisation test (Fisher 1935): if on every image it were a
     coin's choice which model got which score, how often would the sum be as far from 0?
 
     ``scores`` [n]: integers, the score of a minus that of b on each image, as the number of attacks
     that a withstands minus the number that b withstands. With scores -1, 0, 1 alone this is
-    McNemar's exact test. The sum's distribution is convolved, not sampled; p is exact to 1e-12.
+    McNemar's exact test. The sum's distribution is convolved, not sampled; rounding hides what lies
+    below 1e-12, so where p is smaller, ``SMALLEST_P`` comes back as its bound.
     """
     sizes, counts = np.unique(np.abs(scores[scores != 0]).astype(np.int64), return_counts=True)
     if len(sizes) < 2:
@@ -98,7 +103,8 @@ def sign_flip(scores: npt.NDArray[np.integer]) -> float:
         chances = fftconvolve(chances, sums)
     total = len(chances) - 1
     distance = np.abs(2 * np.arange(total + 1) - total)
-    return float(np.clip(chances[distance >= abs(2 * positive - total)].sum(), 0.0, 1.0))
+    tail = chances[distance >= abs(2 * positive - total)].sum()
+    return float(np.clip(tail, SMALLEST_P, 1.0))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

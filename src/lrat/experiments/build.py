@@ -178,7 +178,8 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
     ``ModelError`` as ``evaluation.examination.check_forward`` says.
     """
     two = _first(network, images, 2).images
-    return check_forward(network, two, classes=images.classes, data=images.name)
+    smallest = int(images.labels.min())
+    return check_forward(network, two, classes=images.classes, data=images.name, smallest=smallest)
 
 
 def check_training(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation.comparison.words import p_in_words
 from lrat.experiments.demo_rows import FORWARDS, Plan, make_rows
 from lrat.experiments.paper import TABLE_1
 from lrat.experiments.report import write_run_report
@@ -125,7 +126,7 @@ def conclusion(comparisons: Mapping[str, Comparison], *, images: int) -> str:
         if worst.distinguishable:
             verb = "better" if worst.difference.value > 0 else "worse"
             points = 100 * abs(worst.difference.value)
-            told.append(f"{name} is {verb} by {points:.1f} points (p = {worst.p:.2g})")
+            told.append(f"{name} is {verb} by {points:.1f} points ({p_in_words(worst.p)})")
         else:
             untold.append(name)
     return (

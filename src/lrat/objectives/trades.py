@@ -8,7 +8,7 @@ from torch import nn
 
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack, protected_from
-from lrat.checks import NOT_NEGATIVE, check_fields
+from lrat.checks import FLAG, NOT_NEGATIVE, check_fields
 from lrat.losses import Loss, LossLike, cross_entropy, kl
 from lrat.modes import evaluating
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -27,21 +27,24 @@ class Trades:
     ``attack_with``: the attack that makes x'; the authors use 10 steps of PGD on the divergence
     from a start 0.001 * N(0, 1) away. ``criterion``: the loss of the clean image, the authors'
     cross-entropy or another of logits and labels alone; the divergence stays what it is. Clean and
-    attacked images are forwarded separately; the gradient flows through both.
+    attacked images are forwarded separately; the gradient flows through both. ``clean_twice``: the
+    clean images are forwarded once for each term, as in the authors' code, so that BatchNorm's
+    running statistics see them twice.
     """
 
     attack_with: AttackLike
     beta: float = 6.0
     divergence: Loss = kl
     criterion: LossLike = cross_entropy
+    clean_twice: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, beta=NOT_NEGATIVE)
+        check_fields(self, beta=NOT_NEGATIVE, clean_twice=FLAG)
         object.__setattr__(self, "attack_with", as_attack(self.attack_with, threat=BOX))
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
 
     def __repr__(self) -> str:
-        return as_call(self, quiet=["criterion"])
+        return as_call(self, quiet=["criterion", "clean_twice"])
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         with evaluating(view), torch.no_grad():
@@ -60,6 +63,8 @@ class Trades:
         clean_logits = forward_logits(model, batch.images)
         logits = forward_logits(model, variants[_TERM].images)
         natural = as_criterion(self.criterion).prepare(batch.labels)(clean_logits)
+        if self.clean_twice:
+            clean_logits = forward_logits(model, batch.images)
         divergence = self.divergence.prepare(batch.labels, clean_logits)(logits)
         each = natural + self.beta * divergence
         return ObjectiveOutput(

@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Iterable, Mapping
 
+from lrat.evaluation.statistics import SMALLEST_P
+
 WIDTH = 100
 
 
@@ -56,6 +58,11 @@ def points(difference: float) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """``-0.52 to +6.71`` in percentage points; a dash where there is none."""
     return "–" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def p_in_words(p: float) -> str:
+    """``p = 0.031``; ``p < 1e-12`` where p is a bound alone."""
+    return f"p = {p:.2g}" if p > SMALLEST_P else f"p < {SMALLEST_P:g}"
 
 
 def written_p(p: float) -> str:
