@@ -1,11 +1,13 @@
 """How a user's model is called: with images of its own, for logits that are found or asked for."""
 
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 import lrat
 from builders import seeded
-from lrat.attacks import PGD, Square
-from lrat.errors import LratError, ModelError, StopNow
+from lrat.attacks import APGD, CW, FAB, PGD, Square
+from lrat.errors import LratError, ModelError, NonFiniteError, StopNow
 from lrat.evaluation import custom
+from lrat.losses import dlr, logit_margin, targeted_dlr
 from lrat.models import PickOutput
 from lrat.outputs import NEVER, forward_logits, logits_of
 from lrat.threat import Linf
@@ -287,3 +290,126 @@ def test_minus_infinity_is_finite_and_never_chosen() -> None:
     assert leaf.grad is not None
     assert leaf.grad.isfinite().all()
     assert leaf.grad.any()
+
+
+class Masked(Net):
+    """Two classes more, masked out; ``value`` in their place."""
+
+    value, few = -torch.inf, False
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        logits = logits[:, :2] if self.few else logits
+        return torch.cat([logits, torch.full_like(logits[:, :2], self.value)], 1)
+
+
+class MaskedByFill(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        logits = nn.functional.pad(super().forward(images), (0, 2))
+        return logits.masked_fill(torch.arange(6) > 3, -torch.inf)
+
+
+MEMBERS: dict[str, Any] = {
+    "apgd": APGD(threat=THREAT, steps=5),
+    "dlr": APGD(threat=THREAT, steps=5, loss=dlr),
+    "apgd-t": APGD(threat=THREAT, steps=5, loss=targeted_dlr, targets=3),
+    "cw": CW(threat=THREAT, steps=3, step_size=0.02),
+    "fab": FAB(threat=THREAT, steps=5, targets=5),
+    "square": Square(threat=THREAT, queries=10),
+}
+
+
+@pytest.mark.parametrize("kind", [Masked, MaskedByFill])
+def test_masked_classes_change_no_verdict(kind: type[nn.Module]) -> None:
+    suite = custom(THREAT, MEMBERS)
+    masked, plain = (
+        lrat.evaluate(made(each), (IMAGES, LABELS), threat=THREAT, suite=suite)
+        for each in (kind, Net)
+    )
+    for name, accuracy in plain.accuracy.items():
+        assert masked.accuracy[name] == accuracy, name
+    assert all(torch.tensor(masked.outcomes.margin).isfinite())
+
+
+def test_with_fewer_than_three_classes_left_the_losses_are_margins() -> None:
+    model = made(Masked)
+    model.few = True
+    labels = forward_logits(model, IMAGES).argmax(1)
+    for attack in MEMBERS.values():
+        found = attack(model, IMAGES, labels, noise=0).images
+        assert found.isfinite().all()
+    moved = MEMBERS["dlr"](model, IMAGES, labels, noise=0).images
+    margins = [logit_margin(forward_logits(model, each), labels) for each in (moved, IMAGES)]
+    assert (margins[0] < margins[1]).all()
+
+
+@pytest.mark.parametrize("method", ["sat", "lrat-saa+cw", "trades"])
+def test_masked_classes_change_no_training(method: str) -> None:
+    weights = []
+    for kind in (Masked, Net):
+        model = made(kind)
+        lrat.fit(model, (IMAGES, LABELS), threat=THREAT, method=method, epochs=1, validation=0)
+        weights.append(model.get_parameter("head.weight"))
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_a_model_of_masked_classes_alone_is_refused() -> None:
+    class Nothing(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) - torch.inf
+
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        CALLS["evaluate"](made(Nothing))
+
+
+class Reseeding(Net):
+    def forward(self, images: Tensor) -> Any:
+        torch.manual_seed(0)
+        np.random.seed(1)
+        random.seed(2)
+        return super().forward(images)
+
+
+class Drawing(Net):
+    def forward(self, images: Tensor) -> Any:
+        noise = np.random.rand() + torch.randn_like(images)
+        return super().forward(images + 0.3 * noise)
+
+
+DIRECT: dict[str, Callable[[nn.Module], Any]] = {
+    "pgd": lambda model: MEMBERS["apgd"](model, IMAGES, LABELS),
+    "square": lambda model: MEMBERS["square"](model, IMAGES, LABELS),
+    "accelerate": lambda model: lrat.accelerate(model, IMAGES),
+}
+
+
+def states() -> list[Any]:
+    return [
+        torch.random.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+    ]
+
+
+@pytest.mark.parametrize("call", [*CALLS.values(), *DIRECT.values()], ids=[*CALLS, *DIRECT])
+@pytest.mark.parametrize("kind", [Reseeding, Drawing])
+def test_the_caller_s_random_states_are_as_before(
+    kind: type[nn.Module], call: Callable[[nn.Module], Any]
+) -> None:
+    model = made(kind)
+    before = states()
+    call(model)
+    assert states() == before
+
+
+def test_the_seed_decides_what_a_random_model_draws() -> None:
+    def found(seed: int) -> Any:
+        return lrat.evaluate(
+            made(Drawing), (IMAGES, LABELS), threat=THREAT, suite=SUITE, seed=seed
+        ).outcomes.margin.tolist()
+
+    first = found(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        assert found(0) == first
+    assert found(1) != first

@@ -1,4 +1,4 @@
-"""Modes for a while, put back always: a model's eval and train mode, and autograd's own."""
+"""A model and autograd as they were before: modes, gradients switched off or on, tensors."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -140,8 +140,7 @@ def replace_inference_tensors(model: nn.Module) -> list[tuple[dict[str, Any], st
     if not any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
         return replaced
     for module in model.modules():
-        stores: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for tensors in stores:
+        for tensors in _tables(module):
             for name, value in tensors.items():
                 if value is None or not value.is_inference():
                     continue
@@ -160,3 +159,54 @@ def ordinary(value: Any) -> Any:
     if isinstance(value, nn.Parameter):
         return nn.Parameter(copy, requires_grad=value.requires_grad)
     return copy
+
+
+@contextmanager
+def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[list[str]]:
+    """Parameters and buffers, or buffers alone, are afterwards what they were before.
+
+    The list that is given holds afterwards the names of those that had to be put back.
+    """
+    kept = [
+        (f"{path}.{name}".lstrip("."), tensors, name, value, value.detach().clone())
+        for path, module in model.named_modules()
+        for tensors in _tables(module)[buffers_only:]
+        for name, value in tensors.items()
+        if value is not None and not value.is_inference()
+    ]
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        with torch.inference_mode(False), torch.no_grad():
+            for path, tensors, name, value, copy in kept:
+                if _put_tensor_back(tensors, name, value, copy):
+                    changed.append(path)
+
+
+def _put_tensor_back(tensors: dict[str, Any], name: str, value: Tensor, copy: Tensor) -> bool:
+    """Whether anything had to be done for ``value`` to be there and to hold ``copy``.
+
+    Where the model was moved to another device meanwhile, it stays there.
+    """
+    now = tensors.get(name)
+    if isinstance(now, Tensor) and now.device != value.device:
+        value, copy = now, copy.to(now.device)
+    is_changed = not _equal(value, copy)
+    if is_changed:
+        value.copy_(copy)
+    if now is not value:
+        tensors[name] = value
+        is_changed = True
+    return is_changed
+
+
+def _tables(module: nn.Module) -> list[dict[str, Any]]:
+    return [module._parameters, module._buffers]
+
+
+def _equal(value: Tensor, other: Tensor) -> bool:
+    """Whether all numbers are the same, NaN included."""
+    if torch.equal(value, other):
+        return True
+    return bool(((value == other) | ((value != value) & (other != other))).all())  # noqa: PLR0124

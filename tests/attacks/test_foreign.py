@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lrat
+from builders import seeded
 from lrat.attacks import PGD, Foreign, as_attack
 from lrat.errors import RegionViolationError, SettingError
+from lrat.evaluation import custom
 from lrat.threat import Linf
 
 THREAT = Linf(epsilon=0.1)
@@ -133,3 +136,93 @@ except SettingError:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
+
+
+class Counted(nn.Module):
+    """Linear, after a BatchNorm; ``own`` is a buffer that eval mode must leave alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(1), nn.Linear(25, 3)
+
+    def forward(self, images):
+        return self.head(self.norm(images).flatten(1))
+
+
+def in_training(model, images, labels):
+    model.train()
+    model(images)
+    return images
+
+
+def writing_data(model, images, labels):
+    for value in model.parameters():
+        value.data.add_(1)
+    return images
+
+
+def writing_in_place(model, images, labels):
+    with torch.no_grad():
+        model.head.weight.zero_()
+    return images
+
+
+def replacing(model, images, labels):
+    model.norm.running_mean = torch.ones(1)
+    model.head.bias = nn.Parameter(torch.ones(3))
+    return images
+
+
+@pytest.mark.parametrize("function", [in_training, writing_data, writing_in_place, replacing])
+def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, caplog):
+    model = seeded(0, Counted).eval()
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [value.clone() for value in tensors]
+    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    labels = model(images).argmax(1)
+    result = lrat.evaluate(
+        model,
+        (images, labels),
+        threat=THREAT,
+        suite=custom(THREAT, {"a": function, "b": lambda model, images, labels: images}),
+        acceleration="off",
+    )
+    assert result.worst_case.value == 1
+    assert function.__name__ in caplog.text
+    now = [*model.parameters(), *model.buffers()]
+    assert all(value is other for value, other in zip(now, tensors, strict=True))
+    assert all(torch.equal(value, copy) for value, copy in zip(now, before, strict=True))
+
+
+class Centring(nn.Module):
+    """Moves a buffer in eval mode, in place or by a new one."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("centre", torch.zeros(()))
+        self.head = nn.Linear(25, 3)
+
+    def forward(self, images):
+        moved = 0.5 * self.centre + 0.5 * images.detach().mean()
+        if self.in_place:
+            self.centre.copy_(moved)
+        else:
+            self.centre = moved
+        return self.head((images - self.centre).flatten(1))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("acceleration", ["auto", "off"])
+def test_a_model_that_writes_its_buffers_in_eval_mode_is_noted_and_put_back(in_place, acceleration):
+    model = seeded(0, lambda: Centring(in_place)).eval()
+    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    result = lrat.evaluate(
+        model,
+        (images, torch.arange(4) % 3),
+        threat=THREAT,
+        suite=custom(THREAT, {"b": lambda model, images, labels: images}),
+        acceleration=acceleration,
+    )
+    assert any("writes into its buffers" in note for note in result.notes)
+    assert float(model.centre) == 0

@@ -1,8 +1,10 @@
 """Attacks of other libraries as attacks of ours."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -13,12 +15,13 @@ from lrat.checks import shown
 from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
 from lrat.inputs import entering
-from lrat.modes import evaluating, outside_autocast, recordable
+from lrat.modes import evaluating, outside_autocast, recordable, tensors_kept
 from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise, seeded_randomness
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
 
+_logger = logging.getLogger(__name__)
 AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 """What objectives and suites take: an ``Attack``, or ``(model, images, labels) -> images``."""
 
@@ -28,21 +31,32 @@ BOX = Linf(epsilon=1)
 
 
 @contextmanager
-def protected(model: nn.Module) -> Iterator[None]:
-    """``model`` in the hands of code that is not ours, which may call ``backward`` or freeze
-    parameters: ``requires_grad`` and ``param.grad`` come back as they were, and the model is handed
-    copies of what it is called with."""
+def protected(model: nn.Module, name: str) -> Iterator[None]:
+    """``model`` in the hands of code that is not ours, the attack ``name``, which may call
+    ``backward``, freeze parameters, or train the model: parameters, buffers and gradients come back
+    as they were, and the model is handed copies of what it is called with."""
     parameters = list(model.parameters())
     kept = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
     try:
-        with handing_copies(model):
+        with handing_copies(model), tensors_kept(model) as changed:
             yield
     finally:
+        if changed:
+            _warn_of_changes(name, len(changed), changed[0])
         for parameter, (requires_grad, grad) in zip(parameters, kept, strict=True):
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
+
+
+@cache
+def _warn_of_changes(name: str, count: int, first: str) -> None:
+    _logger.warning(
+        "the attack %s changes the model (%s of its tensors, as %s), which was put back: attack a "
+        "copy of the model, in eval mode",
+        *(name, count, first),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +64,9 @@ class Foreign:
     """Any callable ``(model, images, labels) -> images`` as an attack.
 
     The callable sees the model in eval mode and global random states (Python, numpy, torch) seeded
-    from ``noise``; modes, gradients and random states come back as they were. With ``threat``
-    given, a result outside it raises ``RegionViolationError``; what the callable raises becomes a
-    ``SettingError`` that names it.
+    from ``noise``; modes, weights, buffers, gradients and random states come back as they were.
+    With ``threat`` given, a result outside it raises ``RegionViolationError``; what the callable
+    raises becomes a ``SettingError`` that names it.
     """
 
     function: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -82,7 +96,7 @@ class Foreign:
             outside_autocast(images.device.type),
             recordable(model),
             evaluating(model),
-            protected(model),
+            protected(model, self._name),
             differentiable(model),
             torch.enable_grad(),
         ):
@@ -118,7 +132,11 @@ class Foreign:
 
 def protected_from(attack: Attack, model: nn.Module) -> AbstractContextManager[None]:
     """``protected`` around a call of an attack that is not ours."""
-    return nullcontext() if isinstance(attack, GradientAttack | Foreign) else protected(model)
+    return (
+        nullcontext()
+        if isinstance(attack, GradientAttack | Foreign)
+        else protected(model, type(attack).__name__)
+    )
 
 
 def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:

@@ -18,8 +18,9 @@ from lrat.errors import LratError, ModelError, in_one_line
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
 from lrat.inputs import channels_cure, from_zero
-from lrat.modes import evaluating, training_modes
+from lrat.modes import evaluating, tensors_kept, training_modes
 from lrat.outputs import NEVER, forward_logits, raw_logits
+from lrat.randomness import random_state_kept
 
 _ROUNDING = 1e-3
 """By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
@@ -51,7 +52,7 @@ def examine(
     images, one of half of them, one of a single one and one of up to 16, in eval mode; global
     random numbers are as before. Raises what ``classify`` does.
     """
-    with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
+    with random_state_kept(), tensors_kept(model, buffers_only=True) as written:
         if logits is None:
             logits = classify(model, images, index, NATURAL)
         slack = _LOW_ROUNDING if _is_low_precision(logits) else _ROUNDING
@@ -66,6 +67,12 @@ def examine(
             )
         else:
             found += _influenced(model, images, index, logits, slack)
+    if written:
+        found.append(
+            f"the model writes into its buffers in eval mode ({len(written)} of them, as "
+            f"{written[0]}), so its answers depend on what it saw before; each batch of an attack "
+            "starts from the buffers that came with it: switch observers and moving averages off"
+        )
     scale = odd_scale(float(images.min()), float(images.max()))
     return (*found, *([scale] if scale else []), *beside_answers(model, logits))
 

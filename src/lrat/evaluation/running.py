@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.hardware import full_float32
 from lrat.inputs import trusting
 from lrat.losses import logit_margin
+from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys, seeded_randomness
@@ -132,7 +133,7 @@ class Run:
     def _classified(self, images: Tensor, index: Rows, attack: str) -> Tensor:
         parts = []
         for rows in self._chunks(np.arange(len(index))):
-            with self._randomness(attack, index[rows]):
+            with self._apart(attack, index[rows]):
                 parts.append(classify(self.model, images[_on(rows, images)], index[rows], attack))
         return torch.cat(parts)
 
@@ -141,7 +142,7 @@ class Run:
         if self.known_notes is not None:
             return self.known_notes
         count = len(next(self._chunks(np.arange(len(index)))))
-        with self._randomness("examined", index):
+        with self._apart("examined", index):
             found = examine(self.model, images[:count], index[:count], logits[:count])
         for note in found:
             _logger.warning(note)
@@ -198,7 +199,7 @@ class Run:
             noise = self._noise(step, batch.index[place][some])
             names = index[some.cpu().numpy()]
             with (
-                self._randomness(step.name, names),
+                self._apart(step.name, names),
                 _named(step.name),
                 PassCounter(model) as counted,
                 GradientWatch(model) as watch,
@@ -211,7 +212,7 @@ class Run:
             if watch.found:
                 raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
-            with self._randomness(step.name, names):
+            with self._apart(step.name, names):
                 after = classify(self.model, returned, names, step.name)
             margin = None if variant.trace is None else variant.trace.margin
             claimed = None if margin is None else margin < 0
@@ -219,7 +220,7 @@ class Run:
 
         everything = torch.arange(len(rows), device=images.device)
         returned, after, claimed, cost = attacked(self.view, everything)
-        again = self._unconfirmed(returned, after, labels, claimed)
+        again = self._unconfirmed(returned, after, labels, claimed, index)
         if len(again):
             # The attack or the view says fooled, the verdict does not: the view computes otherwise,
             # or the margin is of rounding size. The model itself is attacked once more on these
@@ -252,12 +253,24 @@ class Run:
         # As AutoAttack draws: each attack begins the sequence anew for each of its batches.
         return Sequential(torch.Generator().manual_seed(self.seed), index.device)
 
-    def _randomness(self, attack: str, index: Rows) -> AbstractContextManager[None]:
-        """What a model of the user draws itself follows from the seed, the attack and the chunk."""
-        return seeded_randomness(self.seed, attack, int(index[0]))
+    @contextmanager
+    def _apart(self, attack: str, index: Rows) -> Iterator[None]:
+        """A chunk on its own: what a model of the user draws follows from the seed, the attack and
+        the chunk, and what it writes into its buffers is gone afterwards."""
+        with (
+            seeded_randomness(self.seed, attack, int(index[0])),
+            tensors_kept(self.model, buffers_only=True),
+            tensors_kept(self.view, buffers_only=True),
+        ):
+            yield
 
     def _unconfirmed(
-        self, returned: Tensor, after: Tensor, labels: Tensor, claimed: Tensor | None
+        self,
+        returned: Tensor,
+        after: Tensor,
+        labels: Tensor,
+        claimed: Tensor | None,
+        index: Rows,
     ) -> Tensor:
         """The rows that are fooled to the attack, which ``claimed`` [B] so, or to the view, and
         not to the verdict."""
@@ -265,7 +278,7 @@ class Run:
         if not len(stands) or (claimed is None and self.view is self.model):
             return labels[:0]
         if claimed is None:
-            with torch.no_grad():
+            with torch.no_grad(), self._apart("seen", index):
                 seen = forward_logits(self.view, returned[stands]).argmax(1)
             return stands[seen != labels[stands]]
         return stands[claimed[stands]]

@@ -37,7 +37,7 @@ from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
-from lrat.modes import ordinary, replace_inference_tensors, usual_autograd
+from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
 from lrat.threat import BALL, Ball, as_ball
@@ -277,24 +277,25 @@ def evaluate(
         attacks = attacks.with_members(*adaptive(ball, loss))
     elif attacks is None:
         check_suite(name)
-    return evaluate_network(
-        model,
-        images,
-        threat=ball,
-        request=EvaluationRequest(
-            suite=name,
-            limit=limit,
-            seed=seed,
-            batch_size=batch_size,
-            acceleration=acceleration,
-            seconds=seconds,
-            keep_images=keep_images,
-            noise=noise,
-        ),
-        attacks=attacks,
-        folder=place,
-        device=_device(model, device),
-    )
+    with tensors_kept(model, buffers_only=True):
+        return evaluate_network(
+            model,
+            images,
+            threat=ball,
+            request=EvaluationRequest(
+                suite=name,
+                limit=limit,
+                seed=seed,
+                batch_size=batch_size,
+                acceleration=acceleration,
+                seconds=seconds,
+                keep_images=keep_images,
+                noise=noise,
+            ),
+            attacks=attacks,
+            folder=place,
+            device=_device(model, device),
+        )
 
 
 @usual_autograd()
@@ -320,10 +321,11 @@ def check_masking(
     build.check_fit(model, images)
     place = _device(model, device)
     move(model, place)
-    view = build.view(acceleration, model, images)
-    batch = images.batch(torch.arange(len(images))).to(place)
-    seen = view if isinstance(view, View) else None
-    return masking_panel(model, batch, as_ball(threat), view=seen, seed=seed)
+    with tensors_kept(model, buffers_only=True):
+        view = build.view(acceleration, model, images)
+        batch = images.batch(torch.arange(len(images))).to(place)
+        seen = view if isinstance(view, View) else None
+        return masking_panel(model, batch, as_ball(threat), view=seen, seed=seed)
 
 
 def _storage(folder: Path, identity: str) -> Storage:
