@@ -26,7 +26,7 @@ _MEMORY_SAID = (
 def forward_logits(model: nn.Module, images: Tensor) -> Tensor:
     """Float32 logits [B K] of ``images`` [B ...]: every forward of a user's model is this one.
 
-    The model gets a tensor of its own, so one that writes into its images changes nobody else's.
+    The model gets a contiguous tensor of its own: it may write into it, and ``view`` it.
     Logits of -inf (classes that are masked out) become ``NEVER``. ``ModelError`` in one line for
     whatever the model raises, and for an output without logits; running out of memory, an interrupt
     and our own errors pass.
@@ -37,7 +37,7 @@ def forward_logits(model: nn.Module, images: Tensor) -> Tensor:
 def raw_logits(model: nn.Module, images: Tensor) -> Tensor:
     """As ``forward_logits``, in the precision in which the model answers and with its -inf."""
     with failing_in_one_line(model, images):
-        output = model(images.clone())
+        output = model(images.clone(memory_format=torch.contiguous_format))
     return logits_of(output, len(images))
 
 
@@ -65,7 +65,9 @@ def handing_copies(model: nn.Module) -> Iterator[None]:
 
 
 def _copy(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    return (
+        value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
+    )
 
 
 class failing_in_one_line:  # noqa: N801 - a context manager; a generator would cost ten times as much

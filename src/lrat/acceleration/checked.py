@@ -11,7 +11,7 @@ from lrat.acceleration.following import hooks_of
 from lrat.acceleration.observing import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.checks import MODULE, checked
-from lrat.errors import LratError, in_one_line
+from lrat.errors import LratError, NoGradientError, in_one_line
 from lrat.outputs import forward_logits, is_memory_error
 from lrat.randomness import random_state_kept
 from lrat.types import Images, Logits
@@ -61,11 +61,13 @@ class CheckedView(View):
 
     def gives_way(self, error: Exception) -> bool:
         """Leave a view that raised ``error``; False where another one would raise it too."""
-        if self.is_plain or is_memory_error(error):
+        cause = error.__cause__ or error
+        # An error of ours without a cause is about something else than the model.
+        if self.is_plain or is_memory_error(error) or isinstance(cause, LratError):
             return False
-        if isinstance(error, LratError) and error.__cause__ is None:  # not what the model raised
+        if isinstance(error, NoGradientError):
             return False
-        self._leave(f"it raised {in_one_line(error)}", _simpler(self.choices))
+        self._leave(f"it raised {in_one_line(cause)}", _simpler(self.choices))
         return True
 
     def refresh(self) -> "CheckedView":
@@ -121,7 +123,7 @@ class CheckedView(View):
                 problem = disagreement(view, probe)
                 _go_backward(view, probe)
             except Exception as error:
-                problem = in_one_line(error)
+                problem = in_one_line(error.__cause__ or error)
             if problem is None:
                 self._use(view)
                 return

@@ -53,7 +53,9 @@ def observed(model: nn.Module, images: Images) -> Observation:
         random_state_kept(),
         _Flow(copied) as flow,
     ):
-        logits = logits_of(copied(images.detach().clone()), len(images))
+        logits = logits_of(
+            copied(images.detach().clone(memory_format=torch.contiguous_format)), len(images)
+        )
     idle = [key for key, hook in hooks.items() if hook.is_idle]
     for name, kind, number in idle:
         del getattr(copied.get_submodule(name), kind)[number]

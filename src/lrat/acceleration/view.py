@@ -88,6 +88,10 @@ class View(nn.Module, ABC):
         """Whether what raised ``error`` was left for another view, so that one may try again."""
         return False
 
+    def check(self) -> tuple[str, ...]:
+        """What there is to say since the last check: that a view was left, which attacks saw."""
+        return ()
+
     @abstractmethod
     def refresh(self) -> "View":
         """Take over the original's weights and statistics."""

@@ -1,14 +1,15 @@
 """The gradient that attacks follow: of a loss, with respect to the images alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import LratError, NoGradientError
+from lrat.acceleration import View
+from lrat.errors import LratError, ModelError, NoGradientError
 from lrat.hardware import differentiable
 from lrat.inputs import check_logits
 from lrat.losses import Prepared
@@ -70,13 +71,15 @@ def image_gradient(
     what the model raises forward or backward.
     """
     way = _WAYS.get(model) or _Way()
-    if not way.by_backward:
+    while True:
         try:
-            return _taken(model, loss, images, way)
+            with _frozen(model) if way.by_backward else nullcontext():
+                return _taken(model, loss, images, way)
         except _RefusedError:
             way.by_backward = True
-    with _frozen(model):
-        return _taken(model, loss, images, way)
+        except ModelError as error:
+            if not isinstance(model, View) or not model.gives_way(error):
+                raise
 
 
 class _RefusedError(LratError):

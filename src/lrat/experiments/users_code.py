@@ -76,7 +76,8 @@ def file_digest(place: str) -> str:
 def seeded(seed: int) -> Iterator[None]:
     """torch's global random state seeded inside, as it was after."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: it also reseeds devices whose state is not kept here.
+        torch.default_generator.manual_seed(seed)
         yield
 
 

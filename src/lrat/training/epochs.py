@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from lrat.acceleration import View
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, StopNow
 from lrat.training.crew import Crew
 from lrat.training.interrupt import PLANNED, StopRequest, noticing
@@ -21,7 +22,7 @@ from lrat.training.settings import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import Keeper
-from lrat.training.watch import MODEL, StepProgress, Trackers, Watch, choose, tell
+from lrat.training.watch import MODEL, VIEW, StepProgress, Trackers, Watch, choose, tell
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,7 @@ class Epochs:
     crew: Crew
     trackers: Trackers
     _started: float = field(default_factory=time.perf_counter, init=False)
+    _view_notes: tuple[str, ...] = field(default=(), init=False)
     _images_here: int = field(default=0, init=False)
 
     def next(self) -> None:
@@ -49,6 +51,7 @@ class Epochs:
         if not state.measuring:
             self._steps()
             self._check_steps()
+            self._check_view()
             state.measuring = True
             self.keeper.steps_ended(state)
         try:
@@ -67,6 +70,11 @@ class Epochs:
             if state.epoch < self.optimisation.epochs:
                 self.keeper.save(state)
             raise self._stopped(urgency)
+
+    def _check_view(self) -> None:
+        """Compare what attacks see with the model; what was noted goes into the epoch's record."""
+        if isinstance(self.seen, View):
+            self._view_notes = self.seen.check()
 
     def _check_steps(self) -> None:
         """Raise where the epoch was none."""
@@ -89,6 +97,8 @@ class Epochs:
         said = [{"guard": notice.guard, "text": notice.text} for notice in notices]
         if record.epoch == 1:  # these were told before the first step
             said = [{"guard": MODEL, "text": note} for note in self.watch.notes] + said
+        said += [{"guard": VIEW, "text": note} for note in self._view_notes]
+        self._view_notes = ()
         return replace(record, notices=(*record.notices, *said))
 
     def _steps(self) -> None:

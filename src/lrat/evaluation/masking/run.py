@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration import View
 from lrat.errors import DataError, LratError, NonFiniteError, SettingError
 from lrat.evaluation.examination import beside_answers, in_train_mode
 from lrat.evaluation.forward import check_labels
@@ -91,6 +92,8 @@ def masking_panel(
             if on_progress is not None:
                 on_progress(check)
         notes += _beside_checks(subject)
+    if isinstance(view, View):
+        notes += view.check()
     threat_text = describe_threat(threat)
     return Panel(checks=tuple(checks), n=subject.n, threat=threat_text, notes=notes)
 
