@@ -183,7 +183,7 @@ def test_the_average_of_another_model_is_refused() -> None:
 
 @pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, math.nan])
 def test_refuses_a_decay_in_one_line(decay: float) -> None:
-    said = rf"^ema={decay}: the decay of a weight average must lie in \[0, 1\)[^\n]*$"
+    said = rf"(ema|decay)={decay}\): must be a finite number >= 0 and < 1[^\n]*$"
     with pytest.raises(SettingError, match=said):
         WeightAverage(network(), decay=decay)
     with pytest.raises(SettingError, match=said):
