@@ -93,6 +93,7 @@ def test_what_is_no_number_is_refused_in_a_line(value: Any) -> None:
         (MODULE, print),
         (MODULE, {"weight": torch.zeros(2, 2)}),
         (MODULE, nn.Linear(2, 2, device="meta")),
+        (MODULE, nn.LazyLinear(2)),
         (BALL, 0.1),
         (BALL, "linf:x"),
         (BALL, Linf),

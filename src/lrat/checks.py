@@ -111,7 +111,13 @@ def _module(value: Any) -> Any:
     from torch import nn
 
     _check(isinstance(value, nn.Module))
-    if any(tensor.is_meta for tensor in (*value.parameters(), *value.buffers())):
+    tensors = (*value.parameters(), *value.buffers())
+    if any(map(nn.parameter.is_lazy, tensors)):
+        raise SettingError(
+            "the model has weights without a shape yet (LazyLinear and the like): call it once on "
+            "a few images, as model(images[:2])"
+        )
+    if any(tensor.is_meta for tensor in tensors):
         raise SettingError(
             "the model's weights are on the device 'meta', which holds no numbers: move it with "
             "model.to_empty(device='cpu') and load its weights"

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
+from lrat.attacks.base import Trace, Variant
 from lrat.errors import ModelError
-from lrat.evaluation import EvaluationResult, custom, evaluate_suite
+from lrat.evaluation import EvaluationResult, Member, Suite, custom, evaluate_suite
 
 
 class Jittery(nn.Module):
@@ -42,3 +43,31 @@ def test_the_last_bits_of_a_forward_make_no_model_random():
 def test_weights_in_double_precision_are_told_of():
     with pytest.raises(ModelError, match=r"its weights are float64 .* call \.float\(\)"):
         evaluated(linear().double())
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_success_that_the_verdict_does_not_confirm_is_tried_again(moves):
+    """Without a view too: the attack may have seen a margin of rounding size."""
+    calls = []
+
+    class Claims:
+        """Says that it fooled the first image; called for it alone, it may do something."""
+
+        provides, needs_clean = frozenset(), False
+
+        def __call__(self, model, images, labels, *, noise=None, clean_logits=None):
+            calls.append(len(images))
+            margin = torch.ones(len(images))
+            margin[0] = -1e-7
+            alone = moves and len(images) == 1
+            found = Calls()(model, images, labels) if alone else images.clone()
+            return Variant(images=found, trace=Trace(margin=margin))
+
+    result = evaluate_suite(
+        linear(),
+        batches_of(*images_and_labels(), size=40),
+        Suite(name="claims", threat=THREAT, members=(Member(name="claims", attack=Claims()),)),
+    )
+    assert calls[1:] == [1]
+    rows = result.outcomes.under("claims")
+    assert (rows.margin < rows.margin_clean).sum() == moves
