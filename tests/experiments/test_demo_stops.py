@@ -110,7 +110,7 @@ def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
     [
         (signal.SIGINT, os.killpg),  # Ctrl-C
         (signal.SIGTERM, os.killpg),  # `timeout`, a job scheduler
-        (signal.SIGTERM, os.kill),
+        (signal.SIGHUP, os.killpg),  # the terminal closes
     ],
 )
 def test_stopped_it_saves_all_rows_and_begins_no_other(

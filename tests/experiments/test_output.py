@@ -3,6 +3,7 @@ texts that would control the terminal."""
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,3 +138,44 @@ def test_errors_of_the_system_are_one_line(
     complaint = capsys.readouterr().err
     assert part in complaint
     assert complaint.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_a_signal_where_nothing_is_to_be_saved_cleans_up(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    cleaned = []
+
+    def command(*arguments: object, **options: object) -> int:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            if number is not signal.SIGTERM:
+                os.kill(os.getpid(), number)  # a shell hands it on
+            cleaned.append(name)
+            return 130
+        return 0
+
+    with mock.patch.object(entry, "app", command):
+        assert _status("evaluate") == 130
+    assert cleaned == [name]
+    assert capsys.readouterr().err == "lrat: interrupted\n"
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def command(*arguments: object, **options: object) -> int:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return 0
+
+    try:
+        with mock.patch.object(entry, "app", command):
+            assert _status("train") == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)

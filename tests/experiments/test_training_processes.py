@@ -58,7 +58,7 @@ def test_the_images_of_a_step_are_those_of_one_process(whole: Path, tmp_path: Pa
 def test_stopped_in_every_way_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     saved = []
-    for number, send in ((signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)):
+    for number, send in ((signal.SIGUSR1, os.killpg), (signal.SIGINT, os.killpg)):
         with training(out) as running:
             send(running.pid, number)
             said, err = running.communicate(timeout=120)

@@ -11,7 +11,8 @@ from lrat.errors import StopNow
 from lrat.training import interrupt
 from lrat.training.interrupt import StopRequest, holding, noticing, stopping
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+ASKING = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *ASKING]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -33,6 +34,42 @@ def test_the_second_signal_acts_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", ASKING)
+def test_what_a_terminal_or_a_scheduler_sends_asks_once(number: signal.Signals) -> None:
+    with stopping() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        assert stop.reason == number.name
+        os.kill(os.getpid(), signal.SIGINT)  # is the first of those that act at once
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_held_it_asks_once_too(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupt, "SAME_WITHIN_SECONDS", -1.0)
+    with holding(), stopping() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.reason == number.name
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_handler_of_the_user_stays(number: signal.Signals) -> None:
+    heard = []
+    before = signal.signal(number, lambda number, frame: heard.append(number))
+    try:
+        with stopping() as stop:
+            os.kill(os.getpid(), number)
+            assert not stop
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+
+
 def test_handlers_come_back_after_an_error() -> None:
     before = [signal.getsignal(each) for each in SIGNALS]
     inside = []
@@ -48,15 +85,16 @@ def test_handlers_come_back_after_an_error() -> None:
     assert [signal.getsignal(each) for each in SIGNALS] == before
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_an_ignored_signal_stays_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with stopping() as stop:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             assert not stop
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_another_thread_gets_no_handlers_and_no_error() -> None:

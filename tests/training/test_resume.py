@@ -38,7 +38,7 @@ def watch(progress: Signal | None = None) -> Watch:
     return Watch(clean=[data(10)], validate=validate, select_by="pgd", **extra)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 2), (2, 4), (2, None), (3, 4), (3, None)])
 def test_interrupted_and_continued_is_uninterrupted(
     tmp_path: Path, epoch: int, step: int | None, number: signal.Signals

@@ -23,6 +23,7 @@ from lrat.cli.reproducing import reproduce
 from lrat.cli.training import demo, train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
+from lrat.signals import SIGNALS, interrupt_once
 from lrat.streams import tolerant_output
 from lrat.text import reason, visible
 
@@ -127,17 +128,18 @@ def _refused(error: OSError) -> str:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Inside, SIGTERM does what Ctrl-C does, also where nothing is there to be saved yet: locks
-    and half-written files go, and the command says why it ended."""
+    """Inside, the signals that would end the process do what Ctrl-C does, also where nothing is
+    there to be saved yet: locks and half-written files go, and the command says why it ended.
+    Those that are ignored (``nohup``) stay so."""
     here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ending = [each for each in SIGNALS if here and signal.getsignal(each) is signal.SIG_DFL]
+    for each in ending:
+        signal.signal(each, interrupt_once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in ending:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _complain(message: str, status: int = 2) -> int:

@@ -20,12 +20,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from lrat.signals import URGENT
 from lrat.streams import tolerant_output
 from lrat.training import interrupt as signals
 
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_WAKE: signal.Signals | None = getattr(signal, "SIGURG", None)
+"""Does nothing to a process that has no handler for it."""
 _SECONDS_TO_LEAVE = 3.0
 
 
@@ -71,8 +73,8 @@ def while_heeding(
     """
     for number in numbers:
         signal.signal(number, signal.default_int_handler)
-    if hasattr(signal, "SIGUSR1"):  # lets ``interrupt`` wake the main thread
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    if _WAKE is not None:  # lets ``interrupt`` wake the main thread
+        signal.signal(_WAKE, lambda number, frame: None)
     try:
         threading.Thread(target=heed, daemon=True).start()
         return work()
@@ -105,9 +107,9 @@ def blocked(*numbers: signal.Signals) -> Iterator[None]:
 def interrupt(number: signal.Signals = signal.SIGINT) -> None:
     """Do in the main thread what this process would do on a signal, also on one that it blocks."""
     _thread.interrupt_main(number)
-    if hasattr(signal, "SIGUSR1"):
+    if _WAKE is not None:
         # The interrupt alone does not wake a main thread that sleeps or waits; a signal does.
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def _listen(ear: int) -> None:
     first: float | None = None
     while number := os.read(ear, 1):
         now = time.monotonic()
-        if number[0] not in _SIGNALS:
+        if number[0] not in URGENT:
             continue
         if first is None:
             first = now

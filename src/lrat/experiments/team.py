@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from lrat.errors import Interrupted, LratError
 from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
+from lrat.signals import SIGNALS
 from lrat.training.interrupt import StopRequest, stopping
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_FOR_THE_CAUSE = 5.0
 """Who loses its connection to a process that dies may be heard before that death is."""
 _SECONDS_TO_FOLLOW = 30.0
@@ -41,7 +41,7 @@ class ConnectionLostError(LratError):
 def in_team(member: Callable[[int], Any], size: int, *, saves_itself: bool) -> Any:
     """``member(number)`` in ``size`` processes, numbered from 0; what the first one returned.
 
-    ``member`` must be picklable. With ``saves_itself`` it sees the first SIGINT or SIGTERM of this
+    ``member`` must be picklable. With ``saves_itself`` it sees the first of the ``SIGNALS`` of this
     process as its own, and is to answer by ``Interrupted``; a second one, without it the first,
     ends all at once. Raises the ``LratError`` of a member, and ``LratError`` for one that was
     killed.
@@ -120,7 +120,7 @@ class _Member(Child):
 
 
 def _start(member: Callable[[int], Any], number: int, saves_itself: bool) -> _Member:
-    child = start_child(_live, member, number, saves_itself, deaf_to=_SIGNALS)
+    child = start_child(_live, member, number, saves_itself, deaf_to=SIGNALS)
     return _Member(process=child.process, line=child.line, lifeline=child.lifeline)
 
 
@@ -194,7 +194,7 @@ def _live(
     """The life of a process; deaf to signals, which come over the lifeline alone."""
     try:
         end = while_heeding(
-            partial(_heed, lifeline, saves_itself), partial(_attempt, member, number), *_SIGNALS
+            partial(_heed, lifeline, saves_itself), partial(_attempt, member, number), *SIGNALS
         )
     except KeyboardInterrupt:
         end = _End(kind="stopped")

@@ -18,10 +18,13 @@ import torch
 
 from lrat.errors import Interrupted, LratError
 from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
+from lrat.signals import SIGNALS
 from lrat.training.interrupt import StopRequest
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.5
+_DEAF_TO = tuple(each for each in SIGNALS if each is not signal.SIGTERM)
+"""SIGTERM ends a worker that still imports."""
 
 
 def in_workers(
@@ -91,7 +94,7 @@ class _Worker(Child):
 
 
 def _start(make: Callable[[str], Any]) -> _Worker:
-    child = start_child(_work, make, deaf_to=(signal.SIGINT,))
+    child = start_child(_work, make, deaf_to=_DEAF_TO)
     return _Worker(process=child.process, line=child.line, lifeline=child.lifeline)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that is answered between two steps."""
+"""Signals that end a process as a request that is answered between two steps."""
 
 import logging
 import signal
@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from lrat.errors import SettingError, StopNow
+from lrat.signals import SIGNALS, URGENT, interrupt_once
 
 _logger = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PLANNED, SIGNALLED = 1, 2
 """How urgent a stop is; 0: none is asked for."""
 SAME_WITHIN_SECONDS = 2.0
@@ -45,13 +45,15 @@ def _warn(reason: str) -> None:
 
 @contextmanager
 def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]:
-    """Inside, the first SIGINT or SIGTERM only sets the request; a second one acts at once.
+    """Inside, the first of ``SIGNALS`` only sets the request; a second SIGINT or SIGTERM acts at
+    once.
 
     ``announce`` is called with the first signal's name, from its handler: whoever waits at the
     terminal sees at once that the signal was heard. At the first signal the handlers found before
     come back, so the second does what it did without this manager (KeyboardInterrupt, or the end
     of the process). Handlers always come back at exit. A signal that was ignored before
-    (``nohup``, a shell's background job) stays ignored. Outside the main thread Python allows no
+    (``nohup``, a shell's background job) stays ignored, and SIGHUP and schedulers' signals that
+    the user handles stay the user's. Outside the main thread Python allows no
     handlers: there the request stays False. Inside ``holding`` a signal that has come before is
     heard at once.
     """
@@ -67,10 +69,11 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
             return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        before.restore()
+        if number in URGENT:
+            before.restore(*URGENT)
         heard(signal.Signals(number).name)
 
-    held = [each for each in map(signal.getsignal, _SIGNALS) if isinstance(each, _Held)]
+    held = [each for each in map(signal.getsignal, SIGNALS) if isinstance(each, _Held)]
     if held and _in_main_thread():
         with held[0].answered_by(heard):
             yield request
@@ -79,40 +82,45 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
         before.replace(on_signal)
         yield request
     finally:
-        before.restore()
+        before.restore(*SIGNALS)
 
 
 @contextmanager
 def holding() -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM waits for the ``stopping`` that begins or goes on inside.
+    """Inside, the first of ``SIGNALS`` waits for the ``stopping`` that begins or goes on inside.
 
     For whoever cannot be left in the middle, as others wait for it: all go on to where a stop is
-    answered. One that comes when that is over changes nothing. A signal that follows within
-    ``SAME_WITHIN_SECONDS`` is the same one; a later one raises ``KeyboardInterrupt``.
+    answered. One that comes when that is over changes nothing. A SIGINT or SIGTERM that follows
+    another within ``SAME_WITHIN_SECONDS`` is the same one; a later one raises
+    ``KeyboardInterrupt``.
     """
     before = _Handlers()
     try:
         before.replace(_Held())
         yield
     finally:
-        before.restore()
+        before.restore(*SIGNALS)
 
 
 class _Held:
     """A handler that keeps the first signal until somebody answers it."""
 
     def __init__(self) -> None:
-        self._heard_at: float | None = None
+        self._heard = False
+        self._urgent_at: float | None = None
         self._unanswered: str | None = None
         self._answer: Callable[[str], object] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now, reason = time.monotonic(), signal.Signals(number).name
-        if self._heard_at is not None:
-            if now - self._heard_at > SAME_WITHIN_SECONDS:
+        if number in URGENT:
+            if self._urgent_at is None:
+                self._urgent_at = now
+            elif now - self._urgent_at > SAME_WITHIN_SECONDS:
                 raise KeyboardInterrupt
+        if self._heard:
             return
-        self._heard_at = now
+        self._heard = True
         if self._answer is None:
             self._unanswered = reason
         else:
@@ -138,15 +146,18 @@ class _Handlers:
         self._previous: dict[signal.Signals, Handler] = {}
 
     def replace(self, handler: Callable[[int, FrameType | None], object]) -> None:
-        """By ``handler``, for the signals that nobody ignores."""
-        for number in _SIGNALS if _in_main_thread() else ():
-            if signal.getsignal(number) is not signal.SIG_IGN:
+        """By ``handler``, for the signals that nobody ignores, nor handles in their own way."""
+        for number in SIGNALS if _in_main_thread() else ():
+            present = signal.getsignal(number)
+            is_free = present in (signal.SIG_DFL, signal.default_int_handler, interrupt_once)
+            if is_free or (number in URGENT and present is not signal.SIG_IGN):
                 self._previous[number] = signal.signal(number, handler)
 
-    def restore(self) -> None:
-        while self._previous:
-            number, handler = self._previous.popitem()
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    def restore(self, *numbers: signal.Signals) -> None:
+        for number in numbers:
+            if number in self._previous:
+                handler = self._previous.pop(number)
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _in_main_thread() -> bool:
