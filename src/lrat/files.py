@@ -1,11 +1,21 @@
-"""Files that are either whole or not there: bytes, text, JSON, columnar tables."""
+"""Files that are either whole or not there: bytes, text, JSON, columnar tables.
+
+What is read back carries SHA-256 of its content, so that one flipped bit is noticed: a JSON object
+in its last key, ``checksum``, a table for each of its columns in its metadata (the comment of an
+.npz archive). Files of earlier versions have none and are read without.
+"""
 
 import errno
+import hashlib
 import io
 import json
 import os
+import re
 import time
+import uuid
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -13,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.reading import check_inside, open_stored
+from lrat.reading import CHECKSUM, check_inside, checksum, open_stored, parse_object, read_json
 from lrat.text import reason
 
 TABLE_SUFFIXES = (".parquet", ".npz")
@@ -22,6 +32,8 @@ Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 Write: TypeAlias = Callable[[BinaryIO], object]
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
+_TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.(?:\d+\.tmp|[0-9a-f]{32}(?:\.tmp)?)")
+"""Names of ``temporary``; those of earlier versions ended in a process's number."""
 
 
 def write_atomically(path: Path, write: Write) -> None:
@@ -41,27 +53,29 @@ def write_together(*files: tuple[Path, Write]) -> None:
     new.
     """
     besides = [temporary(path) for path, _ in files]
-    try:
-        for (path, write), beside in zip(files, besides, strict=True):
-            _write_beside(path, beside, write)
-        for (path, _), beside in zip(files, besides, strict=True):
-            try:
-                os.replace(beside, path)
-                sync_folder(path.parent)
-            except OSError as error:
-                raise unwritable(path, error) from error
-    except BaseException:
-        for beside in besides:
-            discard(beside)
-        raise
+    with ExitStack() as held:
+        try:
+            for (path, write), beside in zip(files, besides, strict=True):
+                _write_beside(path, beside, write, held)
+            for (path, _), beside in zip(files, besides, strict=True):
+                try:
+                    os.replace(beside, path)
+                    sync_folder(path.parent)
+                except OSError as error:
+                    raise unwritable(path, error) from error
+        except BaseException:
+            for beside in besides:
+                discard(beside)
+            raise
 
 
-def _write_beside(path: Path, beside: Path, write: Write) -> None:
+def _write_beside(path: Path, beside: Path, write: Write, held: ExitStack) -> None:
+    """Write ``beside`` and keep it locked until ``held`` ends: it is no leftover until then."""
     raw: _Watched | None = None
     try:
         check_inside(path.parent)
         make_folder(path.parent)
-        raw = _Watched(beside, "wb")
+        raw = _opened(beside, held)
         with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
@@ -74,8 +88,30 @@ def _write_beside(path: Path, beside: Path, write: Write) -> None:
         raise unwritable(path, failure) from error
 
 
+def _opened(beside: Path, held: ExitStack) -> "_Watched":
+    raw = _Watched(beside, "wb")
+    while _lock(raw.fileno(), wait=True) and os.fstat(raw.fileno()).st_nlink == 0:
+        raw.close()  # removed as a leftover between our opening and our locking it
+        raw = _Watched(beside, "wb")
+    if os.name != "nt":  # an open file cannot be renamed there
+        held.callback(os.close, os.dup(raw.fileno()))
+    return raw
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Whether the file could be locked; the system lets go when its last descriptor is closed."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 def append_line(path: Path, line: str) -> None:
-    """Add ``line`` and a line end, whole or not at all; ``RunFolderError`` if it is not at all."""
+    """Add ``line`` and a line end to the disk, whole or not at all; ``RunFolderError`` if it is not
+    at all."""
     try:
         check_inside(path)
         with open(path, "ab", buffering=0) as file:
@@ -86,6 +122,7 @@ def append_line(path: Path, line: str) -> None:
                 if written < len(content):
                     # A nearly full disk takes a part; the rest says why it cannot be taken.
                     file.write(content[written:])
+                os.fsync(file.fileno())
             except OSError:
                 file.truncate(before)
                 raise
@@ -127,15 +164,39 @@ class _Watched(io.FileIO):
 
 
 def temporary(path: Path) -> Path:
-    """Where the bytes of ``path`` gather before the rename."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where the bytes of ``path`` gather before the rename: a name that no other process has, be it
+    of the same number in another container."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def remove_leftovers(*folders: Path) -> None:
-    """Remove what writes of killed processes left beside their files; nobody else may write."""
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of a file that is being written, or was when its process ended."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(*folders: Path, name: str | None = None) -> None:
+    """Remove what killed processes left beside their files, or beside the file of this ``name``.
+
+    What a living process writes is locked, and stays; so does everything where files cannot be
+    locked.
+    """
     for folder in folders:
-        for path in folder.glob(".*.tmp"):
+        for path in folder.glob(".*"):
+            match = _TEMPORARY.fullmatch(path.name)
+            if match is not None and name in (None, match[1]):
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:  # gone by now, a link, or not ours
+        return
+    try:
+        if _lock(descriptor, wait=False):
             discard(path)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -144,12 +205,29 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """JSON without NaN or infinity, atomically."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """A JSON object with its checksum and without NaN or infinity, atomically."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def write_if_new(path: Path, value: Mapping[str, Any]) -> None:
+    """``write_json``, unless the file holds this value: it may lie where nobody can write."""
+    try:
+        is_there = read_json(path) == parse_object(to_json(value))
+    except (OSError, ValueError):
+        is_there = False  # missing, or damaged
+    if not is_there:
+        write_json(path, value)
+
+
+def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """A JSON object with its checksum as the last key; ``ValueError`` for NaN and infinity."""
+    whole = {**value, CHECKSUM: checksum(value)}
+    return json.dumps(whole, indent=indent, allow_nan=False)
 
 
 def write_table(stem: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
-    """A table atomically as Parquet, or as .npz with the same columns where pyarrow is missing.
+    """A table with its checksums atomically as Parquet, or as .npz with the same columns where
+    pyarrow is missing.
 
     ``stem`` is the path without its ending; returns the path with it.
     """
@@ -158,22 +236,44 @@ def write_table(stem: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
         from pyarrow import parquet
     except ImportError:
         path = stem.with_name(f"{stem.name}.npz")
-        arrays: dict[str, Any] = dict(columns)
-        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        write_archive(path, columns)
         return path
 
     path = stem.with_name(f"{stem.name}.parquet")
-    write_atomically(path, lambda file: parquet.write_table(arrow.table(dict(columns)), file))
+    table = arrow.table(dict(columns)).replace_schema_metadata({CHECKSUM: _checksums(columns)})
+    write_atomically(path, lambda file: parquet.write_table(table, file))
     return path
+
+
+def write_archive(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Arrays with their checksums as .npz, atomically."""
+    content = io.BytesIO()
+    arrays: dict[str, Any] = dict(columns)
+    np.savez_compressed(content, **arrays)
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = _checksums(columns).encode()
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     """The columns that ``write_table`` wrote, or these of them; raises whatever numpy or pyarrow do
-    on damage."""
+    on damage, ``RunFolderError`` for missing values and for what is not as it was written."""
     if path.suffix == ".npz":
         # Opened here: numpy leaves a damaged archive's file open.
         with open_stored(path) as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name] for name in columns or archive.files}
+            found = {name: archive[name] for name in columns or archive.files}
+            text = archive.zip.comment.decode()
+    else:
+        found, text = _read_parquet(path, columns)
+    if text:
+        stored = parse_object(text)
+        for name, values in found.items():
+            if stored.get(name) != _digest(values):
+                raise RunFolderError(f"the column {name} is not as it was written")
+    return found
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[Columns, str]:
     try:
         from pyarrow import parquet
     except ImportError:
@@ -181,7 +281,24 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     with open_stored(path) as stream, parquet.ParquetFile(stream) as file:
         chosen = None if columns is None else list(columns)
         table = file.read(columns=chosen, use_threads=False)
-    return {name: table[name].to_numpy() for name in chosen or table.column_names}
+    for name in chosen or table.column_names:
+        if table[name].null_count:
+            raise RunFolderError(f"the column {name} lacks values")
+    found = {name: table[name].to_numpy() for name in chosen or table.column_names}
+    return found, (table.schema.metadata or {}).get(CHECKSUM.encode(), b"").decode()
+
+
+def _checksums(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    return to_json({name: _digest(np.asarray(values)) for name, values in columns.items()})
+
+
+def _digest(values: npt.NDArray[Any]) -> str:
+    """SHA-256 over type, shape and values; text is the same in every type of array."""
+    if values.dtype.kind in "OSU":
+        kind, content = "text", "\0".join(map(str, values.tolist())).encode()
+    else:
+        kind, content = values.dtype.str, np.ascontiguousarray(values).tobytes()
+    return hashlib.sha256(f"{kind} {values.shape} ".encode() + content).hexdigest()
 
 
 def appears(path: Path) -> bool:

@@ -2,9 +2,12 @@
 files of bounded size are read, and parsers fail in one way."""
 
 import errno
+import hashlib
 import json
+import math
 import os
 import stat
+from collections.abc import Mapping
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 from lrat.text import cut, reason
 
+CHECKSUM = "checksum"
+"""The last key of every JSON object that is written to be read back: SHA-256 of the others."""
 MOST_TEXT = 64 * 2**20
 MOST_YAML = 2**20
 _MOST_NODES = 10_000
@@ -87,21 +92,64 @@ def trouble(error: OSError | ValueError) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises ``ValueError`` for every text that holds none."""
+    """A JSON value. Raises ``ValueError`` for every text that holds none, holds a key twice, or a
+    number that is not finite or beyond 64 bits."""
     try:
-        return json.loads(text)
+        return json.loads(
+            text,
+            object_pairs_hook=_without_repetition,
+            parse_float=_finite,
+            parse_int=_of_64_bits,
+            parse_constant=_finite,
+        )
     except RecursionError:
         raise ValueError("is damaged (it nests too deeply)") from None
     except ValueError as error:
         raise ValueError(f"is damaged ({reason(error)})") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run folder. Raises ``OSError`` or ``ValueError``."""
-    value = parse_json(read_text(path))
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it holds a key twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it holds a number that is not finite")
+    return number
+
+
+def _of_64_bits(text: str) -> int:
+    number = int(text) if len(text) <= 20 else 2**64
+    if not -(2**63) <= number < 2**64:
+        raise ValueError("it holds a number beyond 64 bits")
+    return number
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object without its checksum. Raises ``ValueError`` as ``parse_json``, and where the
+    checksum is of something else; files of earlier versions have none."""
+    value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("is no JSON object")
+    stored = value.pop(CHECKSUM, None)
+    if stored is not None and stored != checksum(value):
+        raise ValueError("is damaged or was edited (its checksum differs)")
     return value
+
+
+def checksum(value: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, whatever the white space in its file."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a run folder as ``parse_object`` takes it; also raises ``OSError``."""
+    return parse_object(read_text(path))
 
 
 def parse_yaml(text: str) -> Any:

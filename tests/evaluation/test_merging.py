@@ -115,8 +115,12 @@ def test_rows_that_contradict_each_other_are_refused(parts, tmp_path, column):
     rows = read_parts(parts[0])
     step = rows.under("step")
     image = step.index[3]
-    changed = {"fooled": ~step.fooled, "label": 1 - step.label}[column]
-    write_part(tmp_path / "odd", replace(step, **{column: changed}).select(step.index == image))
+    step = replace(step, margin_clean=abs(step.margin_clean), prediction=1 - step.prediction)
+    changed = {
+        "fooled": replace(step, fooled=~step.fooled, margin=-step.margin),
+        "label": replace(step, label=1 - step.label),
+    }[column]
+    write_part(tmp_path / "odd", changed.select(step.index == image))
     for path in parts[1].glob("*.json"):
         (tmp_path / "odd" / path.name).write_text(path.read_text())
     with pytest.raises(

@@ -11,15 +11,16 @@ from lrat.evaluation.storage import OutcomeStore, read_part, read_parts, write_p
 
 def rows(attack="pgd", index=(5, 3, 9)):
     count = len(index)
+    fooled = np.arange(count) % 2 == 0
     return Outcomes.from_columns(
         {
             "index": index,
             "label": np.arange(count) % 3,
             "attack": np.full(count, attack),
-            "fooled": np.arange(count) % 2 == 0,
-            "prediction": np.arange(count) % 4,
-            "margin_clean": np.linspace(-1, 1, count),
-            "margin": np.linspace(-2, 1, count),
+            "fooled": fooled,
+            "prediction": np.arange(count) % 3 + fooled,
+            "margin_clean": np.linspace(0, 1, count),
+            "margin": np.where(fooled, -2, 1),
             "step": np.arange(count),
             "source": np.full(count, -1),
             "forwards": np.full(count, 20.5),

@@ -1,4 +1,3 @@
-import json
 import sys
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, custom, evaluate_suite
+from lrat.reading import read_json
 
 
 def evaluate(folder, attack, size=16, count=40, **settings):
@@ -69,7 +69,7 @@ def test_a_folder_read_back_gives_the_same_result(tmp_path):
     assert back.identity == result.identity
     assert str(back) == str(result)
     assert (back.suite, back.seed, back.threat) == ("custom", 3, "Linf(epsilon=16/255)")
-    assert json.loads((tmp_path / "summary.json").read_text()) == result.summary()
+    assert read_json(tmp_path / "summary.json") == result.summary()
 
 
 def test_without_pyarrow_the_parts_are_npz_and_mix_with_parquet(tmp_path, monkeypatch):

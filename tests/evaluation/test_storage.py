@@ -10,6 +10,7 @@ import pytest
 from lrat.errors import RunFolderError
 from lrat.evaluation import storage
 from lrat.evaluation.storage import OutcomeStore, digest_of
+from lrat.reading import read_json
 
 
 def test_of_processes_that_begin_a_folder_at_once_one_identity_wins(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_the_extent_is_that_of_the_last_call_and_does_not_depend_on_order(tmp_pa
     index = np.array([5, 2, 9])
     store.expect(index)
     written = (tmp_path / "extent.json").stat().st_mtime_ns
-    assert json.loads((tmp_path / "extent.json").read_text()) == {
+    assert read_json(tmp_path / "extent.json") == {
         "images": 3,
         "digest": digest_of(np.sort(index)),
     }

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from lrat.cli import main
+from lrat.reading import parse_object
 from lrat.training import EpochRecord
 from lrat.training.metrics import TIMES
 
@@ -96,7 +96,7 @@ def one_thread() -> dict[str, str]:
 
 def records(run: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` without what differs between two equal runs."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [parse_object(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(set(line) == set(EpochRecord.__dataclass_fields__) for line in lines)
     return [{name: line[name] for name in line if name not in TIMES} for line in lines]
 

@@ -17,7 +17,8 @@ from lrat.experiments.analysing_figures import draw, noted_agreements
 from lrat.experiments.analysing_store import AnalysisStore
 from lrat.experiments.analysing_views import attack_images
 from lrat.experiments.paper_figures_analysis import StoredAnalysis
-from lrat.files import read_table, write_table
+from lrat.files import read_table, write_json, write_table
+from lrat.reading import read_json
 from lrat.reporting.figures import Agreement, Drawn, agreement_page, vulnerability_page
 
 SMALL = AnalysisRequest(limit=40, points=20)
@@ -314,8 +315,8 @@ def test_no_run_no_checkpoint(tmp_path: Path, again: Path) -> None:
 
 
 def test_images_that_the_run_never_had_are_refused(again: Path) -> None:
-    stored = json.loads((again / "contents.json").read_text())
-    (again / "contents.json").write_text(json.dumps({**stored, "train": "other"}))
+    stored = read_json(again / "contents.json")
+    write_json(again / "contents.json", {**stored, "train": "other"})
     complaint = lrat("analyse", again, *SMALL_OPTIONS).complaint
     assert "not the train images" in complaint
     assert "--data-root" in complaint

@@ -1,6 +1,5 @@
 """What bad input gets: one line with cause and cure, status 2, nothing written."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +11,8 @@ from safetensors.numpy import save_file
 from experiments.commands import TINY, contents, done, lrat
 from experiments.conftest import COMMAND
 from experiments.own import arrays, write_model, write_npz
+from lrat.files import write_json
+from lrat.reading import read_json
 
 
 @pytest.fixture(scope="module")
@@ -321,9 +322,10 @@ def test_a_model_without_gradients_is_named_and_its_folder_stays_free(
 def test_damaged_weights_are_named_and_training_again_mends_them(run: Path) -> None:
     (run / "model.safetensors").write_bytes(b"torn")
     complaint = lrat("evaluate", run, "--limit", "10").complaint
-    assert f"{run / 'model.safetensors'} is no safetensors file" in complaint
-    assert "`lrat train`" in complaint
+    assert f"{run / 'model.safetensors'} is damaged" in complaint
+    assert "remove both model.safetensors and model.json" in complaint
     (run / "model.safetensors").unlink()
+    (run / "model.json").unlink()
     done(*COMMAND, "--out", run)
     done("evaluate", run, "--limit", "10")
 
@@ -355,8 +357,8 @@ def test_a_damaged_part_of_an_evaluation_is_named(run: Path, tmp_path: Path) -> 
 def test_an_evaluation_of_other_images_is_not_continued(run: Path) -> None:
     done("evaluate", run, "--limit", "10")
     identity = next(run.rglob("identity.json"))
-    stored = json.loads(identity.read_text())
-    identity.write_text(json.dumps({**stored, "data": "0" * 64}))
+    stored = read_json(identity)
+    write_json(identity, {**stored, "data": "0" * 64})
     before = contents(identity.parent)
     done("evaluate", run, "--limit", "10")
     assert contents(identity.parent) == before

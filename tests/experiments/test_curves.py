@@ -1,6 +1,5 @@
 """``lrat curve``: evidence, the figure, what is reused and what is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.brackets import Curve
 from lrat.evaluation.curve import CurveProgress
 from lrat.experiments.curves import CurveRequest, measure_curves
-from lrat.files import read_table, write_table
+from lrat.files import read_table, write_json, write_table
+from lrat.reading import read_json
 
 SMALL = ("--attack", "pgd-3", "--limit", "20", "--levels", "4")
 REQUEST = CurveRequest(attack="pgd-3", limit=20, levels=4)
@@ -23,7 +23,7 @@ FOLDER = "selected-pgd-3-linf-0.6-4-20"
 def test_it_keeps_the_evidence_and_draws(run: Path) -> None:
     out = done("curve", run, *SMALL)
     folder = run / "curves" / FOLDER
-    about = json.loads((folder / "curve.json").read_text())
+    about = read_json(folder / "curve.json")
     columns = read_table(folder / "images.parquet")
     assert about["n"] == 20
     assert about["trained_epsilon"] == 0.2
@@ -103,13 +103,13 @@ def test_it_goes_on_where_it_was_broken_off(run: Path) -> None:
 def test_other_contents_in_its_folder_are_refused(run: Path) -> None:
     measure_curves([run], REQUEST)
     folder = run / "curves" / FOLDER
-    identity = json.loads((folder / "identity.json").read_text())
-    (folder / "identity.json").write_text(json.dumps({**identity, "data": "others"}))
+    identity = read_json(folder / "identity.json")
+    write_json(folder / "identity.json", {**identity, "data": "others"})
     with pytest.raises(
         RunFolderError, match=r"another curve \(data: others there, .* here\): remove it, or"
     ):
         measure_curves([run], REQUEST)
-    (folder / "identity.json").write_text(json.dumps(identity))
+    write_json(folder / "identity.json", identity)
     (folder / "images.parquet").write_bytes(b"PAR1 and nothing more")
     assert "images.parquet is damaged" in lrat("curve", run, *SMALL).complaint
     columns = {"index": np.arange(3), "label": np.arange(3)}

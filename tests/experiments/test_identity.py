@@ -15,6 +15,8 @@ from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.experiments import build
 from lrat.experiments.catalogue import canonical_threat
 from lrat.experiments.config import RunConfig, load_config
+from lrat.files import write_json
+from lrat.reading import read_json
 from lrat.weighting import GeometryTanh, MarginPower
 
 TINY = ("--epochs", "1", "--set", "model.width=4", "--set", "training.validation_steps=1")
@@ -113,8 +115,8 @@ def test_weights_that_changed_get_an_evaluation_of_their_own(tmp_path: Path) -> 
     request = ("evaluate", str(run), "--limit", "20")
     assert lrat(*request).status == 0
     (found,) = (run / "evaluations").iterdir()
-    identity = json.loads((found / "identity.json").read_text())
-    (found / "identity.json").write_text(json.dumps({**identity, "model": "of an earlier epoch"}))
+    identity = read_json(found / "identity.json")
+    write_json(found / "identity.json", {**identity, "model": "of an earlier epoch"})
     assert lrat(*request).status == 0
     names = sorted(path.name for path in (run / "evaluations").iterdir())
     assert names == [found.name, f"{found.name}-{identity['model'][:8]}"]
@@ -125,9 +127,9 @@ def test_what_an_earlier_version_or_other_data_left_blocks_nothing(run: Path, ke
     request = ("evaluate", str(run), "--limit", "20")
     first = lrat(*request)
     (found,) = (run / "evaluations").iterdir()
-    identity = json.loads((found / "identity.json").read_text())
+    identity = read_json(found / "identity.json")
     changed = {"pgd-20": "otherwise"} if key == "attacks" else "others"
-    (found / "identity.json").write_text(json.dumps({**identity, key: changed}))
+    write_json(found / "identity.json", {**identity, key: changed})
     again = lrat(*request)
     assert again.status == 0, again.err
     assert again.out.splitlines()[:-1] == first.out.splitlines()[:-1]

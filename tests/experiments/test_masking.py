@@ -1,6 +1,5 @@
 """The masking panel from the command line and from Python."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,8 @@ from torch import nn
 import lrat as package
 from builders import seeded
 from experiments.commands import done, lrat
+from lrat.files import write_json
+from lrat.reading import read_json
 from lrat.threat import Linf
 
 
@@ -21,7 +22,7 @@ def only_panel(run: Path) -> Path:
 def test_the_panel_is_printed_kept_and_read_back(run: Path) -> None:
     arguments = ("evaluate", run, "--suite", "quick", "--limit", 40, "--masking")
     first = done(*arguments)
-    stored = json.loads(only_panel(run).read_text())
+    stored = read_json(only_panel(run))
     assert stored["n"] == 40
     assert {check["name"] for check in stored["checks"]} >= {"input gradients", "scaled logits"}
     for check in stored["checks"]:
@@ -38,13 +39,13 @@ def test_no_panel_of_a_part_or_of_something_else_is_read_back(run: Path) -> None
     assert not list(run.glob("evaluations/*/masking.json")), "of an unfinished one none is kept"
     first = done(*arguments, "--masking")
     path = only_panel(run)
-    stored = json.loads(path.read_text())
+    stored = read_json(path)
     assert stored["made_of"]["evaluation"]["images"] == 40
     for key in ("version", "evaluation"):
         of_another = {**stored["made_of"], key: "another"}
-        path.write_text(json.dumps({**stored, "made_of": of_another, "threat": "old"}))
+        write_json(path, {**stored, "made_of": of_another, "threat": "old"})
         assert done(*arguments, "--masking") == first
-        assert json.loads(path.read_text()) == stored
+        assert read_json(path) == stored
 
 
 def test_a_time_is_for_the_attacks_alone(run: Path, tmp_path: Path) -> None:

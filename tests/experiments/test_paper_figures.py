@@ -27,7 +27,8 @@ from lrat.experiments.reproduce.layout import run_folder
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.reproduce.request import Request
 from lrat.experiments.run import train_run
-from lrat.files import read_table
+from lrat.files import read_table, write_json
+from lrat.reading import parse_object, read_json
 
 SMALL = (
     "training.epochs=3",
@@ -110,8 +111,8 @@ def test_figure_1a_states_the_share_of_low_weights_that_was_recorded(
 ) -> None:
     # Weights act in epochs 2 and 3: those of the last such epoch up to the reported one are shown.
     folder = run_folder(own, "gairat", 0)
-    about = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**about, "selected_epoch": reported}))
+    about = read_json(folder / "model.json")
+    write_json(folder / "model.json", {**about, "selected_epoch": reported})
     caption = pictures(make_figure("figure1a", own))["figure1a"]
     table = read_table(folder / "weights" / f"epoch-{shown:03d}.parquet")
     below = 100 * (table["raw_weight"] < 0.2).mean()
@@ -129,7 +130,7 @@ def test_a_part_alone_needs_its_own_rows_alone(own: Path) -> None:
 
 def note_accuracy(run: Path, *shares: float) -> None:
     """As if these had been the test accuracies of the epochs."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [parse_object(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line, share in zip(lines, shares, strict=True):
         line["monitor"] = dict.fromkeys(line["monitor"], share)
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -279,7 +280,7 @@ def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Pat
 @pytest.mark.parametrize(("reported", "shown"), [(1, "last"), (2, "selected")])
 def test_figure_5_shows_a_model_that_was_reweighted(reported: int, shown: str, own: Path) -> None:
     about = run_folder(own, "gairat", 0) / "model.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "selected_epoch": reported}))
+    write_json(about, {**read_json(about), "selected_epoch": reported})
     (needed,) = analyses_needed("figure5", own)
     assert needed.request.checkpoint == shown
 

@@ -1,6 +1,5 @@
 """Evaluations in two processes, and in parts on several machines."""
 
-import json
 import os
 import shutil
 import signal
@@ -32,6 +31,8 @@ from lrat.evaluation.storage import read_part, write_part
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject, processors
 from lrat.experiments.processes import evaluate_in_processes
 from lrat.experiments.subjects import Source
+from lrat.files import write_json
+from lrat.reading import read_json
 
 two = pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
 
@@ -65,7 +66,7 @@ def compare_batches_and_processes(run: Path, suite: str | Path, acceleration: st
 @pytest.mark.parametrize("acceleration", ["off", "auto"])
 def test_verdicts_depend_on_neither_processes_nor_batches(run: Path, acceleration: str) -> None:
     compare_batches_and_processes(run, short_suite(run.parent), acceleration, images=16)
-    identity = json.loads((only_evaluation(run) / "identity.json").read_text())
+    identity = read_json(only_evaluation(run) / "identity.json")
     wanted = {"off": "off", "auto": "float32, BatchNorm folded"}
     assert identity["acceleration"] == wanted[acceleration]
 
@@ -167,7 +168,7 @@ def test_an_error_in_a_process_is_the_error_of_the_call(run: Path) -> None:
     """Here the first one's: the folder belongs to another evaluation."""
     done("evaluate", run, "--limit", "20")
     identity = only_evaluation(run) / "identity.json"
-    identity.write_text(json.dumps(json.loads(identity.read_text()) | {"seed": 7}))
+    write_json(identity, read_json(identity) | {"seed": 7})
     request = EvaluationRequest(limit=20, devices=2)
     port = os.environ.get("MASTER_PORT")
     with pytest.raises(RunFolderError, match=r"another evaluation \(seed: 7 there, 0 here\)"):

@@ -9,6 +9,8 @@ import pytest
 from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.config import read_settings
+from lrat.files import write_json
+from lrat.reading import read_json
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def test_a_damaged_or_missing_part_leaves_the_rest(good: Path, tmp_path: Path) -
     (run / "environment.json").write_text("[1]")
     (run / "weights").mkdir()
     (run / "weights" / "epoch-001.parquet").write_bytes(b"PAR1")
-    (folder / "masking.json").write_text(json.dumps({"checks": [{"name": "x"}], "n": 3}))
+    write_json(folder / "masking.json", {"checks": [{"name": "x"}], "n": 3})
     next(folder.glob("outcomes/pgd-20-*")).write_bytes(b"PAR1")
     (run / "curves" / "c").mkdir(parents=True)
     (run / "curves" / "c" / "curve.json").write_text('{"norm": "Linf"}')
@@ -52,9 +54,9 @@ def test_a_damaged_or_missing_part_leaves_the_rest(good: Path, tmp_path: Path) -
 def test_outcomes_that_contradict_the_summary_are_not_tested(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     folder = make_evaluation(run)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     summary["accuracy"]["pgd-20"]["value"] = 0.6
-    (folder / "summary.json").write_text(json.dumps(summary))
+    write_json(folder / "summary.json", summary)
     problems = only(report(run)).problems
     assert any("its outcomes under pgd-20 are not those of its summary" in p for p in problems)
 

@@ -14,6 +14,8 @@ from experiments.own import write_model, write_npz
 from lrat.errors import SettingError
 from lrat.experiments.config import load_config
 from lrat.experiments.run import train_run
+from lrat.files import write_json
+from lrat.reading import read_json
 from lrat.training import interrupt
 from lrat.training.storage import FolderKeeper
 
@@ -221,10 +223,10 @@ def test_how_often_must_be_above_nothing(tmp_path: Path, assignment: str) -> Non
 
 def test_another_version_of_lrat_is_one_line_and_nothing_is_lost(run: Path) -> None:
     for path in (run / "checkpoints").glob("*.json"):
-        about = json.loads(path.read_text())
-        path.write_text(json.dumps({**about, "format": 7, "version": "2.1", "shape": "round"}))
+        about = read_json(path)
+        write_json(path, {**about, "format": 7, "version": "2.1", "shape": "round"})
     (run / "model.safetensors").unlink()
     before = contents(run)
     complaint = lrat("train", "--config", run / "config.yaml", "--out", run).complaint
-    assert "epoch-002.pt has format 7 (of lrat 2.1), this version reads 1 and 2: " in complaint
+    assert "epoch-002.pt has format 7 (of lrat 2.1), this version reads 1 and 2 and 3" in complaint
     assert contents(run) == before

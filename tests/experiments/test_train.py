@@ -12,6 +12,7 @@ from experiments.own import write_model, write_npz
 from lrat.experiments.build import METHODS
 from lrat.experiments.config import load_config, read_settings
 from lrat.files import read_table
+from lrat.reading import parse_object
 
 SMALL = (*TINY, "--set", "data.train_limit=120")
 
@@ -44,7 +45,7 @@ def test_the_environment_says_what_the_run_was_made_with(trained: Path) -> None:
 
 
 def test_each_epoch_is_a_line_with_losses_weights_accuracies_and_passes(trained: Path) -> None:
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lines = [parse_object(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
         (term,) = line["terms"].items()

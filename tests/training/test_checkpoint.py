@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from lrat.errors import CheckpointError, RunFolderError
+from lrat.files import write_json
+from lrat.reading import read_json
 from lrat.training import Checkpoints
 from lrat.training.description import Name
 
@@ -131,7 +133,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     path = tmp_path / "epoch-001.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    write_json(path, {**read_json(path), "format": 99})
     with pytest.raises(CheckpointError, match="format 99"):
         store(tmp_path).latest()
 
@@ -201,7 +203,7 @@ def test_an_altered_description_is_damage(
 ) -> None:
     fill(tmp_path, 2)
     path = tmp_path / "epoch-002.json"
-    path.write_text(json.dumps(DESCRIBED[what](json.loads(path.read_text()))))
+    path.write_text(json.dumps(DESCRIBED[what](read_json(path))))
     with caplog.at_level(logging.WARNING):
         state = store(tmp_path).latest()
     assert state is not None

@@ -1,9 +1,9 @@
 """When a run saves itself, what it takes back, and what it refuses."""
 
 import hashlib
-import json
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from builders import seeded
-from lrat.errors import CheckpointError, Interrupted, SettingError
+from lrat.errors import CheckpointError, Interrupted, RunFolderError, SettingError
+from lrat.files import temporary, write_json
+from lrat.reading import parse_object, read_json
 from lrat.training import (
     Checkpoints,
     EpochRecord,
@@ -23,6 +25,7 @@ from lrat.training import (
     Storage,
     Watch,
 )
+from lrat.training.guards import standard_guards
 from lrat.training.resuming import best_of
 from lrat.training.state import RunState
 from lrat.training.storage import FolderKeeper
@@ -156,15 +159,60 @@ def test_settings_that_cannot_be_meant(
 def test_what_a_killed_process_left_half_written_is_gone(tmp_path: Path) -> None:
     run(tmp_path, epochs=1)
     left = [
-        tmp_path / ".metrics.jsonl.77.tmp",
-        tmp_path / "checkpoints" / ".epoch-002.pt.77.tmp",
-        tmp_path / "weights" / ".epoch-002.parquet.77.tmp",
+        tmp_path / ".metrics.jsonl.77.tmp",  # of an earlier version
+        temporary(tmp_path / "checkpoints" / "epoch-002.pt"),
+        temporary(tmp_path / "weights" / "epoch-002.parquet"),
     ]
+    others = [tmp_path / ".notes.tmp", tmp_path / "checkpoints" / ".x.tmp"]
     (tmp_path / "weights").mkdir()
-    for path in left:
+    for path in [*left, *others]:
         path.write_text("half")
     run(tmp_path, epochs=2)
     assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others), "these are somebody else's"
+
+
+@pytest.mark.parametrize("line", [0, 1], ids=["first", "last"])
+def test_records_that_were_altered_are_one_line(tmp_path: Path, line: int) -> None:
+    run(tmp_path, epochs=2)
+    path = tmp_path / "metrics.jsonl"
+    rows = path.read_text().splitlines()
+    rows[line] = rows[line].replace('"steps": ', '"steps": 1')
+    path.write_text("\n".join(rows) + "\n")
+    with pytest.raises(RunFolderError, match=rf"line {line + 1} .*bring it back, or remove it"):
+        run(tmp_path, epochs=3)
+
+
+def test_without_its_records_a_run_goes_on_and_says_so(tmp_path: Path) -> None:
+    run(tmp_path, epochs=2)
+    whole, _ = run(Path(shutil.copytree(tmp_path, tmp_path / "whole")), epochs=3)
+    (tmp_path / "metrics.jsonl").unlink()
+    parts, result = run(tmp_path, epochs=3)
+    assert_same(parts.state_dict(), whole.state_dict())
+    assert [record.epoch for record in result.records] == [3]
+    assert "the records of 2 of 2 epochs are lost" in result.records[0].notices[0]["text"]
+    _, result = run(tmp_path, epochs=4)
+    assert [record.epoch for record in result.records] == [3, 4]
+
+
+def test_a_checkpoint_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    """Bytes are linear in epochs: a checkpoint of 10,000 epochs is as large as one of 20."""
+    model, guards = network(), standard_guards()
+    optimizer = Optimisation(epochs=1).optimizer(model)
+    state = RunState(model, optimizer, ToySource(), torch.device("cpu"), guards=guards)
+    keeper = FolderKeeper(Storage(folder=tmp_path, identity="toy"))
+    keeper.resume(state)
+    sizes = []
+    for count in (20, 10_000):
+        state.records = [
+            EpochRecord(epoch=epoch, lr=0.1, loss=1.0, steps=1, images=4, terms={})
+            for epoch in range(1, count + 1)
+        ]
+        guards.load_state_dict({**guards.state_dict(), "readings": []}, state.records)
+        state.epoch = count
+        keeper.epoch_ended(state)
+        sizes.append((tmp_path / "checkpoints" / f"epoch-{count:03d}.pt").stat().st_size)
+    assert sizes[1] <= 1.01 * sizes[0]
 
 
 def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -173,9 +221,9 @@ def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     state = torch.load(path, weights_only=True)
     change(state)
     torch.save(state, path)
-    about = json.loads(path.with_suffix(".json").read_text())
-    about["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_suffix(".json").write_text(json.dumps(about))
+    about = read_json(path.with_suffix(".json"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(path.with_suffix(".json"), {**about, "sha256": digest})
 
 
 ALTERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -189,8 +237,8 @@ ALTERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"no state of a run that this version of lrat knows \(Type\w+",
     ),
     "a record of another version": (
-        lambda state: state.update(records=[state["records"][0][:-1] + ', "energy": 3}']),
-        r"no state of a run .*energy",
+        lambda state: state.update(records=['{"energy": 3}']),
+        r"no state of a run .*record of an epoch",
     ),
     "another optimiser": (
         lambda state: state["optimizer"].update(param_groups=[]),
@@ -236,11 +284,12 @@ def test_a_checkpoint_of_the_first_format_is_continued(tmp_path: Path) -> None:
         for name in ("average", "remarks", "guards"):
             state.pop(name, None)
         state["sums"].pop("skipped")
+        state["records"] = (folder / "metrics.jsonl").read_text().splitlines()
 
     alter(folder, older)
     path = folder / "checkpoints" / "epoch-001.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps({**about, "format": 1} | {"version": ""}))
+    (folder / "metrics.jsonl").unlink()  # the checkpoint held it all
+    write_json(path, {**read_json(path), "format": 1, "version": ""})
     model, _ = run(folder, epochs=2)
     assert_same(model.state_dict(), whole.state_dict())
 
@@ -376,7 +425,7 @@ def test_a_lost_selected_one_is_trained_again_where_an_earlier_one_is_kept(
     assert result.selected_epoch == 2
     assert_same(result.weights, whole.weights)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [parse_object(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5]
 
 
 class Stop:

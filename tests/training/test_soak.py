@@ -3,7 +3,6 @@
 Three stops of each kind in the usual tests, twenty of a training that takes minutes in `make soak`.
 """
 
-import json
 import random
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 
 from experiments.commands import assert_same_result, done, one_thread
 from lrat.files import read_table
+from lrat.reading import parse_object
 from soaking import keep
 
 EVERY_STEPS = 3
@@ -86,7 +86,7 @@ def epochs_done(out: Path) -> int:
 
 
 def seconds_per_epoch(out: Path) -> float:
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = [parse_object(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return float(sum(line["seconds"] + line["evaluation_seconds"] for line in lines) / len(lines))
 
 

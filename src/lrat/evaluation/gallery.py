@@ -9,13 +9,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import LratError
-from lrat.files import Columns, discard, read_table, write_atomically, write_json
+from lrat.files import Columns, discard, read_table, write_archive, write_json
 
 GALLERY, ABOUT = "gallery", "about.json"
 _COLUMNS = ("attack", "index", "image", "logits")
@@ -114,12 +114,7 @@ def _write(folder: Path, name: str, rows: Pictures) -> Path:
     what = "".join(f"{a} {i}\n" for a, i in zip(rows.attack, rows.index, strict=True))
     digest = hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
     path = folder / f"{name}-{digest}.npz"
-    columns: Columns = {each: getattr(rows, each) for each in _COLUMNS}
-
-    def write(file: BinaryIO) -> None:
-        np.savez(file, **columns)  # type: ignore[arg-type]
-
-    write_atomically(path, write)
+    write_archive(path, {each: getattr(rows, each) for each in _COLUMNS})
     return path
 
 

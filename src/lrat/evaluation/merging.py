@@ -17,6 +17,7 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.fingerprint import read_fingerprint
 from lrat.evaluation.gallery import GALLERY, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
+from lrat.evaluation.records import read_identity, write_summary
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage import (
     EXTENT,
@@ -27,13 +28,14 @@ from lrat.evaluation.storage import (
     SUMMARY,
     Identity,
     OutcomeStore,
+    check_rows,
     differences,
     digest_of,
-    read_json,
+    read_extent,
     read_notes,
     read_parts,
 )
-from lrat.files import write_atomically, write_json
+from lrat.files import is_temporary, write_atomically
 from lrat.reading import open_stored
 
 Rows = npt.NDArray[np.int64]
@@ -87,7 +89,7 @@ def merge(folders: Sequence[Path], out: Path) -> Joined:
     if out.exists() and not (out / IDENTITY).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"{out} holds something else: choose another --out")
     places = list(dict.fromkeys([*([out] if (out / IDENTITY).is_file() else []), *folders]))
-    identities = [read_json(place / IDENTITY) for place in places]
+    identities = [read_identity(place / IDENTITY) for place in places]
     for place, identity in zip(places, identities, strict=True):
         found = list(differences(identities[0], identity))
         if found:
@@ -122,9 +124,10 @@ def complete(folder: Path, finished: Sequence[int] = ()) -> Joined:
 
     Raises as ``merge``, and where an outcome of ``finished`` is not there.
     """
-    rows = read_parts(folder)
+    rows, identity = read_parts(folder), read_identity(folder / IDENTITY)
+    check_rows(folder, identity, rows)
     _check_agreement(rows, [folder])
-    identity, extent = read_json(folder / IDENTITY), _extent([folder], rows)
+    extent = _extent([folder], rows)
     return _joined(folder, identity, rows, extent, np.unique(np.array(finished, np.int64)))
 
 
@@ -146,7 +149,7 @@ def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
 
 def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
     """How many images the whole evaluation is of, and their digest, as ``extent.json`` has it."""
-    told = {place: read_json(place / EXTENT) for place in places if (place / EXTENT).is_file()}
+    told = {place: read_extent(place) for place in places if (place / EXTENT).is_file()}
     if told:
         first, extent = next(iter(told.items()))
         for place, other in told.items():
@@ -172,7 +175,7 @@ def _copy(place: Path, out: Path) -> None:
     found = [path for kind in (PARTS, IMAGES, GALLERY) for path in sorted((place / kind).glob("*"))]
     for source in [*found, place / EXTENT, place / FINGERPRINT]:
         target = out / source.relative_to(place)
-        if not source.name.startswith(".") and source.is_file() and not target.exists():
+        if not is_temporary(source) and source.is_file() and not target.exists():
             write_atomically(target, partial(_transfer, source))
 
 
@@ -208,5 +211,5 @@ def _joined(
         result = EvaluationResult(outcomes=counted, identity=identity, notes=notes)
         if not missing:
             gather(folder)
-            write_json(folder / SUMMARY, result.summary())
+            write_summary(folder / SUMMARY, result.summary())
     return Joined(folder=folder, images=images, done=len(done), result=result, missing=missing)

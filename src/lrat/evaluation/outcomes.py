@@ -95,6 +95,28 @@ class Outcomes:
             {name: column[rows] for name, column in self.columns().items()}
         )
 
+    @property
+    def contradiction(self) -> str | None:
+        """The first row that contradicts itself, in words; None where none does."""
+        lost = self.fooled
+        repeated = np.ones(len(self), dtype=bool)
+        pairs = np.rec.fromarrays([self.attack, self.index]) if len(self) else self.index
+        repeated[np.unique(pairs, return_index=True)[1]] = False
+        for wrong, what in (
+            (repeated, "is there twice"),
+            (lost != (self.prediction != self.label), "has a verdict that is not its prediction's"),
+            (np.where(lost, self.margin > 0, self.margin < 0), "has a margin of the other sign"),
+            (~lost & (self.margin_clean < 0), "is robust and was wrong when clean"),
+            ((self.index < 0) | (self.label < 0) | (self.prediction < 0), "has a negative number"),
+            ((self.step < UNKNOWN) | (self.source < UNKNOWN), "has a negative step or source"),
+            (~(self.forwards >= 0) | ~(self.backwards >= 0), "has no count of passes"),
+            (self.distance < 0, "has a negative distance"),
+        ):
+            if wrong.any():
+                at = int(wrong.argmax())
+                return f"image {self.index[at]} under {self.attack[at]} {what}"
+        return None
+
     def under(self, attack: str) -> "Outcomes":
         """The rows of one attack (or of ``natural``)."""
         return self.select(self.attack == attack)

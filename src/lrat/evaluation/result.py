@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
+from lrat.evaluation.records import check_summary, notes_of
 from lrat.evaluation.statistics import Proportion, mean_proportion, wilson
-from lrat.evaluation.storage import SUMMARY, Identity, read_finished, read_json
+from lrat.evaluation.storage import SUMMARY, Identity, read_finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +49,13 @@ class EvaluationResult:
         """Read a finished evaluation back; ``RunFolderError`` for anything else, also for one of
         which a part is missing."""
         place = Path(folder)
-        identity, rows = read_finished(place)
+        identity, rows, summary = read_finished(place)
         names = (NATURAL, *identity["attacks"])
         outcomes = rows.arranged(names)
-        summary = read_json(place / SUMMARY)
         _check_complete(place, names, outcomes, summary.get("images"))
-        notes = tuple(summary.get("notes", ()))
-        return EvaluationResult(outcomes=outcomes, identity=identity, notes=notes)
+        result = EvaluationResult(outcomes=outcomes, identity=identity, notes=notes_of(summary))
+        check_summary(place / SUMMARY, summary, result.summary())
+        return result
 
     @property
     def suite(self) -> str:

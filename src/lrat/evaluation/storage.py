@@ -10,7 +10,6 @@ several runs or processes over the same identity can lie in one folder.
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,30 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lrat import reading
-from lrat.errors import LratError, RunFolderError, SettingError
-from lrat.evaluation.gallery import Gallery, GalleryStore, gather
+from lrat.errors import DataError, LratError, RunFolderError, SettingError
+from lrat.evaluation.gallery import GALLERY, Gallery, GalleryStore, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.files import TABLE_SUFFIXES, read_table, write_atomically, write_json, write_table
+from lrat.evaluation.records import (
+    ANEW,
+    ball_of,
+    notes_of,
+    read_identity,
+    read_record,
+    read_summary,
+    stored_summary,
+    write_summary,
+)
+from lrat.files import (
+    TABLE_SUFFIXES,
+    discard,
+    read_table,
+    remove_leftovers,
+    temporary,
+    write_atomically,
+    write_if_new,
+    write_json,
+    write_table,
+)
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")
@@ -31,18 +49,10 @@ PARTS, IMAGES = "outcomes", "images"
 IDENTITY, SUMMARY, EXTENT, NOTES = "identity.json", "summary.json", "extent.json", "notes.json"
 FINGERPRINT = "fingerprint.json"
 _MISSING = "(absent)"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises ``RunFolderError`` for a file that is missing or is not a JSON object."""
-    try:
-        return reading.read_json(path)
-    except FileNotFoundError:
-        raise RunFolderError(f"{path} is missing: is this the folder of an evaluation?") from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path} {reading.trouble(error)}; evaluate into a new folder"
-        ) from None
+_ROUNDING = 1e-5
+"""Of float32 distances, as a share of epsilon."""
+_CURE = "delete it and evaluate again, the rest is reused"
+_AGAIN = "run the same evaluation again"
 
 
 def write_part(folder: Path, outcomes: Outcomes) -> Path:
@@ -65,14 +75,46 @@ def digest_of(index: npt.NDArray[np.int64]) -> str:
 
 
 def read_part(path: Path) -> Outcomes:
-    """Raises ``RunFolderError`` that names a damaged file."""
-    cure = "delete it and evaluate again, the rest is reused"
-    return read_whole(path, lambda path: Outcomes.from_columns(read_table(path)), cure)
+    """Raises ``RunFolderError`` that names a damaged file, and one whose rows contradict themselves
+    or are not those of its name."""
+    return read_whole(path, _checked_part, _CURE)
+
+
+def _checked_part(path: Path) -> Outcomes:
+    rows = Outcomes.from_columns(read_table(path))
+    reason = rows.contradiction
+    if len(rows) and path.stem != _stem(str(rows.attack[0]), rows.index):
+        reason = "its name is of another attack or other images"
+    if len(np.unique(rows.attack)) > 1:
+        reason = "it holds rows of several attacks"
+    if reason is not None:
+        raise DataError(reason)
+    return rows
 
 
 def read_parts(folder: Path) -> Outcomes:
     """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
     return Outcomes.concatenate(read_part(path) for path in parts_of(folder))
+
+
+def check_rows(folder: Path, identity: Identity, rows: Outcomes) -> None:
+    """Refuse rows of attacks that the evaluation does not have, and images outside its ball."""
+    if not len(rows):
+        return
+    unknown = ~np.isin(rows.attack, [NATURAL, *identity["attacks"]])
+    outside = np.zeros(len(rows), dtype=bool)
+    ball = ball_of(identity["threat"])
+    if ball is not None:
+        slack = identity.get("tolerance", 0.0) + _ROUNDING * ball[1]
+        outside = ~(rows.distance <= ball[1] + slack)
+    if (unknown | outside).any():
+        at = int((unknown | outside).argmax())
+        what = f"at a distance of {rows.distance[at]:.4g}, outside {identity['threat']}"
+        raise RunFolderError(
+            f"{folder} holds image {rows.index[at]} under {rows.attack[at]}, "
+            f"{'which this evaluation does not have' if unknown[at] else what}: delete "
+            f"{PARTS}/{rows.attack[at]}-* and evaluate again"
+        )
 
 
 def claim(
@@ -90,7 +132,7 @@ def claim(
             raise RunFolderError(f"{folder} holds outcomes but no {IDENTITY}: choose a new folder")
         _write_first(folder / IDENTITY, identity)
     # Also after writing it: another process may have been there first.
-    found = list(differences(read_json(folder / IDENTITY), identity))
+    found = list(differences(read_record(folder / IDENTITY, ANEW), identity))
     if found:
         raise RunFolderError(
             f"{folder} belongs to another {what} ({'; '.join(found)}): {cure or _cure(folder)}"
@@ -154,7 +196,9 @@ class OutcomeStore:
                 raise SettingError("keep_images needs a folder to write the images into")
             return OutcomeStore(folder=None)
         claim(folder, identity)
+        remove_leftovers(folder, *(folder / name for name in (PARTS, IMAGES, GALLERY)))
         rows = read_parts(folder)
+        check_rows(folder, identity, rows)
         names = [str(name) for name in np.unique(rows.attack)]
         known = {name: rows.arranged([name]) for name in names}
         kept = None if gallery is None else GalleryStore.open(folder, gallery)
@@ -189,12 +233,12 @@ class OutcomeStore:
         if self.folder is not None and notes:
             known = read_notes(self.folder) if (self.folder / NOTES).is_file() else ()
             joined = list(dict.fromkeys((*known, *notes)))
-            _write_if_new(self.folder / NOTES, {"notes": joined})
+            write_if_new(self.folder / NOTES, {"notes": joined})
 
     def expect(self, index: npt.NDArray[np.int64]) -> None:
         """Keep which images the folder is to hold in the end."""
         if self.folder is not None:
-            _write_if_new(self.folder / EXTENT, {"images": len(index), "digest": digest_of(index)})
+            write_if_new(self.folder / EXTENT, {"images": len(index), "digest": digest_of(index)})
 
     def add(self, outcomes: Outcomes) -> None:
         if self.folder is not None and len(outcomes):
@@ -227,25 +271,34 @@ class OutcomeStore:
                     "new folder"
                 )
         gather(self.folder)
-        write_json(self.folder / SUMMARY, summary)
+        write_summary(self.folder / SUMMARY, summary)
 
 
 def read_notes(folder: Path) -> tuple[str, ...]:
     """What must be known about the outcomes in ``folder``; by an earlier version, its summary's."""
-    for name in (NOTES, SUMMARY):
-        if (folder / name).is_file():
-            return tuple(read_json(folder / name).get("notes", ()))
-    return ()
+    if (folder / NOTES).is_file():
+        return notes_of(read_record(folder / NOTES, f"delete it and {_AGAIN}"))
+    return notes_of(stored_summary(folder / SUMMARY) or {})
 
 
-def read_finished(folder: Path) -> tuple[Identity, Outcomes]:
-    """Identity and rows of a finished evaluation; ``RunFolderError`` for an unfinished one."""
-    identity = read_json(folder / IDENTITY)
+def read_extent(folder: Path) -> dict[str, Any]:
+    """Of how many ``images`` an evaluation is to be, and their ``digest``."""
+    cure = f"bring it back, or {_AGAIN}, which writes it anew"
+    extent = read_record(folder / EXTENT, cure)
+    if type(extent.get("images")) is not int or not isinstance(extent.get("digest"), str):
+        raise RunFolderError(f"{folder / EXTENT} does not say of which images it is: {cure}")
+    return extent
+
+
+def read_finished(folder: Path) -> tuple[Identity, Outcomes, dict[str, Any]]:
+    """Identity, rows and summary of a finished evaluation; ``RunFolderError`` for an unfinished
+    one."""
+    identity = read_identity(folder / IDENTITY)
     if not (folder / SUMMARY).exists():
-        raise RunFolderError(
-            f"{folder} is not finished: run the same evaluation again, it continues by itself"
-        )
-    return identity, read_parts(folder)
+        raise RunFolderError(f"{folder} is not finished: {_AGAIN}, it continues by itself")
+    rows = read_parts(folder)
+    check_rows(folder, identity, rows)
+    return identity, rows, read_summary(folder / SUMMARY, f"{_AGAIN}, which makes it anew")
 
 
 def _exists(path: Path) -> bool:
@@ -262,7 +315,7 @@ def _write_first(path: Path, identity: Identity) -> None:
 
     A link, in contrast to a rename, does not replace what is there.
     """
-    ours = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    ours = temporary(path)
     write_json(ours, identity)
     try:
         os.link(ours, path)
@@ -271,12 +324,7 @@ def _write_first(path: Path, identity: Identity) -> None:
     except OSError:  # a file system without links
         write_json(path, identity)
     finally:
-        ours.unlink(missing_ok=True)
-
-
-def _write_if_new(path: Path, value: Mapping[str, Any]) -> None:
-    if not path.is_file() or read_json(path) != value:
-        write_json(path, value)
+        discard(ours)
 
 
 def _cure(folder: Path) -> str:

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.storage import differences, read_whole
-from lrat.files import TABLE_SUFFIXES, Columns, discard, read_table, write_json, write_table
+from lrat.files import (
+    TABLE_SUFFIXES,
+    Columns,
+    discard,
+    read_table,
+    remove_leftovers,
+    write_json,
+    write_table,
+)
 from lrat.reading import read_json
 
 ANALYSES = "analysis"
@@ -35,6 +43,7 @@ class AnalysisStore:
         folder whose identity cannot be read is taken as out of date too.
         """
         wanted = json.loads(json.dumps(identity))
+        remove_leftovers(self.folder)
         stored = self._read(IDENTITY)
         if stored is not None and "program" not in stored:  # of an earlier version
             wanted.pop("program", None)

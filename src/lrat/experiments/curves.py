@@ -12,15 +12,16 @@ from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
+from lrat.evaluation.records import read_record
 from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.storage import IDENTITY, claim, read_json, read_whole
+from lrat.evaluation.storage import IDENTITY, claim, read_whole
 from lrat.evaluation.suites import Member
 from lrat.experiments import build
 from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
 from lrat.experiments.identity import Reading
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
-from lrat.files import TABLE_SUFFIXES, read_table, write_json, write_table
+from lrat.files import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.threat import as_ball
@@ -175,7 +176,11 @@ def _measure(
         known = store.open(identity)
         (reading.begin if is_new else reading.check)(folder)
         if (folder / CURVE).is_file() and known is not None:
-            curve = Curve.from_dict(read_json(folder / CURVE), known.columns())
+            cure = "remove it and measure again"
+            stored = read_record(folder / CURVE, cure)
+            curve = read_whole(
+                folder / CURVE, lambda _: Curve.from_dict(stored, known.columns()), cure
+            )
             return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
 
         def note(step: CurveProgress) -> None:
@@ -218,6 +223,7 @@ class _Store:
         """Begin the folder, or what is known there; ``RunFolderError`` for another identity."""
         cure = "remove it, or repeat the old settings"
         claim(self.folder, dict(identity), what="curve", cure=cure)
+        remove_leftovers(self.folder)
         found = [
             self.folder / f"{_IMAGES}{suffix}"
             for suffix in TABLE_SUFFIXES

@@ -1,14 +1,16 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrat.errors import RunFolderError
+from lrat.errors import CheckpointError, RunFolderError
 from lrat.evaluation.storage import FINGERPRINT
 from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
-from lrat.reading import read_json
+from lrat.files import is_temporary
+from lrat.reading import open_stored, read_json, trouble
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -34,11 +36,49 @@ def default_folder(config: RunConfig) -> Path:
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The configuration of the run in ``folder``; RunFolderError if there is none."""
+    """The configuration of the run in ``folder``; RunFolderError if there is none, or another one
+    than the run was trained with. What decides no result, as where the data lie, may be edited."""
     path = folder / CONFIG
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no {CONFIG}; train one first")
-    return load_config(read_settings(path))
+    config = load_config(read_settings(path))
+    try:
+        trained = read_json(folder / MODEL).get("configuration", config.digest())
+    except FileNotFoundError:
+        return config
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{folder / MODEL} {trouble(error)}; remove it and give the run's `lrat train` command "
+            "again, which writes it anew"
+        ) from None
+    if trained != config.digest():
+        raise RunFolderError(
+            f"{path} is damaged or was edited: it is not what this run was trained with; bring "
+            "back what decides its results"
+        )
+    return config
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse selected weights of another digest than ``model.json`` says; ``CheckpointError``.
+    Runs of earlier versions have none."""
+    path = folder / WEIGHTS
+    try:
+        stored = read_json(folder / MODEL).get("sha256")
+        if stored is None:
+            return
+        with open_stored(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        reason = None if digest == stored else "is damaged: its digest differs"
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = f"or {MODEL} {trouble(error)}"
+    if reason is not None:
+        raise CheckpointError(
+            f"{path} {reason}; remove both {WEIGHTS} and {MODEL} and give the run's `lrat train` "
+            "command again, which writes them anew"
+        )
 
 
 def has_begun(folder: Path) -> bool:
@@ -71,8 +111,8 @@ def claim(folder: Path, config: RunConfig) -> None:
 def _is_left_over(path: Path) -> bool:
     """Whether a run writes this file before its configuration, so that one that ended early (a
     full disk, a kill) may leave it alone."""
-    is_temporary = path.name.startswith(".") and path.suffix == ".tmp"
-    return is_temporary or path.name in {LOCK, ENVIRONMENT, CONTENTS, ACCELERATION, FINGERPRINT}
+    ours = {LOCK, ENVIRONMENT, CONTENTS, ACCELERATION, FINGERPRINT}
+    return is_temporary(path) or path.name in ours
 
 
 def check_contents(folder: Path, found: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult, Progress
 from lrat.evaluation.merging import complete
 from lrat.evaluation.pacing import NothingFinishedError
-from lrat.evaluation.storage import EXTENT, read_json
+from lrat.evaluation.storage import EXTENT, read_extent
 from lrat.experiments.evaluating import (
     EvaluationRequest,
     ProgressCallback,
@@ -140,7 +140,7 @@ def _images_of(folder: Path, rank: int) -> int:
             f"process {rank + 1} does not see {folder}, which the first one began: choose a "
             "folder that all machines share"
         )
-    return int(read_json(folder / EXTENT)["images"])
+    return int(read_extent(folder)["images"])
 
 
 def _joined(ended: _Ended, request: EvaluationRequest) -> tuple[Path, EvaluationResult]:

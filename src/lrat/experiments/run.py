@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View, describe
 from lrat.data import ImageData, InMemory, Splits
-from lrat.errors import CheckpointError, DataError, RunFolderError
+from lrat.errors import DataError, RunFolderError
 from lrat.experiments import build
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import synchronised
@@ -158,7 +158,7 @@ class _Training:
             crew=self.crew,
         )
         if self.crew.rank == 0:
-            _save_model(self.folder, result, images)
+            _save_model(self.folder, self.config, result, images)
         return TrainedRun(config=config, folder=self.folder, result=result)
 
     def _begin(self, network: nn.Module, splits: Splits) -> tuple[nn.Module, Watch]:
@@ -243,17 +243,11 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
 def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Any]:
     """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
     if checkpoint == "selected" and (folder / WEIGHTS).is_file():
-        try:
-            return read_safetensors(folder / WEIGHTS)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{error}; remove it and give the run's `lrat train` command again, which writes "
-                "it anew"
-            ) from None
+        return read_safetensors(folder / WEIGHTS)
     return reported(storage(config, folder).checkpoints().load(checkpoint))
 
 
-def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None:
+def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images: ImageData) -> None:
     content = write_safetensors(result.weights)
     write_atomically(folder / WEIGHTS, lambda stream: stream.write(content))
     about: dict[str, Any] = {
@@ -265,5 +259,7 @@ def _save_model(folder: Path, result: TrainingResult, images: ImageData) -> None
         "parameters": sum(
             value.numel() for value in result.weights.values() if isinstance(value, Tensor)
         ),
+        "configuration": config.digest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(folder / MODEL, about)

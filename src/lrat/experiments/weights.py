@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, ModelError
-from lrat.experiments.folder import BESIDE_TENSORS
+from lrat.experiments.folder import BESIDE_TENSORS, WEIGHTS, check_weights
 from lrat.experiments.own_names import without_addresses
 from lrat.reading import open_stored, parse_json, trouble
 from lrat.training.resuming import misfit
@@ -88,6 +88,8 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
 
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
+    if path.name == WEIGHTS:
+        check_weights(path.parent)
     try:
         open_stored(path, follow=follow).close()
     except OSError as error:

@@ -9,7 +9,6 @@ not looked at.
 
 import hashlib
 import logging
-import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -22,14 +21,13 @@ from torch import Tensor
 from lrat import __version__
 from lrat.checks import checked
 from lrat.errors import CheckpointError
-from lrat.files import discard, write_together
+from lrat.files import discard, remove_leftovers, write_together
 from lrat.reading import open_stored
 from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (bool, int, float, str, bytes)
-_TEMPORARY = ".epoch-*.tmp"
 
 
 class Checkpoints:
@@ -269,8 +267,9 @@ class Checkpoints:
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except OSError as error:
             raise DamagedError(f"it cannot be read: {error.strerror}") from error
-        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-            # torch's own message advises to load with code execution allowed: not passed on.
+        except Exception as error:
+            # A dozen kinds; torch's own message advises to load with code execution allowed: not
+            # passed on.
             raise DamagedError("it holds something other than tensors and plain values") from error
         if not isinstance(state, dict):
             raise DamagedError("it holds no state")
@@ -300,8 +299,7 @@ class Checkpoints:
         for path in self.folder.glob("epoch-*.pt"):
             if path not in payloads:
                 discard(path)
-        for path in self.folder.glob(_TEMPORARY):
-            discard(path)
+        remove_leftovers(self.folder)
 
     def _payload(self, name: Name) -> Path:
         return self.folder / f"{name}.pt"

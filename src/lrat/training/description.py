@@ -1,6 +1,5 @@
 """The small file beside a checkpoint: what must be known of it before it is read."""
 
-import json
 import re
 from dataclasses import asdict, dataclass, fields
 from functools import total_ordering
@@ -8,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import CheckpointError
+from lrat.files import to_json
 from lrat.reading import read_json
 
-FORMAT = 2
-READABLE = (1, FORMAT)
-"""Format 1 knew neither averages nor portable checkpoints."""
+FORMAT = 3
+READABLE = (1, 2, FORMAT)
+"""Format 1 knew neither averages nor portable checkpoints, formats 1 and 2 held all records."""
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+)(-measuring)?)?(-portable)?")
 _LARGEST = 10**9
 
@@ -86,7 +86,7 @@ class Description:
         return (self.epoch, self.step, self.portable) == (name.epoch, name.step, name.portable)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1)
+        return to_json(asdict(self), indent=1)
 
     @classmethod
     def read(cls, path: Path) -> "Description":

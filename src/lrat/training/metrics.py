@@ -1,6 +1,6 @@
 """What an epoch was like: sums on the device while it runs, one record when it ends."""
 
-import json
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.files import append_line, write_text
-from lrat.reading import read_text
+from lrat.errors import RunFolderError
+from lrat.files import append_line, to_json, write_text
+from lrat.reading import parse_object, read_text, trouble
 from lrat.training.outcome import StepOutcome
 
 TIMES = ("seconds", "evaluation_seconds", "images_per_second")
 """The fields of ``EpochRecord`` that differ between two runs of the same configuration."""
+_CURE = "bring it back, or remove it to continue without the records of those epochs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +58,17 @@ class EpochRecord:
     images_per_second: float = 0.0
 
     def to_json(self) -> str:
-        """One line of JSON without its line end."""
-        return json.dumps(_finite(asdict(self)), allow_nan=False)
+        """One line of JSON with its checksum and without its line end."""
+        return to_json(_finite(asdict(self)))
 
     @classmethod
     def from_json(cls, line: str) -> "EpochRecord":
-        """The record that a line of ``metrics.jsonl`` holds."""
-        values = json.loads(line)
-        return cls(**values | {"notices": tuple(values.get("notices", ()))})
+        """The record that a line of ``metrics.jsonl`` holds; ``ValueError`` for a damaged one."""
+        values = parse_object(line)
+        try:
+            return cls(**values | {"notices": tuple(values.get("notices", ()))})
+        except TypeError as error:
+            raise ValueError(f"is no record of an epoch ({error})") from None
 
 
 def _finite(value: Any) -> Any:
@@ -194,14 +199,20 @@ class EpochSums:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one JSON object per epoch, whole lines only."""
+    """``metrics.jsonl``: one JSON object per epoch, whole lines only.
+
+    The file is the record of a run; a checkpoint holds ``state_dict`` alone, the number of lines
+    before it and their digest, so that its size does not grow with the epochs.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._count = 0
+        self._digest = hashlib.sha256()
 
     def rewrite(self, lines: Iterable[str]) -> None:
         """Make the file hold these lines: a continued run cuts it back to its checkpoint."""
-        text = "".join(f"{line}\n" for line in lines)
+        text = self._take([f"{line}\n" for line in lines])
         try:
             stored = read_text(self.path)
         except (OSError, ValueError):
@@ -212,3 +223,41 @@ class MetricsFile:
     def append(self, line: str) -> None:
         """Add one line, whole or not at all. Raises ``RunFolderError`` if that is impossible."""
         append_line(self.path, line)
+        self._count += 1
+        self._digest.update(f"{line}\n".encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lines": self._count, "sha256": self._digest.hexdigest()}
+
+    def lines(self, saved: Mapping[str, Any]) -> list[str]:
+        """The lines that ``saved``, a ``state_dict``, was of; none where the file is gone.
+
+        Raises ``RunFolderError`` where the file holds others.
+        """
+        try:
+            rows = [f"{row}\n" for row in read_text(self.path).split("\n")][: saved["lines"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path} {trouble(error)}; {_CURE}") from None
+        self._take(rows)
+        if self.state_dict() != saved:
+            raise RunFolderError(
+                f"{self.path} does not hold the {saved['lines']} epochs before the newest "
+                f"checkpoint{_first_damaged(rows)}: {_CURE}"
+            )
+        return [row.removesuffix("\n") for row in rows]
+
+    def _take(self, rows: Sequence[str]) -> str:
+        text = "".join(rows)
+        self._count, self._digest = len(rows), hashlib.sha256(text.encode())
+        return text
+
+
+def _first_damaged(rows: Sequence[str]) -> str:
+    for number, row in enumerate(rows, start=1):
+        try:
+            parse_object(row)
+        except ValueError as error:
+            return f" (line {number} {error})"
+    return ""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, NonFiniteError, UnknownNameError
-from lrat.training.metrics import EpochRecord
+from lrat.training.metrics import EpochRecord, MetricsFile
 from lrat.training.recorder import WeightRecorder
 from lrat.training.state import RunState
 from lrat.training.watch import Best, choose
@@ -16,9 +16,14 @@ _NOT_A_STATE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, V
 
 
 def take_over(
-    state: RunState, recorder: WeightRecorder, saved: Mapping[str, Any], folder: Path
+    state: RunState,
+    recorder: WeightRecorder,
+    metrics: MetricsFile,
+    saved: Mapping[str, Any],
+    folder: Path,
 ) -> None:
-    """Bring ``state`` to where ``saved`` is, and ``recorder`` to the entry of its name.
+    """Bring ``state`` to where ``saved`` is, with the records of ``metrics``, and ``recorder`` to
+    the entry of its name.
 
     Where ``saved`` has no optimiser, momentum starts afresh.
 
@@ -26,7 +31,7 @@ def take_over(
     lrat, of another model, or of something else.
     """
     ours = state.state_dict()
-    unknown = sorted(map(str, saved.keys() - ours.keys() - {"recorder"}))
+    unknown = sorted(map(str, saved.keys() - ours.keys() - {"recorder", "records"}))
     if unknown:
         raise CheckpointError(
             f"the newest checkpoint in {folder} holds {', '.join(unknown)}, which this version of "
@@ -35,8 +40,11 @@ def take_over(
     optimizer = saved.get("optimizer")
     try:
         check_fit(state.model, saved["model"], f"the newest checkpoint in {folder}")
+        lines = saved["records"]  # themselves in checkpoints of format 1 and 2
+        lines = lines if isinstance(lines, list) else metrics.lines(lines)
         state.load_state_dict(
-            {**saved, "optimizer": ours["optimizer"] if optimizer is None else optimizer}
+            {**saved, "optimizer": ours["optimizer"] if optimizer is None else optimizer},
+            [EpochRecord.from_json(line) for line in lines],
         )
         recorder.load_state_dict(saved["recorder"])
     except _NOT_A_STATE as error:
@@ -50,7 +58,8 @@ def take_over(
 
 def best_of(records: Sequence[EpochRecord], epochs: Collection[int], lost: Best) -> Best | None:
     """The best of ``epochs`` by the measure that chose ``lost``; None without any."""
-    for key in records[lost.epoch - 1].validation:
+    known = [record for record in records if record.epoch == lost.epoch]
+    for key in known[0].validation if known else ():
         try:
             if _chosen(records, key) == lost:
                 return _chosen([record for record in records if record.epoch in epochs], key)

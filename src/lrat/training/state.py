@@ -1,7 +1,7 @@
 """Everything that a run is between two steps, as one dictionary and back."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError
+from lrat.text import reason
 from lrat.training.averaging import WeightAverage
 from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord, EpochSums
@@ -75,7 +76,10 @@ class RunState:
             return {name: _copied(value) for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values alone; tensors are the living ones, to be written at once."""
+        """Tensors and plain values alone; tensors are the living ones, to be written at once.
+
+        ``records`` are not among them: they grow with the epochs.
+        """
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -88,12 +92,12 @@ class RunState:
             "average": None if self.average is None else self.average.state_dict(),
             "guards": None if self.guards is None else self.guards.state_dict(),
             "sums": self.sums.state_dict(),
-            "records": [record.to_json() for record in self.records],
             "best": None if self.best is None else asdict(self.best),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state. Raises ``CheckpointError`` if it is of another model."""
+    def load_state_dict(self, state: Mapping[str, Any], records: Sequence[EpochRecord]) -> None:
+        """Take over a saved state and the ``records`` of the epochs before it. Raises
+        ``CheckpointError`` if it is of another model."""
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -107,7 +111,7 @@ class RunState:
             self.average.load_state_dict(state["average"])
         watched = state.get("guards")  # absent in older checkpoints
         if self.guards is not None and watched is not None:
-            self.guards.load_state_dict(watched)
+            self.guards.load_state_dict(watched, records)
         self.source.load_state_dict(state["source"])
         self.memory.clear()
         self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})
@@ -117,7 +121,7 @@ class RunState:
         self.rate = state.get("rate", self.optimizer.param_groups[0]["lr"])  # there too
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
-        self.records = [EpochRecord.from_json(line) for line in state["records"]]
+        self.records = list(records)
         self.best = None if state["best"] is None else Best(**state["best"])
 
 
@@ -127,9 +131,16 @@ def _copied(value: Any) -> Any:
 
 
 def reported(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights that a saved state reports: the averaged ones where it holds some."""
-    weights: dict[str, Any] = dict(saved["model"])
-    average = saved.get("average")  # absent in older checkpoints
-    for name, value in ({} if average is None else average["values"]).items():
-        weights[name].copy_(value)  # in place: tied weights share their memory
+    """The weights that a saved state reports: the averaged ones where it holds some. Raises
+    ``CheckpointError`` where it holds no model."""
+    try:
+        weights: dict[str, Any] = dict(saved["model"])
+        average = saved.get("average")  # absent in older checkpoints
+        for name, value in ({} if average is None else average["values"]).items():
+            weights[name].copy_(value)  # in place: tied weights share their memory
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint holds no model ({type(error).__name__}: {reason(error)}): choose "
+            "another checkpoint"
+        ) from None
     return weights

@@ -126,12 +126,12 @@ class FolderKeeper:
     def _take_over(self, state: RunState, saved: dict[str, Any]) -> str | None:
         light = saved.pop("portable", None)
         remarks = saved.pop("remarks", [])  # absent in older checkpoints, or texts alone
-        take_over(state, self._recorder, saved, self._checkpoints.folder)
+        take_over(state, self._recorder, self._metrics, saved, self._checkpoints.folder)
         self._remarks = [
             _remark("portable", each) if isinstance(each, str) else each for each in remarks
         ]
         self._note_saved(state)
-        found = [self._select_anew(state)]
+        found = [self._select_anew(state), _lost_records(state)]
         if light is not None:
             self._carried = _place(state)
             found.append(_remark("portable", _afresh(state, light)))
@@ -215,8 +215,12 @@ class FolderKeeper:
         )
 
     def _state_dict(self, state: RunState) -> dict[str, Any]:
-        own = {"recorder": self._recorder.state_dict(), "remarks": list(self._remarks)}
-        return {**state.state_dict(), **own}
+        return {
+            **state.state_dict(),
+            "records": self._metrics.state_dict(),
+            "recorder": self._recorder.state_dict(),
+            "remarks": list(self._remarks),
+        }
 
     def _note_saved(self, state: RunState) -> None:
         self._saved = _place(state)
@@ -237,6 +241,14 @@ def _place(state: RunState) -> tuple[int, int, bool]:
 def _remark(about: str, text: str) -> dict[str, str]:
     """What a record's notices say beside the guards'."""
     return {"guard": about, "text": text}
+
+
+def _lost_records(state: RunState) -> dict[str, str] | None:
+    known = {record.epoch for record in state.records}
+    lost = [epoch for epoch in range(1, state.epoch + 1) if epoch not in known]
+    if not lost:
+        return None
+    return _remark("records", f"the records of {len(lost)} of {state.epoch} epochs are lost")
 
 
 def _afresh(state: RunState, light: Mapping[str, str]) -> str:

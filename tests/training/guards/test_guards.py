@@ -66,7 +66,7 @@ def test_a_continued_run_neither_repeats_nor_forgets() -> None:
         before = standard_guards(validation=measured, selects=True)
         said = spoken(before, records[:cut])
         after = standard_guards(validation=measured, selects=True)
-        after.load_state_dict(json.loads(json.dumps(before.state_dict())))
+        after.load_state_dict(json.loads(json.dumps(before.state_dict())), records[:cut])
         assert said + spoken(after, records[cut:]) == whole
         assert after.state_dict() == spoken_state(records, measured)
 

@@ -4,7 +4,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from lrat.experiments.folder import BESIDE_TENSORS, CHECKPOINTS, CONTENTS, WEIGHTS
+from lrat.errors import CheckpointError
+from lrat.experiments.folder import (
+    BESIDE_TENSORS,
+    CHECKPOINTS,
+    CONTENTS,
+    MODEL,
+    WEIGHTS,
+    check_weights,
+)
 from lrat.experiments.report.reading import Folder, at
 from lrat.reading import open_stored, parse_json
 
@@ -44,7 +52,12 @@ def _of_weights(home: Folder) -> str | None:
     if not path.is_file():
         return None
     try:
+        if home.json(MODEL):  # else its damage is told
+            check_weights(home.path)
         return weights_file_digest(path)
+    except CheckpointError as error:
+        home.tell(f"{error}.")
+        return None
     except (OSError, ValueError, KeyError, TypeError):
         home.tell(f"{path} is damaged: train the run again, or bring it back.")
         return None

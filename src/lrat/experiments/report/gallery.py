@@ -4,7 +4,6 @@ Everything is of the kept images and logits themselves; an image whose verdict i
 outcomes, or that lacks an attack, is left out.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from lrat.evaluation.gallery import ABOUT, GALLERY, Pictures, read_gallery
 from lrat.evaluation.outcomes import NATURAL
+from lrat.evaluation.records import ball_of
 from lrat.experiments.report.evaluations import Evaluated
 from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.verdicts import Verdicts
@@ -47,7 +47,7 @@ def _record(
     each: Evaluated, verdicts: Verdicts, pictures: Pictures, home: Folder, class_names: Any
 ) -> GalleryRecord:
     about = (Folder(each.folder, home.problems) / GALLERY).json(ABOUT)
-    norm, epsilon = _ball(each.record.threat)
+    norm, epsilon = ball_of(each.record.threat) or (None, None)
     rows: dict[int, dict[str, list[int]]] = {}
     for row, (index, attack) in enumerate(
         zip(pictures.index.tolist(), pictures.attack.tolist(), strict=True)
@@ -166,14 +166,6 @@ def _distance(change: npt.NDArray[np.float32], norm: str | None) -> float:
     if norm == "L2":
         return float(np.linalg.norm(change.astype(np.float64)))
     return float("nan")
-
-
-def _ball(threat: str) -> tuple[str | None, float | None]:
-    """``Linf(epsilon=8/255)`` as ("Linf", 0.0313...)."""
-    found = re.fullmatch(r"(Linf|L2)\(epsilon=([0-9.e-]+)(?:/(\d+))?\)", threat)
-    if found is None:
-        return None, None
-    return found[1], float(found[2]) / float(found[3] or 1)
 
 
 def _names(names: Any, classes: int) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrat.reading import parse_json, read_json, read_text, read_yaml, trouble
+from lrat.reading import CHECKSUM, parse_object, read_json, read_text, read_yaml, trouble
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,16 @@ class Folder:
             return {}
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The objects of a file with one JSON object a line. A last line that a kill cut short is
-        left out without a word; a damaged one in between is told."""
+        """The objects of a file with one JSON object a line. A last line that was cut short before
+        its checksum is left out without a word; any other damaged one is told."""
         found = []
-        rows = self.text(name).splitlines()
+        rows = self.text(name).split("\n")
         for number, row in enumerate(rows, start=1):
             try:
-                value = parse_json(row)
+                found.append(parse_object(row))
             except ValueError:
-                value = None
-            if isinstance(value, dict):
-                found.append(value)
-            elif number < len(rows) and row.strip():
-                self.tell(f"Line {number} of {self.path / name} is damaged and left out.")
+                if row.strip() and (number < len(rows) or CHECKSUM in row):
+                    self.tell(f"Line {number} of {self.path / name} is damaged and left out.")
         return found
 
 

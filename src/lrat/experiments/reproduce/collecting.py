@@ -26,7 +26,7 @@ from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import weights_digest
-from lrat.reading import parse_json, read_json, read_text, trouble
+from lrat.reading import parse_object, read_json, read_text, trouble
 from lrat.text import reason
 
 
@@ -146,8 +146,8 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     """A record per epoch. Raises ``RunFolderError`` where there are none that can be read."""
     path = run / "metrics.jsonl"
     try:
-        records = [dict(parse_json(line)) for line in read_text(path).splitlines()]
-    except (OSError, ValueError, TypeError) as error:
+        records = [parse_object(line) for line in read_text(path).splitlines()]
+    except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({reason(error)}): train the run again"
         ) from None

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lrat.files import write_atomically
+from lrat.files import remove_leftovers, write_atomically
 from lrat.reporting.report import words
 from lrat.reporting.report.charts_results import cost_figure, overview, security_curves
 from lrat.reporting.report.charts_training import (
@@ -35,6 +35,7 @@ def write_report(record: ReportRecord, path: Path) -> int:
     Raises ``RunFolderError`` on a full disk or a read-only folder.
     """
     content = render_report(record).encode()
+    remove_leftovers(path.parent, name=path.name)
     write_atomically(path, lambda file: file.write(content))
     return len(content)
 

@@ -8,10 +8,14 @@ from torch import nn
 
 from lrat.attacks.base import Variant
 from lrat.training.crew import Crew
-from lrat.training.guards.examination import Examination
+from lrat.training.guards.examination import Examination, Examined
 from lrat.training.guards.reading import Measured, Reading
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
+
+_KEPT = 16
+"""Readings in a checkpoint: those before are read from the records again, but for what the
+training attacks did, of which guards look at the latest alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +88,7 @@ class Guards:
 
     def after_epoch(self, record: EpochRecord) -> tuple[Notice, ...]:
         """What is to be told after this epoch."""
-        self._readings.append(
-            Reading.of(
-                record,
-                self._examination.read(),
-                validation=self._validation,
-                probe=self._probe,
-            )
-        )
+        self._readings.append(self._read(record, self._examination.read()))
         notices = []
         for guard in self._guards:
             if guard.name in self._said or guard.implied_by.intersection(self._said):
@@ -102,14 +99,20 @@ class Guards:
                 notices.append(Notice(guard=guard.name, epoch=record.epoch, text=text))
         return tuple(notices)
 
+    def _read(self, record: EpochRecord, examined: Mapping[str, Examined]) -> Reading:
+        return Reading.of(record, examined, validation=self._validation, probe=self._probe)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "said": list(self._said),
-            "readings": [reading.plain() for reading in self._readings],
+            "readings": [reading.plain() for reading in self._readings[-_KEPT:]],
             "examined": self._examination.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], records: Sequence[EpochRecord]) -> None:
+        """``records``: of all epochs so far, from which the readings that ``state`` lacks come."""
         self._said = list(state["said"])
-        self._readings = [Reading.from_plain(values) for values in state["readings"]]
+        kept = [Reading.from_plain(values) for values in state["readings"]]
+        older = records[: max(0, len(records) - len(kept))]
+        self._readings = [*(self._read(record, {}) for record in older), *kept]
         self._examination.load_state_dict(state["examined"])
