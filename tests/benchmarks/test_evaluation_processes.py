@@ -13,6 +13,7 @@ from experiments.evaluations import has_two_processors
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evaluation_processes.py"
 
 
+@pytest.mark.soak  # nine interpreters start; tests/experiments starts them for all that is promised
 @pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
 def test_a_tiny_run(tmp_path: Path) -> None:
     run, written = tmp_path / "run", tmp_path / "deep" / "processes.md"

@@ -13,6 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_processes.py"
 pytestmark = pytest.mark.xdist_group("processes")
 
 
+@pytest.mark.soak  # six interpreters start; tests/experiments starts them for all that is promised
 @pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
 def test_a_tiny_run(tmp_path: Path) -> None:
     path = tmp_path / "processes.md"

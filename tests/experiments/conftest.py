@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import TINY, done
+from typechecking import without_checks_of_types  # noqa: F401
 
 COMMAND = ("train", "sat", *TINY, "--epochs", "2", "--set", "training.record_weights=[2]")
 
