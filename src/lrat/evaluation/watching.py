@@ -43,7 +43,9 @@ class GradientWatch:
         if isinstance(images, Tensor) and images.requires_grad:
             images.register_hook(self._look)  # type: ignore[no-untyped-call]
 
-    def _look(self, gradient: Tensor) -> None:
+    def _look(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # it did not reach the images
+            return
         broken = gradient.isnan().any()
         self._seen = broken if self._seen is None else self._seen | broken
 

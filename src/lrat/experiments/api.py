@@ -37,6 +37,7 @@ from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
+from lrat.models.hookless import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
@@ -77,7 +78,7 @@ def _images(data: Any) -> ImageData:
 
 
 _checked = checked(
-    model=MODULE,
+    model=replace(MODULE, take=lambda given: hookable(MODULE.take(given))),
     data=Rule(_images, "images and labels, or an ImageData", "(images, labels)"),
     threat=BALL,
     method=Rule(_of(str, Objective), "a method's name or an Objective", "'sat'"),

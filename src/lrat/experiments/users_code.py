@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lrat.errors import ConfigurationError, LratError, ModelError
+from lrat.models.hookless import hookable
 
 _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _NEIGHBOURS: dict[str, tuple[Path, str]] = {}
@@ -38,6 +39,7 @@ def model_from_file(place: str, seed: int) -> nn.Module:
         made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
+    made = hookable(made)
     _CODE[made] = file_digest(place)
     return made
 

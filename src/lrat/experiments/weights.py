@@ -114,6 +114,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
+    if isinstance(value, torch.dtype):
+        return {"dtype": str(value).removeprefix("torch.")}
     if isinstance(value, Mapping):
         items = ((key, _packed(inner, f"{name}[{key!r}]", tensors)) for key, inner in value.items())
         return {"pairs": [[_packed(key, name, tensors), inner] for key, inner in items]}
@@ -135,6 +137,8 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor], taken: set[str]) -> Any
         return tensors[inner]
     if kind == "bytes":
         return bytes.fromhex(inner)
+    if kind == "dtype":
+        return getattr(torch, inner)
     found = [_unpacked(each, tensors, taken) for each in inner]
     return tuple(found) if kind == "tuple" else dict(found)
 

@@ -27,7 +27,7 @@ from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
 _logger = logging.getLogger(__name__)
-_PLAIN = (bool, int, float, str, bytes)
+_PLAIN = (bool, int, float, str, bytes, torch.dtype)
 
 
 class Checkpoints:
