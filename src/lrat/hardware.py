@@ -41,6 +41,24 @@ def full_float32() -> Iterator[None]:
         cudnn.allow_tf32, matmul.allow_tf32 = flags
 
 
+def float32_settings() -> tuple[Any, ...]:
+    """How precise float32 operations of this process are, for ``set_float32`` in another one."""
+    holders = _holders()
+    if holders:
+        return tuple(holder.fp32_precision for holder in holders)
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def set_float32(settings: tuple[Any, ...]) -> None:
+    """What ``float32_settings`` gave."""
+    holders = _holders()
+    if not holders:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = settings
+    for holder, value in zip(holders, settings, strict=False):
+        if holder.fp32_precision != value:
+            holder.fp32_precision = value
+
+
 def _holders() -> list[Any]:
     """Where PyTorch 2.9 and later keep the precision of float32 operations; [] before."""
     backends: Any = torch.backends

@@ -59,6 +59,9 @@ class CheckedView(View):
             else:
                 return logits
 
+    def begin_attack(self) -> None:
+        self.current.begin_attack()
+
     def gives_way(self, error: Exception) -> bool:
         """Leave a view that raised ``error``; False where another one would raise it too."""
         cause = error.__cause__ or error

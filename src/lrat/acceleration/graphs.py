@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 _logger = logging.getLogger(__name__)
 _SIGHTINGS = 2
-"""A shape is captured when it comes for the third time: a short last batch stays eager."""
+"""A shape is captured in the third attack that sends it: a capture costs more than an attack."""
 _MOST_GRAPHS = 4
 
 
@@ -26,23 +26,39 @@ class GraphedNetwork:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
+        self._sent: set[tuple[Any, ...]] = set()
+        self._largest: dict[tuple[Any, ...], int] = {}
         self._sightings: dict[tuple[Any, ...], int] = {}
         self._graphs: dict[tuple[Any, ...], Any] = {}
         self._broken = False
+
+    def begin_attack(self) -> None:
+        """From here on it is another attack that sends images."""
+        self._sent.clear()
+        self._largest.clear()
 
     def __call__(self, images: Tensor) -> Any:
         if images.device.type != "cuda" or self._broken:
             return self._network(images)
         key = (tuple(images.shape), images.dtype, images.stride(), torch.is_grad_enabled())
         if key not in self._graphs:
-            seen = self._sightings.get(key, 0)
-            self._sightings[key] = seen + 1
-            if seen < _SIGHTINGS or len(self._graphs) >= _MOST_GRAPHS:
+            if not self._counts(key) or len(self._graphs) >= _MOST_GRAPHS:
                 return self._network(images)
             if not self._capture(key, images):
                 return self._network(images)
         output = self._graphs[key](_OwnGradient.apply(images))
         return output.clone() if isinstance(output, Tensor) else output
+
+    def _counts(self, key: tuple[Any, ...]) -> bool:
+        """Whether enough attacks sent images of this shape. One that shrinks its batch, as images
+        retire, sends sizes that hardly come again: these do not count."""
+        (size, *shape), *others = key
+        kind = (tuple(shape), *others)
+        largest = self._largest[kind] = max(size, self._largest.get(kind, 0))
+        if key not in self._sent and size == largest:
+            self._sightings[key] = self._sightings.get(key, 0) + 1
+        self._sent.add(key)
+        return size == largest and self._sightings.get(key, 0) > _SIGHTINGS
 
     def _capture(self, key: tuple[Any, ...], images: Tensor) -> bool:
         sample = images.detach().clone().requires_grad_(torch.is_grad_enabled())

@@ -88,6 +88,9 @@ class View(nn.Module, ABC):
         """Whether what raised ``error`` was left for another view, so that one may try again."""
         return False
 
+    def begin_attack(self) -> None:
+        """From here on it is another attack that calls the view."""
+
     def check(self) -> tuple[str, ...]:
         """What there is to say since the last check: that a view was left, which attacks saw."""
         return ()
@@ -148,6 +151,10 @@ class FastView(View):
             if self.choices.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             return logits_of(self._run(images), len(images)).float()
+
+    def begin_attack(self) -> None:
+        if self._images is not None and isinstance(self._run, GraphedNetwork):
+            self._run.begin_attack()
 
     def train(self, mode: bool = True) -> "FastView":
         """Always in eval mode."""

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
 from lrat.inputs import check_logits, entering, labels_up_to
 from lrat.losses import Prepared
@@ -152,6 +153,8 @@ def framed(
         gradients_of(model),
         torch.no_grad(),
     ):
+        if isinstance(model, View):
+            model.begin_attack()
         images, labels = _recordable(images), _recordable(labels)
         if clean_logits is None and needs_clean:
             clean_logits = forward_logits(model, images)

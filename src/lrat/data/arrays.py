@@ -47,6 +47,7 @@ class ImageData:
                     f"{self.name}: {len(self.images)} images but {len(values)} {field}: "
                     "there must be one per image"
                 )
+            object.__setattr__(self, field, values.to(pixels.device))
         _check_labels(self.name, self.labels, self.classes)
 
     @property
@@ -65,12 +66,14 @@ class ImageData:
 
     def select(self, rows: Tensor) -> "ImageData":
         """These rows (int64 positions or boolean [N]), each with its own index; not empty."""
+        rows = rows.to(self.images.device)
         return replace(
             self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows]
         )
 
     def batch(self, rows: Tensor | slice, device: torch.device | str = "cpu") -> Batch:
         """These rows as float32 in [0, 1] on ``device``; uint8 travels, floats are made there."""
+        rows = rows if isinstance(rows, slice) else rows.to(self.images.device)
         images = self.images[rows].to(device)
         if images.dtype == torch.uint8:
             images = images.float().div_(self.scale)

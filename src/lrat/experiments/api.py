@@ -324,7 +324,7 @@ def check_masking(
     move(model, place)
     with tensors_kept(model, buffers_only=True):
         view = build.view(acceleration, model, images)
-        batch = images.batch(torch.arange(len(images))).to(place)
+        batch = images.batch(slice(None)).to(place)
         seen = view if isinstance(view, View) else None
         return masking_panel(model, batch, as_ball(threat), view=seen, seed=seed)
 

@@ -214,7 +214,7 @@ def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
 def _first(network: nn.Module, images: ImageData, count: int) -> Batch:
     """So many of the first images, where the network lies."""
     device = device_of(network) or torch.device("cpu")
-    return images.batch(torch.arange(min(count, len(images)))).to(device)
+    return images.batch(slice(count)).to(device)
 
 
 def optimisation(config: RunConfig) -> Optimisation:

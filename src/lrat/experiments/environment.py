@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import lrat
+from lrat.hardware import float32_settings
 
 _PACKAGES = ("numpy", "torchvision", "scikit-learn", "scipy", "pyarrow", "safetensors")
 
@@ -27,6 +28,12 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "device": _device_name(device),
+        "float32": list(float32_settings()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": {
+            "deterministic": torch.backends.cudnn.deterministic,
+            "benchmark": torch.backends.cudnn.benchmark,
+        },
     }
 
 

@@ -21,6 +21,7 @@ from lrat.errors import ConfigurationError
 from lrat.experiments import build
 from lrat.experiments.lifeline import left_at_the_second_signal
 from lrat.experiments.team import ConnectionLostError, in_team
+from lrat.hardware import float32_settings, set_float32
 
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -244,6 +245,8 @@ class _Settings:
     deterministic: bool
     only_warned: bool
     benchmark: bool
+    deterministic_cudnn: bool
+    float32: tuple[Any, ...]
 
     @classmethod
     def here(cls) -> "_Settings":
@@ -252,12 +255,16 @@ class _Settings:
             deterministic=torch.are_deterministic_algorithms_enabled(),
             only_warned=torch.is_deterministic_algorithms_warn_only_enabled(),
             benchmark=torch.backends.cudnn.benchmark,
+            deterministic_cudnn=torch.backends.cudnn.deterministic,
+            float32=float32_settings(),
         )
 
     def apply(self) -> None:
         logging.basicConfig(level=self.level, format="%(levelname)s: %(message)s")
         torch.use_deterministic_algorithms(self.deterministic, warn_only=self.only_warned)
         torch.backends.cudnn.benchmark = self.benchmark
+        torch.backends.cudnn.deterministic = self.deterministic_cudnn
+        set_float32(self.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,9 @@ def accuracy_measure(
     """
     crew = Alone() if crew is None else crew
     alone = len(data) < crew.size  # then each takes all
-    own = data if alone else data.select(torch.arange(crew.rank, len(data), crew.size))
+    own = (
+        data if alone else data.select(torch.arange(crew.rank, len(data), crew.size, device="cpu"))
+    )
 
     def measure(model: nn.Module) -> Mapping[str, float]:
         if isinstance(view, View):

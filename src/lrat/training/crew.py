@@ -79,7 +79,9 @@ def first_to_differ(crew: Crew, *numbers: int, device: torch.device) -> int | No
 
     Of each number the lowest 52 bits are compared. The same answer in all processes.
     """
-    own = torch.tensor([float(number % 2**52) for number in numbers], dtype=torch.float64)
+    own = torch.tensor(
+        [float(number % 2**52) for number in numbers], dtype=torch.float64, device="cpu"
+    )
     everybody = crew.gather(own.to(device))
     differs = (everybody != everybody[0]).any(1).nonzero()
     return int(differs[0]) if len(differs) else None

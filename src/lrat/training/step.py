@@ -299,4 +299,6 @@ def step_randomness(
     Dropout and the like in a user's model draw from them: so they draw the same numbers when a run
     continues at this step, and leave no trace outside.
     """
-    return seeded_randomness(int(keys(seed, torch.tensor((epoch << 32) + step))) + rank)
+    return seeded_randomness(
+        int(keys(seed, torch.tensor((epoch << 32) + step, device="cpu"))) + rank
+    )
