@@ -202,7 +202,9 @@ def _put_tensor_back(tensors: dict[str, Any], name: str, value: Tensor, copy: Te
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    return [module._parameters, module._buffers]
+    """Parameters and buffers by name; those of a ScriptModule, which replaces none, as a copy."""
+    tables: tuple[Any, ...] = (module._parameters, module._buffers)
+    return [each if isinstance(each, dict) else dict(each.items()) for each in tables]
 
 
 def _equal(value: Tensor, other: Tensor) -> bool:
