@@ -333,7 +333,7 @@ def test_models_modes_and_gradients_are_left_alone_by_evaluate() -> None:
         ({"data": (DATA[0], DATA[1][:5])}, DataError, "150 images but 5 labels"),
         ({"data": (DATA[0][:0], DATA[1][:0])}, DataError, "is empty"),
         ({"model": nn.Flatten()}, ModelError, "no parameter of the model requires a gradient"),
-        ({"model": nn.Linear(5, 3)}, ModelError, r"returns \(2, 3, 6, 3\) for 2 images"),
+        ({"model": nn.Linear(5, 3)}, ModelError, r"returns shape \(2, 3, 6, 3\) for 2 images"),
         ({"method": "lart-saa"}, SettingError, r"or 'lrat-saa'\?"),
         ({"epochs": 0}, SettingError, "epochs=0: must be a whole number >= 1"),
         ({"lr": float("nan")}, SettingError, "must be a finite number > 0"),

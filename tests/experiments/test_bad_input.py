@@ -313,9 +313,9 @@ def test_a_model_without_gradients_is_named_and_its_folder_stays_free(
 ) -> None:
     monkeypatch.chdir(place)
     complaint = lrat(*digits("blind"), "--out", tmp_path / "run").complaint
-    assert complaint.startswith("the loss does not depend on the images differentiably")
     evaluated = lrat("evaluate", "--model-file", "model.py:blind", "--data", "digits")
-    assert evaluated.complaint == complaint
+    for said in (complaint, evaluated.complaint):
+        assert "the loss does not depend on the images differentiably" in said
     done(*digits("digits"), "--out", tmp_path / "run")
 
 
