@@ -94,9 +94,7 @@ def main() -> None:
     ratio = statistics.median(step / direct for step, direct in pairs)
     alone = best["door"] - best["without"] + best["patching"]
     print(f"torch {torch.__version__}, batch {chosen.batch}, best of {chosen.rounds} in turns.\n")
-    print(
-        "| step | model called directly | ratio | door alone | of a step | frame | median / best |"
-    )
+    print("| step | called directly | ratio | median ratio | door | of a step | frame | busy |")
     print("|---|---|---|---|---|---|---|---|")
     print(
         f"| {best['step']:.2f} ms | {best['direct']:.2f} ms "

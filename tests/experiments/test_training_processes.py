@@ -212,8 +212,8 @@ def test_what_the_first_one_refuses_ends_all_in_one_line(whole: Path) -> None:
 def test_an_error_in_one_process_ends_the_others(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(BROKEN)
     model = f"{tmp_path / 'model.py'}:make"
-    with pytest.raises(RuntimeError, match=r"(?s)process 2 of 2 failed.*ValueError: it is broken"):
-        lrat(*TRAIN, "--model", model, "--out", tmp_path / "run", "--devices", 2)
+    complaint = lrat(*TRAIN, "--model", model, "--out", tmp_path / "run", "--devices", 2).complaint
+    assert "ValueError: it is broken" in complaint
     assert multiprocessing.active_children() == []
 
 
