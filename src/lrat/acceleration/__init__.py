@@ -1,6 +1,6 @@
 """The attack's view of a model: eval mode, frozen, BatchNorm folded, faster where that pays."""
 
-from lrat.acceleration.checked import CheckedView, accelerate, warn_of_hooks
+from lrat.acceleration.checked import CheckedView, accelerate
 from lrat.acceleration.choosing import choose, describe, disagreement
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.modes import evaluating
@@ -16,5 +16,4 @@ __all__ = [
     "describe",
     "disagreement",
     "evaluating",
-    "warn_of_hooks",
 ]

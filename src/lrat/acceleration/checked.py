@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from lrat.acceleration.choosing import choose, describe, disagreement
-from lrat.acceleration.following import hooks_of
 from lrat.acceleration.observing import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.checks import MODULE, checked
@@ -132,7 +131,6 @@ class CheckedView(View):
                 return
             _logger.warning("the view in %s is refused: %s", candidate, problem)
         self._use(PlainView(self.original))
-        warn_of_hooks(self.original)
 
     def _use(self, view: View) -> None:
         self.current = view
@@ -155,17 +153,6 @@ def accelerate(
     ``view.check()`` compares again.
     """
     return CheckedView(model, images, choices)
-
-
-def warn_of_hooks(model: nn.Module) -> None:
-    """Say that attacks on the model itself run its user's hooks."""
-    count = sum(len(hooks_of(module)) for module in model.modules())
-    if count:
-        _logger.warning(
-            "attacks call the model itself, so its hooks (%d) run in every step: remove those that "
-            "store what they see",
-            count,
-        )
 
 
 def _go_backward(view: View, images: Images) -> None:

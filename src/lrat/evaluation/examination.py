@@ -211,8 +211,9 @@ def _hooked(model: nn.Module) -> tuple[str, ...]:
         return ()
     more = f" and {len(names) - 1} more modules" if len(names) > 1 else ""
     return (
-        f"hooks of {names[0]}{more} run in the forwards of attacks and verdicts too, and one that "
-        "stores outputs keeps all of them: remove hooks that the answer does not need",
+        f"hooks of {names[0]}{more} run in every forward of the model (in attacks through a view: "
+        "those that change the answer), and one that stores outputs keeps all of them: remove "
+        "hooks that the answer does not need",
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lrat import methods
-from lrat.acceleration import Choices, accelerate, warn_of_hooks
+from lrat.acceleration import Choices, accelerate
 from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
 from lrat.checks import shown
 from lrat.data import (
@@ -312,7 +312,6 @@ def view(
     ``choices``: those of an earlier view of the same run, None to choose for this device.
     """
     if acceleration == "off":
-        warn_of_hooks(network)
         return network
     return accelerate(network, _first(network, images, _PROBE_IMAGES).images, choices=choices)
 
