@@ -5,8 +5,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 from docs.blocks import ROOT
+from lrat.weighting import MarginPower
 
 PAGE = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 RECORD = re.compile(r"`(results/benchmarks/\w+\.md)`")
@@ -109,3 +111,14 @@ def test_the_tested_claims_follow_from_the_tables(tmp_path: Path) -> None:
     made = tmp_path / "claims.md"
     runpy.run_path(str(script))["main"]([*map(str, folders), "--out", str(made)])
     assert made.read_text(encoding="utf-8") == CLAIMS.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("least", "most", "size"), [(-1.0, 1.0, 8 / 9), (-0.8, 0.9, 0.92)])
+def test_near_uniformity_is_what_evenly_spread_margins_give(
+    least: float, most: float, size: float
+) -> None:
+    """(mean w)^2 / mean w^2 of Eq. 12 at the paper's values, for margins spread evenly."""
+    margins = torch.linspace(least, most, 200_001, dtype=torch.float64)
+    weights = MarginPower(alpha=2.0, beta=0.5).of_margin(margins)
+    assert float(weights.mean() ** 2 / (weights**2).mean()) == pytest.approx(size, abs=5e-4)
+    assert "8/9" in FINDINGS
