@@ -12,11 +12,16 @@ from builders import seeded
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import CW, PGD, SAA
 from lrat.data import ImageData
+from lrat.experiments.api import _objective
 from lrat.inputs import trusting
 from lrat.models import SmallCNN
+from lrat.objectives.base import StepContext
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed
 from lrat.threat import Linf
+from lrat.training.crew import Alone
+from lrat.training.guards.examination import Examination
+from lrat.types import Batch
 
 THREAT = Linf(epsilon=0.1)
 IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -47,6 +52,23 @@ def test_attacks_wait_for_no_device_and_stay_on_theirs(attack: Any, accelerated:
         variant = attack(model, images, labels, noise=noise)
     assert variant.images.is_meta
     assert variant.images.shape == images.shape
+
+
+@pytest.mark.parametrize("method", ["sat", "lrat-saa+cw", "lrat-saa", "trades"])
+def test_a_training_step_waits_for_no_device_before_it_looks_at_its_gradient(method: str) -> None:
+    """Attack, losses, weights and backward; finite or not is read afterwards, once a step."""
+    model = network().to("meta").train()
+    view = FastView(model, Choices(), IMAGES.to("meta"))
+    index = torch.arange(12, device="meta")
+    batch = Batch(images=IMAGES.to("meta"), labels=LABELS.to("meta"), index=index)
+    context = StepContext(epoch=30, progress=0.5, noise=Keyed(index), memory={})
+    objective, _ = _objective(method, THREAT)
+    with trusting():
+        variants = objective.attack(view.refresh(), batch, context)
+        output = objective.loss(model, batch, variants, context)
+        Examination()(view, batch, variants, crew=Alone(), counts=True)
+    output.total.backward()
+    assert all(value.grad is not None and value.grad.is_meta for value in model.parameters())
 
 
 @pytest.fixture
