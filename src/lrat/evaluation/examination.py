@@ -83,8 +83,9 @@ def beside_answers(model: nn.Module, logits: Tensor) -> tuple[str, ...]:
     if not _is_low_precision(logits):
         return _hooked(model)
     return (
-        "the model answers in float16 or bfloat16: the loss has gradients too small for these, so "
-        "attacks may look weak; evaluate it in float32 (model.float(), without autocast)",
+        "the model answers in float16 or bfloat16, which round its margins, and attacks of others "
+        "may meet gradients too small for float16; evaluate it in float32 (model.float(), without "
+        "autocast)",
         *_hooked(model),
     )
 
