@@ -1,6 +1,7 @@
 """How long `lrat report` takes for ten runs of 10,000 images.
 
     python benchmarks/report.py [--runs 10] [--images 10000] [--rounds 5] [--keep FOLDER]
+                                [--epochs 30] [--recorded 10] [--kept 32]
 
 Run folders are made by hand as `lrat train` and `lrat evaluate --suite paper` leave them:
 outcomes of natural, PGD, CW and the four stages of AutoAttack in parts of 256 images, 32 images
@@ -182,7 +183,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="leave the runs and the page here")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--recorded", type=int, default=RECORDED, help="epochs with weights")
+    parser.add_argument("--kept", type=int, default=KEPT, help="images that each run keeps")
     chosen = parser.parse_args()
+    globals().update(EPOCHS=chosen.epochs, RECORDED=chosen.recorded, KEPT=chosen.kept)
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen.keep or Path(scratch)
         for number in range(chosen.runs):

@@ -73,6 +73,15 @@ def _home(folder: Path) -> Path:
     return next(marked, folder)
 
 
+def listed(folder: Path, names: str = "*") -> list[Path]:
+    """What lies in ``folder`` under names of this pattern, sorted; nothing where it is missing.
+    Raises ``OSError`` for a folder that cannot be read, which ``Path.glob`` takes as empty."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.match(names))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read_text(path: Path, *, follow: bool = False, most: int = MOST_TEXT) -> str:
     """UTF-8 text of at most ``most`` bytes. Raises ``OSError`` or ``ValueError``; see
     ``open_stored``."""

@@ -42,6 +42,7 @@ from lrat.files import (
     write_json,
     write_table,
 )
+from lrat.reading import listed, trouble
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")
@@ -162,11 +163,11 @@ def read_one_part(folder: Path, attack: str) -> Outcomes | None:
 
 def parts_of(folder: Path, names: str = "*") -> list[Path]:
     """The files of outcomes in ``folder``, by name."""
-    return sorted(
-        path
-        for path in (folder / PARTS).glob(names)
-        if path.suffix in TABLE_SUFFIXES and not path.name.startswith(".")
-    )
+    try:
+        found = listed(folder / PARTS, names)
+    except OSError as error:
+        raise RunFolderError(f"{folder / PARTS} {trouble(error)}") from None
+    return [p for p in found if p.suffix in TABLE_SUFFIXES and not p.name.startswith(".")]
 
 
 @dataclass(frozen=True, kw_only=True)

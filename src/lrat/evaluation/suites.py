@@ -21,7 +21,8 @@ from lrat.evaluation.outcomes import NATURAL
 from lrat.losses import LossLike, as_loss, dlr, targeted_dlr
 from lrat.threat import BALL, REGION, Ball, Region, RegionLike
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
+"""Files are called after it, whose names have 255 bytes at most."""
 _LONG = 100
 LOGIT_SCALES = (0.1, 1.0, 10.0, 100.0)
 _SHORT_DECIMAL = 6
@@ -43,7 +44,8 @@ class Member:
         object.__setattr__(self, "attack", as_attack(self.attack))
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise SettingError(
-                f"attack name {shown(self.name)}: use letters, digits and . _ + - (it names files)"
+                f"attack name {shown(self.name)}: use letters, digits and . _ + - (it names "
+                "files), at most 150"
             )
         if self.name == NATURAL:
             raise SettingError(

@@ -8,6 +8,7 @@ from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.experiments import catalogue
 from lrat.experiments.folder import EVALUATIONS, evaluated
 from lrat.experiments.suite_names import names_a_file, slug
+from lrat.reading import listed, trouble
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
 _SEED = re.compile(r"-seed-\d+")
@@ -93,8 +94,13 @@ def _finished(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
-    inside = [*(place / EVALUATIONS).glob("*/summary.json"), *place.glob("*/summary.json")]
-    return sorted(path.parent for path in inside)
+    try:
+        inside = [each for each in listed(place / EVALUATIONS) if (each / "summary.json").exists()]
+    except OSError as error:
+        raise RunFolderError(
+            f"{error.filename or place} {trouble(error)}: make it readable, or name the evaluation"
+        ) from None
+    return sorted([*inside, *(path.parent for path in place.glob("*/summary.json"))])
 
 
 def is_of(folder: Path, suite: str) -> bool:

@@ -14,6 +14,7 @@ from lrat.reading import check_inside
 
 LOCK = ".lock"
 _POLL_SECONDS = 0.2
+_ATTEMPTS = 5
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -101,7 +102,7 @@ def _open(folder: Path) -> int:
     """The lock file of ``folder``, both made where they are missing."""
     try:
         check_inside(folder / LOCK)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         # Whose folder this is may have put a link or a pipe there.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(folder / LOCK, flags, 0o666)
@@ -129,6 +130,15 @@ def _can_hold(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _make(folder: Path) -> None:
+    """``folder`` and what is above it, where holders may remove them meanwhile."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+    raise RunFolderError(f"cannot make the folder {folder} there: choose another --out")
 
 
 def _check_still_there(folder: Path, descriptor: int) -> None:

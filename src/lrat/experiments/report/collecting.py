@@ -1,5 +1,6 @@
 """Run folders to a ``ReportRecord``: reads, compares, says it in words."""
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import lrat
-from lrat.errors import RunFolderError, UnknownNameError
+from lrat.errors import LratError, RunFolderError, UnknownNameError
 from lrat.experiments.catalogue import SUITES
 from lrat.experiments.folder import evaluated
 from lrat.experiments.found import is_of
@@ -17,6 +18,9 @@ from lrat.experiments.report.runs import collect_run
 from lrat.experiments.report.seeds import over_seeds
 from lrat.experiments.report.words import summary
 from lrat.reporting.report.records import ReportRecord
+from lrat.text import reason
+
+_logger = logging.getLogger(__name__)
 
 DEFAULT_TITLE = "Robustness report"
 
@@ -35,7 +39,20 @@ def collect_report(
     is no run at all.
     """
     found, problems = find_runs(places)
-    collected = [collect_run(place) for place in _of_suite(found, suite)]
+    collected = []
+    for place in _of_suite(found, suite):
+        try:
+            collected.append(collect_run(place))
+        except Exception as error:
+            # What a file that somebody else wrote may hold has no end; the other runs are shown.
+            _logger.info("where %s could not be read", place.folder, exc_info=True)
+            kind = "" if isinstance(error, LratError | OSError) else f"{type(error).__name__}: "
+            problems.append(
+                f"{place.name} is left out: {kind}{reason(error).rstrip('.')}"
+                f"{f' ({error.filename})' if isinstance(error, OSError) else ''}."
+            )
+    if not collected:
+        raise RunFolderError(" ".join(problems).rstrip("."))
     runs = [each.record for each in collected]
     groups = make_groups(
         {each.record.name: each.evaluations for each in collected},

@@ -14,7 +14,7 @@ from lrat.experiments.folder import (
     check_weights,
 )
 from lrat.experiments.report.reading import Folder, at
-from lrat.reading import open_stored, parse_json
+from lrat.reading import open_stored, parse_json, trouble
 
 _KINDS = {
     "F64": "torch.float64",
@@ -58,7 +58,10 @@ def _of_weights(home: Folder) -> str | None:
     except CheckpointError as error:
         home.tell(f"{error}.")
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError as error:
+        home.tell(f"{path} {trouble(error)}.")
+        return None
+    except (ValueError, KeyError, TypeError):
         home.tell(f"{path} is damaged: train the run again, or bring it back.")
         return None
 

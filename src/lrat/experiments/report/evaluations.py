@@ -63,7 +63,7 @@ def read_evaluations(
     for folder in place.evaluations:
         try:
             read = _read(place, Folder(folder, home.problems), threat, digest, data)
-        except (LratError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LratError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             if not isinstance(error, LratError):
                 reason = f"{folder / SUMMARY} or {IDENTITY} is not as it was written ({reason})"

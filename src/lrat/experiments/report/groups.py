@@ -1,6 +1,6 @@
 """Runs that may be compared, and what tests on the same images tell of every two of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,6 +17,8 @@ from lrat.reporting.report.records import GroupRecord, PairRecord
 
 _MOST_RUNS = 16
 """Of more runs, every two are tested under the worst case alone."""
+_MOST_PAIRED = 30
+"""Of more runs, the best is tested against each: the pairs of 500 would be 124,750."""
 TEST = (
     "Exact McNemar test on the same images; Holm's correction for the {pairs} under each attack, 5 "
     "% level. Intervals of the difference are Tango's, 95 %, not corrected. They are about these "
@@ -68,22 +70,30 @@ def _group(key: str, members: Mapping[str, Evaluated], seeds: Mapping[str, int |
         shares={name: members[name].record.worst_case for name in names},
         worst={(each.first, each.second): each for each in pairs if each.attack == WORST_CASE},
     )
-    count = len(tested) * (len(tested) - 1) // 2
+    count = len(findings.worst)
+    many = len(tested) > _MOST_PAIRED
+    against_best = f" Of more than {_MOST_PAIRED} runs the best is tested against each." * many
     record = GroupRecord(
         key=key,
         title=title,
         runs=names,
         pairs=pairs,
         sentences=group_sentences(findings),
-        test=TEST.format(pairs="one pair" if count == 1 else f"{count} pairs") if count else "",
+        test=TEST.format(pairs="one pair" if count == 1 else f"{count} pairs") + against_best
+        if count
+        else "",
     )
     return Grouped(record=record, findings=findings)
 
 
 def _pairs(members: Mapping[str, Evaluated]) -> list[PairRecord]:
-    """Every two, under the worst case and every attack."""
+    """Every two, of many the first against each, under the worst case and every attack."""
     found: list[tuple[str, str, Contrast]] = []
-    for one, two in combinations(members, 2):
+    two_of_all: Iterable[tuple[str, str]] = combinations(members, 2)
+    if len(members) > _MOST_PAIRED:
+        best, *others = members
+        two_of_all = ((best, other) for other in others)
+    for one, two in two_of_all:
         a, b = members[one].verdicts, members[two].verdicts
         if a is None or b is None:
             continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage import IDENTITY
 from lrat.experiments.folder import CONFIG, EVALUATIONS, METRICS
-from lrat.reading import read_json
+from lrat.reading import listed, read_json, trouble
 
 _RUNS = "runs"
 """Where a reproduction keeps its runs."""
@@ -38,9 +38,15 @@ def find_runs(places: Sequence[Path]) -> tuple[list[Place], list[str]]:
     shown: dict[Path, Path] = {}
     problems = []
     for place in places:
-        inside = list(_runs_at(place))
-        if not inside:
-            problems.append(_nothing_at(place))
+        unread: list[str] = []
+        try:
+            inside = list(_runs_at(place, unread))
+            if not inside and not unread:
+                unread.append(_nothing_at(place))
+        except OSError as error:
+            inside = []
+            unread.append(f"{error.filename or place} {trouble(error)}, so it is left out.")
+        problems += unread
         for folder, evaluation in inside:
             real = folder.resolve()
             shown.setdefault(real, folder)
@@ -52,34 +58,39 @@ def find_runs(places: Sequence[Path]) -> tuple[list[Place], list[str]]:
     if not found:
         raise RunFolderError(" ".join(problems).rstrip("."))
     names = _names(list(found))
-    return [
+    runs = [
         Place(
             name=names[real],
             folder=shown[real],
-            evaluations=tuple(_evaluations(shown[real]) if chosen is None else chosen),
+            evaluations=tuple(_evaluations(shown[real], problems) if chosen is None else chosen),
             trained=_is_run(real),
         )
         for real, chosen in found.items()
-    ], problems
+    ]
+    return runs, list(dict.fromkeys(problems))
 
 
-def _runs_at(place: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Folders of runs, each with the one evaluation of it that is meant, or None for all."""
+def _runs_at(place: Path, unread: list[str]) -> Iterator[tuple[Path, Path | None]]:
+    """Folders of runs, each with the one evaluation of it that is meant, or None for all; a
+    sentence in ``unread`` for what cannot be looked into."""
     if not place.is_dir():
         return
     if _is_evaluation(place):
         home = place.resolve().parent.parent
         yield (home if _is_run(home) else place.parent), place
-    elif _is_run(place) or _evaluations(place):
+    elif _is_run(place) or _evaluations(place, unread):
         yield place, None
     else:
-        for folder in sorted([*_folders(place), *_folders(place / _RUNS)]):
-            if _is_run(folder) or _evaluations(folder):
+        for folder in sorted([*_folders(place, unread), *_folders(place / _RUNS, unread)]):
+            if _is_run(folder) or _evaluations(folder, unread):
                 yield folder, None
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() or (folder / METRICS).is_file()
+    try:
+        return (folder / CONFIG).is_file() or (folder / METRICS).is_file()
+    except OSError:
+        return False  # what it holds cannot be listed either, which is told there
 
 
 def _is_evaluation(folder: Path) -> bool:
@@ -96,16 +107,18 @@ def _is_evaluation(folder: Path) -> bool:
     return "suite" in identity
 
 
-def _evaluations(folder: Path) -> list[Path]:
+def _evaluations(folder: Path, unread: list[str]) -> list[Path]:
     """Those of a run lie in its ``evaluations``, those of somebody's model in the folder itself."""
     inside = folder / EVALUATIONS if _is_run(folder) else folder
-    return [each for each in _folders(inside) if _is_evaluation(each)]
+    return [each for each in _folders(inside, unread) if _is_evaluation(each)]
 
 
-def _folders(place: Path) -> list[Path]:
-    if not place.is_dir():
+def _folders(place: Path, unread: list[str]) -> list[Path]:
+    try:
+        return [path for path in listed(place, "[!.]*") if path.is_dir()]
+    except OSError as error:
+        unread.append(f"{place} {trouble(error)}, so what it holds is left out.")
         return []
-    return sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def _nothing_at(place: Path) -> str:

@@ -49,9 +49,11 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Every run of a group against every other under one attack: ``cells[row][column]``."""
+    """Every run of a group against every other, of many against the best alone, under one attack:
+    ``cells[row][column]``, ``columns`` by name."""
 
     attack: str
+    columns: Sequence[str]
     cells: Sequence[Sequence[Cell]]
 
 
@@ -172,8 +174,12 @@ def _standing(name: str, best: Sequence[str], pairs: Sequence[PairRecord]) -> st
 
 def _matrix(attack: str, names: Sequence[str], pairs: Sequence[PairRecord]) -> Matrix:
     known = {(pair.first, pair.second): pair for pair in pairs if pair.attack == attack}
+    firsts = {first for first, _ in known}
+    columns = list(firsts) if len(firsts) == 1 and len(names) > 2 else names
     return Matrix(
-        attack=attack, cells=[[_cell(row, column, known) for column in names] for row in names]
+        attack=attack,
+        columns=columns,
+        cells=[[_cell(row, column, known) for column in columns] for row in names],
     )
 
 
