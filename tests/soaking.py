@@ -18,11 +18,15 @@ _HEAD = """# Long checks
 """
 
 
-def keep(title: str, body: str) -> None:
-    """Put ``body`` under ``## title``, in place of what stood there; nothing without a file."""
+def keep(title: str, body: str, *, page: str | None = None) -> None:
+    """Put ``body`` under ``## title``, in place of what stood there; nothing without a file.
+
+    ``page``: another one beside that file.
+    """
     if VARIABLE not in os.environ:
         return
     path = Path(os.environ[VARIABLE])
+    path = path if page is None else path.with_name(page)
     text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     parts = re.split(r"^## ", text, flags=re.MULTILINE)
     sections = dict(part.split("\n", 1) for part in parts[1:])

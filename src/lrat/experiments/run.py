@@ -260,6 +260,7 @@ def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images:
             value.numel() for value in result.weights.values() if isinstance(value, Tensor)
         ),
         "configuration": config.digest(),
+        "configuration_file": hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest(),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(folder / MODEL, about)

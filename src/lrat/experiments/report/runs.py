@@ -1,5 +1,6 @@
 """One run folder as far as it goes: everything that the report shows of it."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def collect_run(place: Place) -> Collected:
     threat = str(config.get("threat", _UNKNOWN))
     data = _data_name(config)
     known = digests(home)
+    written = hashlib.sha256(home.text(CONFIG).encode()).hexdigest()
+    if about.get("configuration_file", written) != written:
+        home.tell(f"{home.path / CONFIG} is damaged or was edited after the training.")
     evaluations = read_evaluations(place, home, threat, known.get("weights"), data=data)
     epochs = training.epoch_records(lines)
     state = _state(home, evaluations)
@@ -49,7 +53,7 @@ def collect_run(place: Place) -> Collected:
     split = str(at(config, "training", "monitor", "split") or "test")
     panel = next((found for each in evaluations if (found := _panel(each, home))), None)
     overlaps = [*analysed(home), *([fooled(first)] if first else [])]
-    commands = [train_command(config, place.folder)] if config else []
+    commands = _train_command(home, config)
     record = RunRecord(
         name=place.name,
         folder=str(place.folder),
@@ -80,6 +84,14 @@ def collect_run(place: Place) -> Collected:
         evaluations=evaluations,
         configuration=_configuration(config, known) if config else None,
     )
+
+
+def _train_command(home: Folder, config: Mapping[str, Any]) -> list[str]:
+    try:
+        return [train_command(config, home.path)] if config else []
+    except (AttributeError, KeyError, TypeError, ValueError):
+        home.tell(f"{home.path / CONFIG} holds no settings of a run, so its command is left out.")
+        return []
 
 
 def _panel(each: Evaluated, home: Folder) -> Any:
@@ -124,9 +136,12 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str:
+def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
     settings = {key: value for key, value in config.items() if key not in _KEPT_APART}
     data = settings.get("data")
     place = {**data, "root": None} if isinstance(data, Mapping) else data
     code = known.get("model file", "")
-    return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)
+    try:
+        return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)
+    except TypeError:  # keys of several kinds
+        return None
