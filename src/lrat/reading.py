@@ -144,10 +144,13 @@ def parse_object(text: str) -> dict[str, Any]:
     value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("is no JSON object")
-    stored = value.pop(CHECKSUM, None)
-    if stored is not None and stored != checksum(value):
+    name = CHECKSUM if CHECKSUM in value else next(reversed(value), "")
+    stored = value.get(name)
+    rest = {key: each for key, each in value.items() if key != name}
+    # Under another name it is right where the name itself is damaged.
+    if isinstance(stored, str | None) and (name == CHECKSUM) != (stored == checksum(rest)):
         raise ValueError("is damaged or was edited (its checksum differs)")
-    return value
+    return rest if name == CHECKSUM else value
 
 
 def checksum(value: Mapping[str, Any]) -> str:
