@@ -148,7 +148,7 @@ def parse_object(text: str) -> dict[str, Any]:
     stored = value.get(name)
     rest = {key: each for key, each in value.items() if key != name}
     # Under another name it is right where the name itself is damaged.
-    if isinstance(stored, str | None) and (name == CHECKSUM) != (stored == checksum(rest)):
+    if (name == CHECKSUM) != (stored == checksum(rest)):
         raise ValueError("is damaged or was edited (its checksum differs)")
     return rest if name == CHECKSUM else value
 
