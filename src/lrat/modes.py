@@ -179,20 +179,24 @@ def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[li
         yield changed
     finally:
         with torch.inference_mode(False), torch.no_grad():
+            same = _all_equal([(value, copy) for *_, value, copy in kept])
             for path, tensors, name, value, copy in kept:
-                if _put_tensor_back(tensors, name, value, copy):
+                if _put_tensor_back(tensors, name, value, copy, is_equal=same):
                     changed.append(path)
 
 
-def _put_tensor_back(tensors: dict[str, Any], name: str, value: Tensor, copy: Tensor) -> bool:
+def _put_tensor_back(
+    tensors: dict[str, Any], name: str, value: Tensor, copy: Tensor, *, is_equal: bool
+) -> bool:
     """Whether anything had to be done for ``value`` to be there and to hold ``copy``.
 
-    Where the model was moved to another device meanwhile, it stays there.
+    ``is_equal``: it is known to hold it. Where the model was moved to another device meanwhile, it
+    stays there.
     """
     now = tensors.get(name)
     if isinstance(now, Tensor) and now.device != value.device:
-        value, copy = now, copy.to(now.device)
-    is_changed = not _equal(value, copy)
+        value, copy, is_equal = now, copy.to(now.device), False
+    is_changed = not (is_equal or equal(value, copy))
     if is_changed:
         value.copy_(copy)
     if now is not value:
@@ -207,8 +211,20 @@ def _tables(module: nn.Module) -> list[dict[str, Any]]:
     return [each if isinstance(each, dict) else dict(each.items()) for each in tables]
 
 
-def _equal(value: Tensor, other: Tensor) -> bool:
+def _all_equal(pairs: list[tuple[Tensor, Tensor]]) -> bool:
+    """Whether all are equal, by one wait for the device. False also where pairs must be compared
+    one by one: NaN, several devices, odd layouts."""
+    if len({value.device for value, _ in pairs}) != 1:
+        return False
+    if any(value.layout is not torch.strided or value.is_quantized for value, _ in pairs):
+        return False
+    return bool(torch.stack([(value == copy).all() for value, copy in pairs]).all())
+
+
+def equal(value: Tensor, other: Tensor) -> bool:
     """Whether all numbers are the same, NaN included."""
+    if value.layout is not torch.strided:
+        value, other = value.to_dense(), other.to_dense()
     if torch.equal(value, other):
         return True
     return bool(((value == other) | ((value != value) & (other != other))).all())  # noqa: PLR0124

@@ -1,6 +1,7 @@
 """The view follows whatever its model changes, by name, and stays cheap where only weights do."""
 
 import types
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,3 +189,27 @@ def test_training_attacks_the_model_that_is_trained(how: str) -> None:
         )
         weights.append(model.head.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+
+
+class Storing(nn.Module):
+    """Keeps the features of its last images, as many models do for a second loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+        self.features: Any = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.features = [self.inner(images)]
+        return self.features[0]
+
+
+def test_a_view_keeps_no_result_of_an_earlier_forward_alive() -> None:
+    model = seeded(0, Storing)
+    model(IMAGES)
+    view = accelerate(model, IMAGES)
+    view.refresh()
+    earlier = weakref.ref(model.features[0])
+    model(IMAGES)
+    view.refresh()
+    assert earlier() is None

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+import lrat
 from builders import seeded
 from evaluation.parts import THREAT, batches_of
+from lrat.attacks import PGD
 from lrat.errors import ModelError
 from lrat.evaluation import custom, evaluate_suite
 from lrat.evaluation.examination import (
@@ -26,6 +29,7 @@ from trained import digits, trained
 
 IMAGES, LABELS = (part[1400:1440] for part in digits())
 INDEX = np.arange(len(IMAGES))
+SUITE = custom(THREAT, {"pgd": PGD(threat=THREAT, steps=2, step_size=0.05)})
 
 
 class Changed(nn.Module):
@@ -306,3 +310,42 @@ def test_what_fails_in_train_mode_alone(change: Callable[[Tensor], Any], said: s
 
 def test_a_frozen_model_may_have_no_gradient() -> None:
     checked(Odd(lambda logits: logits.detach()).requires_grad_(False))
+
+
+class Remembering(nn.Module):
+    """Answers by how often it was called in eval mode: by a buffer that it writes or replaces."""
+
+    def __init__(self, *, replaces: bool) -> None:
+        super().__init__()
+        self.inner, self.replaces = trained("dense"), replaces
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.replaces:
+            self.calls = self.calls + 1
+        else:
+            self.calls += 1
+        return self.inner(images) * (1 + self.calls.sin() / 2)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_is_looked_at_before_changes_no_number_of_a_model_that_remembers(
+    replaces: bool, tmp_path: Path
+) -> None:
+    found = []
+    for settings in ({}, {"acceleration": "off"}, {"folder": tmp_path}):
+        model = Remembering(replaces=replaces).eval()
+        result = lrat.evaluate(model, (IMAGES, LABELS), threat=THREAT, suite=SUITE, **settings)
+        assert any("buffers" in note for note in result.notes)
+        assert not model.calls
+        found.append(result.outcomes.margin)
+    assert np.allclose(found[0], found[1], atol=1e-4)
+    assert np.allclose(found[1], found[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_checking_a_view_changes_no_buffer(replaces: bool) -> None:
+    model = Remembering(replaces=replaces).eval()
+    view = lrat.accelerate(model, IMAGES)
+    assert view.check() == ()
+    assert not model.calls

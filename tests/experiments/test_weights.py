@@ -1,20 +1,22 @@
 """State dictionaries that hold more than tensors, and files of weights that others wrote."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 import lrat
 from builders import seeded
 from experiments.commands import lrat as command
-from lrat.attacks import Square
+from lrat.attacks import PGD, Square
 from lrat.errors import CheckpointError, LratError, ModelError
 from lrat.evaluation import custom
+from lrat.experiments.folder import BESIDE_TENSORS
 from lrat.experiments.weights import fill, read_safetensors, weights_digest, write_safetensors
 from lrat.threat import Linf
 
@@ -178,3 +180,50 @@ def test_no_pickle_is_loaded_and_the_cure_is_named(name: str, legacy: bool, tmp_
     assert "\n" not in str(caught.value)
     save_file(weights, tmp_path / "converted.pt")
     assert read_safetensors(tmp_path / "converted.pt").keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *("[]", "3", "null", '{"a": {}}', '{"a": {"dtype": "none"}}', '{"a": {"dtype": "load"}}'),
+        *('{"a": {"sparse": ["x", "load"]}}', '{"a": {"sparse": ["x", "sparse_bsr"]}}'),
+        *('{"a": {"tensor": "none"}}', '{"a": {"pairs": [[[1], 2]]}}', '{"a": {"bytes": "zz"}}'),
+    ],
+)
+def test_what_stands_beside_the_tensors_of_a_stranger_is_one_line(
+    beside: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(save({"x": torch.ones(2)}, {BESIDE_TENSORS: beside}))
+    with pytest.raises(CheckpointError, match="is no safetensors file") as caught:
+        read_safetensors(path)
+    assert "\n" not in str(caught.value)
+
+
+class Sparse(nn.Module):
+    """A model with a sparse matrix among its buffers."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(25, 2)
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer((self.matrix @ images.flatten(1).T).T)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_model_with_a_sparse_buffer_is_trained_evaluated_and_stored(
+    layout: torch.layout, tmp_path: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch calls this layout beta
+        model = seeded(0, lambda: Sparse(torch.eye(25).to_sparse(layout=layout)))
+        suite = custom(BALL, {"pgd": PGD(threat=BALL, steps=1, step_size=0.05)})
+        data = IMAGES, LABELS
+        lrat.fit(model, data, threat=BALL, method="natural", epochs=1, out=tmp_path / "run")
+        lrat.evaluate(model, data, threat=BALL, suite=suite, folder=tmp_path / "evaluation")
+        found = read_back(model.state_dict(), tmp_path)
+        assert found["matrix"].layout is layout
+        assert weights_digest(found) == weights_digest(model.state_dict())
+        fill(model, found, "w.safetensors")

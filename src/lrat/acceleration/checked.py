@@ -11,6 +11,7 @@ from lrat.acceleration.observing import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.checks import MODULE, checked
 from lrat.errors import LratError, NoGradientError, in_one_line
+from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits, is_memory_error
 from lrat.randomness import random_state_kept
 from lrat.types import Images, Logits
@@ -157,7 +158,7 @@ def accelerate(
 
 def _go_backward(view: View, images: Images) -> None:
     """One image gradient, for what raises there alone."""
-    with torch.enable_grad(), random_state_kept():
+    with torch.enable_grad(), random_state_kept(), tensors_kept(view, buffers_only=True):
         few = images[:OBSERVED].clone().requires_grad_()
         logits = forward_logits(view, few)
         if logits.requires_grad:

@@ -11,7 +11,7 @@ from torch import nn
 from lrat.acceleration.observing import observed
 from lrat.acceleration.view import Choices, View
 from lrat.hardware import full_float32
-from lrat.modes import evaluating, outside_autocast
+from lrat.modes import evaluating, outside_autocast, tensors_kept
 from lrat.outputs import forward_logits
 from lrat.randomness import random_state_kept
 from lrat.types import Images
@@ -54,7 +54,12 @@ def choose(model: nn.Module, images: Images) -> Choices:
 def disagreement(view: View, images: Images) -> str | None:
     """Why the view is no stand-in for its original on these images; None if it is one."""
     original = view.original
-    with full_float32(), outside_autocast(images.device.type):
+    with (
+        full_float32(),
+        outside_autocast(images.device.type),
+        tensors_kept(original, buffers_only=True),
+        tensors_kept(view, buffers_only=True),
+    ):
         with evaluating(original), random_state_kept():
             expected = forward_logits(original, images)
         with random_state_kept():

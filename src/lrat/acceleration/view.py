@@ -189,7 +189,7 @@ class FastView(View):
         choices = self.choices
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
             found = observed(self.original, images)
-            self._state = State.of(self.original)
+            self._state = State.of(self.original).without_tensors()
             fast = private_copy(self.original)
             self._images = images.detach()[:OBSERVED].clone()
             self._pairs = found.pairs if choices.fold else ()

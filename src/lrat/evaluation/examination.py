@@ -18,7 +18,7 @@ from lrat.errors import LratError, ModelError, in_one_line
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
 from lrat.inputs import channels_cure, from_zero
-from lrat.modes import evaluating, tensors_kept, training_modes
+from lrat.modes import equal, evaluating, tensors_kept, training_modes
 from lrat.outputs import NEVER, forward_logits, raw_logits
 from lrat.randomness import random_state_kept
 
@@ -236,7 +236,7 @@ def check_forward(
     ``classes`` of ``data``. More are allowed: a test set need not show every class. ``smallest``:
     the smallest label of ``data``.
     """
-    with evaluating(model), torch.no_grad():
+    with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
         try:
             found = forward_logits(model, images).shape[1]
         except ModelError as error:
@@ -302,19 +302,17 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
     Not a copy: a model that holds a lock or an open file has none.
     """
-    modules = list(model.modules())
     tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for module in modules:
+    plain: dict[int, Tensor] = {}
+    for module in model.modules():
         own = vars(module)
         inner = [
             own[name] for name in ("_parameters", "_buffers") if isinstance(own.get(name), dict)
         ]
         tables += [(table, dict(table)) for table in (own, *inner)]
-    tensors = [*model.parameters(), *model.buffers()]
-    tensors += [value for _, table in tables for value in _tensors(table)]
-    kept = [(value, value.detach().clone()) for value in {id(v): v for v in tensors}.values()]
-    cuda = sorted({value.device.index or 0 for value in tensors if value.device.type == "cuda"})
-    with torch.random.fork_rng(devices=cuda):
+        plain |= {id(value): value for value in own.values() if isinstance(value, Tensor)}
+    kept = [(value, value.detach().clone()) for value in plain.values()]
+    with random_state_kept(), tensors_kept(model):
         try:
             yield
         finally:
@@ -322,12 +320,8 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                 _restore(table, before)
             with torch.no_grad():
                 for value, copy in kept:
-                    if not torch.equal(value, copy):
+                    if not equal(value, copy):
                         value.copy_(copy)
-
-
-def _tensors(table: Mapping[str, Any]) -> list[Tensor]:
-    return [value for value in table.values() if isinstance(value, Tensor)]
 
 
 def _restore(table: dict[str, Any], before: Mapping[str, Any]) -> None:

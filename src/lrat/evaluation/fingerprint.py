@@ -24,7 +24,7 @@ from lrat.evaluation.storage import FINGERPRINT
 from lrat.files import write_json
 from lrat.hardware import full_float32
 from lrat.losses import Prepared
-from lrat.modes import evaluating, recordable, usual_autograd
+from lrat.modes import evaluating, recordable, tensors_kept, usual_autograd
 from lrat.outputs import forward_logits
 from lrat.randomness import seeded_randomness
 from lrat.types import Images
@@ -143,7 +143,13 @@ def _differs_in_answers(stored: Fingerprint, now: Fingerprint) -> str | None:
 
 def answers(model: nn.Module, images: Images) -> dict[str, Any]:
     """``logits`` and ``gradients`` of a fingerprint: of the model itself, float32, eval mode."""
-    with usual_autograd(), recordable(model), evaluating(model), full_float32():
+    with (
+        usual_autograd(),
+        recordable(model),
+        tensors_kept(model, buffers_only=True),
+        evaluating(model),
+        full_float32(),
+    ):
         images = images.float()
         with seeded_randomness(0):
             try:
@@ -166,7 +172,7 @@ def _mixed(logits: Tensor) -> Tensor:
 
 def sketch(value: Tensor) -> Sketch:
     """A few numbers that stand for a tensor: close tensors have close ones, on every device."""
-    flat = value.detach().cpu().flatten().to(torch.float64)
+    flat = value.detach().to_dense().cpu().flatten().to(torch.float64)
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % _PERIOD))
     folded = padded.reshape(-1, _PERIOD).sum(0)
     at = torch.arange(1, _PERIOD + 1, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """A model's weights: what tells them from others, their file, and how they come into a network.
 
 A state dictionary may hold anything beside tensors (``get_extra_state``, quantised layers): its
-digest is of all of it. A safetensors file holds tensors alone, so the rest is written as JSON into
-the file's metadata, which is read without executing anything.
+digest is of all of it. A safetensors file holds dense tensors alone, so the rest is written as JSON
+into the file's metadata, which is read without executing anything.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def write_safetensors(weights: Mapping[str, Any]) -> bytes:
     beside = {}
     for name, value in weights.items():
         packed = _packed(value, name, tensors)
-        if not isinstance(value, Tensor):
+        if packed != {"tensor": name}:
             beside[name] = packed
     return save(tensors, {BESIDE_TENSORS: json.dumps(beside)} if beside else None)
 
@@ -100,7 +100,10 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
             beside = parse_json((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
         taken: set[str] = set()
         found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (
+        *(OSError, SafetensorError, ValueError, LookupError),
+        *(TypeError, AttributeError, RuntimeError),
+    ) as error:
         raise CheckpointError(
             _not_loaded(path) or f"{path} is no safetensors file: {error}"
         ) from None
@@ -110,8 +113,10 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """``value`` as JSON holds it, its tensors in ``tensors``."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().clone().contiguous()
-        return {"tensor": name}
+        tensors[name] = value.detach().to_dense().clone().contiguous()
+        if value.layout is torch.strided:
+            return {"tensor": name}
+        return {"sparse": [name, str(value.layout).removeprefix("torch.")]}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, torch.dtype):
@@ -137,17 +142,30 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor], taken: set[str]) -> Any
         return tensors[inner]
     if kind == "bytes":
         return bytes.fromhex(inner)
+    if kind == "sparse":
+        name, layout = inner
+        taken.add(name)
+        return tensors[name].to_sparse(layout=_of_torch(layout, torch.layout))
     if kind == "dtype":
-        return getattr(torch, inner)
-    found = [_unpacked(each, tensors, taken) for each in inner]
-    return tuple(found) if kind == "tuple" else dict(found)
+        return _of_torch(inner, torch.dtype)
+    parts = [_unpacked(each, tensors, taken) for each in inner]
+    return tuple(parts) if kind == "tuple" else dict(parts)
+
+
+def _of_torch(name: str, kind: type) -> Any:
+    found = getattr(torch, name)
+    if not isinstance(found, kind):
+        raise ValueError(f"torch.{name} is no {kind.__name__}")
+    return found
 
 
 def _not_loaded(path: Path) -> str | None:
     """What to do about a file that ``torch.save`` wrote; None for another one."""
     with path.open("rb") as file:
-        if not file.read(4).startswith(_PICKLES):
-            return None
+        start = file.read(9)
+    # The length of a safetensors header may begin with the same byte; its first brace follows.
+    if not start.startswith(_PICKLES) or start.endswith(b"{"):
+        return None
     return (
         f"{path} is a file of torch.save: it is not loaded, as a pickle may run code; convert it "
         f"once where you trust it, by `from safetensors.torch import save_file; "

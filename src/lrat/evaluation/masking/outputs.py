@@ -8,6 +8,7 @@ from lrat.evaluation.examination import looks_squashed
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.masking.subject import Subject
+from lrat.hardware import full_float32
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
 from lrat.threat import Ball
@@ -145,7 +146,7 @@ def alone(subject: Subject) -> Check:
 
 
 def _forward(subject: Subject, images: Tensor) -> Tensor:
-    with evaluating(subject.model), torch.no_grad():
+    with full_float32(), evaluating(subject.model), torch.no_grad():
         return forward_logits(subject.model, images)
 
 
