@@ -57,6 +57,22 @@ def test_without_links_the_identity_is_written_all_the_same(
     assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
 
 
+def test_whoever_begins_a_folder_and_clears_it_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that we are about to link looks to the other one like a leftover."""
+    link = storage.os.link
+
+    def after_the_other(source: Path, target: Path) -> None:
+        monkeypatch.setattr(storage.os, "link", link)
+        OutcomeStore.open(tmp_path, {"seed": 0})
+        link(source, target)
+
+    monkeypatch.setattr(storage.os, "link", after_the_other)
+    with pytest.raises(RunFolderError, match="seed: 0 there, 1 here"):
+        OutcomeStore.open(tmp_path, {"seed": 1})
+
+
 def test_a_folder_that_may_not_be_looked_into_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,16 +316,20 @@ def _write_first(path: Path, identity: Identity) -> None:
 
     A link, in contrast to a rename, does not replace what is there.
     """
-    ours = temporary(path)
-    write_json(ours, identity)
-    try:
-        os.link(ours, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without links
-        write_json(path, identity)
-    finally:
-        discard(ours)
+    while not _exists(path):
+        ours = temporary(path)
+        write_json(ours, identity)
+        try:
+            os.link(ours, path)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            # Whoever began the folder meanwhile removed ours as a leftover: look again.
+            continue
+        except OSError:  # a file system without links
+            write_json(path, identity)
+        finally:
+            discard(ours)
 
 
 def _cure(folder: Path) -> str:
