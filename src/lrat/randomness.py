@@ -217,8 +217,8 @@ def seeded_randomness(seed: int, *names: str | int) -> Iterator[None]:
         # Not torch.manual_seed: it also reseeds devices whose state is not kept here.
         torch.default_generator.manual_seed(seed)
         for device in _cuda_devices():
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+            # Not torch.cuda.manual_seed: it takes a context, and with it memory, of each device.
+            torch.cuda.default_generators[device].manual_seed(seed)
         yield
 
 

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -262,3 +264,23 @@ def test_what_a_model_s_file_imports_belongs_to_it(
     for old, new in (("SLOPE * x", "x * SLOPE"), ("SLOPE = .1", "SLOPE = .1001")):
         with pytest.raises(RunFolderError, match=r"another model|answers otherwise"):
             stored(from_file(here, HELPER.replace(old, new)), out)
+
+
+DRAWING = """
+import random
+import numpy as np, torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        drawn = [random.random(), np.random.rand(), torch.rand(())]
+        self.weight = torch.nn.Parameter(torch.tensor(drawn))
+"""
+
+
+def test_whatever_a_model_s_file_draws_from_follows_from_the_seed(tmp_path: Path) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    first, again = (from_file(tmp_path, HELPER, model=DRAWING).weight for _ in range(2))
+    assert torch.equal(first, again)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert after[:2] == before[:2]
+    assert torch.equal(after[2], before[2])

@@ -32,11 +32,12 @@ from lrat.errors import (
 from lrat.evaluation import Member, Suite, examination
 from lrat.evaluation.examination import check_forward
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
-from lrat.experiments.users_code import model_from_file, names_a_file, seeded
+from lrat.experiments.users_code import model_from_file, names_a_file
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
+from lrat.randomness import seeded_randomness
 from lrat.threat import Ball, as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
@@ -166,7 +167,7 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
             f"model 'small-cnn' needs square images, {config.data.name!r} has "
             f"{height}x{width}: use resnet-18 or a model of your own"
         )
-    with seeded(config.seed):
+    with seeded_randomness(config.seed):
         if config.model.name == "resnet-18":
             return ResNet18(channels=channels, classes=classes, **chosen)
         return SmallCNN(channels=channels, size=height, classes=classes, **chosen)

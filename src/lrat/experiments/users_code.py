@@ -11,11 +11,11 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from lrat.errors import ConfigurationError, LratError, ModelError
 from lrat.models.hookless import hookable
+from lrat.randomness import seeded_randomness
 
 _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _NEIGHBOURS: dict[str, tuple[Path, str]] = {}
@@ -30,11 +30,11 @@ def names_a_file(name: str) -> bool:
 def model_from_file(place: str, seed: int) -> nn.Module:
     """What the user's own function (or module object) gives: an nn.Module.
 
-    The file sees its own folder on the import path, as a script would. What it draws from torch's
-    global random state follows from ``seed``. Everything it raises is one line.
+    The file sees its own folder on the import path, as a script would. What it draws from the
+    global random states follows from ``seed``. Everything it raises is one line.
     """
     name = place.rpartition(":")[2]
-    with seeded(seed), _member(place, "model") as found:
+    with seeded_randomness(seed), _member(place, "model") as found:
         is_maker = callable(found) and not isinstance(found, nn.Module)
         made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
     if not isinstance(made, nn.Module):
@@ -51,7 +51,7 @@ def code_of(network: nn.Module) -> str | None:
 
 def object_from_file(place: str, what: str) -> Any:
     """The object that ``FILE.py:NAME`` names, as it is: a loss, an attack; ``what`` for errors."""
-    with seeded(0), _member(place, what) as found:
+    with seeded_randomness(0), _member(place, what) as found:
         return found
 
 
@@ -72,15 +72,6 @@ def _member(place: str, what: str) -> Iterator[Any]:
 def file_digest(place: str) -> str:
     """SHA-256 of the file behind ``FILE.py:FUNCTION``."""
     return _content(Path(place.rpartition(":")[0]))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's global random state seeded inside, as it was after."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it also reseeds devices whose state is not kept here.
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 @contextmanager
