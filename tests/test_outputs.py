@@ -143,6 +143,14 @@ class Record:
     hidden: Tensor
 
 
+class Itself:
+    """As the mocks of a test are: what it holds is of its own kind, however deep."""
+
+    @property
+    def logits(self) -> "Itself":
+        return Itself()
+
+
 FOUND: dict[str, Any] = {
     "tensor": LOGITS,
     "one of a tuple": (LOGITS, MAPS),
@@ -174,6 +182,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "one class": (LOGITS[:, :1], "K >= 2"),
     "whole numbers": (LABELS[:, None].expand(24, 4), "floating"),
     "one number": (LOGITS.sum(), "for 24 images"),
+    "no end": (Itself(), "Itself without logits"),
 }
 
 

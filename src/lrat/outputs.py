@@ -121,8 +121,8 @@ def logits_of(output: Any, count: int | None = None) -> Tensor:
     several: which of them are meant is for the user to say.
     """
     found = output
-    while not isinstance(found, Tensor):
-        named = dict(_parts(found)).get("logits")
+    for _ in range(_DEPTH):
+        named = None if isinstance(found, Tensor) else dict(_parts(found)).get("logits")
         if named is None:
             break
         found = named
