@@ -99,8 +99,9 @@ def _bfloat16_pays(kind: str) -> bool:
             return False
     with torch.no_grad(), random_state_kept():
         layer = nn.Conv2d(32, 32, 3, padding=1, device=kind).requires_grad_(False)
-        images = torch.zeros(32, 32, 16, 16).contiguous(memory_format=torch.channels_last)
-        low_layer = nn.Conv2d(32, 32, 3, padding=1).to(torch.bfloat16)
+        images = torch.zeros(32, 32, 16, 16, device=kind)
+        images = images.contiguous(memory_format=torch.channels_last)
+        low_layer = nn.Conv2d(32, 32, 3, padding=1, device=kind).to(torch.bfloat16)
         low_images = images.to(torch.bfloat16)
         full, low = _best_times(lambda: layer(images), lambda: low_layer(low_images))
     return full > _BF16_GAIN * low

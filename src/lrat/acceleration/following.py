@@ -3,6 +3,7 @@
 import copy
 import enum
 import functools
+import itertools
 import logging
 import types
 from collections import deque
@@ -76,6 +77,17 @@ class State:
         if isinstance(value, nn.Module):
             for number, hook in enumerate(hooks_of(value).values()):
                 self.others.append((f"{name} hook {number}", hook))
+
+
+def registered(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, tied ones under each of their names: a part of
+    ``State.tensors`` that is found in a fifth of the time."""
+    return dict(
+        itertools.chain(
+            module.named_parameters(remove_duplicate=False),
+            module.named_buffers(remove_duplicate=False),
+        )
+    )
 
 
 def private_copy(model: nn.Module) -> nn.Module:

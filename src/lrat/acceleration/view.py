@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration.folding import NORMS, Pair, folded
-from lrat.acceleration.following import State, private_copy
+from lrat.acceleration.following import State, private_copy, registered
 from lrat.acceleration.graphs import GraphedNetwork
 from lrat.acceleration.observing import OBSERVED, observed
 from lrat.errors import SettingError
@@ -167,8 +167,10 @@ class FastView(View):
             return self
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
             state = State.of(self.original)
-            sources, targets = state.tensors, State.of(self.fast).tensors
+            sources, targets = state.tensors, registered(self.fast)
             names = [name for name in sources if name.rpartition(".")[0] not in self._folded_names]
+            if not targets.keys() >= set(names):  # some are in plain attributes
+                targets = State.of(self.fast).tensors
             if state.differs(self._state) or any(
                 name not in targets or targets[name].shape != sources[name].shape for name in names
             ):
