@@ -284,3 +284,46 @@ def test_whatever_a_model_s_file_draws_from_follows_from_the_seed(tmp_path: Path
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     assert after[:2] == before[:2]
     assert torch.equal(after[2], before[2])
+
+
+class Linked:
+    def __init__(self, following: Any) -> None:
+        self.following = following
+
+
+def nested(make: Callable[[Any], Any]) -> Any:
+    found = None
+    for _ in range(3000):
+        found = make(found)
+    return found
+
+
+def circle() -> Any:
+    found: list[Any] = []
+    found += [found, found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "held",
+    [nested(lambda inner: (inner,)), nested(Linked), circle()],
+    ids=["tuples", "a linked list", "a circle"],
+)
+def test_what_a_model_holds_may_nest_without_end(held: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        model = made()
+        model.held = held
+        evaluated(model, tmp_path)
+
+
+def test_a_model_that_cannot_be_printed_is_known_by_its_layers(tmp_path: Path) -> None:
+    class Unprintable(Net):
+        def __repr__(self) -> str:
+            raise ValueError("not me")
+
+    evaluated(made(Unprintable), tmp_path)
+    evaluated(made(Unprintable), tmp_path)
+    other = made(Unprintable)
+    other.more = nn.Identity()
+    with pytest.raises(RunFolderError, match="its layers changed"):
+        evaluated(other, tmp_path)

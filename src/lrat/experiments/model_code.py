@@ -33,6 +33,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, np.gen
 _WITHOUT_REPR: Any = object.__repr__
 _MOST = 1000
 """A longer list or dictionary holds data."""
+_DEEPEST = 50
+"""What lies deeper inside objects is left out: a linked list has no end that Python could reach."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _OF_THE_MACHINE = frozenset({"device_ids", "output_device", "src_device_obj"})
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -67,8 +69,15 @@ class _Walk:
         self.values: dict[str, tuple[str, str]] = {}
         self.stored: set[str] = set()
         self._seen: dict[int, Any] = {}  # with the object, whose number another might get
+        self._depth = 0
 
     def visit(self, thing: Any, name: str, attribute: str = "") -> None:
+        if self._depth < _DEEPEST:
+            self._depth += 1
+            self._visit(thing, name, attribute)
+            self._depth -= 1
+
+    def _visit(self, thing: Any, name: str, attribute: str) -> None:
         if (text := _text(thing)) is not None:
             self.values[name] = (attribute, text)
             return
@@ -87,7 +96,7 @@ class _Walk:
                 self.visit(part, f"{name}.{key}", key)
 
     def _module(self, module: nn.Module, name: str) -> None:
-        self.values[f"{name}: tree"] = ("", _digest([without_addresses(repr(module))]))
+        self.values[f"{name}: tree"] = ("", _digest([without_addresses(_tree(module))]))
         for path, part in module.named_modules():
             at = f"{name}.{path}" if path else name
             self._seen[id(part)] = part
@@ -183,7 +192,14 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((each.name, getattr(thing, each.name, None)) for each in fields(thing))
 
 
-def _text(value: Any) -> str | None:
+def _tree(module: nn.Module) -> str:
+    try:
+        return repr(module)
+    except Exception:  # a user's extra_repr or __repr__
+        return str([(path, type(part).__qualname__) for path, part in module.named_modules()])
+
+
+def _text(value: Any, depth: int = 0) -> str | None:
     """How a plain value, or a container of such values alone, is written; None for anything else.
 
     Floats to six digits: those that are computed differ in the last bits between processors."""
@@ -195,11 +211,13 @@ def _text(value: Any) -> str | None:
         items = value.items() if isinstance(value, Mapping) else value
         if type(value).__module__ not in {"builtins", "collections", "torch"} or len(value) > _MOST:
             return None
-        texts = [_text(each) for each in list(items)]
-        if any(text is None for text in texts) or not texts:
-            return None
-        found = [text for text in texts if text is not None]
-        return str(sorted(found) if isinstance(value, (set, frozenset)) else found)
+        found = []
+        for each in list(items) if depth < _DEEPEST else ():
+            if (text := _text(each, depth + 1)) is None:
+                return None
+            found.append(text)
+        if found:
+            return str(sorted(found) if isinstance(value, (set, frozenset)) else found)
     return None
 
 
