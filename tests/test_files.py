@@ -98,6 +98,23 @@ def test_whoever_writes_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, no_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_line_is_not_added_to_a_backup_of_hard_links(tmp_path):
+    path, backup = tmp_path / "lines", tmp_path / "backup"
+    append_line(path, "a")
+    os.link(path, backup)
+    append_line(path, "b")
+    append_line(path, "c")
+    assert (path.read_text(), backup.read_text()) == ("a\nb\nc\n", "a\n")
+
+
+def test_a_table_of_rows_without_end_is_refused(tmp_path, monkeypatch):
+    path = write_table(tmp_path / "part", {"x": np.zeros(1000)})
+    assert len(read_table(path)["x"]) == 1000
+    monkeypatch.setattr(files, "_MOST_ROWS", 999)
+    with pytest.raises(RunFolderError, match="1,000 rows"):
+        read_table(path)
+
+
 def test_a_line_is_added_whole_or_not_at_all(tmp_path, no_room):
     path = tmp_path / "lines"
     append_line(path, "a" * 600)

@@ -1,8 +1,8 @@
 """Files that are either whole or not there: bytes, text, JSON, columnar tables.
 
 What is read back carries SHA-256 of its content, so that one flipped bit is noticed: a JSON object
-in its last key, ``checksum``, a table for each of its columns in its metadata (the comment of an
-.npz archive). Files of earlier versions have none and are read without.
+in its last key, ``checksum``, a table or a file of tensors for each of its columns in its metadata
+(the comment of an .npz archive). Files of earlier versions have none and are read without.
 """
 
 import errno
@@ -23,13 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.reading import CHECKSUM, check_inside, checksum, open_stored, parse_object, read_json
+from lrat.reading import (
+    CHECKSUM,
+    check_inside,
+    checksum,
+    open_stored,
+    parse_object,
+    read_json,
+)
 from lrat.text import reason
 
 TABLE_SUFFIXES = (".parquet", ".npz")
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 """A table: arrays of equal length by name."""
 Write: TypeAlias = Callable[[BinaryIO], object]
+_MOST_ROWS = 20_000_000
+"""Of a table: a few bytes may stand for rows without end, a part of ours holds a batch's."""
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 _TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.(?:\d+\.tmp|[0-9a-f]{32}(?:\.tmp)?)")
@@ -111,9 +120,14 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 def append_line(path: Path, line: str) -> None:
     """Add ``line`` and a line end to the disk, whole or not at all; ``RunFolderError`` if it is not
-    at all."""
+    at all. A file that has other names too (a backup of hard links) stays as it is under these."""
     try:
         check_inside(path)
+        if path.is_file() and path.stat().st_nlink > 1:
+            with open_stored(path) as stored:
+                whole = stored.read() + f"{line}\n".encode()
+            write_atomically(path, lambda file: file.write(whole))
+            return
         with open(path, "ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             content = f"{line}\n".encode()
@@ -255,6 +269,26 @@ def write_archive(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
+def write_tensors(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Arrays with their checksums as safetensors, atomically."""
+    from safetensors.numpy import save  # the core works without it
+
+    content = save(dict(columns), {CHECKSUM: _checksums(columns)})
+    write_atomically(path, lambda file: file.write(content))
+
+
+def read_tensors(path: Path) -> Columns:
+    """What ``write_tensors`` wrote; raises as ``read_table``."""
+    from safetensors import safe_open
+
+    open_stored(path).close()  # refuses what is no plain file of the run
+    with safe_open(path, framework="numpy") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = (file.metadata() or {}).get(CHECKSUM, "")
+    _check_digests(found, text)
+    return found
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     """The columns that ``write_table`` wrote, or these of them; raises whatever numpy or pyarrow do
     on damage, ``RunFolderError`` for missing values and for what is not as it was written."""
@@ -265,12 +299,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
             text = archive.zip.comment.decode()
     else:
         found, text = _read_parquet(path, columns)
-    if text:
-        stored = parse_object(text)
-        for name, values in found.items():
-            if stored.get(name) != _digest(values):
-                raise RunFolderError(f"the column {name} is not as it was written")
+    _check_digests(found, text)
     return found
+
+
+def _check_digests(found: Columns, text: str) -> None:
+    stored = parse_object(text) if text else {}
+    for name, values in found.items():
+        if text and stored.get(name) != _digest(values):
+            raise RunFolderError(f"the column {name} is not as it was written")
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[Columns, str]:
@@ -279,6 +316,8 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[Columns, s
     except ImportError:
         raise RunFolderError("reading Parquet needs pyarrow: pip install pyarrow") from None
     with open_stored(path) as stream, parquet.ParquetFile(stream) as file:
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise RunFolderError(f"it speaks of {file.metadata.num_rows:,} rows")
         chosen = None if columns is None else list(columns)
         table = file.read(columns=chosen, use_threads=False)
     for name in chosen or table.column_names:

@@ -31,6 +31,8 @@ _FLAGS = (
 _LISTS = frozenset({"evaluations", "curves", "analysis"})
 """Folders of a run that hold a folder for each evaluation, curve or analysis."""
 _FOLDERS = _LISTS | {"checkpoints", "weights", "outcomes", "images", "gallery", "figures"}
+NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What code raises that is handed values of other kinds than it wrote."""
 _MARKS = ("config.yaml", "metrics.jsonl", "identity.json")
 
 
@@ -101,20 +103,38 @@ def trouble(error: OSError | ValueError) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises ``ValueError`` for every text that holds none, holds a key twice, or a
-    number that is not finite or beyond 64 bits."""
+    """A JSON value. Raises ``ValueError`` for every text that holds none, nests too deeply, holds a
+    key twice, text that no file can hold, or a number that is not finite or beyond 64 bits."""
     try:
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_without_repetition,
             parse_float=_finite,
             parse_int=_of_64_bits,
             parse_constant=_finite,
         )
+        _check_values(value)
+        return value
     except RecursionError:
         raise ValueError("is damaged (it nests too deeply)") from None
     except ValueError as error:
         raise ValueError(f"is damaged ({reason(error)})") from None
+
+
+def _check_values(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inside += [*each.keys(), *each.values()]
+            elif isinstance(each, list):
+                inside += each
+            elif isinstance(each, str):
+                each.encode()  # half a surrogate pair has no UTF-8
+        level = inside
+    if level:
+        raise RecursionError
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

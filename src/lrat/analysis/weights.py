@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrat.errors import LratError, RunFolderError
 from lrat.files import TABLE_SUFFIXES, read_table
+from lrat.reading import listed, trouble
 
 Floats = npt.NDArray[np.float64]
 EDGES: Floats = np.append(np.arange(61) / 20, np.inf)
@@ -42,11 +43,15 @@ class RecordedEpoch:
 def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
     """The recorded epochs in a run's ``weights`` folder, ascending; nothing where there are none.
 
-    Raises ``RunFolderError`` that names a damaged file.
+    Raises ``RunFolderError`` that names a damaged file, or a folder that cannot be read.
     """
+    try:
+        paths = listed(folder, "epoch-*")
+    except OSError as error:
+        raise RunFolderError(f"{folder} {trouble(error)}; make it readable") from None
     found = {
         int(match[1]): path
-        for path in sorted(folder.glob("epoch-*"))
+        for path in paths
         if path.suffix in TABLE_SUFFIXES and (match := _EPOCH.fullmatch(path.stem))
     }
     for epoch, path in sorted(found.items()):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lrat.errors import DataError
 from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
+from lrat.reading import NOT_AS_WRITTEN
 
 Positions = npt.NDArray[np.int64]
 _SHOWN_ROWS = 8
@@ -43,7 +44,11 @@ class Brackets:
         missing = [name for name in names if name not in columns]
         if missing:
             raise DataError(f"a curve's images lack the columns {', '.join(missing)}")
-        found = {name: np.asarray(columns[name], dtype=np.int64) for name in names}
+        try:
+            with np.errstate(invalid="raise"):
+                found = {name: np.asarray(columns[name], dtype=np.int64) for name in names}
+        except NOT_AS_WRITTEN:
+            raise DataError("columns of a curve's images hold no whole numbers") from None
         if len({len(column) for column in found.values()}) > 1:
             raise DataError("columns of a curve's images differ in length")
         return Brackets(**found)

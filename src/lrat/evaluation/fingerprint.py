@@ -212,7 +212,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
         stored.check()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, *reading.NOT_AS_WRITTEN):
         raise RunFolderError(
             f"{path} is damaged: bring it back, or remove it to go on without the check of the "
             "model's code"

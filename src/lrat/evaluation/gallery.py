@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from lrat.errors import LratError
 from lrat.files import Columns, discard, read_table, write_archive, write_json
+from lrat.reading import listed
 
 GALLERY, ABOUT = "gallery", "about.json"
 _COLUMNS = ("attack", "index", "image", "logits")
@@ -120,7 +121,12 @@ def _write(folder: Path, name: str, rows: Pictures) -> Path:
 
 def _read_all(folder: Path, damaged: list[Path]) -> tuple[list[Path], list[Pictures]]:
     paths, parts = [], []
-    for path in sorted(folder.glob("[!.]*.npz")):
+    try:
+        found = listed(folder, "[!.]*.npz")
+    except OSError:
+        found = []
+        damaged.append(folder)
+    for path in found:
         try:
             parts.append(_checked(read_table(path, _COLUMNS)))
             paths.append(path)

@@ -34,9 +34,10 @@ from lrat.evaluation.storage import (
     read_extent,
     read_notes,
     read_parts,
+    read_whole,
 )
-from lrat.files import is_temporary, write_atomically
-from lrat.reading import open_stored
+from lrat.files import is_temporary, read_tensors, write_atomically
+from lrat.reading import listed, open_stored
 
 Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")
@@ -172,10 +173,12 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
 
 def _copy(place: Path, out: Path) -> None:
     """Add what ``place`` has and ``out`` has not."""
-    found = [path for kind in (PARTS, IMAGES, GALLERY) for path in sorted((place / kind).glob("*"))]
+    found = [path for kind in (PARTS, IMAGES, GALLERY) for path in listed(place / kind)]
     for source in [*found, place / EXTENT, place / FINGERPRINT]:
         target = out / source.relative_to(place)
         if not is_temporary(source) and source.is_file() and not target.exists():
+            if source.suffix == ".safetensors":
+                read_whole(source, read_tensors, "delete it, or leave out its folder")
             write_atomically(target, partial(_transfer, source))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError
+from lrat.reading import NOT_AS_WRITTEN
 
 NATURAL = "natural"
 """The name under which clean images are recorded."""
@@ -61,12 +62,13 @@ class Outcomes:
     def from_columns(columns: Mapping[str, Any]) -> "Outcomes":
         """From arrays or sequences by column name, cast to the columns' types.
 
-        Raises ``DataError`` for missing columns and unequal lengths; others are ignored.
+        Raises ``DataError`` for missing columns, values that are none of their types and unequal
+        lengths; others are ignored.
         """
         missing = [name for name in _TYPES if name not in columns]
         if missing:
             raise DataError(f"outcomes lack the columns {', '.join(missing)}")
-        cast = {name: np.asarray(columns[name], dtype=kind) for name, kind in _TYPES.items()}
+        cast = {name: _cast(name, columns[name], kind) for name, kind in _TYPES.items()}
         lengths = {name: len(column) for name, column in cast.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"columns of outcomes differ in length: {lengths}")
@@ -165,3 +167,11 @@ class Outcomes:
             raise DataError(f"no outcome for image {absent[0]} (and {len(absent) - 1} more)")
         order = np.argsort(self.index, kind="stable")
         return self.select(order[np.searchsorted(self.index, index, sorter=order)])
+
+
+def _cast(name: str, values: Any, kind: type[np.generic]) -> npt.NDArray[Any]:
+    try:
+        with np.errstate(invalid="raise"):
+            return np.asarray(values, dtype=kind)
+    except NOT_AS_WRITTEN:
+        raise DataError(f"the column {name} holds values that are no {kind.__name__}") from None

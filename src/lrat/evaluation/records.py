@@ -8,7 +8,7 @@ from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.files import write_if_new
-from lrat.reading import read_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_json, trouble
 
 _logger = logging.getLogger(__name__)
 ANEW = "bring it back, or evaluate into a new folder"
@@ -49,7 +49,7 @@ def read_summary(path: Path, cure: str) -> dict[str, Any]:
     stored = read_record(path, cure)
     try:
         _counts(stored)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+    except NOT_AS_WRITTEN:
         raise RunFolderError(f"{path} holds no accuracies: {cure}") from None
     return stored
 

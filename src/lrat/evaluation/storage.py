@@ -37,10 +37,10 @@ from lrat.files import (
     read_table,
     remove_leftovers,
     temporary,
-    write_atomically,
     write_if_new,
     write_json,
     write_table,
+    write_tensors,
 )
 from lrat.reading import listed, trouble
 
@@ -250,14 +250,8 @@ class OutcomeStore:
     ) -> None:
         """What ``attack`` returned for the images of these numbers, [B C H W]."""
         if self.folder is not None:
-            from safetensors.numpy import save  # the core works without it
-
             path = self.folder / IMAGES / f"{_stem(attack, index)}.safetensors"
-            held: dict[str, npt.NDArray[Any]] = {
-                "images": np.ascontiguousarray(images),
-                "index": index.copy(),
-            }
-            write_atomically(path, lambda file: file.write(save(held)))
+            write_tensors(path, {"images": np.ascontiguousarray(images), "index": index.copy()})
 
     def finish(self, summary: Mapping[str, Any], index: npt.NDArray[np.int64]) -> None:
         """Write the summary, unless the folder knows images beyond ``index``, this run's."""

@@ -44,7 +44,8 @@ from lrat.experiments.analysing_summary import (
 )
 from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
 from lrat.experiments.environment import environment
-from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
+from lrat.experiments.folder import OFF, evaluated
+from lrat.experiments.found import finished_at
 from lrat.experiments.lock import locked
 from lrat.experiments.model_code import program_of
 from lrat.experiments.seeing import evaluated_choices
@@ -225,8 +226,7 @@ class _Work:
     def _rankings(self, store: AnalysisStore, model: str) -> tuple[Ranking, ...]:
         """Of each finished evaluation of these weights; what cannot be ranked is told."""
         found = []
-        for path in sorted((self.subject.run / EVALUATIONS).glob("*/summary.json")):
-            folder = path.parent
+        for folder in finished_at(self.subject.run):
             if evaluated(folder, "model") != model:
                 continue
             try:

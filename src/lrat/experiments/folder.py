@@ -10,7 +10,7 @@ from lrat.evaluation.storage import FINGERPRINT
 from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
 from lrat.files import is_temporary
-from lrat.reading import open_stored, read_json, trouble
+from lrat.reading import listed, open_stored, read_json, trouble
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -83,7 +83,7 @@ def check_weights(folder: Path) -> None:
 
 def has_begun(folder: Path) -> bool:
     """Whether a run in ``folder`` has saved anything that another configuration could not use."""
-    return (folder / WEIGHTS).exists() or any((folder / CHECKPOINTS).glob("*.json"))
+    return (folder / WEIGHTS).exists() or bool(listed(folder / CHECKPOINTS, "*.json"))
 
 
 def claim(folder: Path, config: RunConfig) -> None:

@@ -66,7 +66,7 @@ def finished(places: Sequence[Path], suite: str | None) -> list[list[Path]]:
     the ``name`` inside it, or that of the evaluation's folder. Raises ``UnknownNameError`` for one
     that is neither known nor found.
     """
-    every = [_finished(place) for place in places]
+    every = [finished_at(place) for place in places]
     if suite is None:
         chosen = every
     else:
@@ -89,7 +89,8 @@ def checkpoint_of(folder: Path) -> str:
     return match[0] if match else ""
 
 
-def _finished(place: Path) -> list[Path]:
+def finished_at(place: Path) -> list[Path]:
+    """The finished evaluations at one place; ``RunFolderError`` for one that cannot be read."""
     if (place / "identity.json").is_file():
         return [place]
     if not place.is_dir():

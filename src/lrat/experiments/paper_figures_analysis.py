@@ -18,7 +18,7 @@ from lrat.experiments.analysing_store import (
     VULNERABILITY,
 )
 from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import read_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_json, trouble
 from lrat.reporting.figures import Agreement, View, tail_words
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -46,13 +46,28 @@ class StoredAnalysis:
                 f"{folder} is no finished analysis: run `lrat analyse` on its run again, it "
                 "continues by itself"
             )
-        return StoredAnalysis(
+        stored = StoredAnalysis(
             folder=folder,
             summary=_json(folder / SUMMARY),
             overlap=_json(folder / OVERLAP),
             views=views,
             embedding=_table(folder, EMBEDDING),
         )
+        try:
+            stored._check()
+        except NOT_AS_WRITTEN:
+            raise RunFolderError(
+                f"{folder} holds no analysis as `lrat analyse` writes it; {_CURE}"
+            ) from None
+        return stored
+
+    def _check(self) -> None:
+        """One of ``NOT_AS_WRITTEN`` for what captions and searches cannot be made of."""
+        captions = [self.ties, *map(str, self.agreements), histogram_caption(self)]
+        captions += [] if self.embedding is None else [agreement_caption(self, 0)]
+        if not all(captions) or not isinstance(self.summary["identity"], dict):
+            raise ValueError("no caption")
+        int(self.summary["images"]), int(self.summary["of"])
 
     @property
     def tops(self) -> dict[str, npt.NDArray[np.bool_]]:

@@ -8,7 +8,7 @@ from lrat.acceleration import Choices, View, describe
 from lrat.errors import RunFolderError
 from lrat.experiments.folder import ACCELERATION, OFF
 from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.reading import NOT_AS_WRITTEN, read_json
 
 
 def record_choices(folder: Path, view: nn.Module) -> None:
@@ -36,5 +36,5 @@ def _stored_choices(path: Path, key: str) -> Choices | None:
     try:
         text = read_json(path)[key]
         return None if text == OFF else Choices.parse(text)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, *NOT_AS_WRITTEN):
         raise RunFolderError(f"{path} is damaged: choose another folder") from None

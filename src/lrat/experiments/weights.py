@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from lrat.errors import CheckpointError, ModelError
 from lrat.experiments.folder import BESIDE_TENSORS, WEIGHTS, check_weights
 from lrat.experiments.own_names import without_addresses
-from lrat.reading import open_stored, parse_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, open_stored, parse_json, trouble
+from lrat.text import reason
 from lrat.training.resuming import misfit
 
 _logger = logging.getLogger(__name__)
@@ -100,12 +101,9 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
             beside = parse_json((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
         taken: set[str] = set()
         found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
-    except (
-        *(OSError, SafetensorError, ValueError, LookupError),
-        *(TypeError, AttributeError, RuntimeError),
-    ) as error:
+    except (OSError, RuntimeError, SafetensorError, *NOT_AS_WRITTEN) as error:
         raise CheckpointError(
-            _not_loaded(path) or f"{path} is no safetensors file: {error}"
+            _not_loaded(path) or f"{path} is no safetensors file: {reason(error)}"
         ) from None
     return {**{name: each for name, each in tensors.items() if name not in taken}, **found}
 

@@ -15,7 +15,8 @@ from lrat.evaluation import EvaluationResult, Outcomes, Suite
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
 from lrat.experiments import build, catalogue
-from lrat.experiments.folder import EVALUATIONS, OFF, evaluated
+from lrat.experiments.folder import OFF, evaluated
+from lrat.experiments.found import finished_at
 from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.experiments.suite_names import check_suite
@@ -175,10 +176,9 @@ def _finished(run: Path, subject: Subject, suite_name: str | None) -> list[Path]
     wanted: dict[str, str] = {**subject.identity, "data": subject.test.digest()}
     if suite_name is not None:
         wanted["suite"] = suite_name
-    places = [path.parent for path in sorted((run / EVALUATIONS).glob("*/summary.json"))]
     return [
         folder
-        for folder in places
+        for folder in finished_at(run)
         if all(evaluated(folder, key) == value for key, value in wanted.items())
         and own_folder(folder, subject.identity, subject.program) == folder
     ]

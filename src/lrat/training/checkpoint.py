@@ -22,7 +22,7 @@ from lrat import __version__
 from lrat.checks import checked
 from lrat.errors import CheckpointError
 from lrat.files import discard, remove_leftovers, write_together
-from lrat.reading import open_stored
+from lrat.reading import listed, open_stored, trouble
 from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
@@ -236,8 +236,14 @@ class Checkpoints:
 
     def _names(self) -> list[Name]:
         """Those that have a description, oldest first."""
-        found = (Name.parse(path.stem) for path in self.folder.glob("epoch-*.json"))
+        found = (Name.parse(path.stem) for path in self._files("epoch-*.json"))
         return sorted(name for name in found if name is not None)
+
+    def _files(self, names: str) -> list[Path]:
+        try:
+            return listed(self.folder, names)
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} {trouble(error)}; make it readable") from None
 
     def _describe(self, name: Name) -> Description:
         path = self._described(name)
@@ -296,7 +302,7 @@ class Checkpoints:
             if name not in kept:
                 discard(self._described(name))
         payloads = {self._payload(name) for name in kept}
-        for path in self.folder.glob("epoch-*.pt"):
+        for path in self._files("epoch-*.pt"):
             if path not in payloads:
                 discard(path)
         remove_leftovers(self.folder)

@@ -66,9 +66,27 @@ class EpochRecord:
         """The record that a line of ``metrics.jsonl`` holds; ``ValueError`` for a damaged one."""
         values = parse_object(line)
         try:
-            return cls(**values | {"notices": tuple(values.get("notices", ()))})
-        except TypeError as error:
+            record = cls(**values | {"notices": tuple(values.get("notices", ()))})
+            record._check()
+            return record
+        except (AttributeError, TypeError) as error:
             raise ValueError(f"is no record of an epoch ({error})") from None
+
+    def _check(self) -> None:
+        """``TypeError`` or ``AttributeError`` for values that no epoch has."""
+        tables = (self.passes, self.validation, self.monitor, self.average, self.probe)
+        counts = (self.epoch, self.steps, self.images, self.fallbacks, self.skipped)
+        times = (self.seconds, self.evaluation_seconds, self.images_per_second)
+        numbers = [self.loss, self.robust_accuracy, self.clean_accuracy]
+        numbers += [value for each in (*tables, *self.terms.values()) for value in each.values()]
+        texts = [text for notice in self.notices for text in notice.values()]
+        if not (
+            all(type(each) is int and each >= 0 for each in counts)
+            and all(type(each) in {int, float} for each in (self.lr, *times))
+            and all(each is None or type(each) in {int, float} for each in numbers)
+            and all(isinstance(each, str) for each in texts)
+        ):
+            raise TypeError("a value is not of its kind")
 
 
 def _finite(value: Any) -> Any:

@@ -7,12 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, NonFiniteError, UnknownNameError
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.training.metrics import EpochRecord, MetricsFile
 from lrat.training.recorder import WeightRecorder
 from lrat.training.state import RunState
 from lrat.training.watch import Best, choose
-
-_NOT_A_STATE = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def take_over(
@@ -47,7 +46,7 @@ def take_over(
             [EpochRecord.from_json(line) for line in lines],
         )
         recorder.load_state_dict(saved["recorder"])
-    except _NOT_A_STATE as error:
+    except (RuntimeError, *NOT_AS_WRITTEN) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise CheckpointError(
             f"the newest checkpoint in {folder} is no state of a run that this version of lrat "

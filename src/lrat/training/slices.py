@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.training.description import DamagedError
 
 _HALF = "half"
@@ -54,7 +55,7 @@ def restored(state: Mapping[str, Any]) -> dict[str, Any]:
             "model": _widened(state["model"], {}),
             "average": _widened(state.get("average"), {}),
         }
-    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+    except (RuntimeError, *NOT_AS_WRITTEN) as error:
         raise DamagedError("its weights are of no portable checkpoint") from error
 
 

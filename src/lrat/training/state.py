@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.text import reason
 from lrat.training.averaging import WeightAverage
 from lrat.training.guards import Guards
@@ -138,7 +139,7 @@ def reported(saved: Mapping[str, Any]) -> dict[str, Any]:
         average = saved.get("average")  # absent in older checkpoints
         for name, value in ({} if average is None else average["values"]).items():
             weights[name].copy_(value)  # in place: tied weights share their memory
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, *NOT_AS_WRITTEN) as error:
         raise CheckpointError(
             f"the checkpoint holds no model ({type(error).__name__}: {reason(error)}): choose "
             "another checkpoint"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from lrat.errors import DataError
+from lrat.reading import NOT_AS_WRITTEN
 
 Status = Literal["passed", "not run", "suspicious", "failed"]
 """From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;
@@ -74,7 +75,7 @@ class Panel:
                 notes=tuple(map(str, values.get("notes", ()))),
             )
             known = all(check.status in _ORDER for check in checks)
-        except (KeyError, TypeError, ValueError) as error:
+        except NOT_AS_WRITTEN as error:
             raise DataError(
                 f"this is no masking panel ({type(error).__name__}: {error}): run the checks again"
             ) from None

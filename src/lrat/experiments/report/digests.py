@@ -14,7 +14,7 @@ from lrat.experiments.folder import (
     check_weights,
 )
 from lrat.experiments.report.reading import Folder, at
-from lrat.reading import open_stored, parse_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, listed, open_stored, parse_json, trouble
 
 _KINDS = {
     "F64": "torch.float64",
@@ -38,7 +38,12 @@ def digests(home: Folder) -> dict[str, str]:
     weights = _of_weights(home)
     if weights is not None:
         found["weights"] = weights
-    for path in sorted((home.path / CHECKPOINTS).glob("*.json"))[-1:]:
+    try:
+        checkpoints = listed(home.path / CHECKPOINTS, "*.json")
+    except OSError as error:
+        home.tell(f"{home.path / CHECKPOINTS} {trouble(error)}.")
+        checkpoints = []
+    for path in checkpoints[-1:]:
         identity = at(Folder(path.parent, home.problems).json(path.name), "identity")
         if isinstance(identity, str):
             found["configuration"] = identity
@@ -61,7 +66,7 @@ def _of_weights(home: Folder) -> str | None:
     except OSError as error:
         home.tell(f"{path} {trouble(error)}.")
         return None
-    except (ValueError, KeyError, TypeError):
+    except NOT_AS_WRITTEN:
         home.tell(f"{path} is damaged: train the run again, or bring it back.")
         return None
 

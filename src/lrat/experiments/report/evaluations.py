@@ -16,6 +16,7 @@ from lrat.experiments.report.commands import evaluate_command
 from lrat.experiments.report.places import Place
 from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.verdicts import Verdicts, count_right, read_verdicts
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
 
 _DIGITS = 12
@@ -63,7 +64,7 @@ def read_evaluations(
     for folder in place.evaluations:
         try:
             read = _read(place, Folder(folder, home.problems), threat, digest, data)
-        except (LratError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LratError, OSError, *NOT_AS_WRITTEN) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             if not isinstance(error, LratError):
                 reason = f"{folder / SUMMARY} or {IDENTITY} is not as it was written ({reason})"

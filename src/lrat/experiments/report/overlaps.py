@@ -11,6 +11,7 @@ from lrat.evaluation.outcomes import NATURAL
 from lrat.experiments.analysing_store import ANALYSES, OVERLAP, SUMMARY
 from lrat.experiments.report.evaluations import Evaluated
 from lrat.experiments.report.reading import Folder
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.reporting.report.records import OverlapRecord
 
 _VIEWS = {"v_gd": "V_GD", "v_pgd": "V_PGD", "v_cw": "V_CW"}
@@ -20,14 +21,14 @@ _PAIRS = {"v_gd-v_cw": (0, 2), "v_gd-v_pgd": (0, 1), "v_pgd-v_cw": (1, 2)}
 def analysed(home: Folder) -> list[OverlapRecord]:
     """The most vulnerable images by view, as each analysis in the run's folder found them."""
     found = []
-    for path in sorted((home.path / ANALYSES).glob(f"*/{SUMMARY}")):
+    for path in home.inside(ANALYSES, SUMMARY):
         folder = Folder(path.parent, home.problems)
         summary, stored = folder.json(SUMMARY), folder.json(OVERLAP)
         if not summary or not stored:
             continue
         try:
             found.append(_of_views(path.parent, summary, stored))
-        except (KeyError, TypeError, ValueError):
+        except NOT_AS_WRITTEN:
             folder.tell(f"{path.parent / OVERLAP} is no overlap of views, so it is left out.")
     return found
 

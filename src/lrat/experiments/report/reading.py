@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrat.reading import CHECKSUM, parse_object, read_json, read_text, read_yaml, trouble
+from lrat.reading import CHECKSUM, listed, parse_object, read_json, read_text, read_yaml, trouble
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,15 @@ class Folder:
                 if row.strip() and (number < len(rows) or CHECKSUM in row):
                     self.tell(f"Line {number} of {self.path / name} is damaged and left out.")
         return found
+
+    def inside(self, folder: str, name: str) -> list[Path]:
+        """The files of this name in the folders that ``folder`` holds; none where it is missing."""
+        try:
+            found = listed(self.path / folder)
+            return [path for each in found if (path := each / name).is_file()]
+        except OSError as error:
+            self._leave_out(folder, error)
+            return []
 
 
 def at(values: Mapping[str, Any], *keys: str) -> Any:

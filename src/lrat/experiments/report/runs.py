@@ -17,6 +17,7 @@ from lrat.experiments.report.overlaps import analysed, fooled
 from lrat.experiments.report.places import Place
 from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.stored import curves, masking, weights
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.reporting.report.records import RunRecord, State
 
 _UNKNOWN = "unknown"
@@ -89,7 +90,7 @@ def collect_run(place: Place) -> Collected:
 def _train_command(home: Folder, config: Mapping[str, Any]) -> list[str]:
     try:
         return [train_command(config, home.path)] if config else []
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except NOT_AS_WRITTEN:
         home.tell(f"{home.path / CONFIG} holds no settings of a run, so its command is left out.")
         return []
 

@@ -9,6 +9,7 @@ from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight
 from lrat.errors import LratError
 from lrat.experiments.folder import CURVE, CURVES, PANEL, RECORDED
 from lrat.experiments.report.reading import Folder, number
+from lrat.reading import NOT_AS_WRITTEN
 from lrat.reporting.report.records import (
     CheckRecord,
     CheckStatus,
@@ -31,7 +32,7 @@ def masking(folder: Folder) -> MaskingRecord | None:
         statuses = [check.status for check in checks]
         worst = max(statuses, key=_FROM_BEST.index, default=_FROM_BEST[1])
         return MaskingRecord(status=worst, n=int(stored["n"]), checks=checks)
-    except (KeyError, TypeError, ValueError):
+    except NOT_AS_WRITTEN:
         folder.tell(f"{folder.path / PANEL} is no masking panel, so it is left out.")
         return None
 
@@ -52,14 +53,14 @@ def _check(values: Mapping[str, Any]) -> CheckRecord:
 def curves(home: Folder) -> list[CurveRecord]:
     """The security curves that `lrat curve` finished in a run's folder."""
     found = []
-    for path in sorted((home.path / CURVES).glob(f"*/{CURVE}")):
+    for path in home.inside(CURVES, CURVE):
         folder = Folder(path.parent, home.problems)
         stored = folder.json(CURVE)
         if not stored:
             continue
         try:
             found.append(_curve(stored))
-        except (KeyError, TypeError, ValueError):
+        except NOT_AS_WRITTEN:
             folder.tell(f"{path} is no security curve, so it is left out.")
     return found
 

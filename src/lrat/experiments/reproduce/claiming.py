@@ -62,7 +62,10 @@ def read_preset(out: Path) -> dict[str, Any]:
     """What ``preset.json`` says: ``preset``, ``set``, ``settings`` and ``digest``."""
     path = out / PRESET
     try:
-        return read_json(path)
+        preset = read_json(path)
+        if not _is_preset(preset):
+            raise ValueError("is no preset")
+        return preset
     except FileNotFoundError:
         raise RunFolderError(
             f"{out} is no folder of `lrat reproduce`: it has no {PRESET}; make a table there first"
@@ -71,6 +74,16 @@ def read_preset(out: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{path} is damaged: remove it, and the same command writes it anew"
         ) from None
+
+
+def _is_preset(values: Mapping[str, Any]) -> bool:
+    changed, settings = values.get("set"), values.get("settings")
+    return (
+        all(isinstance(values.get(name), str) for name in ("preset", "about", "digest"))
+        and isinstance(changed, list)
+        and all(isinstance(each, str) for each in changed)
+        and isinstance(settings, dict)
+    )
 
 
 def _of_methods(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What finished runs left behind: results, costs, masking, read from their folders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import weights_digest
-from lrat.reading import parse_object, read_json, read_text, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_json, read_text, trouble
 from lrat.text import reason
+from lrat.training import EpochRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
     """A record per epoch. Raises ``RunFolderError`` where there are none that can be read."""
     path = run / "metrics.jsonl"
     try:
-        records = [parse_object(line) for line in read_text(path).splitlines()]
+        records = [asdict(EpochRecord.from_json(line)) for line in read_text(path).splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({reason(error)}): train the run again"
@@ -178,7 +179,7 @@ def reported_epoch(run: Path, checkpoint: str) -> int:
         return int(checkpoint.removeprefix("epoch-"))
     try:
         return int(_json(run / MODEL)["selected_epoch"])
-    except (KeyError, TypeError, ValueError):
+    except NOT_AS_WRITTEN:
         raise RunFolderError(f"{run / MODEL} names no epoch: train the run again") from None
 
 

@@ -11,7 +11,7 @@ from lrat.experiments.lock import alone
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
 from lrat.files import write_json, write_text
-from lrat.reading import read_json
+from lrat.reading import NOT_AS_WRITTEN, read_json
 from lrat.reporting.tables import to_markdown
 
 _TOLD = ("threat", "data", "model", "training", "attack")
@@ -36,10 +36,7 @@ def readme(out: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """What the folder holds and how it was made, in Markdown."""
     preset = read_preset(out)
     made = [["what", "finished", "took s", "command", "of"]]
-    made += [
-        [name, entry["finished"], str(entry["seconds"]), f"`{entry['command']}`", entry["about"]]
-        for name, entry in sorted(entries.items())
-    ]
+    made += [_row(name, entry) for name, entry in sorted(entries.items())]
     changed = ", ".join(f"`{each}`" for each in preset["set"])
     runs = finished_runs(out)
     seeds: dict[str, list[int]] = {}
@@ -72,13 +69,21 @@ def readme(out: Path, entries: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    finished, command, about = (str(entry[key]) for key in ("finished", "command", "about"))
+    return [name, finished, str(entry["seconds"]), f"`{command}`", about]
+
+
 def _entries(out: Path) -> dict[str, dict[str, Any]]:
     path = out / HISTORY
     if not path.is_file():
         return {}
     try:
-        return read_json(path)
-    except (OSError, ValueError):
+        entries = read_json(path)
+        for entry in entries.values():
+            _row("", entry)
+        return entries
+    except (OSError, *NOT_AS_WRITTEN):
         raise RunFolderError(f"{path} is damaged: remove it, it is begun anew") from None
 
 
