@@ -153,7 +153,9 @@ def explains(runs: Runs) -> Found:
 def analyses(runs: Runs) -> Found:
     found = analyse_run(runs.run, ANALYSIS)
     notes = [str(note) for note in found.summary["notes"]]
-    summary = {k: v for k, v in found.summary.items() if k not in {"seconds", "notes"}}
+    summary = dict(found.summary)
+    for name in ("seconds", "notes", "environment"):
+        del summary[name]
     views = {name: column.tolist() for name, column in found.views.items()}
     weights = {name: column.tolist() for name, column in (found.weights or {}).items()}
     return json.dumps([summary, found.overlap, views, weights], default=str), notes

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lrat.errors import LratError, RunFolderError, UnknownNameError
 from lrat.experiments import paper_figures_needs as needs
+from lrat.experiments.config import load_config, read_settings
 from lrat.experiments.paper_figures import (
     analyses_needed,
     evaluations_needed,
@@ -163,6 +164,10 @@ def test_seeds_tested_on_the_same_fold_are_no_more_images(own: Path) -> None:
     folder = run_folder(own, "sat", 1)
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("\nseed: 1", "\nseed: 5"))
+    about = folder / "model.json"
+    write_json(
+        about, {**read_json(about), "configuration": load_config(read_settings(config)).digest()}
+    )
     for seed in (0, 1):
         note_accuracy(run_folder(own, "sat", seed), 0.5, 0.5, 0.5)
     np.testing.assert_allclose(widths(own, 2), widths(own, 1))
@@ -271,8 +276,10 @@ def test_what_does_nothing_is_refused_before_anything_is_trained(
 
 def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(analysed, tmp_path / "digits"))
-    mine, other = (run_folder(folder, "sat", seed) / "model.safetensors" for seed in (0, 1))
-    shutil.copy(other, mine)
+    mine, other = (run_folder(folder, "sat", seed) for seed in (0, 1))
+    shutil.copy(other / "model.safetensors", mine)
+    digest = read_json(other / "model.json")["sha256"]
+    write_json(mine / "model.json", {**read_json(mine / "model.json"), "sha256": digest})
     with pytest.raises(RunFolderError, match="needs an analysis"):
         make_figure("figure3", folder)
 

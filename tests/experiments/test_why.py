@@ -9,6 +9,7 @@ import pytest
 from experiments.commands import contents, done, lrat
 from experiments.own import write_npz
 from lrat.evaluation import EvaluationResult
+from lrat.evaluation.merging import complete
 from lrat.experiments.why import explain
 from lrat.files import read_table, write_table
 
@@ -54,8 +55,14 @@ def test_a_stored_verdict_that_differs_is_named(run: Path) -> None:
     right = int(clean.index[~clean.fooled][0])
     (part,) = run.glob("evaluations/*/outcomes/pgd-20-*.parquet")
     columns = {name: column.copy() for name, column in read_table(part).items()}
-    columns["fooled"] = ~columns["fooled"]
+    at = columns["index"] == right
+    label, fooled = columns["label"][at], ~columns["fooled"][at]
+    columns["fooled"][at] = fooled
+    columns["prediction"][at] = np.where(fooled, (label + 1) % 10, label)
+    columns["margin"][at] *= -1
     write_table(part.with_suffix(""), columns)
+    (part.parent.parent / "summary.json").unlink()
+    complete(part.parent.parent)
     out = done("why", run, right)
     assert "pgd-20: the stored verdict is" in out
     assert "every verdict is the stored one" not in out
