@@ -336,7 +336,7 @@ def test_what_is_looked_at_before_changes_no_number_of_a_model_that_remembers(
     for settings in ({}, {"acceleration": "off"}, {"folder": tmp_path}):
         model = Remembering(replaces=replaces).eval()
         result = lrat.evaluate(model, (IMAGES, LABELS), threat=THREAT, suite=SUITE, **settings)
-        assert any("buffers" in note for note in result.notes)
+        assert ["buffers" in note for note in result.notes] == [True]
         assert not model.calls
         found.append(result.outcomes.margin)
     assert np.allclose(found[0], found[1], atol=1e-4)
@@ -349,3 +349,10 @@ def test_checking_a_view_changes_no_buffer(replaces: bool) -> None:
     view = lrat.accelerate(model, IMAGES)
     assert view.check() == ()
     assert not model.calls
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_model_that_remembers_is_not_taken_for_a_random_one(replaces: bool, count: int) -> None:
+    (note,) = notes(Remembering(replaces=replaces).eval(), IMAGES[:count])
+    assert "writes into its buffers" in note
