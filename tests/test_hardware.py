@@ -153,3 +153,23 @@ def test_recurrent_layers_are_attacked_without_cudnn() -> None:
     assert torch.backends.cudnn.enabled
     with differentiable(nn.Flatten()):
         assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize(
+    "setting", [full_float32, lambda: differentiable(nn.LSTM(2, 2, device="meta"))]
+)
+def test_threads_that_meet_inside_leave_the_settings_as_they_were(setting: Any) -> None:
+    """The second one enters before the first leaves, and leaves after it."""
+
+    def now() -> Any:
+        return (state() if NEW else None, BACKENDS.cudnn.enabled)
+
+    before = now()
+    first, second = setting(), setting()
+    first.__enter__()
+    inside = now()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert now() == inside != before
+    second.__exit__(None, None, None)
+    assert now() == before

@@ -1,7 +1,8 @@
 """What a device computes with, where a model lies, and how it comes to another device."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,33 +13,47 @@ from lrat.errors import ModelError, in_one_line
 _FULL = "ieee"
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
+class _Shared:
+    """A setting of the whole process, changed while any thread is inside, then as it was before."""
+
+    def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
+        self._change = change
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo: Callable[[], None] | None = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._undo = self._change()
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside and self._undo is not None:
+                    self._undo()
+
+
+def full_float32() -> AbstractContextManager[None]:
     """Without TF32 or bfloat16 inside float32 operations, however the user allowed them.
 
     TF32 keeps 10 bits of a float32's 23, and is cuDNN's default. The settings are as before
     afterwards, also where they were made by ``torch.set_float32_matmul_precision``.
     """
+    return _IN_FULL()
+
+
+def _use_full() -> Callable[[], None]:
+    before = float32_settings()
     holders = _holders()
-    if holders:
-        before = [holder.fp32_precision for holder in holders]
-        try:
-            for holder in holders:
-                holder.fp32_precision = _FULL
-            yield
-        finally:
-            for holder, value in zip(holders, before, strict=True):
-                holder.fp32_precision = "none"  # as the setting for all backends says
-                if holder.fp32_precision != value:
-                    holder.fp32_precision = value
-        return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    flags = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32 = matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = flags
+    for holder in holders:
+        holder.fp32_precision = _FULL
+    if not holders:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return lambda: set_float32(before, inherited=True)
 
 
 def float32_settings() -> tuple[Any, ...]:
@@ -49,12 +64,14 @@ def float32_settings() -> tuple[Any, ...]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
-def set_float32(settings: tuple[Any, ...]) -> None:
-    """What ``float32_settings`` gave."""
+def set_float32(settings: tuple[Any, ...], *, inherited: bool = False) -> None:
+    """What ``float32_settings`` gave; ``inherited``: first as the setting for all backends says."""
     holders = _holders()
     if not holders:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = settings
     for holder, value in zip(holders, settings, strict=False):
+        if inherited:
+            holder.fp32_precision = "none"
         if holder.fp32_precision != value:
             holder.fp32_precision = value
 
@@ -71,15 +88,19 @@ def _holders() -> list[Any]:
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
     """cuDNN off for a model with recurrent layers: it refuses their backward in eval mode."""
+    recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
+    with _WITHOUT_CUDNN() if recurrent else nullcontext():
+        yield
+
+
+def _leave_cudnn() -> Callable[[], None]:
     cudnn: Any = torch.backends.cudnn
-    if not cudnn.enabled or not any(isinstance(part, nn.RNNBase) for part in model.modules()):
-        yield
-        return
+    before = cudnn.enabled
     cudnn.enabled = False
-    try:
-        yield
-    finally:
-        cudnn.enabled = True
+    return lambda: setattr(cudnn, "enabled", before)
+
+
+_IN_FULL, _WITHOUT_CUDNN = _Shared(_use_full), _Shared(_leave_cudnn)
 
 
 def device_of(model: nn.Module) -> torch.device | None:

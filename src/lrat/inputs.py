@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lrat.checks import shown
+from lrat.checks import MODULE, shown
 from lrat.errors import DataError, ModelError
 
 _logger = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ def _stacked(what: str, values: Any) -> Tensor:
 def _array(what: str, values: Any) -> npt.NDArray[Any]:
     try:
         array = np.asarray(values)
+        if np.ma.is_masked(values):
+            raise TypeError
         # Python's numbers in an array of objects, as data frames hold them.
         return np.asarray(array.tolist()) if array.dtype == object else array
     except Exception:
@@ -187,6 +189,12 @@ def channels_cure(shape: Sequence[int]) -> str:
     if channels == 4:
         return "; if the fourth channel is alpha, leave it out: images[:, :3]"
     return "" if channels in (1, 3) else f"; the images have {channels} channels"
+
+
+def check_module(model: Any) -> None:
+    """``SettingError`` for a model that is none; one on 'meta' may be counted."""
+    if not isinstance(model, nn.Module):
+        MODULE("model", model)
 
 
 def entering(images: Any, labels: Any) -> tuple[Tensor, Tensor, int]:

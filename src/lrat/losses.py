@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import FunctionType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor
 
 from lrat.checks import shown
-from lrat.errors import SettingError
+from lrat.errors import LratError, SettingError, in_one_line
+from lrat.outputs import is_memory_error
 from lrat.types import Labels, Logits, PerExample
 
 _logger = logging.getLogger(__name__)
@@ -31,13 +33,10 @@ class Prepared:
     context: tuple[Tensor, ...]
 
     def __call__(self, logits: Logits) -> PerExample:
-        losses = self.function(logits.float(), *self.context)
-        if losses.shape != logits.shape[:1]:
-            raise SettingError(
-                f"loss {getattr(self.function, '__name__', self.function)!r} returned shape "
-                f"{tuple(losses.shape)} for {len(logits)} images: return one value per image "
-                "(reduction='none')"
-            )
+        logits = logits.float()
+        if not _is_ours(self.function):
+            return _of_a_user(self.function, logits, self.context)
+        losses: Tensor = self.function(logits, *self.context)
         return losses
 
     def select(self, rows: Tensor) -> "Prepared":
@@ -56,6 +55,42 @@ class Prepared:
             return Prepared(together, (together.rows,))
         contexts = zip(*(part.context for part in parts), strict=True)
         return Prepared(parts[0].function, tuple(torch.cat(tensors) for tensors in contexts))
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    """Whether it is written here; a closure of ours wraps a function of the user's."""
+    if not isinstance(function, FunctionType):
+        return isinstance(function, _EachOnItsRows | SmoothedCrossEntropy)
+    return function.__module__.startswith("lrat.") and function.__closure__ is None
+
+
+def _of_a_user(
+    function: Callable[..., Any], logits: Tensor, context: tuple[Tensor, ...]
+) -> PerExample:
+    """Float32 [B] of a function that is not ours, which gets logits of its own to write into.
+
+    Where a loss is NaN or infinite its gradient is NaN, so that attacks do not stand still there
+    without a word: a constant has the gradient 0.
+    """
+    name = f"loss {getattr(function, '__name__', function)!r}"
+    try:
+        losses = function(logits.clone(), *context)
+    except Exception as error:
+        if isinstance(error, LratError) or is_memory_error(error):
+            raise
+        raise SettingError(
+            f"{name} fails on {len(logits)} images: {in_one_line(error)}; it is called with "
+            "(logits, labels) and must return one value per image"
+        ) from error
+    is_tensor = isinstance(losses, Tensor) and not losses.is_complex()
+    if not is_tensor or losses.shape != logits.shape[:1]:
+        text = f"shape {tuple(losses.shape)}" if is_tensor else shown(losses)
+        raise SettingError(
+            f"{name} returned {text} for {len(logits)} images: return one value per image "
+            "(reduction='none')"
+        )
+    found: Tensor = losses.float()
+    return found * (1 + 0 * logits.sum(1)) if found.requires_grad else found
 
 
 class _EachOnItsRows:
@@ -131,7 +166,7 @@ class Untargeted(_Named):
     targeted = False
 
     def __call__(self, logits: Logits, labels: Labels) -> PerExample:
-        return self.function(logits.float(), labels)
+        return self.prepare(labels)(logits)
 
     def prepare(
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None

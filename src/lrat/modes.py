@@ -163,7 +163,7 @@ def ordinary(value: Any) -> Any:
 
 @contextmanager
 def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[list[str]]:
-    """Parameters and buffers, or buffers alone, are afterwards what they were before.
+    """Parameters, buffers, submodules and hooks, or buffers alone, are afterwards what they were.
 
     The list that is given holds afterwards the names of those that had to be put back.
     """
@@ -176,13 +176,47 @@ def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[li
     ]
     changed: list[str] = []
     try:
-        yield changed
+        with nullcontext() if buffers_only else _structure_kept(model, changed):
+            yield changed
     finally:
         with torch.inference_mode(False), torch.no_grad():
             same = _all_equal([(value, copy) for *_, value, copy in kept])
             for path, tensors, name, value, copy in kept:
                 if _put_tensor_back(tensors, name, value, copy, is_equal=same):
                     changed.append(path)
+
+
+@contextmanager
+def _structure_kept(model: nn.Module, changed: list[str]) -> Iterator[None]:
+    """Submodules, hooks and a forward that was put in the place of the class's are afterwards as
+    they were; ``changed`` gets the names of what was not. What one of our views consists of, it
+    changes itself."""
+    kept = [
+        (f"{path}.{name}".lstrip("."), table, dict(table))
+        for path, module in model.named_modules()
+        for name, table in vars(module).items()
+        if isinstance(table, dict)
+        and (name.endswith("_hooks") or (name == "_modules" and not _is_ours(module)))
+    ]
+    forwards = [(module, vars(module).get("forward")) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for path, table, before in kept:
+            if table.keys() != before.keys() or any(table[key] is not before[key] for key in table):
+                changed.append(path)
+                table.clear()
+                table.update(before)
+        for module, forward in forwards:
+            if vars(module).get("forward") is not forward:
+                changed.append("forward")
+                vars(module).pop("forward", None)
+                if forward is not None:
+                    vars(module)["forward"] = forward
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("lrat.acceleration")
 
 
 def _put_tensor_back(
@@ -196,8 +230,10 @@ def _put_tensor_back(
     now = tensors.get(name)
     if isinstance(now, Tensor) and now.device != value.device:
         value, copy, is_equal = now, copy.to(now.device), False
-    is_changed = not (is_equal or equal(value, copy))
-    if is_changed:
+    is_changed = value.dtype != copy.dtype or not (is_equal or equal(value, copy))
+    if value.dtype != copy.dtype:  # as model.half() leaves it
+        value.data = copy
+    elif is_changed:
         value.copy_(copy)
     if now is not value:
         tensors[name] = value

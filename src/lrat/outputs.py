@@ -89,6 +89,8 @@ class failing_in_one_line:  # noqa: N801 - a context manager; a generator would 
         cure = float_cure(self._model) or (
             "; call it on such a batch by itself to see where it fails, or pass another batch_size"
         )
+        if "does not require grad" in str(error) and not torch.is_grad_enabled():
+            cure = "; answers are asked for without gradients: use torch.enable_grad() in forward"
         raise ModelError(
             f"the model fails on {count} images {shape}: {in_one_line(error)}{cure}"
         ) from error

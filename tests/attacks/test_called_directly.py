@@ -102,6 +102,25 @@ for model, inputs in ((flat, torch.rand(4, 6)), (sequence, torch.rand(4, 2, 3)))
         others[0](model, inputs, y % 3)
     except LratError as error:
         assert "[B C H W]" in str(error)
+logits = torch.zeros(4, 5)
+wrong = [("net", {}), (lambda images: net(images), {}), (None, {}), (nn.Linear, {})]
+wrong += [(net, {"clean_logits": value}) for value in ("x", logits[:3], logits.long(), logits[0])]
+for attack in [*attacks, others[0], others[1]]:
+    for model, named in wrong:
+        try:
+            attack(model, x, y, **named)
+        except LratError as error:
+            assert len(str(error).splitlines()) == 1 and ("model" in str(error))
+        else:
+            print(type(attack).__name__, "accepts", model, named)
+try:
+    others[2](lambda images: net(images), x, y)
+except LratError as error:
+    assert "nn.Module" in str(error)
+plain = [attack(net, x, y).images for attack in [*attacks, *others]]
+torch.set_default_dtype(torch.float64)
+for attack, images in zip([*attacks, *others], plain):
+    assert torch.equal(attack(net, x, y).images, images), attack
 """
 
 

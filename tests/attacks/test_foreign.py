@@ -173,7 +173,36 @@ def replacing(model, images, labels):
     return images
 
 
-@pytest.mark.parametrize("function", [in_training, writing_data, writing_in_place, replacing])
+def in_half(model, images, labels):
+    model.half()
+    return images
+
+
+def leaving_a_hook(model, images, labels):
+    model.norm.register_forward_hook(lambda module, given, output: 0 * output)
+    return images
+
+
+def leaving_a_backward_hook(model, images, labels):
+    model.head.register_full_backward_hook(lambda module, given, gradients: (0 * given[0],))
+    return images
+
+
+def without_head(model, images, labels):
+    model.head = nn.Identity()
+    return images
+
+
+def with_a_forward_of_its_own(model, images, labels):
+    model.forward = lambda images: torch.zeros(len(images), 3)
+    return images
+
+
+CHANGING = [in_training, writing_data, writing_in_place, replacing, in_half, leaving_a_hook]
+CHANGING += [leaving_a_backward_hook, without_head, with_a_forward_of_its_own]
+
+
+@pytest.mark.parametrize("function", CHANGING)
 def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, caplog):
     model = seeded(0, Counted).eval()
     tensors = [*model.parameters(), *model.buffers()]
@@ -192,6 +221,36 @@ def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, capl
     now = [*model.parameters(), *model.buffers()]
     assert all(value is other for value, other in zip(now, tensors, strict=True))
     assert all(torch.equal(value, copy) for value, copy in zip(now, before, strict=True))
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    parts = [model, *model.children()]
+    assert not any(part._forward_hooks or part._backward_hooks for part in parts)
+    assert "forward" not in vars(model)
+
+
+class Kept:
+    """An attack of the protocol that returns images, as a function does."""
+
+    provides, needs_clean = frozenset(), False
+
+    def __call__(self, model, images, labels, *, noise=None, clean_logits=None):
+        return images
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda model, images, labels: images.to_sparse(),
+        lambda model, images, labels: images.to("meta"),
+        lambda model, images, labels: images.to(torch.complex64),
+        Kept(),
+    ],
+)
+def test_images_of_another_kind_are_one_line(attack):
+    model = seeded(0, Counted).eval()
+    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    data, suite = (images, model(images).argmax(1)), custom(THREAT, {"a": attack})
+    with pytest.raises(SettingError, match=r"^.* returned [^\n]*images[^\n]*$"):
+        lrat.evaluate(model, data, threat=THREAT, suite=suite)
 
 
 class Centring(nn.Module):

@@ -118,6 +118,15 @@ class HalfInside(Net):
         return logits.float()
 
 
+class HalfCheckpointed(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return checkpoint(self._inside, images, use_reentrant=True)
+
+    def _inside(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            return Net.forward(self, images).float()
+
+
 class HalfWeights(Net):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.half())
@@ -139,7 +148,8 @@ ATTACKS: dict[str, Attack] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-@pytest.mark.parametrize("kind", [HalfOut, HalfInside, HalfWeights])
+@pytest.mark.parametrize("kind", [HalfOut, HalfInside, HalfCheckpointed, HalfWeights])
+@pytest.mark.usefixtures("checkpoints_are_quiet")
 def test_attacks_through_float16_find_what_they_find_in_float32(
     kind: type[Net], attack: Attack, weights: dict[str, Tensor]
 ) -> None:

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, prune
 import lrat
 from builders import seeded
 from evaluation.parts import THREAT, batches_of
+from lrat.acceleration import accelerate
 from lrat.attacks import PGD
 from lrat.errors import ModelError
 from lrat.evaluation import custom, evaluate_suite
@@ -141,6 +142,20 @@ COMPANY = {
 }
 
 
+def test_rounding_inside_a_model_that_answers_in_float32_is_no_influence() -> None:
+    """What a batch changes in the last of 8 bits says nothing of the images beside it."""
+
+    def rounded(images: Tensor) -> Tensor:
+        return (images * (1 + len(images) * 1e-5)).bfloat16().float()
+
+    def drifting(images: Tensor) -> Tensor:
+        return images * (1 + len(images) * 1e-3)
+
+    assert notes(Changed(before=rounded)) == ()
+    (note,) = notes(Changed(before=drifting))
+    assert "depends on the images beside it" in note
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 40])
 @pytest.mark.parametrize("change", COMPANY.values(), ids=COMPANY)
 def test_answers_that_depend_on_the_other_images(
@@ -204,6 +219,18 @@ def test_train_mode_is_a_note() -> None:
     result = evaluate_suite(model, batches_of(IMAGES, LABELS), suite)
     assert result.notes == (note,)
     assert model.training
+
+
+def test_a_wrapper_around_a_model_in_eval_mode_is_no_note() -> None:
+    wrappers = [
+        nn.DataParallel(fresh()),
+        nn.Sequential(fresh(), nn.Identity()),
+        accelerate(fresh()),
+    ]
+    wrappers += [torch.optim.swa_utils.AveragedModel(fresh())]
+    assert [in_train_mode(model) for model in wrappers] == [()] * 4
+    for model in (nn.Sequential(fresh(), nn.Dropout()), nn.Sequential(fresh(), nn.BatchNorm1d(10))):
+        assert len(in_train_mode(model)) == 1
 
 
 def test_a_look_costs_a_handful_of_forwards() -> None:

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MethodType
@@ -14,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import lrat
+from experiments.commands import contents
 from lrat.attacks import FGSM
-from lrat.errors import RunFolderError
+from lrat.errors import Interrupted, RunFolderError, SettingError
 from lrat.evaluation import custom
 from lrat.evaluation.merging import merge
 from lrat.experiments.users_code import model_from_file
@@ -150,6 +153,50 @@ def test_a_fit_belongs_to_the_weights_that_it_began_with(tmp_path: Path) -> None
         pretrained.head.bias += 0.001
     with pytest.raises(RunFolderError, match=r"other weights, as those of head\.bias"):
         fitted(pretrained, tmp_path, epochs=2)
+
+
+class Stop:
+    def on_step(self, progress: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_epoch(self, record: Any) -> None:
+        return
+
+
+def test_a_script_that_seeds_nothing_continues_what_was_interrupted(tmp_path: Path) -> None:
+    """From the checkpoint, with a note; nothing that is finished, and no other model."""
+    whole, parts = made(), made(seed=2)
+    fitted(whole, tmp_path / "whole", epochs=2)
+    with pytest.raises(Interrupted):
+        fitted(made(), tmp_path / "parts", epochs=2, progress=Stop())
+    with pytest.raises(RunFolderError, match=r"code|layers"):
+        fitted(made(Flip), tmp_path / "parts", epochs=2)
+    result = fitted(parts, tmp_path / "parts", epochs=2)
+    assert "goes on from its checkpoint" in result.notes[-1]
+    found = zip(whole.state_dict().values(), parts.state_dict().values(), strict=True)
+    assert all(torch.equal(value, other) for value, other in found)
+    with pytest.raises(RunFolderError, match="began with other weights"):
+        fitted(made(seed=3), tmp_path / "parts", epochs=2)
+
+
+def test_a_fit_belongs_to_the_parameters_that_learn(tmp_path: Path) -> None:
+    fitted(made(), tmp_path, epochs=1)
+    frozen = made()
+    frozen.hidden.requires_grad_(False)
+    with pytest.raises(RunFolderError, match=r"learns was 4 of 4.* and is 2 of 4"):
+        fitted(frozen, tmp_path, epochs=1)
+
+
+def test_trainings_and_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
+    model = made()
+    fitted(model, tmp_path / "fit", epochs=1)
+    before = contents(tmp_path / "fit")
+    with pytest.raises(SettingError, match="holds a training"):
+        evaluated(model, tmp_path / "fit")
+    assert contents(tmp_path / "fit") == before
+    evaluated(model, tmp_path / "evaluation")
+    with pytest.raises(SettingError, match="holds an evaluation"):
+        fitted(model, tmp_path / "evaluation", epochs=1)
 
 
 def test_rounding_and_ways_of_computing_make_no_other_model(tmp_path: Path) -> None:

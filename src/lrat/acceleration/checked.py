@@ -2,14 +2,15 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrat.acceleration.choosing import choose, describe, disagreement
 from lrat.acceleration.observing import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
-from lrat.checks import MODULE, checked
+from lrat.checks import MODULE, Rule, checked, optional
 from lrat.errors import LratError, NoGradientError, in_one_line
 from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits, is_memory_error
@@ -39,15 +40,16 @@ class CheckedView(View):
         self._asked = choices
         self._probe: Images | None = None
         self._use(PlainView(original))
-        if images is not None:
+        if images is not None and len(images):
             self._begin(images)
+        self.training = False  # a view has no modes
 
     @property
     def is_plain(self) -> bool:
         return self.current.is_plain
 
     def forward(self, images: Images) -> Logits:
-        if self._probe is None:
+        if self._probe is None and len(images):
             self._begin(images)
         while True:
             before = _version(images)
@@ -138,7 +140,23 @@ class CheckedView(View):
         self.choices, self.folded, self.unfolded = view.choices, view.folded, view.unfolded
 
 
-@checked(model=MODULE)
+def _pixels(value: Any) -> Images:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError
+    return value
+
+
+def _choices(value: Any) -> Choices:
+    if not isinstance(value, Choices):
+        raise TypeError
+    return value
+
+
+@checked(
+    model=MODULE,
+    images=optional(Rule(_pixels, "a tensor of images, floats in [0, 1]", "images[:64]")),
+    choices=optional(Rule(_choices, "Choices", "view.choices")),
+)
 def accelerate(
     model: nn.Module, images: Images | None = None, *, choices: Choices | None = None
 ) -> CheckedView:

@@ -183,7 +183,8 @@ class FastView(View):
                 stored: Any = self.fast.get_submodule(pair.layer)
                 to += [stored.weight, stored.bias]
             # One call for all: on a GPU a kernel for many tensors instead of one for each.
-            torch._foreach_copy_(to, of)
+            if to:
+                torch._foreach_copy_(to, of)
         return self
 
     def _copy(self, images: Images) -> None:

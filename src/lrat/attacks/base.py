@@ -4,17 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
-from lrat.inputs import check_logits, entering, labels_up_to
+from lrat.checks import shown
+from lrat.errors import ModelError, SettingError
+from lrat.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.losses import Prepared
 from lrat.modes import evaluating, outside_autocast, recordable
-from lrat.outputs import forward_logits
+from lrat.outputs import forward_logits, logits_of
 from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
@@ -142,6 +144,7 @@ def framed(
     What the caller set is left at the door: autocast, inference mode, the random states, which are
     as before afterwards.
     """
+    check_module(model)
     images, labels, largest = entering(images, labels)
     with (
         labels_up_to(largest),
@@ -159,7 +162,7 @@ def framed(
         if clean_logits is None and needs_clean:
             clean_logits = forward_logits(model, images)
         elif clean_logits is not None:
-            clean_logits = _recordable(clean_logits.detach().float())
+            clean_logits = _recordable(_checked_clean(clean_logits, len(images)))
         if clean_logits is not None:
             check_logits(clean_logits)
         yield Given(images=images, labels=labels, clean=clean_logits)
@@ -191,6 +194,16 @@ class Rows:
             labels=torch.cat([part.labels for part in parts]),
             batch=parts[0].batch,
         )
+
+
+def _checked_clean(logits: Any, count: int) -> Tensor:
+    try:
+        return logits_of(logits, count).detach().float()
+    except ModelError:
+        raise SettingError(
+            f"clean_logits={shown(logits)}: pass the model's logits ({count}, K) of the images, "
+            "or None"
+        ) from None
 
 
 def _recordable(values: Tensor) -> Tensor:

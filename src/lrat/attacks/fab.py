@@ -131,7 +131,7 @@ class FAB(GradientAttack):
             better &= run.norm > self.threat.epsilon
         run.take(better, norm, logits, number)
         run.current = torch.lerp(
-            run.center, run.current, _wide(1 - wrong * (1 - self.backward), run.center)
+            run.center, run.current, _wide(1 - wrong.float() * (1 - self.backward), run.center)
         )
 
     def _step(self, run: "Search", gradient: Tensor, losses: Tensor) -> Tensor:

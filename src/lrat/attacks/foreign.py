@@ -14,7 +14,7 @@ from lrat.attacks.base import Attack, GradientAttack, Variant
 from lrat.checks import shown
 from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
-from lrat.inputs import entering
+from lrat.inputs import check_module, entering
 from lrat.modes import evaluating, outside_autocast, recordable, tensors_kept
 from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise, seeded_randomness
@@ -53,7 +53,7 @@ def protected(model: nn.Module, name: str) -> Iterator[None]:
 @cache
 def _warn_of_changes(name: str, count: int, first: str) -> None:
     _logger.warning(
-        "the attack %s changes the model (%s of its tensors, as %s), which was put back: attack a "
+        "the attack %s changes the model (%s of its parts, as %s), which was put back: attack a "
         "copy of the model, in eval mode",
         *(name, count, first),
     )
@@ -87,6 +87,7 @@ class Foreign:
         noise: NoiseLike = None,
         clean_logits: Logits | None = None,
     ) -> Variant:
+        check_module(model)
         images, labels, _ = entering(images, labels)
         own = as_noise(noise, len(images), images.device)
         seed = int(own.integers(2**31, (len(images),), "foreign-seed")[0])
@@ -101,13 +102,7 @@ class Foreign:
             torch.enable_grad(),
         ):
             result = self._called(model, images.clone(), labels.clone())
-        if not isinstance(result, Tensor) or result.shape != images.shape:
-            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise SettingError(
-                f"{self._name} returned {found}, an attack must return images of shape "
-                f"{tuple(images.shape)}"
-            )
-        result = result.detach().to(images)
+        result = returned_images(self._name, result, images)
         if self.threat is not None:
             excess = float(self.threat.violation(result, images).amax())
             if not excess <= self.threat.tolerance:
@@ -128,6 +123,22 @@ class Foreign:
                 f"the attack {self._name} failed on images {list(images.shape)} ({cause}): it is "
                 "called with (model, images, labels) and must return images"
             ) from error
+
+
+def returned_images(name: str, result: Any, images: Tensor) -> Tensor:
+    """What the attack ``name`` returned for ``images`` as a tensor like them; ``SettingError`` for
+    anything that is none."""
+    found = "no tensor" if isinstance(result, Tensor) else type(result).__name__
+    if isinstance(result, Tensor):
+        is_plain = result.layout == torch.strided and not (result.is_meta or result.is_complex())
+        if result.shape == images.shape and is_plain:
+            return result.detach().to(images)
+        found = f"{tuple(result.shape)}"
+        found += "" if is_plain else f" ({result.dtype}, {result.layout}, on {result.device})"
+    raise SettingError(
+        f"{name} returned {found}, an attack must return images of shape {tuple(images.shape)}, "
+        "dense real numbers"
+    )
 
 
 def protected_from(attack: Attack, model: nn.Module) -> AbstractContextManager[None]:

@@ -93,7 +93,7 @@ def _taken(
         leaf = images.detach().requires_grad_()
         raw = raw_logits(model, leaf)
         if way.low is None:
-            way.low = _is_low(raw)
+            way.low = computes_in(raw, torch.float16)
         logits = in_float32(raw)
         check_logits(logits)
         if way.low:
@@ -156,15 +156,18 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             value.requires_grad_()
 
 
-def _is_low(logits: Tensor) -> bool:
-    """Whether any step from the images to these logits was in float16."""
+def computes_in(logits: Tensor, *kinds: torch.dtype) -> bool:
+    """Whether any step from the images to these logits was in one of these precisions, or is one
+    that autograd does not show, as a reentrant checkpoint's."""
     seen, left = set(), [logits.grad_fn]
     while left:
         node = left.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if any(part.dtype == torch.float16 for part in getattr(node, "_input_metadata", ())):
+        if node.name() == "CheckpointFunctionBackward" or any(
+            part.dtype in kinds for part in getattr(node, "_input_metadata", ())
+        ):
             return True
         left += [before for before, _ in node.next_functions]
     return False

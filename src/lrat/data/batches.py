@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.checks import FLAG, FUNCTION, checked, optional
+from lrat.checks import FLAG, FUNCTION, checked, optional, shown
 from lrat.data.arrays import ImageData
 from lrat.data.augment import Augmentation
-from lrat.errors import CheckpointError
+from lrat.errors import CheckpointError, LratError, SettingError, in_one_line
+from lrat.outputs import is_memory_error
 from lrat.randomness import Keyed, keys
 from lrat.types import Batch
 
@@ -84,8 +85,23 @@ class InMemory:
         batch = self._data.batch(rows, self._data.images.device)
         if self._augmentation is None:
             return batch
-        images = self._augmentation(batch.images, noise.select(rows).child("augmentation"))
-        return Batch(images=images, labels=batch.labels, index=batch.index)
+        kind = f"augmentation={shown(self._augmentation)}"
+        called = "it is called with (images, noise) and must return images"
+        try:
+            images = self._augmentation(batch.images, noise.select(rows).child("augmentation"))
+        except Exception as error:
+            if isinstance(error, LratError) or is_memory_error(error):
+                raise
+            raise SettingError(f"{kind} fails: {in_one_line(error)}; {called}") from error
+        if (
+            not isinstance(images, Tensor)
+            or images.shape[:2] != batch.images.shape[:2]
+            or not images.is_floating_point()
+        ):
+            raise SettingError(
+                f"{kind} returned {shown(images)} for {shown(batch.images)}; {called}"
+            )
+        return Batch(images=images.detach().float(), labels=batch.labels, index=batch.index)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lrat.attacks.gradient import computes_in
 from lrat.data.scale import odd_scale
 from lrat.errors import LratError, ModelError, in_one_line
 from lrat.evaluation.forward import classify
@@ -26,7 +27,7 @@ _ROUNDING = 1e-3
 """By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
 order on a GPU and in another batch (3e-7 was measured)."""
 _LOW_ROUNDING = 2.0**-5
-"""The same of a model that answers in low precision: bfloat16 keeps 8 bits."""
+"""The same of a model that computes in low precision: bfloat16 keeps 8 bits."""
 _SUM = 1e-4
 """How far the float32 sums of a softmax's outputs may lie apart, relative to them."""
 _ENOUGH = 16
@@ -64,11 +65,13 @@ def examine(
     with random_state_kept():
         if logits is None:
             logits = answer(images, index)
-        slack = _LOW_ROUNDING if _is_low_precision(logits) else _ROUNDING
+        with tensors_kept(model, buffers_only=True):
+            traced = _traced(model, images[:_FEW])
+        is_low = _is_low_precision(logits) or computes_in(traced, torch.float16, torch.bfloat16)
+        slack = _LOW_ROUNDING if is_low else _ROUNDING
         again = answer(images, index)
         random = _differing(logits, again, slack)[0]
-        with tensors_kept(model, buffers_only=True):
-            found = [*_squashed(model, images[:_FEW], logits)]
+        found = [*_squashed(traced, logits)]
         if random:
             found.append(
                 f"the model is random: asked twice, it gives other logits for {random} of "
@@ -102,12 +105,27 @@ def beside_answers(model: nn.Module, logits: Tensor) -> tuple[str, ...]:
 
 def in_train_mode(model: nn.Module) -> tuple[str, ...]:
     """A sentence where a model comes to an evaluation as it is trained."""
-    if not model.training:
+    modules = list(model.modules())
+    if not model.training or any("eval" in vars(part) for part in modules):
+        return ()  # in eval mode, or an exported program, which has no modes
+    if not any(getattr(part, "training", False) and _has_a_mode(part) for part in modules):
         return ()
     return (
         "the model came in train mode and was evaluated in eval mode: call model.eval() before, if "
         "that is what is meant",
     )
+
+
+def _has_a_mode(part: nn.Module) -> bool:
+    """Whether its mode may matter: not that of a wrapper around a model in eval mode, nor of layers
+    of PyTorch's without weights, but for dropout."""
+    is_norm = hasattr(part, "track_running_stats")
+    if is_norm or any(True for _ in part.parameters(recurse=False)):
+        return True
+    if "drop" in type(part).__name__.lower():
+        return True
+    is_torch = type(part).__module__.startswith(("torch.", "lrat."))
+    return not is_torch and not any(True for _ in part.children())
 
 
 def looks_squashed(logits: Tensor) -> bool:
@@ -128,8 +146,8 @@ def looks_squashed(logits: Tensor) -> bool:
     return bool(one_sum & varies) or (logits.numel() >= _ENOUGH and bool(inside))
 
 
-def _squashed(model: nn.Module, images: Tensor, logits: Tensor) -> tuple[str, ...]:
-    last = _last_step(model, images)
+def _squashed(traced: Tensor, logits: Tensor) -> tuple[str, ...]:
+    last = _last_step(traced)
     if not last and not looks_squashed(logits):
         return ()
     return (
@@ -138,17 +156,23 @@ def _squashed(model: nn.Module, images: Tensor, logits: Tensor) -> tuple[str, ..
     )
 
 
-def _last_step(model: nn.Module, images: Tensor) -> str:
+def _traced(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits with their graph; without one of a model that has no gradients, of which attacks
+    speak."""
+    try:
+        with evaluating(model), torch.enable_grad():
+            return raw_logits(model, images.detach().clone().float().requires_grad_())
+    except LratError:
+        return torch.empty(0)
+
+
+def _last_step(traced: Tensor) -> str:
     """``softmax``, ``sigmoid`` or a ``tanh`` that is near its ends, where autograd sees that this
     is the last thing that happens to the logits but for factors and shapes; else nothing.
 
     A fresh network shows by this alone what its numbers show once it is trained.
     """
-    try:
-        with evaluating(model), torch.enable_grad():
-            node = raw_logits(model, images.detach().clone().float().requires_grad_()).grad_fn
-    except LratError:  # a model without gradients, of which attacks speak
-        return ""
+    node = traced.grad_fn
     while node is not None:
         name = node.name().rstrip("0123456789").removesuffix("Backward")
         if name in _SQUASHING:

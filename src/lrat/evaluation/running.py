@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import protected_from
+from lrat.attacks.foreign import protected_from, returned_images
 from lrat.attacks.spent import spent
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.examination import examine
@@ -210,6 +210,11 @@ class Run:
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]
                 )
+            if not isinstance(variant, Variant):
+                raise SettingError(
+                    f"{step.name} returned {type(variant).__name__}: an Attack returns "
+                    "Variant(images=...), a plain function (model, images, labels) returns images"
+                )
             if watch.found:
                 raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
@@ -298,12 +303,7 @@ class Run:
 
     def _checked(self, attack: str, returned: Tensor, images: Tensor, index: Rows) -> Tensor:
         """The attack's images as they are, or an error that names the first bad one."""
-        if returned.shape != images.shape:
-            raise SettingError(
-                f"{attack} returned images of shape {tuple(returned.shape)} for "
-                f"{tuple(images.shape)}: an attack keeps the shape"
-            )
-        returned = returned.detach().to(images)
+        returned = returned_images(attack, returned, images)
         broken = _numpy(returned.flatten(1).isnan().any(1))
         if broken.any():
             raise NonFiniteError(

@@ -1,5 +1,6 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,9 +21,10 @@ from lrat.data import (
     in_order,
     stratified_subset,
 )
-from lrat.errors import SettingError
+from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
 from lrat.evaluation.running import NoiseKind
+from lrat.evaluation.storage import IDENTITY
 from lrat.experiments import build, catalogue
 from lrat.experiments.config import MethodSettings, TrainingSettings
 from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
@@ -51,6 +53,7 @@ from lrat.training.watch import Silent
 
 Acceleration: TypeAlias = Literal["auto", "off"]
 Data: TypeAlias = "tuple[Any, Any] | ImageData"
+_logger = logging.getLogger(__name__)
 _VALIDATION_ATTACK = "pgd-10"
 _BATCH = 256
 
@@ -158,6 +161,8 @@ def fit(
     """
     replace_inference_tensors(model)
     folder, images, ball = _folder(out), _images(data), as_ball(threat)
+    if folder is not None and (folder / IDENTITY).exists():
+        raise SettingError(f"out={str(folder)!r} holds an evaluation: name another folder")
     objective, name = _objective(method, ball)
     objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
@@ -212,10 +217,12 @@ def fit(
         progress=progress or Silent(),
         notes=notes,
     )
+    continued: tuple[str, ...] = ()
     with nullcontext() if folder is None else locked(folder):
         if folder is not None:
             parts = {"method": objective, "schedule": chosen, "augmentation": augmentation}
-            _hold(folder, identity, Reading(model, images, place, parts, trains=True))
+            reading = Reading(model, images, place, parts, trains=True)
+            continued = _hold(folder, identity, reading, epochs)
         result = train(
             model,
             source,
@@ -232,7 +239,7 @@ def fit(
         records=result.records,
         selected_epoch=result.selected_epoch,
         validation_accuracy=result.selected_value,
-        notes=result.notes,
+        notes=(*result.notes, *continued),
     )
 
 
@@ -271,6 +278,10 @@ def evaluate(
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
     place, images, ball = _folder(folder), _images(data), as_ball(threat)
+    if place is not None and has_begun(place):
+        raise SettingError(
+            f"folder={str(place)!r} holds a training: name another one, as {str(place / 'quick')!r}"
+        )
     attacks = suite if isinstance(suite, Suite) else None
     name = "custom" if isinstance(suite, Suite) else suite
     if loss is not None:
@@ -335,17 +346,29 @@ def _storage(folder: Path, identity: str) -> Storage:
     return Storage(folder=folder, identity=identity, every_minutes=minutes)
 
 
-def _hold(folder: Path, identity: str, reading: Reading) -> None:
+def _hold(folder: Path, identity: str, reading: Reading, epochs: int) -> tuple[str, ...]:
     """Keep in a new folder which model is trained there; refuse another one in a folder that has
-    begun."""
+    begun. A note where an interrupted training is continued from its checkpoint by a model with
+    other weights, as a script makes that seeds nothing."""
     if not has_begun(folder):
         reading.begin(folder)
-        return
+        return ()
     checkpoints = _storage(folder, identity).checkpoints()
-    reading.check(
-        folder,
-        lambda: (reported(checkpoints.load("selected")), checkpoints.load("last")["model"]),
-    )
+    try:
+        reading.check(
+            folder,
+            lambda: (reported(checkpoints.load("selected")), checkpoints.load("last")["model"]),
+        )
+    except RunFolderError:
+        if checkpoints.load("last")["epoch"] >= epochs or not reading.is_same_code(folder):
+            raise
+        note = (
+            f"the training in {folder} began with other weights than the model has: it was "
+            "interrupted and goes on from its checkpoint; to begin with these, choose a new folder"
+        )
+        _logger.warning(note)
+        return (note,)
+    return ()
 
 
 def _folder(place: Path | str | None) -> Path | None:

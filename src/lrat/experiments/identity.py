@@ -1,5 +1,6 @@
 """Whether what a folder holds was made with the model in hand (see ``evaluation.fingerprint``)."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from lrat.evaluation.fingerprint import (
 from lrat.evaluation.storage import FINGERPRINT
 from lrat.experiments.model_code import program_of
 
+_LEARNING = "the part of the parameters that learns"
+
 Weights: TypeAlias = Mapping[str, Any]
 
 
@@ -41,6 +44,9 @@ class Reading:
         before = program_of(self.model)
         found = answers(self.model, self.images.batch(first).to(self.device).images)
         program = program_of(self.model)
+        named = list(self.model.named_parameters())
+        learning = [name for name, value in named if value.requires_grad]
+        learns = f"{len(learning)} of {len(named)}, {_digest(learning)}"
         parts = {name: program_of(part) for name, part in self.parts.items()}
         return Fingerprint(
             versions=program.versions,
@@ -49,7 +55,8 @@ class Reading:
                 name: text
                 for name, text in program.values.items()
                 if before.values.get(name) == text
-            },
+            }
+            | ({_LEARNING: learns} if self.trains else {}),
             parts={name: part.digest() for name, part in parts.items() if part.code},
             weights=sketches(self.model.state_dict()) if self.trains else {},
             **found,
@@ -58,6 +65,15 @@ class Reading:
     def begin(self, folder: Path) -> None:
         """Keep the fingerprint in a folder that holds nothing yet."""
         write_fingerprint(folder, self.fingerprint())
+
+    def is_same_code(self, folder: Path) -> bool:
+        """Whether only the numbers in the model are others than those in ``folder``."""
+        stored = read_fingerprint(folder)
+        same = stored and replace(
+            self.fingerprint(),
+            **{name: getattr(stored, name) for name in ("weights", "logits", "gradients")},
+        )
+        return same is None or stored is None or stored.differs(same) is None
 
     def check(self, folder: Path, trained: Callable[[], Iterable[Weights]] = tuple) -> None:
         """Refuse a folder of another model; one of an earlier version, without a fingerprint, is
@@ -80,3 +96,7 @@ class Reading:
                 f"{folder} is of another model ({reason}): choose a new folder, or bring back what "
                 f"changed; without its {FINGERPRINT} it is taken as it is"
             )
+
+
+def _digest(names: Iterable[str]) -> str:
+    return hashlib.sha256(repr(list(names)).encode()).hexdigest()[:8]

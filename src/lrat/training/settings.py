@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lrat.checks import check_fields, one_of
-from lrat.errors import ModelError, SettingError
+from lrat.checks import check_fields, one_of, shown
+from lrat.errors import ModelError, SettingError, in_one_line
 from lrat.printing import as_call
 from lrat.training.averaging import WeightAverage
 from lrat.training.decay import split_by_decay
@@ -92,7 +92,13 @@ class Optimisation:
     def learning_rate(self, position: float) -> float:
         """The rate of a step before which ``position`` epochs are done, a float from 0."""
         chosen = Piecewise(self.drops) if self.schedule is None else self.schedule
-        rate = chosen(self.lr, position, self.schedule_length)
+        try:
+            rate = float(chosen(self.lr, position, self.schedule_length))
+        except Exception as error:
+            raise SettingError(
+                f"schedule={shown(chosen)} fails at epoch {position:g}: {in_one_line(error)}; it "
+                "is called with (lr, position, length) and must return a number"
+            ) from error
         sound = math.isfinite(rate) and rate >= 0
         _refuse(not sound, "schedule", chosen, f"gave {rate} at epoch {position:g}: must be >= 0")
         return rate

@@ -13,7 +13,7 @@ from lrat.errors import NonFiniteError
 from lrat.hardware import device_of
 from lrat.inputs import trusting
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
-from lrat.outputs import is_memory_error
+from lrat.outputs import failing_in_one_line, is_memory_error
 from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys, seeded_randomness
 from lrat.training.crew import Alone, Crew, agree_on_buffers, shares
@@ -231,7 +231,10 @@ class Stepper:
         output = empty(output) if idle else output
         if context.weighed is not None:
             self._take_back(_weighed(output), context.weighed)
-        output.total.backward()  # type: ignore[no-untyped-call]
+        # Of several processes, one that died raises here too.
+        alone = self._crew.size == 1
+        with failing_in_one_line(self._model, batch.images) if alone else nullcontext():
+            output.total.backward()  # type: ignore[no-untyped-call]
         forwards, backwards = self._update_passes.since(before)
         return output, Passes(update_forwards=forwards, update_backwards=backwards)
 
