@@ -24,8 +24,6 @@ from lrat.types import Images, Labels, Logits
 _logger = logging.getLogger(__name__)
 AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
 """What objectives and suites take: an ``Attack``, or ``(model, images, labels) -> images``."""
-
-
 BOX = Linf(epsilon=1)
 """All of [0, 1]: where what is trained on must lie, when no threat is known."""
 

@@ -245,9 +245,8 @@ class PairRecord:
 @dataclass(frozen=True, kw_only=True)
 class GroupRecord:
     """Runs that may be compared: same images, threat and suite. ``runs``: names, best worst case
-    first. ``pairs``: every two, of many runs the
-    best against each, under the worst case and every attack. ``sentences``: what may be
-    concluded, in words."""
+    first. ``pairs``: every two, of many runs the best against each, under the worst case and every
+    attack. ``sentences``: what may be concluded, in words."""
 
     key: str
     title: str

@@ -49,9 +49,9 @@ class Guards:
 
     ``validation``: the accuracy on held-out images that is watched (and that epochs are selected
     by); ``probe``: that of ``Watch.probe``; ``said``: guards whose words were given before the run,
-    which they do not repeat. The loop calls ``after_attack`` with the variants of
-    each epoch's first batch, before the update, and ``after_epoch`` with each record. Several
-    processes come to the same words. Nothing waits for the device before the end of an epoch.
+    which they do not repeat. The loop calls ``after_attack`` with the variants of each epoch's
+    first batch, before the update, and ``after_epoch`` with each record. Several processes come to
+    the same words. Nothing waits for the device before the end of an epoch.
     ``state_dict`` holds plain values: a continued run neither repeats nor forgets.
     """
 
