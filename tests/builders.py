@@ -1,9 +1,11 @@
 """Small things that tests build."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the community's name
+from torch import Tensor, nn
 
 Built = TypeVar("Built")
 
@@ -13,3 +15,24 @@ def seeded(seed: int, build: Callable[[], Built]) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
+
+
+def clustered(count: int) -> tuple[Tensor, Tensor]:
+    """Images [count 3 8 8] around the centres of four classes, and their labels."""
+    labels, noise = torch.arange(count) % 4, torch.Generator().manual_seed(0)
+    centres = torch.rand(4, 3, 8, 8, generator=noise)
+    return 0.6 * centres[labels] + 0.4 * torch.rand(count, 3, 8, 8, generator=noise), labels
+
+
+class Net(nn.Module):
+    """A convolution and a linear layer, for ``clustered`` images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(384, 4)
+
+    def features(self, images: Tensor) -> Tensor:
+        return F.relu(self.layer(images)).flatten(1)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.head(self.features(images))

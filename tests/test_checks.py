@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from experiments.commands import python
-from lrat.checks import ARGUMENTS, FLAG, MODULE, PATH, Rule, shown
+from lrat.checks import ARGUMENTS, FLAG, MODULE, PATH, Rule
 from lrat.errors import SettingError
+from lrat.text import shown
 from lrat.threat import BALL, L2, Linf, as_ball, parse
 
 WHOLE, NUMBER = ARGUMENTS["epochs"], ARGUMENTS["lr"]
@@ -152,6 +153,7 @@ from lrat.evaluation import Member, Suite, custom, quick, tier
 from lrat.losses import cross_entropy
 from lrat.methods import Simulated, sat
 from lrat.objectives import *
+from lrat.text import shown
 from lrat.threat import L2, Linf
 from lrat.training import Optimisation, Watch
 from lrat.training.schedules import Cosine, OneCycle, Piecewise, WarmUp

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor, nn
 
 import lrat
-from builders import seeded
+from builders import Net, clustered, seeded
 from lrat.attacks import APGD, CW, FAB, PGD, Square
 from lrat.errors import LratError, ModelError, NonFiniteError, StopNow
 from lrat.evaluation import custom
@@ -24,23 +24,8 @@ from lrat.outputs import NEVER, forward_logits, logits_of
 from lrat.threat import Linf
 
 THREAT = Linf(epsilon=0.05)
-LABELS = torch.arange(24) % 4
-_drawn = torch.Generator().manual_seed(0)
-_centres = torch.rand(4, 3, 8, 8, generator=_drawn)
-IMAGES = 0.6 * _centres[LABELS] + 0.4 * torch.rand(24, 3, 8, 8, generator=_drawn)
+IMAGES, LABELS = clustered(24)
 LOGITS, FEATURES, MAPS = torch.zeros(24, 4), torch.zeros(24, 9), torch.zeros(24, 9, 2, 2)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(384, 4)
-
-    def features(self, images: Tensor) -> Tensor:
-        return F.relu(self.layer(images)).flatten(1)
-
-    def forward(self, images: Tensor) -> Any:
-        return self.head(self.features(images))
 
 
 class InPlace(Net):

@@ -10,41 +10,14 @@ import inspect
 import math
 import operator
 import os
-import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 from lrat.errors import LratError, SettingError
+from lrat.text import shown
 
-_LONGEST = 100
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-class _Brief(reprlib.Repr):
-    """Short texts of values: of arrays the shape alone, of collections the first items."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 3
-        self.maxstring = self.maxother = self.maxlong = _LONGEST
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        shape = getattr(x, "shape", None)
-        if shape and hasattr(x, "dtype"):
-            return f"{type(x).__name__} {list(shape)} of {x.dtype}"
-        if isinstance(x, Mapping):
-            return f"{type(x).__name__}({self.repr_dict(dict(x), level)})"
-        return super().repr_instance(x, level)
-
-
-def shown(value: Any) -> str:
-    """``value`` as a message shows it: one line of at most 100 characters, no array's contents."""
-    try:
-        text = " ".join(_Brief().repr(value).split())
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 @dataclass(frozen=True)
@@ -99,11 +72,6 @@ def _flag(value: Any) -> bool:
 def _path(value: Any) -> Any:
     text = os.fspath(value)
     _check(isinstance(text, str) and text.strip() != "" and "\0" not in text)
-    return value
-
-
-def _function(value: Any) -> Any:
-    _check(callable(value) and not isinstance(value, type))
     return value
 
 
@@ -188,12 +156,33 @@ def pairs(key: Rule, value: Rule) -> Rule:
     return Rule(take, f"a mapping from {key.need} to {value.need}", example)
 
 
+def instance(*kinds: Any, need: str, example: object) -> Rule:
+    """An object of one of these classes or protocols, no class itself and no empty text."""
+
+    def take(value: Any) -> Any:
+        _check(isinstance(value, kinds) and not isinstance(value, type) and value != "")
+        return value
+
+    return Rule(take, need, example)
+
+
+def tuple_of(kind: type, *, least: int = 0, need: str, example: object) -> Rule:
+    """Any iterable of at least ``least`` objects of this class, as a tuple."""
+
+    def take(value: Any) -> tuple[Any, ...]:
+        found = tuple(value)
+        _check(len(found) >= least and all(isinstance(each, kind) for each in found))
+        return found
+
+    return Rule(take, need, example)
+
+
 FRACTION = number(least=0, below=1, example=0.15)
 SHARE = number(least=0, most=1, example=0.1)
 POSITIVE = number(above=0, example=2)
 NOT_NEGATIVE = number(least=0, example=0.5)
 FLAG = Rule(_flag, "True or False", True)
-FUNCTION = Rule(_function, "a function", "my_function")
+FUNCTION = instance(Callable, need="a function", example="my_function")
 MODULE = Rule(
     _module, "an nn.Module (load a state dict into one, put a function into its forward)", "Net()"
 )

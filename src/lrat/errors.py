@@ -21,14 +21,6 @@ LratError
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 300
-
-
-def in_one_line(error: BaseException) -> str:
-    """``ValueError: what it says`` on one line of at most 300 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
 
 class StopNow(BaseException):
     """Leaves a measurement that ``training.interrupt.noticing`` watches.

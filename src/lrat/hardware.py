@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrat.errors import ModelError, in_one_line
+from lrat.errors import ModelError
+from lrat.text import in_one_line
 
 _FULL = "ieee"
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lrat.checks import MODULE, shown
+from lrat.checks import MODULE
 from lrat.errors import DataError, ModelError
+from lrat.text import shown
 
 _logger = logging.getLogger(__name__)
 ROUNDING = 1e-6

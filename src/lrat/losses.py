@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor
 
-from lrat.checks import shown
-from lrat.errors import LratError, SettingError, in_one_line
+from lrat.errors import LratError, SettingError
 from lrat.outputs import is_memory_error
+from lrat.text import in_one_line, shown
 from lrat.types import Labels, Logits, PerExample
 
 _logger = logging.getLogger(__name__)

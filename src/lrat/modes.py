@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import LratError, ModelError, StopNow, in_one_line
+from lrat.errors import LratError, ModelError, StopNow
+from lrat.text import in_one_line
 
 _Modes = list[tuple[nn.Module, bool]]
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """``model.eval()`` for the time inside; each module's own mode back afterwards, even on errors.
 
     A user's override of ``train`` or ``eval`` runs in both directions. Per module: a frozen
@@ -22,42 +22,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     raises.
     """
     modes = _modes_of(model)
-    switched = any(training for _, training in modes)
-    try:
-        if switched:
-            _switch(model, False)
-        yield
-    finally:
-        if switched or _changed(modes):
-            _put_back(model, modes)
+    return _switched(model, modes, any(training for _, training in modes), to=False)
 
 
-@contextmanager
-def training_modes(model: nn.Module) -> Iterator[None]:
+def training_modes(model: nn.Module) -> AbstractContextManager[None]:
     """Train mode inside, each module's own mode back afterwards, both as in ``evaluating``.
 
     A model that comes in train mode is left as it is: a module that the caller put into eval mode
     inside it (a frozen BatchNorm) stays frozen. One that comes in eval mode is put into train mode
     as a whole.
     """
-    modes = _modes_of(model)
-    switched = not getattr(model, "training", True)
+    return _switched(model, _modes_of(model), not getattr(model, "training", True), to=True)
+
+
+@contextmanager
+def _switched(model: nn.Module, modes: _Modes, needed: bool, *, to: bool) -> Iterator[None]:
     try:
-        if switched:
-            _switch(model, True)
+        if needed:
+            _switch(model, to)
         yield
     finally:
-        if switched or _changed(modes):
+        if needed or any(module.training != training for module, training in modes):
             _put_back(model, modes)
 
 
 def _modes_of(model: nn.Module) -> _Modes:
     # A frozen ScriptModule has no mode.
     return [(part, part.training) for part in model.modules() if hasattr(part, "training")]
-
-
-def _changed(modes: _Modes) -> bool:
-    return any(module.training != training for module, training in modes)
 
 
 def _put_back(model: nn.Module, modes: _Modes) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.errors import LratError, ModelError, StopNow, in_one_line
+from lrat.errors import LratError, ModelError, StopNow
+from lrat.text import in_one_line
 
 NEVER = -1e9
 """What stands for a logit of -inf, a class that is never chosen. Far below the logits of networks,

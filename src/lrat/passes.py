@@ -1,7 +1,6 @@
 """Counting passes: images sent through a model and gradients sent back."""
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,12 +26,7 @@ class PassCounter:
         self._handle = self._module.register_forward_hook(self._count, with_kwargs=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._handle.remove()
 
     def read(self) -> tuple[int, int]:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrat.outputs import forward_logits, logits_of
+from lrat.randomness import random_state_kept
 from lrat.types import Images
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -103,12 +103,7 @@ class PassClock:
                 self._hooks.callback(handle.remove)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -175,10 +170,9 @@ def weight_pass_flop(model: nn.Module, images: Images) -> PassFlop | None:
 def _pass_flop(model: nn.Module, images: Tensor, inputs: Sequence[Tensor]) -> PassFlop | None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    devices = [images.device] if images.device.type == "cuda" else []
     counter = FlopCounterMode(display=False)
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=devices), counter:
+        with torch.enable_grad(), random_state_kept(), counter:
             logits = forward_logits(model, images)
             forward = counter.get_total_flops()
             torch.autograd.grad(logits.sum(), inputs, allow_unused=True)
@@ -207,8 +201,7 @@ def _saved_bytes(model: nn.Module, images: Tensor) -> int:
         return saved
 
     leaf = images.detach().requires_grad_()
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+    with torch.enable_grad(), random_state_kept():
         # Autograd holds what it saves as long as the output lives, so no address is used twice.
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
             output = forward_logits(model, leaf)

@@ -7,14 +7,16 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lrat.errors import LratError, RunFolderError
 from lrat.text import cut, reason
 
+_Table = TypeVar("_Table")
 CHECKSUM = "checksum"
 """The last key of every JSON object that is written to be read back: SHA-256 of the others."""
 MOST_TEXT = 64 * 2**20
@@ -82,6 +84,12 @@ def listed(folder: Path, names: str = "*") -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.match(names))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a stored file; raises ``OSError`` as ``open_stored``."""
+    with open_stored(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path, *, follow: bool = False, most: int = MOST_TEXT) -> str:
@@ -182,6 +190,27 @@ def checksum(value: Mapping[str, Any]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a run folder as ``parse_object`` takes it; also raises ``OSError``."""
     return parse_object(read_text(path))
+
+
+def read_record(path: Path, cure: str, *, may_lack: bool = False) -> dict[str, Any]:
+    """``read_json``, or ``RunFolderError`` with ``cure``; empty for no file if it ``may_lack``."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        if may_lack and isinstance(error, FileNotFoundError):
+            return {}
+        raise RunFolderError(f"{path} {trouble(error)}; {cure}") from None
+
+
+def read_whole(path: Path, read: Callable[[Path], _Table], cure: str) -> _Table:
+    """What ``read`` finds in a table's file; ``RunFolderError`` with ``cure`` for a damaged one."""
+    try:
+        return read(path)
+    except LratError as error:
+        raise RunFolderError(f"{path}: {error}; {cure}") from None
+    except Exception as error:
+        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
+        raise RunFolderError(f"{path} is damaged ({reason(error)}): {cure}") from None
 
 
 def parse_yaml(text: str) -> Any:

@@ -1,6 +1,8 @@
 """Text that others wrote, made fit for one line of a terminal."""
 
 import re
+import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 _LONGEST_VALUE = 100
@@ -24,12 +26,35 @@ def cut(text: str, most: int = _LONGEST_VALUE) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+class _Brief(reprlib.Repr):
+    """Short texts of values: of arrays the shape alone, of collections the first items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = 3
+        self.maxstring = self.maxother = self.maxlong = _LONGEST_VALUE
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if shape and hasattr(x, "dtype"):
+            return f"{type(x).__name__} {list(shape)} of {x.dtype}"
+        if isinstance(x, Mapping):
+            return f"{type(x).__name__}({self.repr_dict(dict(x), level)})"
+        return super().repr_instance(x, level)
+
+
 def shown(value: Any) -> str:
-    """A value for an error message: its ``repr``, cut, whatever that value is."""
+    """``value`` as a message shows it: one line of at most 100 characters, no array's contents."""
     try:
-        return cut(repr(value))
-    except Exception:  # an integer of more than 4,300 digits has no text; nor has all that nests
-        return f"a {type(value).__name__}"
+        return cut(" ".join(_Brief().repr(value).split()))
+    except Exception:  # an integer of more than 4,300 digits has no text
+        return f"<{type(value).__name__}>"
+
+
+def in_one_line(error: BaseException) -> str:
+    """``ValueError: what it says``, in one line of bounded length."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+    return cut(visible(text), _LONGEST_REASON)
 
 
 def reason(error: BaseException) -> str:

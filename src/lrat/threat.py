@@ -122,7 +122,8 @@ def _box_excess(images: Tensor) -> Tensor:
     return torch.maximum(-flat.amin(1), flat.amax(1) - 1).clamp(min=0)
 
 
-def _per_image(values: Tensor, like: Tensor) -> Tensor:
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """[B] as [B 1 ...], with as many dimensions as the images ``like``."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
@@ -156,7 +157,7 @@ class Linf:
     def surface(self, center: Images, noise: Noise) -> Images:
         drawn = noise.uniform(center.shape, "start").mul_(2).sub_(1)
         largest = drawn.abs().flatten(1).amax(1)
-        return (center + self.epsilon * (drawn / (_per_image(largest, drawn) + _TINY))).clamp(0, 1)
+        return (center + self.epsilon * (drawn / (per_image(largest, drawn) + _TINY))).clamp(0, 1)
 
     def ascend(self, gradient: Images) -> Images:
         """argmax_{|d|_inf <= 1} <d, g> = sign(g)."""
@@ -193,7 +194,7 @@ class L2:
         this is the projection of AutoAttack and of every common PGD, kept for parity.
         """
         offset = images - center
-        norm = _per_image(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
+        norm = per_image(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
         return (center + offset / (norm + _TINY) * norm.clamp(max=self.epsilon)).clamp(0, 1)
 
     def around(self, center: Images) -> Projection:
@@ -203,7 +204,7 @@ class L2:
         direction = self.ascend(noise.normal(center.shape, "start"))
         dimension = center[0].numel()
         radius = noise.uniform((len(center), 1), "radius") ** (1 / dimension)
-        return (center + self.epsilon * _per_image(radius, center) * direction).clamp(0, 1)
+        return (center + self.epsilon * per_image(radius, center) * direction).clamp(0, 1)
 
     def surface(self, center: Images, noise: Noise) -> Images:
         direction = self.ascend(noise.normal(center.shape, "start"))
@@ -212,7 +213,7 @@ class L2:
     def ascend(self, gradient: Images) -> Images:
         """argmax_{|d|_2 <= 1} <d, g> = g / |g|_2; zero where the gradient is zero."""
         norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        return gradient / (_per_image(norm, gradient) + _TINY)
+        return gradient / (per_image(norm, gradient) + _TINY)
 
     def distance(self, images: Images, center: Images) -> PerExample:
         norm: Tensor = torch.linalg.vector_norm((images - center).flatten(1), dim=1)

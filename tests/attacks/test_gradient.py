@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import lrat
-from builders import seeded
+from builders import Net, clustered, seeded
 from lrat.attacks import APGD, CW, FAB, PGD, Attack
 from lrat.attacks.gradient import image_gradient
 from lrat.errors import ModelError, NoGradientError
@@ -22,22 +22,7 @@ from lrat.threat import L2, Linf
 
 THREAT = Linf(epsilon=0.05)
 WIDE = Linf(epsilon=0.2)
-LABELS = torch.arange(16) % 4
-_drawn = torch.Generator().manual_seed(0)
-_centres = torch.rand(4, 3, 8, 8, generator=_drawn)
-IMAGES = 0.6 * _centres[LABELS] + 0.4 * torch.rand(16, 3, 8, 8, generator=_drawn)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(384, 4)
-
-    def features(self, images: Tensor) -> Tensor:
-        return F.relu(self.layer(images)).flatten(1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+IMAGES, LABELS = clustered(16)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Attacks through scaled logits and through another model."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -107,7 +109,7 @@ def grads(model: nn.Module) -> list[Tensor | None]:
 
 
 def test_the_source_is_attacked_in_eval_mode_and_stays_as_it_was() -> None:
-    source = nn.Sequential(trained(), nn.Dropout(0.9)).train()
+    source = nn.Sequential(copy.deepcopy(trained()), nn.Dropout(0.9)).train()
     images, labels = held_out(trained(), 10)
     modes, before = [module.training for module in source.modules()], grads(source)
     found = Transfer(attack=PLAIN, source=source, name="train")(Untouchable(), images, labels)

@@ -5,7 +5,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -24,17 +24,12 @@ from lrat.evaluation.merging import merge
 from lrat.experiments.users_code import model_from_file
 from lrat.threat import Linf
 
+pytestmark = pytest.mark.usefixtures("own_randomness")
 BALL = Linf(epsilon=0.05)
 LABELS = torch.arange(24) % 2
 IMAGES = torch.rand(24, 1, 5, 5, generator=torch.Generator().manual_seed(0))
 DATA = IMAGES, LABELS
 LEVELS = 4
-
-
-@pytest.fixture(autouse=True)
-def own_randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        yield
 
 
 class Net(nn.Module):

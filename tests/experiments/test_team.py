@@ -43,15 +43,15 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It waits for each on its lifeline: there is no moment at which it may not be read."""
-    start, started = team._start, []
+    start, started = team.start_child, []
 
-    def start_and_signal(*arguments: Any) -> Any:
-        started.append(start(*arguments))
+    def start_and_signal(*arguments: Any, **named: Any) -> Any:
+        started.append(start(*arguments, **named))
         if len(started) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return started[-1]
 
-    monkeypatch.setattr(team, "_start", start_and_signal)
+    monkeypatch.setattr(team, "start_child", start_and_signal)
     with pytest.raises(Interrupted, match=r"^stopped by SIGTERM while no step was under way"):
         in_team(end("hang", "hang", "hang"), 3, saves_itself=True)
     assert multiprocessing.active_children() == []

@@ -1,6 +1,6 @@
 """Modules that are not quite modules: TorchScript, exported, compiled, wrapped, quantised ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,20 +13,16 @@ from lrat.errors import LratError
 from lrat.evaluation import custom
 from lrat.threat import Linf
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
-)
+pytestmark = [
+    pytest.mark.usefixtures("own_randomness"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+    ),
+]
 BALL = Linf(epsilon=0.05)
 LABELS = torch.arange(16) % 2
 IMAGES = torch.rand(16, 1, 5, 5, generator=torch.Generator().manual_seed(0))
 SUITE = custom(BALL, {"fgsm": FGSM(threat=BALL)})
-
-
-@pytest.fixture(autouse=True)
-def own_randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 class Net(nn.Module):

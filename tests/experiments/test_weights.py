@@ -1,7 +1,6 @@
 """State dictionaries that hold more than tensors, and files of weights that others wrote."""
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,10 @@ from lrat.experiments.folder import BESIDE_TENSORS
 from lrat.experiments.weights import fill, read_safetensors, weights_digest, write_safetensors
 from lrat.threat import Linf
 
+pytestmark = pytest.mark.usefixtures("own_randomness")
 BALL = Linf(epsilon=0.05)
 LABELS = torch.arange(32) % 2
 IMAGES = torch.rand(32, 1, 5, 5, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def own_randomness() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 class Keeping(nn.Module):

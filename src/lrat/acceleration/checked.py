@@ -11,10 +11,11 @@ from lrat.acceleration.choosing import choose, describe, disagreement
 from lrat.acceleration.observing import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.checks import MODULE, Rule, checked, optional
-from lrat.errors import LratError, NoGradientError, in_one_line
+from lrat.errors import LratError, NoGradientError
 from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits, is_memory_error
 from lrat.randomness import random_state_kept
+from lrat.text import in_one_line
 from lrat.types import Images, Logits
 
 _logger = logging.getLogger(__name__)

@@ -114,11 +114,12 @@ def private_copy(model: nn.Module) -> nn.Module:
 
 def hooks_of(module: nn.Module) -> dict[tuple[str, int], Any]:
     """The hooks of one module by kind and number, without those of this package."""
-    return {
-        key: hook
-        for key, hook in _all_hooks(module).items()
-        if not str(getattr(hook, "__module__", "")).startswith("lrat.")
-    }
+    return {key: hook for key, hook in _all_hooks(module).items() if not is_of(hook, "lrat.")}
+
+
+def is_of(hook: Any, package: str) -> bool:
+    """Whether a hook is defined in this package, as ``"torch."``."""
+    return str(getattr(hook, "__module__", "")).startswith(package)
 
 
 def _all_hooks(module: nn.Module) -> dict[tuple[str, int], Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrat.text import reason
+
 _logger = logging.getLogger(__name__)
 _SIGHTINGS = 2
 """A shape is captured in the third attack that sends it: a capture costs more than an attack."""
@@ -67,8 +69,7 @@ class GraphedNetwork:
                 graphed = torch.cuda.make_graphed_callables(self._network.forward, (sample,))
         except Exception as error:  # capture forbids whatever a user's forward may do
             self._broken = True
-            cause = " ".join(str(error).split())
-            _logger.warning("the network cannot be captured as a CUDA graph: %s", cause)
+            _logger.warning("the network cannot be captured as a CUDA graph: %s", reason(error))
             return False
         self._graphs[key] = graphed
         return True

@@ -3,15 +3,16 @@
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrat.errors import LratError, RunFolderError
+from lrat.errors import RunFolderError
 from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import listed, trouble
+from lrat.reading import listed, read_whole, trouble
 
 Floats = npt.NDArray[np.float64]
 EDGES: Floats = np.append(np.arange(61) / 20, np.inf)
@@ -54,25 +55,21 @@ def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
         for path in paths
         if path.suffix in TABLE_SUFFIXES and (match := _EPOCH.fullmatch(path.stem))
     }
+    cure = "bring it back, or delete it to analyse the others"
     for epoch, path in sorted(found.items()):
-        try:
-            table = read_table(path)
-            yield RecordedEpoch(
-                epoch=epoch,
-                index=table["index"].astype(np.int64),
-                label=table["label"].astype(np.int64),
-                term=table["term"].astype(np.str_),
-                raw=table["raw_weight"].astype(np.float64),
-                normalised=table["normalised_weight"].astype(np.float64),
-            )
-        except LratError:
-            raise
-        except Exception as error:
-            # pyarrow, zipfile and numpy raise a dozen kinds for the same cause.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunFolderError(
-                f"{path} is damaged ({reason}): bring it back, or delete it to analyse the others"
-            ) from None
+        yield read_whole(path, partial(_recorded, epoch), cure)
+
+
+def _recorded(epoch: int, path: Path) -> RecordedEpoch:
+    table = read_table(path)
+    return RecordedEpoch(
+        epoch=epoch,
+        index=table["index"].astype(np.int64),
+        label=table["label"].astype(np.int64),
+        term=table["term"].astype(np.str_),
+        raw=table["raw_weight"].astype(np.float64),
+        normalised=table["normalised_weight"].astype(np.float64),
+    )
 
 
 def weight_statistics(

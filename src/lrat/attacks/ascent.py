@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lrat.attacks.gradient import image_gradient
 from lrat.losses import Prepared, probability_margin
 from lrat.outputs import forward_logits
-from lrat.threat import Ball, Projection
+from lrat.threat import Ball, Projection, per_image
 
 _MOMENTUM = 0.75
 _RHO = 0.75
@@ -37,7 +37,7 @@ class Candidate:
     def replace(self, rows: Tensor, by: "Candidate") -> "Candidate":
         """``by`` where ``rows`` [B] is true."""
         return Candidate(
-            images=torch.where(_wide(rows, self.images), by.images, self.images),
+            images=torch.where(per_image(rows, self.images), by.images, self.images),
             logits=torch.where(rows[:, None], by.logits, self.logits),
             labels=self.labels,
             step=torch.where(rows, by.step, self.step),
@@ -46,7 +46,7 @@ class Candidate:
     def advance(self, rows: Tensor, images: Tensor, logits: Tensor, number: int) -> "Candidate":
         """The iterate of this number where ``rows`` [B] is true."""
         return Candidate(
-            images=torch.where(_wide(rows, images), images, self.images),
+            images=torch.where(per_image(rows, images), images, self.images),
             logits=torch.where(rows[:, None], logits, self.logits),
             labels=self.labels,
             step=self.step.masked_fill(rows, number),
@@ -160,7 +160,7 @@ def ascend(
             run.gradient, losses, logits = image_gradient(model, run.loss, run.current)
             run.gradients += 1
             better = _judge(run, losses, logits)
-            wide = _wide(better, run.gradient)
+            wide = per_image(better, run.gradient)
             run.best_gradient = torch.where(wide, run.gradient, run.best_gradient)
             run.rises = run.rises + (losses > run.loss_before)
             run.loss_before = losses
@@ -218,7 +218,7 @@ def _move(run: Ascent, threat: Ball, pull: float) -> None:
     """The next iterate: a projected step, drawn back towards the momentum's direction."""
     current, previous = run.current, run.previous
     # In place on what is new here: the same sums in the same order, fewer tensors of images.
-    step = _wide(run.step_size, current) * threat.ascend(run.gradient)
+    step = per_image(run.step_size, current) * threat.ascend(run.gradient)
     moved = run.inside(step.add_(current)).sub_(current).mul_(pull).add_(current)
     moved.add_((current - previous).mul_(1 - pull))
     run.current, run.previous = run.inside(moved), current
@@ -243,13 +243,8 @@ def _adapt(run: Ascent) -> None:
     stalled = ~run.halved_at_mark & (run.loss_at_mark >= run.best_loss)
     back = run.halved_at_mark = oscillating | stalled
     run.step_size = torch.where(back, run.step_size / 2, run.step_size)
-    wide = _wide(back, run.current)
+    wide = per_image(back, run.current)
     run.current = torch.where(wide, run.best.images, run.current)
     run.gradient = torch.where(wide, run.best_gradient, run.gradient)
     run.loss_at_mark, run.last_mark = run.best_loss, run.number
     run.rises = torch.zeros_like(run.rises)
-
-
-def _wide(rows: Tensor, images: Tensor) -> Tensor:
-    """[B] as [B 1 ...]."""
-    return rows.view(-1, *[1] * (images.dim() - 1))

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
-from lrat.checks import shown
 from lrat.errors import ModelError, SettingError
 from lrat.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.losses import Prepared
-from lrat.modes import evaluating, outside_autocast, recordable
+from lrat.modes import evaluating, ordinary, outside_autocast, recordable
 from lrat.outputs import forward_logits, logits_of
 from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
+from lrat.text import shown
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
 
@@ -158,11 +158,11 @@ def framed(
     ):
         if isinstance(model, View):
             model.begin_attack()
-        images, labels = _recordable(images), _recordable(labels)
+        images, labels = ordinary(images), ordinary(labels)
         if clean_logits is None and needs_clean:
             clean_logits = forward_logits(model, images)
         elif clean_logits is not None:
-            clean_logits = _recordable(_checked_clean(clean_logits, len(images)))
+            clean_logits = ordinary(_checked_clean(clean_logits, len(images)))
         if clean_logits is not None:
             check_logits(clean_logits)
         yield Given(images=images, labels=labels, clean=clean_logits)
@@ -204,8 +204,3 @@ def _checked_clean(logits: Any, count: int) -> Tensor:
             f"clean_logits={shown(logits)}: pass the model's logits ({count}, K) of the images, "
             "or None"
         ) from None
-
-
-def _recordable(values: Tensor) -> Tensor:
-    """A tensor that autograd may save: those made under ``inference_mode`` are copied."""
-    return values.clone() if values.is_inference() else values

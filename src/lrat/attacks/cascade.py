@@ -15,12 +15,13 @@ from lrat.attacks.foreign import AttackLike, as_attack, protected_from
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
-from lrat.checks import FLAG, check_fields, checked, shown
+from lrat.checks import FLAG, check_fields, checked
 from lrat.errors import SettingError
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.outputs import forward_logits
 from lrat.passes import PassCounter
 from lrat.randomness import Noise, NoiseLike, as_noise
+from lrat.text import shown
 from lrat.threat import BALL, Ball
 from lrat.types import Images, Labels, Logits
 

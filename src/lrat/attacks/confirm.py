@@ -21,11 +21,13 @@ def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor)
     if len(rows) == 0:
         return claimed
     original = model.original
-    with (
-        torch.no_grad(),
-        outside_autocast(images.device.type),
-        full_float32(),
-        evaluating(original),
-    ):
-        wrong = forward_logits(original, images[rows]).argmax(1) != labels[rows]
+    wrong = float32_logits(original, images[rows]).argmax(1) != labels[rows]
     return claimed.index_put((rows,), wrong)
+
+
+@torch.no_grad()
+def float32_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits [B K] that verdicts rest on: float32, eval mode, no autocast, of ``model`` as it
+    is."""
+    with evaluating(model), outside_autocast(images.device.type), full_float32():
+        return forward_logits(model, images.float())

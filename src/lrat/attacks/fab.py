@@ -14,7 +14,7 @@ from lrat.errors import ModelError, SettingError
 from lrat.losses import LossLike, Prepared, as_loss, difference, probability_margin
 from lrat.outputs import forward_logits
 from lrat.randomness import Noise
-from lrat.threat import BALL, BallLike
+from lrat.threat import BALL, BallLike, per_image
 from lrat.types import Images, Labels, Logits
 
 _SHORTEST = 1e-8
@@ -131,7 +131,7 @@ class FAB(GradientAttack):
             better &= run.norm > self.threat.epsilon
         run.take(better, norm, logits, number)
         run.current = torch.lerp(
-            run.center, run.current, _wide(1 - wrong.float() * (1 - self.backward), run.center)
+            run.center, run.current, per_image(1 - wrong.float() * (1 - self.backward), run.center)
         )
 
     def _step(self, run: "Search", gradient: Tensor, losses: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class FAB(GradientAttack):
             return
         run = found.select(left)
         nothing = run.step == 0
-        best = torch.where(_wide(nothing, run.images), run.current, run.images)
+        best = torch.where(per_image(nothing, run.images), run.current, run.images)
         run.images = self.threat.around(run.center)(best)
         run.logits = forward_logits(model, run.images)
         run.step = run.step.masked_fill(nothing, self.steps)
@@ -213,7 +213,7 @@ class Search:
 
     def take(self, rows: Tensor, norm: Tensor, logits: Tensor, number: int) -> None:
         """Record the iterate where ``rows`` [B] is true."""
-        self.images = torch.where(_wide(rows, self.images), self.current, self.images)
+        self.images = torch.where(per_image(rows, self.images), self.current, self.images)
         self.norm = torch.where(rows, norm, self.norm)
         self.logits = torch.where(rows[:, None], logits, self.logits)
         self.step = self.step.masked_fill(rows, number)
@@ -233,8 +233,3 @@ class Search:
         gone = confirmed(model, self.images, self.labels, claimed)
         self.norm = self.norm.masked_fill(claimed & ~gone, torch.inf)
         return gone
-
-
-def _wide(rows: Tensor, images: Tensor) -> Tensor:
-    """[B] as [B 1 ...], with as many dimensions as the images."""
-    return rows.view(-1, *[1] * (images.dim() - 1))

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Attack, GradientAttack, Variant
-from lrat.checks import shown
 from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
 from lrat.inputs import check_module, entering
 from lrat.modes import evaluating, outside_autocast, recordable, tensors_kept
 from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise, seeded_randomness
+from lrat.text import in_one_line, shown
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
 
@@ -116,10 +116,10 @@ class Foreign:
         except LratError:
             raise
         except Exception as error:
-            cause = " ".join(f"{type(error).__name__} {error}".split())
             raise SettingError(
-                f"the attack {self._name} failed on images {list(images.shape)} ({cause}): it is "
-                "called with (model, images, labels) and must return images"
+                f"the attack {self._name} failed on images {list(images.shape)} "
+                f"({in_one_line(error)}): it is called with (model, images, labels) and must "
+                "return images"
             ) from error
 
 

@@ -14,6 +14,7 @@ from lrat.hardware import differentiable
 from lrat.inputs import check_logits
 from lrat.losses import Prepared
 from lrat.outputs import failing_in_one_line, in_float32, raw_logits
+from lrat.threat import per_image
 
 _LEAST = 1e-30
 _REFUSALS = (
@@ -114,7 +115,7 @@ def _scaled(losses: Tensor, logits: Tensor, raw: Tensor, leaf: Tensor, way: _Way
     (slope,) = torch.autograd.grad(losses.sum(), logits)
     size = slope.abs().amax(1).clamp(min=_LEAST)
     gradient = _pulled_back(raw, leaf, (slope / size[:, None]).to(raw.dtype), way).float()
-    return gradient * size.view(-1, *[1] * (gradient.dim() - 1))
+    return gradient * per_image(size, gradient)
 
 
 def _pulled_back(value: Tensor, leaf: Tensor, slope: Tensor | None, way: _Way) -> Tensor:

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.gradient import image_gradient
-from lrat.checks import check_fields, one_of, shown
+from lrat.checks import check_fields, one_of
 from lrat.errors import SettingError
 from lrat.losses import LossLike, as_loss, cross_entropy
 from lrat.randomness import Noise
+from lrat.text import shown
 from lrat.threat import BALL, Ball, BallLike
 from lrat.types import Images, Labels, Logits
 

@@ -9,6 +9,7 @@ from lrat.attacks.base import Trace, Variant
 from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.attacks.spent import spent, whole
 from lrat.checks import MODULE, check_fields
+from lrat.hardware import device_of
 from lrat.inputs import entering
 from lrat.modes import evaluating
 from lrat.outputs import logits_of
@@ -104,7 +105,7 @@ class Transfer:
     ) -> Variant:
         """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
         images, labels, _ = entering(images, labels)
-        place = next((tensor.device for tensor in self.source.parameters()), images.device)
+        place = device_of(self.source) or images.device
         with PassCounter(self.source) as counted:
             attack = as_attack(self.attack)
             found = attack(self.source, images.to(place), labels.to(place), noise=noise)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.checks import FLAG, FUNCTION, checked, optional, shown
+from lrat.checks import FLAG, FUNCTION, checked, optional
 from lrat.data.arrays import ImageData
 from lrat.data.augment import Augmentation
-from lrat.errors import CheckpointError, LratError, SettingError, in_one_line
+from lrat.errors import CheckpointError, LratError, SettingError
 from lrat.outputs import is_memory_error
 from lrat.randomness import Keyed, keys
+from lrat.text import in_one_line, shown
 from lrat.types import Batch
 
 

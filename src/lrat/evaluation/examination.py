@@ -4,24 +4,25 @@ What makes the work impossible is refused in one line; what makes its numbers le
 a note, which every result carries.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration.following import hooks_of, is_of
 from lrat.attacks.gradient import computes_in
 from lrat.data.scale import odd_scale
-from lrat.errors import LratError, ModelError, in_one_line
+from lrat.errors import LratError, ModelError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
 from lrat.inputs import channels_cure, from_zero
 from lrat.modes import equal, evaluating, tensors_kept, training_modes
 from lrat.outputs import NEVER, forward_logits, raw_logits
 from lrat.randomness import random_state_kept
+from lrat.text import in_one_line
 
 _ROUNDING = 1e-3
 """By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
@@ -240,7 +241,9 @@ def _hooked(model: nn.Module) -> tuple[str, ...]:
     """What to say of forward and backward hooks of the user's; PyTorch's own (of pruning, weight
     norm) are part of the model."""
     names = [
-        name or type(module).__name__ for name, module in model.named_modules() if _hooks_of(module)
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if any(not is_of(hook, "torch.") for hook in hooks_of(module).values())
     ]
     if not names:
         return ()
@@ -250,14 +253,6 @@ def _hooked(model: nn.Module) -> tuple[str, ...]:
         "those that change the answer), and one that stores outputs keeps all of them: remove "
         "hooks that the answer does not need",
     )
-
-
-def _hooks_of(module: nn.Module) -> list[Any]:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooks = [hook for kind in kinds for hook in (getattr(module, kind, None) or {}).values()]
-    homes = [str(getattr(hook, "__module__", type(hook).__module__)) for hook in hooks]
-    own = ("torch.", "lrat.")
-    return [hook for hook, home in zip(hooks, homes, strict=True) if not home.startswith(own)]
 
 
 def check_forward(
@@ -304,7 +299,9 @@ def check_training(
             logits = forward_logits(model, smallest)
         except ModelError as error:
             cause = in_one_line(error.__cause__ or error)
-            if not _passes(model, larger):
+            try:
+                forward_logits(model, larger)
+            except ModelError:
                 raise ModelError(f"the model fails in train mode: {cause}") from error
             raise ModelError(
                 f"the model fails in training on {what}: {cause}; choose another batch size"
@@ -322,45 +319,29 @@ def check_training(
             )
 
 
-def _passes(model: nn.Module, images: Tensor) -> bool:
-    try:
-        forward_logits(model, images)
-    except ModelError:
-        return False
-    return True
-
-
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Modes, attributes, tensors and global random numbers of before come back afterwards.
+    """Attributes, tensors and global random numbers of before come back afterwards.
 
     Not a copy: a model that holds a lock or an open file has none.
     """
-    tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    plain: dict[int, Tensor] = {}
-    for module in model.modules():
-        own = vars(module)
-        inner = [
-            own[name] for name in ("_parameters", "_buffers") if isinstance(own.get(name), dict)
-        ]
-        tables += [(table, dict(table)) for table in (own, *inner)]
-        plain |= {id(value): value for value in own.values() if isinstance(value, Tensor)}
+    modules = list(model.modules())
+    tables = [
+        (table, dict(table))
+        for part in modules
+        for table in (vars(part), part._parameters, part._buffers)
+        if isinstance(table, dict)  # those of a ScriptModule are none
+    ]
+    plain = {id(v): v for part in modules for v in vars(part).values() if isinstance(v, Tensor)}
     kept = [(value, value.detach().clone()) for value in plain.values()]
     with random_state_kept(), tensors_kept(model):
         try:
             yield
         finally:
             for table, before in tables:
-                _restore(table, before)
+                table.clear()
+                table.update(before)
             with torch.no_grad():
                 for value, copy in kept:
                     if not equal(value, copy):
                         value.copy_(copy)
-
-
-def _restore(table: dict[str, Any], before: Mapping[str, Any]) -> None:
-    for name in table.keys() - before.keys():
-        del table[name]
-    for name, value in before.items():
-        if name not in table or table[name] is not value:
-            table[name] = value

@@ -4,30 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
+from lrat.attacks.confirm import float32_logits
 from lrat.errors import DataError, NonFiniteError
-from lrat.hardware import full_float32
 from lrat.inputs import check_classes, unit_pixels
-from lrat.modes import evaluating, outside_autocast
-from lrat.outputs import NEVER, forward_logits
+from lrat.outputs import NEVER
 from lrat.types import Batch
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
-    """Logits [B K]: float32, eval mode, no autocast, of ``model`` as it is.
+    """Logits [B K] as ``float32_logits`` gives them.
 
     Raises ``ModelError`` for an output that is not [B K] with K >= 2 and ``NonFiniteError`` that
     names ``attack`` and the image (by ``index`` [B]) for NaN or infinite logits.
     """
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        outside_autocast(images.device.type),
-        full_float32(),
-    ):
-        logits = forward_logits(model, images.float())
+    logits = float32_logits(model, images)
     finite = (logits.isfinite().all(1) & (logits > NEVER).any(1)).cpu().numpy()
     if not finite.all():
         raise NonFiniteError(

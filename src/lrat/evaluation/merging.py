@@ -34,10 +34,9 @@ from lrat.evaluation.storage import (
     read_extent,
     read_notes,
     read_parts,
-    read_whole,
 )
 from lrat.files import is_temporary, read_tensors, write_atomically
-from lrat.reading import listed, open_stored
+from lrat.reading import listed, open_stored, read_whole
 
 Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")

@@ -8,18 +8,10 @@ from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.files import write_if_new
-from lrat.reading import NOT_AS_WRITTEN, read_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_record
 
 _logger = logging.getLogger(__name__)
 ANEW = "bring it back, or evaluate into a new folder"
-
-
-def read_record(path: Path, cure: str) -> dict[str, Any]:
-    """A JSON object of a run folder; ``RunFolderError`` with ``cure`` where there is none."""
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} {trouble(error)}; {cure}") from None
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

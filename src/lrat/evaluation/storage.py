@@ -10,7 +10,7 @@ several runs or processes over the same identity can lie in one folder.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lrat.errors import DataError, LratError, RunFolderError, SettingError
+from lrat.errors import DataError, RunFolderError, SettingError
 from lrat.evaluation.gallery import GALLERY, Gallery, GalleryStore, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.records import (
@@ -26,7 +26,6 @@ from lrat.evaluation.records import (
     ball_of,
     notes_of,
     read_identity,
-    read_record,
     read_summary,
     stored_summary,
     write_summary,
@@ -42,7 +41,7 @@ from lrat.files import (
     write_table,
     write_tensors,
 )
-from lrat.reading import listed, trouble
+from lrat.reading import listed, read_record, read_whole, trouble
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")
@@ -138,18 +137,6 @@ def claim(
         raise RunFolderError(
             f"{folder} belongs to another {what} ({'; '.join(found)}): {cure or _cure(folder)}"
         )
-
-
-def read_whole(path: Path, read: Callable[[Path], Table], cure: str) -> Table:
-    """What ``read`` finds in a table's file; ``RunFolderError`` with ``cure`` for a damaged one."""
-    try:
-        return read(path)
-    except LratError as error:
-        raise RunFolderError(f"{path}: {error}; {cure}") from None
-    except Exception as error:
-        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunFolderError(f"{path} is damaged ({reason}): {cure}") from None
 
 
 def read_one_part(folder: Path, attack: str) -> Outcomes | None:

@@ -15,10 +15,11 @@ from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
 from lrat.attacks.through import LogitScaled
-from lrat.checks import Rule, check_fields, checked, shown
+from lrat.checks import check_fields, checked, tuple_of
 from lrat.errors import SettingError
 from lrat.evaluation.outcomes import NATURAL
 from lrat.losses import LossLike, as_loss, dlr, targeted_dlr
+from lrat.text import shown
 from lrat.threat import BALL, REGION, Ball, Region, RegionLike
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
@@ -58,14 +59,9 @@ class Member:
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.attack))
 
 
-def _members(value: Any) -> tuple[Member, ...]:
-    members = tuple(value)
-    if not members or not all(isinstance(member, Member) for member in members):
-        raise TypeError
-    return members
-
-
-_MEMBERS = Rule(_members, "at least one Member", "(Member(name='pgd', attack=PGD(...)),)")
+_MEMBERS = tuple_of(
+    Member, least=1, need="at least one Member", example="(Member(name='pgd', attack=PGD(...)),)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Gradients that are no numbers: attacks stand still on them and the model looks robust."""
 
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,12 +25,7 @@ class GradientWatch:
         self._handle = self._module.register_forward_pre_hook(self._watch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._handle.remove()
 
     @property
@@ -52,9 +46,5 @@ class GradientWatch:
 
 def without_gradient(model: nn.Module, images: Tensor) -> Tensor:
     """[B]: where the gradient of the summed logits is NaN; for the error that names an image."""
-    gradient, _, _ = image_gradient(model, Prepared(_summed, ()), images)
+    gradient, _, _ = image_gradient(model, Prepared(lambda logits: logits.sum(1), ()), images)
     return gradient.flatten(1).isnan().any(1)
-
-
-def _summed(logits: Tensor) -> Tensor:
-    return logits.sum(1)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrat.errors import ConfigurationError
 from lrat.evaluation import EvaluationResult
+from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.statistics import (
@@ -93,7 +94,7 @@ class Ranking:
         rows = [("attack", "fooled %", "95 % interval", "behind %", "p", "mean margin")]
         for each in self.attacks:
             behind = "" if each.behind is None else f"{100 * each.behind.value:.2f}"
-            p = "" if each.p is None else f"{each.p:.3g}"
+            p = "" if each.p is None else written_p(each.p)
             kind = " (ensemble)" if each.ensemble else ""
             cells = (*percent(each.fooled), behind, p, f"{each.mean_margin:.3f}")
             rows.append((f"{each.name}{kind}", *cells))

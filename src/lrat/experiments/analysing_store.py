@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.storage import differences, read_whole
+from lrat.evaluation.storage import differences
 from lrat.files import (
     TABLE_SUFFIXES,
     Columns,
@@ -19,7 +19,7 @@ from lrat.files import (
     write_json,
     write_table,
 )
-from lrat.reading import read_json
+from lrat.reading import read_json, read_whole
 
 ANALYSES = "analysis"
 IDENTITY, SUMMARY = "identity.json", "summary.json"

@@ -13,7 +13,7 @@ from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONTENTS, read_config
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import fill
-from lrat.reading import read_json, trouble
+from lrat.reading import read_record
 
 Part = Literal["train", "test"]
 
@@ -56,12 +56,8 @@ def open_run(
 
 def _check_images(run: Path, part: Part, images: ImageData) -> None:
     """Image numbers of other data would join weights and views of different images."""
-    try:
-        stored = read_json(run / CONTENTS).get(part)
-    except FileNotFoundError:
-        return  # an earlier version kept no digests
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{run / CONTENTS} {trouble(error)}; bring it back") from None
+    # An earlier version kept no digests.
+    stored = read_record(run / CONTENTS, "bring it back", may_lack=True).get(part)
     if stored is not None and stored != images.digest():
         raise RunFolderError(
             f"{images.name}: these are not the {part} images that {run} had: bring them back, or "

@@ -1,7 +1,7 @@
 """``lrat.fit`` and ``lrat.evaluate``: a model and data of one's own, in a line each."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
-from lrat.checks import MODULE, Rule, checked, one_of, shown
+from lrat.checks import FUNCTION, MODULE, Rule, checked, instance, one_of
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
@@ -43,6 +43,7 @@ from lrat.models.hookless import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
+from lrat.text import shown
 from lrat.threat import BALL, Ball, as_ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
 from lrat.training.guards import Measured
@@ -56,17 +57,6 @@ Data: TypeAlias = "tuple[Any, Any] | ImageData"
 _logger = logging.getLogger(__name__)
 _VALIDATION_ATTACK = "pgd-10"
 _BATCH = 256
-
-
-def _of(*kinds: Any) -> Callable[[Any], Any]:
-    """Takes what is of one of these kinds, and no empty text."""
-
-    def take(value: Any) -> Any:
-        if not isinstance(value, kinds) or isinstance(value, type) or value == "":
-            raise TypeError
-        return value
-
-    return take
 
 
 def _images(data: Any) -> ImageData:
@@ -84,20 +74,24 @@ _checked = checked(
     model=replace(MODULE, take=lambda given: hookable(MODULE.take(given))),
     data=Rule(_images, "images and labels, or an ImageData", "(images, labels)"),
     threat=BALL,
-    method=Rule(_of(str, Objective), "a method's name or an Objective", "'sat'"),
-    suite=Rule(_of(str, Suite), "a suite's name, the path of a YAML file or a Suite", "'tier'"),
-    schedule=Rule(
-        _of(str, Mapping, Schedule),
-        "a name, a mapping of its settings or a function (lr, position, length) -> rate",
-        "'cosine'",
+    method=instance(str, Objective, need="a method's name or an Objective", example="'sat'"),
+    suite=instance(
+        *(str, Suite), need="a suite's name, the path of a YAML file or a Suite", example="'tier'"
     ),
-    augmentation=Rule(_of(Callable), "a function (images, noise) -> images", "CropAndFlip()"),
+    schedule=instance(
+        *(str, Mapping, Schedule),
+        need="a name, a mapping of its settings or a function (lr, position, length) -> rate",
+        example="'cosine'",
+    ),
+    augmentation=replace(
+        FUNCTION, need="a function (images, noise) -> images", example="CropAndFlip()"
+    ),
     loss=Rule(as_loss, "a Loss or a function (logits, labels) -> [B]", "cross_entropy"),
-    progress=Rule(_of(Progress), "an object with on_step and on_epoch", "MyProgress()"),
+    progress=instance(Progress, need="an object with on_step and on_epoch", example="MyProgress()"),
     precision=one_of(get_args(Precision)),
     acceleration=one_of(get_args(Acceleration)),
     noise=one_of(get_args(NoiseKind)),
-    device=Rule(_of(str, torch.device), "the name of a device", "'cpu'"),
+    device=instance(str, torch.device, need="the name of a device", example="'cpu'"),
 )
 """The rules of the functions below, besides those of ``lrat.checks.ARGUMENTS``."""
 

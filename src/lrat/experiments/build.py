@@ -12,7 +12,6 @@ from torch import nn
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
 from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
-from lrat.checks import shown
 from lrat.data import (
     CropAndFlip,
     ImageData,
@@ -31,13 +30,15 @@ from lrat.errors import (
 )
 from lrat.evaluation import Member, Suite, examination
 from lrat.evaluation.examination import check_forward
+from lrat.experiments.catalogue import names_users_code
 from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
-from lrat.experiments.users_code import model_from_file, names_a_file
+from lrat.experiments.users_code import model_from_file
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
 from lrat.randomness import seeded_randomness
+from lrat.text import shown
 from lrat.threat import Ball, as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
@@ -160,7 +161,7 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
     channels, height, width = shape
     chosen = {} if config.model.width is None else {"width": config.model.width}
-    if names_a_file(config.model.name):
+    if names_users_code(config.model.name):
         return model_from_file(config.model.name, config.seed)
     if config.model.name == "small-cnn" and height != width:
         raise ConfigurationError(
@@ -272,16 +273,9 @@ def schedule(
             raise SettingError(f"schedule={shown(wanted)}: give its name, as {{'name': 'cosine'}}")
         made = named_schedule(name, settings, drops)
         return None if isinstance(made, Piecewise) else made
-    if wanted is None:
-        return None
-    if isinstance(wanted, Schedule):
-        if drops is not None:
-            raise SettingError(f"drops={shown(drops)} do nothing beside a schedule: leave them out")
-        return wanted
-    raise SettingError(
-        f"schedule={shown(wanted)}: pass a name, as 'cosine', its settings, as {{'name': 'cosine', "
-        "'final': 0.01}, or a function (lr, position, length) -> rate"
-    )
+    if wanted is not None and drops is not None:
+        raise SettingError(f"drops={shown(drops)} do nothing beside a schedule: leave them out")
+    return wanted
 
 
 def attack(name: str, ball: Ball) -> Attack:

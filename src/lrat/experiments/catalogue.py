@@ -79,6 +79,11 @@ def resolve_method(name: str) -> str:
     return resolved
 
 
+def names_users_code(name: str) -> bool:
+    """Whether a name means something in a user's file, as ``FILE.py:NAME``."""
+    return ".py:" in name
+
+
 def check_data_name(name: str) -> str:
     if not name.startswith("npz:") and name not in DATA:
         raise UnknownNameError("data", name, DATA)
@@ -86,7 +91,7 @@ def check_data_name(name: str) -> str:
 
 
 def check_model_name(name: str) -> str:
-    if ".py:" not in name and name not in MODELS:
+    if not names_users_code(name) and name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
     return name
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lrat.errors import ConfigurationError, DataError, RunFolderError
+from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult, compare
 from lrat.evaluation.comparison.group_table import GroupComparison
 from lrat.evaluation.comparison.grouping import compare_groups
@@ -15,7 +15,7 @@ from lrat.experiments.config import RunConfig
 from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
 from lrat.experiments.found import checkpoint_of, of_other_seeds, one_of_each
 from lrat.files import write_json
-from lrat.reading import read_json, trouble
+from lrat.reading import read_record
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
@@ -189,12 +189,8 @@ def _seedless(config: RunConfig) -> RunConfig:
 
 def _model_file(run: Path) -> str:
     """The digest of a user's model file, which the configuration only names."""
-    try:
-        return str(read_json(run / CONTENTS).get("model file", ""))
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{run / CONTENTS} {trouble(error)}; bring it back") from None
+    contents = read_record(run / CONTENTS, "bring it back", may_lack=True)
+    return str(contents.get("model file", ""))
 
 
 def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

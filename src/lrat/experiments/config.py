@@ -193,7 +193,7 @@ class RunConfig(_Section):
         # The contents of a user's files are compared apart (contents.json), wherever they lie.
         if self.data.name.startswith("npz:"):
             settings["data"]["name"] = "npz:"
-        if ".py:" in self.model.name:
+        if catalogue.names_users_code(self.model.name):
             settings["model"]["name"] = Path(self.model.name).name
         return settings
 
@@ -214,11 +214,12 @@ class RunConfig(_Section):
             data["root"] = str(Path(data["root"]).resolve())
         if data["name"].startswith("npz:"):
             data["name"] = f"npz:{Path(data['name'].removeprefix('npz:')).resolve()}"
-        if ".py:" in model["name"]:
+        if catalogue.names_users_code(model["name"]):
             model["name"] = str(Path(model["name"]).resolve())
         training = content["training"]
         training["trackers"] = [
-            str(Path(name).resolve()) if ".py:" in name else name for name in training["trackers"]
+            str(Path(name).resolve()) if catalogue.names_users_code(name) else name
+            for name in training["trackers"]
         ]
         return yaml.safe_dump(content, sort_keys=False)
 
@@ -342,7 +343,8 @@ def _in_one_line(error: ValidationError) -> str:
             problems.append(str(cause))
         elif each["type"] == "tuple_type":
             given = each["input"]
-            form = f"[{cut(str(given))}]" if isinstance(given, float | str) else "[...]"
+            has_parts = given is None or isinstance(given, Mapping)
+            form = "[...]" if has_parts else f"[{cut(str(given))}]"
             problems.append(f"{where}={shown(given)}: must be a list, as {where}={form}")
         else:
             cause = each["msg"].lower().replace("dictionary", "mapping")

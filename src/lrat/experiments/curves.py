@@ -12,9 +12,8 @@ from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
-from lrat.evaluation.records import read_record
 from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.storage import IDENTITY, claim, read_whole
+from lrat.evaluation.storage import IDENTITY, claim
 from lrat.evaluation.suites import Member
 from lrat.experiments import build
 from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
@@ -23,6 +22,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
+from lrat.reading import read_record, read_whole
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.threat import as_ball
 

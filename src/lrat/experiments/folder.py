@@ -1,6 +1,5 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from lrat.evaluation.storage import FINGERPRINT
 from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
 from lrat.files import is_temporary
-from lrat.reading import listed, open_stored, read_json, trouble
+from lrat.reading import file_digest, listed, read_json, read_record, trouble
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -42,16 +41,9 @@ def read_config(folder: Path) -> RunConfig:
     if not path.is_file():
         raise RunFolderError(f"{folder} is no run folder: it has no {CONFIG}; train one first")
     config = load_config(read_settings(path))
-    try:
-        trained = read_json(folder / MODEL).get("configuration", config.digest())
-    except FileNotFoundError:
-        return config
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{folder / MODEL} {trouble(error)}; remove it and give the run's `lrat train` command "
-            "again, which writes it anew"
-        ) from None
-    if trained != config.digest():
+    cure = "remove it and give the run's `lrat train` command again, which writes it anew"
+    trained = read_record(folder / MODEL, cure, may_lack=True)
+    if trained.get("configuration", config.digest()) != config.digest():
         raise RunFolderError(
             f"{path} is damaged or was edited: it is not what this run was trained with; bring "
             "back what decides its results"
@@ -67,9 +59,7 @@ def check_weights(folder: Path) -> None:
         stored = read_json(folder / MODEL).get("sha256")
         if stored is None:
             return
-        with open_stored(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        reason = None if digest == stored else "is damaged: its digest differs"
+        reason = None if file_digest(path) == stored else "is damaged: its digest differs"
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
@@ -120,13 +110,11 @@ def check_contents(folder: Path, found: Mapping[str, str]) -> None:
     path = folder / CONTENTS
     if not has_begun(folder) or not path.is_file():
         return
-    try:
-        stored = read_json(path)
-    except (OSError, ValueError):
-        raise RunFolderError(
-            f"{path} is damaged, so whether the images are still the same cannot be checked: bring "
-            "it back, or remove it to continue all the same"
-        ) from None
+    stored = read_record(
+        path,
+        "whether the images are still the same cannot be checked: bring it back, or remove it to "
+        "continue all the same",
+    )
     changed = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
     if changed:
         raise RunFolderError(

@@ -6,7 +6,7 @@ the file already.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import CodeType, FunctionType, MethodType
@@ -34,8 +34,12 @@ def own_functions(suite: Suite) -> str:
 def code_digest(thing: Callable[..., Any]) -> str:
     """Twelve hex digits for a function's or a class's code, constants and defaults, and for the
     functions and plain values of its own module and closure that it names."""
-    told = "\n".join(_code(thing, set()))
-    return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
+    return digest(_code(thing, set()))
+
+
+def digest(lines: Iterable[str]) -> str:
+    """Twelve hex digits for these lines."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGITS]
 
 
 def _inside(thing: Any, seen: set[int]) -> Iterator[Any]:
@@ -43,27 +47,26 @@ def _inside(thing: Any, seen: set[int]) -> Iterator[Any]:
     if id(thing) in seen or isinstance(thing, (nn.Module, OwnLoss, OwnAttack)):
         return
     seen.add(id(thing))
-    if isinstance(thing, FunctionType):
-        if _is_own(thing):
-            yield thing
-    elif isinstance(thing, MethodType):
-        yield from _inside(thing.__func__, seen)
-        yield from _inside(thing.__self__, seen)
-    elif isinstance(thing, partial):
-        for part in (thing.func, *thing.args, *thing.keywords.values()):
-            yield from _inside(part, seen)
-    elif isinstance(thing, Mapping):
-        for part in thing.values():
-            yield from _inside(part, seen)
-    elif isinstance(thing, (tuple, list)):
-        for part in thing:
-            yield from _inside(part, seen)
-    else:
-        if callable(thing) and _is_own(type(thing)):
-            yield type(thing)
-        if is_dataclass(thing):
-            for each in fields(thing):
-                yield from _inside(getattr(thing, each.name, None), seen)
+    function = thing if isinstance(thing, FunctionType) else type(thing)
+    if callable(thing) and _is_own(function):
+        yield function
+    for part in parts_of(thing) or ():
+        yield from _inside(part, seen)
+
+
+def parts_of(thing: Any) -> Iterable[Any] | None:
+    """What a method, a partial function, a container or a dataclass is made of; None for others."""
+    if isinstance(thing, MethodType):
+        return thing.__func__, thing.__self__
+    if isinstance(thing, partial):
+        return thing.func, *thing.args, *thing.keywords.values()
+    if isinstance(thing, Mapping):
+        return thing.values()
+    if isinstance(thing, (tuple, list)):
+        return thing
+    if is_dataclass(thing):
+        return [getattr(thing, each.name, None) for each in fields(thing)]
+    return None
 
 
 def _is_own(thing: Any) -> bool:
@@ -89,7 +92,7 @@ def _code(thing: Any, seen: set[int]) -> Iterator[str]:
     if not isinstance(thing, FunctionType):
         return
     yield from code_lines(thing.__code__)
-    cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+    cells = [value for cell in thing.__closure__ or () if (value := filled(cell)) is not None]
     named = [
         thing.__globals__[name] for name in named_in(thing.__code__) if name in thing.__globals__
     ]
@@ -121,8 +124,9 @@ def named_in(code: CodeType) -> list[str]:
     return sorted({*code.co_names, *inner})
 
 
-def _is_filled(cell: Any) -> bool:
+def filled(cell: Any) -> Any:
+    """What a closure's cell holds; None for one that is not filled yet."""
     try:
-        return cell.cell_contents is not None
+        return cell.cell_contents
     except ValueError:
-        return False
+        return None

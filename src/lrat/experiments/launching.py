@@ -22,6 +22,7 @@ from lrat.experiments import build
 from lrat.experiments.lifeline import left_at_the_second_signal
 from lrat.experiments.team import ConnectionLostError, in_team
 from lrat.hardware import float32_settings, set_float32
+from lrat.text import reason
 
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -164,7 +165,7 @@ def _fabric(spread: Spread) -> Any:
             raise ValueError("no cluster environment")
         environment.validate_settings(num_devices=spread.devices, num_nodes=spread.nodes)
     except (ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"{spread}: {' '.join(str(error).split())}") from None
+        raise ConfigurationError(f"{spread}: {reason(error)}") from None
     absent = [name for name in _MEETING_PLACE if name not in os.environ]
     if spread.nodes > 1 and absent and not environment.creates_processes_externally:
         raise ConfigurationError(

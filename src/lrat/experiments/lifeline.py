@@ -46,9 +46,15 @@ class Child:
         return signal.Signals(-code).name if code < 0 else f"status {code}"
 
 
+_Child = TypeVar("_Child", bound=Child)
+
+
 def start_child(
-    live: Callable[..., None], *arguments: Any, deaf_to: tuple[signal.Signals, ...]
-) -> Child:
+    kind: type[_Child],
+    live: Callable[..., None],
+    *arguments: Any,
+    deaf_to: tuple[signal.Signals, ...],
+) -> _Child:
     """Start ``live(*arguments, line, lifeline)`` in a process, deaf from its first moment."""
     context = multiprocessing.get_context("spawn")
     line, far_line = context.Pipe()
@@ -59,7 +65,7 @@ def start_child(
     # Only the process may hold these ends, so that each side notices the end of the other.
     far_line.close()
     far_lifeline.close()
-    return Child(process=process, line=line, lifeline=lifeline)
+    return kind(process=process, line=line, lifeline=lifeline)
 
 
 def while_heeding(

@@ -7,7 +7,6 @@ its version. What a function or a method stores (counters, caches, switches) is 
 
 import dis
 import functools
-import hashlib
 import platform
 import sys
 import sysconfig
@@ -24,20 +23,18 @@ import torch
 from torch import Tensor, nn
 
 from lrat import __version__
+from lrat.acceleration.following import HOOKS
 from lrat.evaluation.fingerprint import Program
-from lrat.experiments.function_code import code_lines, named_in
-from lrat.experiments.own_names import without_addresses
+from lrat.experiments.function_code import code_lines, digest, filled, named_in
+from lrat.experiments.own_names import DEFAULT_REPR, without_addresses
 
-_DIGITS = 12
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, np.generic, Enum)
-_WITHOUT_REPR: Any = object.__repr__
 _MOST = 1000
 """A longer list or dictionary holds data."""
 _DEEPEST = 50
 """What lies deeper inside objects is left out: a linked list has no end that Python could reach."""
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _OF_THE_MACHINE = frozenset({"device_ids", "output_device", "src_device_obj"})
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _LIBRARIES = tuple(
     f"{Path(sysconfig.get_path(name)).resolve()}/" for name in ("stdlib", "platstdlib")
 )
@@ -96,12 +93,12 @@ class _Walk:
                 self.visit(part, f"{name}.{key}", key)
 
     def _module(self, module: nn.Module, name: str) -> None:
-        self.values[f"{name}: tree"] = ("", _digest([without_addresses(_tree(module))]))
+        self.values[f"{name}: tree"] = ("", digest([without_addresses(_tree(module))]))
         for path, part in module.named_modules():
             at = f"{name}.{path}" if path else name
             self._seen[id(part)] = part
             self._class(type(part))
-            for kind in _HOOKS:
+            for kind in HOOKS:
                 for number, hook in enumerate(getattr(part, kind, {}).values()):
                     self.visit(hook, f"{at}.{kind}[{number}]")
             held = getattr(part, "__dict__", {})
@@ -112,18 +109,18 @@ class _Walk:
             except (AttributeError, RuntimeError):
                 continue
             if isinstance(written, str):  # of a ScriptModule or a graph
-                self.code[f"{at}.code"] = _digest([written])
+                self.code[f"{at}.code"] = digest([written])
 
     def _function(self, function: FunctionType) -> None:
         self.visit(getattr(function, "__wrapped__", None), function.__qualname__)
         if not _is_users(function):  # a library's decorator around a function of the user's
             for cell in function.__closure__ or ():
-                if (held := _filled(cell)) is not function and callable(held):
+                if (held := filled(cell)) is not function and callable(held):
                     self.visit(held, function.__qualname__)
             return
         code, name = function.__code__, function.__qualname__
-        digest = _digest(code_lines(code))
-        while self.code.setdefault(name, digest) != digest:  # two lambdas of one function
+        read = digest(code_lines(code))
+        while self.code.setdefault(name, read) != read:  # two lambdas of one function
             name += "'"
         if function.__name__ != "__init__":
             self.stored.update(_stored(code))
@@ -132,7 +129,7 @@ class _Walk:
             self.visit(value, f"{name}: default {number}")
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             if variable != "__class__":
-                self.visit(_filled(cell), f"{name}: {variable}", variable)
+                self.visit(filled(cell), f"{name}: {variable}", variable)
         names = named_in(code)
         for variable in names:
             if variable in function.__globals__:
@@ -184,7 +181,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{n}", each) for n, each in enumerate(thing))
     elif hasattr(thing, "__wrapped__"):
         yield "function", thing.__wrapped__
-    elif _is_users(own := type(thing)) or own.__repr__ is _WITHOUT_REPR:
+    elif _is_users(own := type(thing)) or own.__repr__ is DEFAULT_REPR:
         yield "class", type(thing)
         names = {*getattr(thing, "__dict__", ()), *getattr(type(thing), "__slots__", ())}
         yield from ((name, getattr(thing, name, None)) for name in sorted(names))
@@ -221,13 +218,6 @@ def _text(value: Any, depth: int = 0) -> str | None:
     return None
 
 
-def _filled(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
 def _stored(code: CodeType) -> Iterator[str]:
     for each in dis.get_instructions(code):
         if each.opname in {"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF"}:
@@ -235,10 +225,6 @@ def _stored(code: CodeType) -> Iterator[str]:
     for value in code.co_consts:
         if isinstance(value, CodeType):
             yield from _stored(value)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_DIGITS]
 
 
 def _is_users(thing: Any) -> bool:

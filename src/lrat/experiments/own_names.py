@@ -7,15 +7,15 @@ whatever they do.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
-from lrat.experiments.function_code import code_digest
+from lrat.experiments.function_code import code_digest, parts_of
 
+DEFAULT_REPR: Any = object.__repr__
+"""That of objects which print as their class alone."""
 _ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 
 
@@ -34,34 +34,16 @@ def _told(thing: Any, seen: set[int]) -> Iterator[str]:
     if id(thing) in seen or isinstance(thing, (nn.Module, Tensor, type)):
         return
     seen.add(id(thing))
-    for part in _parts(thing):
+    parts = parts_of(thing)
+    if parts is None and not isinstance(thing, FunctionType):
+        parts = getattr(thing, "__dict__", {}).values()
+    for part in parts or ():
         yield from _told(part, seen)
     if isinstance(thing, FunctionType):
         if "<" in thing.__qualname__:
             yield f"{thing.__qualname__} {code_digest(thing)}"
-    elif _prints_as_its_class(thing) and (held := getattr(thing, "__dict__", None)):
+    elif type(thing).__repr__ is DEFAULT_REPR and (held := getattr(thing, "__dict__", None)):
         yield f"{type(thing).__qualname__} {without_addresses(repr(_ordered(held)))}"
-
-
-def _prints_as_its_class(thing: Any) -> bool:
-    own: Any = type(thing)
-    return own.__repr__ is object.__repr__
-
-
-def _parts(thing: Any) -> Iterator[Any]:
-    """What else a part is made of."""
-    if isinstance(thing, MethodType):
-        yield from (thing.__func__, thing.__self__)
-    elif isinstance(thing, partial):
-        yield from (thing.func, *thing.args, *thing.keywords.values())
-    elif isinstance(thing, Mapping):
-        yield from thing.values()
-    elif isinstance(thing, (tuple, list)):
-        yield from thing
-    elif is_dataclass(thing):
-        yield from (getattr(thing, each.name, None) for each in fields(thing))
-    elif not isinstance(thing, FunctionType):
-        yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
 
 
 def _ordered(held: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lrat.attacks import Attack, Variant, as_attack
 from lrat.errors import SettingError, UnknownNameError
-from lrat.experiments.users_code import file_digest, object_from_file, told
+from lrat.experiments.catalogue import names_users_code
+from lrat.experiments.users_code import file_digest, in_users_code, object_from_file
 from lrat.losses import (
     Loss,
     Prepared,
@@ -55,7 +56,7 @@ class OwnLoss:
     def prepare(
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
     ) -> Prepared:
-        with told(f"loss {self.place!r}"):
+        with in_users_code(f"loss {self.place!r}"):
             made = self.loss.prepare(labels, clean_logits, rank)
         return Prepared(_watched(made.function, self.place), made.context)
 
@@ -65,7 +66,7 @@ def _watched(function: Callable[..., Tensor], place: str) -> Callable[..., Tenso
     """A user's function whose errors are one line; the same one for the same function."""
 
     def losses_of(logits: Tensor, *context: Tensor) -> Tensor:
-        with told(f"loss {place!r}"):
+        with in_users_code(f"loss {place!r}"):
             losses = function(logits, *context)
         if not isinstance(losses, Tensor):
             raise SettingError(
@@ -109,18 +110,13 @@ class OwnAttack:
         clean_logits: Logits | None = None,
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        with told(f"attack {self.place!r}"):
+        with in_users_code(f"attack {self.place!r}"):
             return self.attack(model, images, labels, noise=noise, clean_logits=clean_logits)
-
-
-def names_own(name: str) -> bool:
-    """Whether a name means something in a user's file."""
-    return ".py:" in name
 
 
 def loss_named(name: str) -> Loss:
     """A loss of ours by name, or a user's ``FILE.py:NAME``."""
-    if names_own(name):
+    if names_users_code(name):
         found = as_loss(object_from_file(name, "loss"))
         return OwnLoss(found, name, file_digest(name)[:_DIGITS])
     if name not in LOSSES:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.storage import read_whole
 from lrat.experiments.analysing_figures import AGREEMENT_NOTES, noted_agreements
 from lrat.experiments.analysing_store import (
     EMBEDDING,
@@ -18,7 +17,7 @@ from lrat.experiments.analysing_store import (
     VULNERABILITY,
 )
 from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import NOT_AS_WRITTEN, read_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_json, read_whole, trouble
 from lrat.reporting.figures import Agreement, View, tail_words
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]

@@ -10,9 +10,9 @@ from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite
 from lrat.evaluation.running import NoiseKind
+from lrat.experiments.catalogue import names_users_code
 from lrat.experiments.folder import threat_slug
 from lrat.experiments.launching import check_devices
-from lrat.experiments.own_parts import names_own
 from lrat.experiments.suite_names import check_suite, names_a_file, run_name, slug
 
 _DIGITS = 8
@@ -82,7 +82,7 @@ class EvaluationRequest:
         name += "".join(f"-from-{run_name(run)}" for run in self.transfer)
         name += "-images" if self.keep_images else ""
         name += "" if self.noise == "keyed" else f"-{self.noise}"
-        own_loss = self.loss is not None and names_own(self.loss)
+        own_loss = self.loss is not None and names_users_code(self.loss)
         if names_a_file(self.suite) or own_loss or self.transfer:
             name += f"-{digest_of_attacks(attacks)}"
         return name

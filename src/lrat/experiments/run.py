@@ -15,6 +15,7 @@ from lrat.acceleration import View, describe
 from lrat.data import ImageData, InMemory, Splits
 from lrat.errors import DataError, RunFolderError
 from lrat.experiments import build
+from lrat.experiments.catalogue import names_users_code
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import synchronised
 from lrat.experiments.environment import environment
@@ -33,7 +34,7 @@ from lrat.experiments.lock import locked
 from lrat.experiments.measures import selection_key, watch
 from lrat.experiments.seeing import record_choices, recorded_choices
 from lrat.experiments.trackers import build_trackers
-from lrat.experiments.users_code import file_digest, names_a_file
+from lrat.experiments.users_code import file_digest
 from lrat.experiments.weights import read_safetensors, write_safetensors
 from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.hardware import move
@@ -174,7 +175,7 @@ class _Training:
         view = self._view(network, splits, chosen=begun)
         watched = self._watch(network, splits, view)
         check_contents(folder, found)
-        if names_a_file(self.config.model.name):
+        if names_users_code(self.config.model.name):
             reading = Reading(network, splits.training(), self.device, trains=True)
             (reading.check if begun else reading.begin)(folder)
         if not begun:
@@ -235,7 +236,7 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
         for part in ("train", "validation", "test")
         if (data := getattr(splits, part)) is not None
     }
-    if names_a_file(config.model.name):
+    if names_users_code(config.model.name):
         found["model file"] = file_digest(config.model.name)
     return found
 

@@ -25,7 +25,8 @@ from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.errors import ConfigurationError, SettingError, UnknownNameError
 from lrat.evaluation import Suite, custom
 from lrat.experiments.carried import transferred
-from lrat.experiments.own_parts import loss_named, names_own, own_attack
+from lrat.experiments.catalogue import names_users_code
+from lrat.experiments.own_parts import loss_named, own_attack
 from lrat.reading import read_yaml, trouble
 from lrat.text import cut, shown
 from lrat.threat import Ball
@@ -153,7 +154,7 @@ def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack
     given = {key: value for key, value in wanted.model_dump().items() if value is not None}
     kind = given.pop("attack")
     wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
-    recipe = _users_own(kind) if names_own(kind) else _KINDS.get(kind)
+    recipe = _users_own(kind) if names_users_code(kind) else _KINDS.get(kind)
     if recipe is None:
         raise UnknownNameError("attack", kind, [*_KINDS, "FILE.py:NAME"])
     idle = sorted(given.keys() - recipe.takes)

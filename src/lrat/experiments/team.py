@@ -23,6 +23,7 @@ from typing import Any, Literal
 from lrat.errors import Interrupted, LratError
 from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
 from lrat.signals import SIGNALS
+from lrat.text import in_one_line
 from lrat.training.interrupt import StopRequest, stopping
 
 _SECONDS_FOR_THE_CAUSE = 5.0
@@ -56,7 +57,9 @@ def in_team(member: Callable[[int], Any], size: int, *, saves_itself: bool) -> A
     with heard as stop:
         try:
             # One by one, so that each is known as soon as it is there.
-            team.extend(_start(member, number, saves_itself) for number in range(size))
+            for number in range(size):
+                child = start_child(_Member, _live, member, number, saves_itself, deaf_to=SIGNALS)
+                team.append(child)
             if stop.reason is not None:  # a signal that came before all were there
                 hand_on(stop.reason)
             _watch_over(team)
@@ -117,11 +120,6 @@ class _Member(Child):
             self.end = pickle.loads(self.line.recv_bytes())  # noqa: S301 - our own process
         except (EOFError, OSError):
             self.end = _End(kind="died", value=self.exit_status())
-
-
-def _start(member: Callable[[int], Any], number: int, saves_itself: bool) -> _Member:
-    child = start_child(_live, member, number, saves_itself, deaf_to=SIGNALS)
-    return _Member(process=child.process, line=child.line, lifeline=child.lifeline)
 
 
 def _watch_over(team: Sequence[_Member]) -> None:
@@ -221,8 +219,7 @@ def _packed(end: _End) -> bytes:
         packed = pickle.dumps(end)
         pickle.loads(packed)  # noqa: S301 - an error may refuse to be made again
     except Exception:
-        told = " ".join(f"{type(end.value).__name__}: {end.value}".split())
-        packed = pickle.dumps(_End(kind="refused", value=LratError(told)))
+        packed = pickle.dumps(_End(kind="refused", value=LratError(in_one_line(end.value))))
     return packed
 
 

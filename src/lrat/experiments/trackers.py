@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments.users_code import names_a_file, object_from_file, told
+from lrat.experiments.catalogue import names_users_code
+from lrat.experiments.users_code import in_users_code, object_from_file
 from lrat.training.metrics import EpochRecord
 from lrat.training.watch import Tracker
 
@@ -29,7 +30,7 @@ def build_trackers(names: Sequence[str], folder: Path) -> tuple[Tracker, ...]:
 def _build(name: str, folder: Path) -> Tracker:
     if name == TENSORBOARD:
         return TensorBoard(folder / TENSORBOARD)
-    if not names_a_file(name):
+    if not names_users_code(name):
         raise UnknownNameError("tracker", name, [TENSORBOARD, "FILE.py:FUNCTION"])
     make = object_from_file(name, "tracker")
     if not callable(make):
@@ -37,7 +38,7 @@ def _build(name: str, folder: Path) -> Tracker:
             f"tracker {name!r}: it is {type(make).__name__}, not a function or class that is "
             "called with the run's folder"
         )
-    with told(f"tracker {name!r}"):
+    with in_users_code(f"tracker {name!r}"):
         made = make(folder)
     missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
     if missing or inspect.isclass(made):

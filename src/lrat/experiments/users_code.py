@@ -16,21 +16,17 @@ from torch import nn
 from lrat.errors import ConfigurationError, LratError, ModelError
 from lrat.models.hookless import hookable
 from lrat.randomness import seeded_randomness
+from lrat.text import in_one_line
 
 _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _NEIGHBOURS: dict[str, tuple[Path, str]] = {}
 """The modules that users' files imported from their folders, with their files and the content."""
 
 
-def names_a_file(name: str) -> bool:
-    """Whether a model's name means a user's file."""
-    return ".py:" in name
-
-
 def model_from_file(place: str, seed: int) -> nn.Module:
     """What the user's own function (or module object) gives: an nn.Module.
 
-    The file sees its own folder on the import path, as a script would. What it draws from the
+    The file sees its own folder on the import path, as a script would. What it draws from
     global random states follows from ``seed``. Everything it raises is one line.
     """
     name = place.rpartition(":")[2]
@@ -123,7 +119,7 @@ def _content(path: Path) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def in_users_code(what: str) -> Iterator[None]:
     """What a user's code raises inside is one line with its place; our own errors stay."""
     try:
         yield
@@ -131,9 +127,8 @@ def told(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         at = traceback.extract_tb(error.__traceback__)[-1]
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigurationError(
-            f"{what} fails in {Path(at.filename).name}, line {at.lineno}: {cause}"
+            f"{what} fails in {Path(at.filename).name}, line {at.lineno}: {in_one_line(error)}"
         ) from error
 
 
@@ -142,5 +137,4 @@ def _one_line(place: str, what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (Exception, SystemExit) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise ConfigurationError(f"{place}: {what} fails: {cause}") from error
+        raise ConfigurationError(f"{place}: {what} fails: {in_one_line(error)}") from error

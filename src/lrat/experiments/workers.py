@@ -46,7 +46,7 @@ def in_workers(
     team: list[_Worker] = []
     try:
         while waiting and len(team) < workers:
-            worker = _start(make)
+            worker = start_child(_Worker, _work, make, deaf_to=_DEAF_TO)
             team.append(worker)
             worker.give(waiting.popleft())
         while any(worker.task is not None for worker in team):
@@ -91,11 +91,6 @@ class _Worker(Child):
         if refused:
             raise LratError(result)
         return result
-
-
-def _start(make: Callable[[str], Any]) -> _Worker:
-    child = start_child(_work, make, deaf_to=_DEAF_TO)
-    return _Worker(process=child.process, line=child.line, lifeline=child.lifeline)
 
 
 def _dismiss(team: Sequence[_Worker]) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lrat.checks import number, shown
+from lrat.checks import number
 from lrat.errors import SettingError
 from lrat.models.checks import check_images
+from lrat.text import shown
 from lrat.types import Images
 
 

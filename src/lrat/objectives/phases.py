@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from lrat.attacks.base import Variant
-from lrat.checks import FRACTION, shown
+from lrat.checks import FRACTION
 from lrat.errors import SettingError
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
+from lrat.text import shown
 from lrat.types import Batch
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lrat.attacks.base import Variant
 from lrat.attacks.foreign import BOX, AttackLike, as_attack
 from lrat.attacks.shared import Asked, attack_together, rows_that_pay
-from lrat.checks import Rule, check_fields, one_of, shown
+from lrat.checks import check_fields, instance, one_of, tuple_of
 from lrat.errors import SettingError
 from lrat.losses import LossLike, cross_entropy
 from lrat.modes import evaluating
@@ -18,6 +18,7 @@ from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.objectives.criterion import as_criterion
 from lrat.outputs import forward_logits
 from lrat.printing import as_call
+from lrat.text import shown
 from lrat.types import Batch, PerExample
 from lrat.weighting.base import Evidence, Uniform, Weighting
 
@@ -25,21 +26,7 @@ Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
 
 
-def _weighting(value: Any) -> Weighting:
-    if not isinstance(value, Weighting) or isinstance(value, type):
-        raise TypeError
-    return value
-
-
-def _terms(value: Any) -> tuple["Term", ...]:
-    terms = tuple(value)
-    if not all(isinstance(term, Term) for term in terms):
-        raise TypeError
-    return terms
-
-
-_WEIGHTING = Rule(_weighting, "a weighting", "MarginPower()")
-_TERMS = Rule(_terms, "a list of Terms", "[Term(name='pgd', attack=PGD(...))]")
+_WEIGHTING = instance(Weighting, need="a weighting", example="MarginPower()")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +53,9 @@ class Term:
                 f"Term {self.name!r}: {self.weighting!r} needs {', '.join(sorted(missing))}, which "
                 f"{type(attack).__name__} does not provide; PGD and CW do"
             )
+
+
+_TERMS = tuple_of(Term, need="a list of Terms", example="[Term(name='pgd', attack=PGD(...))]")
 
 
 @dataclass(frozen=True, kw_only=True)

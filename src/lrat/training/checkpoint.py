@@ -22,7 +22,7 @@ from lrat import __version__
 from lrat.checks import checked
 from lrat.errors import CheckpointError
 from lrat.files import discard, remove_leftovers, write_together
-from lrat.reading import listed, open_stored, trouble
+from lrat.reading import file_digest, listed, open_stored, trouble
 from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
@@ -260,7 +260,7 @@ class Checkpoints:
     def _verify(self, name: Name) -> Description:
         description = self._describe(name)
         try:
-            if _digest(self._payload(name)) != description.sha256:
+            if file_digest(self._payload(name)) != description.sha256:
                 raise DamagedError("its digest differs")
         except OSError as error:
             raise DamagedError(f"it cannot be read: {error.strerror}") from error
@@ -331,11 +331,6 @@ class _Hashing:
 
 def _is_after(name: Name, epoch: int) -> bool:
     return (name.epoch, name.step) == (epoch, 0)
-
-
-def _digest(path: Path) -> str:
-    with open_stored(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_plain(value: Any, where: str) -> None:

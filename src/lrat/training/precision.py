@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration.observing import observed
 from lrat.errors import SettingError
+from lrat.text import reason
 from lrat.types import Images
 
 Precision = Literal["float32", "bf16-mixed"]
@@ -139,7 +140,7 @@ def _tried(device: torch.device) -> str | None:
         torch.autograd.grad(made.float().sum(), weight)
         finite = bool(torch.isfinite(made).all())
     except Exception as error:
-        return " ".join(str(error).split())
+        return reason(error)
     return None if finite else "the result is not finite"
 
 

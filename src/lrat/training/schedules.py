@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from lrat.checks import POSITIVE, SHARE, Rule, check_fields, number
+from lrat.checks import POSITIVE, SHARE, check_fields, instance, number
 from lrat.errors import SettingError, UnknownNameError
 
 Shape = Literal["cosine", "linear"]
@@ -201,11 +201,5 @@ def _between(first: float, last: float, done: float, shape: Shape) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _schedule(value: Any) -> Schedule:
-    if not isinstance(value, Schedule) or isinstance(value, type):
-        raise TypeError
-    return value
-
-
-SCHEDULE = Rule(_schedule, "a function (lr, position, length) -> rate", "Cosine()")
+SCHEDULE = instance(Schedule, need="a function (lr, position, length) -> rate", example="Cosine()")
 """The rule of a ``schedule``, for ``lrat.checks``."""

@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from lrat.checks import check_fields, one_of, shown
-from lrat.errors import ModelError, SettingError, in_one_line
+from lrat.checks import check_fields, one_of
+from lrat.errors import ModelError, SettingError
 from lrat.printing import as_call
+from lrat.text import in_one_line, shown
 from lrat.training.averaging import WeightAverage
 from lrat.training.decay import split_by_decay
 from lrat.training.precision import Precision

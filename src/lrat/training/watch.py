@@ -13,6 +13,7 @@ from lrat.checks import check_fields
 from lrat.errors import NonFiniteError, SettingError, UnknownNameError
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
+from lrat.text import in_one_line
 from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
@@ -99,11 +100,10 @@ class Trackers:
                 call(tracker)
             except Exception as error:
                 self._trackers.remove(tracker)
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 _logger.warning(
                     "tracker %s failed (%s): training goes on without it",
                     type(tracker).__name__,
-                    reason,
+                    in_one_line(error),
                 )
 
 

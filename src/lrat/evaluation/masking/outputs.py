@@ -8,9 +8,7 @@ from lrat.evaluation.examination import looks_squashed
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.masking.subject import Subject
-from lrat.hardware import full_float32
-from lrat.modes import evaluating
-from lrat.outputs import forward_logits
+from lrat.evaluation.outcomes import NATURAL
 from lrat.threat import Ball
 
 _COMPANY = 16
@@ -91,7 +89,7 @@ def real_logits(subject: Subject) -> Check:
 
 def repeated(subject: Subject) -> Check:
     """Largest relative difference of logits between two forwards of the same images."""
-    again = subject.answers_to(subject.batch.images, "natural")
+    again = subject.answers_to(subject.batch.images, NATURAL)
     value = _relative_difference(subject.clean, again)
     flips = int((subject.clean.argmax(1) != again.argmax(1)).sum())
     random = value > limits.REPEATED_FORWARD
@@ -113,10 +111,11 @@ def repeated(subject: Subject) -> Check:
 def alone(subject: Subject) -> Check:
     """Largest relative difference between an image's logits alone and among other images."""
     images = subject.batch.images[:_COMPANY]
-    company = torch.cat([images, 1 - images])
+    rows = torch.arange(len(images), device=images.device)[:, None]
     try:
-        among = _forward(subject, company)[: len(images)]
-        singly = torch.cat([_forward(subject, image[None]) for image in images])
+        company = torch.cat([images, 1 - images])
+        among = subject.answers_to(company, NATURAL, rows[:, 0].repeat(2))[: len(images)]
+        singly = [subject.answers_to(images[row], NATURAL, row) for row in rows]
     except LratError as error:
         reason = str(error).splitlines()[0]
         return Check(
@@ -129,7 +128,7 @@ def alone(subject: Subject) -> Check:
                 "running statistics, as model.eval() should."
             ),
         )
-    value = _relative_difference(among, singly)
+    value = _relative_difference(among, torch.cat(singly))
     depends = value > limits.BATCH_MATES
     return Check(
         name=ALONE,
@@ -143,11 +142,6 @@ def alone(subject: Subject) -> Check:
             else "An image gets the same answer alone as among others."
         ),
     )
-
-
-def _forward(subject: Subject, images: Tensor) -> Tensor:
-    with full_float32(), evaluating(subject.model), torch.no_grad():
-        return forward_logits(subject.model, images)
 
 
 def _relative_difference(one: Tensor, other: Tensor) -> float:

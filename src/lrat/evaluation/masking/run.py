@@ -17,6 +17,7 @@ from lrat.evaluation.masking.subject import Subject
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.suites import describe_threat
+from lrat.hardware import device_of
 from lrat.modes import usual_autograd
 from lrat.randomness import seeded_randomness
 from lrat.threat import Ball
@@ -74,7 +75,7 @@ def masking_panel(
         raise DataError("there are no images to check: pass at least one")
     if int(batch.labels.min()) < 0:
         raise DataError(f"labels start at 0, found {int(batch.labels.min())}")
-    device = next((tensor.device for tensor in model.parameters()), batch.images.device)
+    device = device_of(model) or batch.images.device
     subject = Subject(
         model=model,
         view=model if view is None else view,

@@ -14,8 +14,9 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.comparison.shared import WORST_CASE, Standing
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import parts_of, read_whole
+from lrat.evaluation.storage import parts_of
 from lrat.files import read_table
+from lrat.reading import read_whole
 
 _COLUMNS = ("index", "label", "attack", "fooled")
 
