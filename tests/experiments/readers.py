@@ -162,7 +162,7 @@ def analyses(runs: Runs) -> Found:
 
 
 def merges(runs: Runs) -> Found:
-    (evaluation,) = runs.files("evaluations/*")
+    evaluation = next(path for path in runs.stored if path.name == "extent.json").parent
     out = runs.run.parent / "merged"
     try:
         joined = str(merge([evaluation], out))
@@ -184,7 +184,7 @@ KINDS: dict[str, tuple[Read, ...]] = {
     "checkpoints/epoch-*.pt": (loads, trains),
     "checkpoints/epoch-*.json": (loads, trains, reports),
     "weights/*.parquet": (reports, analyses),
-    "evaluations/*/identity.json": (compares, reports, evaluates, explains, merges),
+    "evaluations/*/identity.json": (compares, reports, evaluates, explains, merges, analyses),
     "evaluations/*/summary.json": (compares, reports, evaluates, explains, merges),
     "evaluations/*/extent.json": (reports, evaluates, merges),
     "evaluations/*/fingerprint.json": (evaluates, explains, merges),

@@ -68,6 +68,13 @@ def test_a_stored_verdict_that_differs_is_named(run: Path) -> None:
     assert "every verdict is the stored one" not in out
 
 
+def test_an_evaluation_with_a_damaged_identity_is_not_taken_as_missing(run: Path) -> None:
+    evaluation_of(run, "--limit", 20)
+    (identity,) = run.glob("evaluations/*/identity.json")
+    identity.write_text(identity.read_text().replace('"suite"', '"suitf"'))
+    assert "identity.json is damaged" in lrat("why", run, 17).complaint
+
+
 def test_without_an_evaluation_it_is_quick_and_says_so(run: Path, tmp_path: Path) -> None:
     explanation = explain(run, 17, out=tmp_path / "there.png")
     assert [attack.name for attack in explanation.told.story.attacks] == ["pgd-20", "cw-20"]

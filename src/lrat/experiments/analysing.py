@@ -20,6 +20,8 @@ from lrat.analysis.weights import read_recorded, weight_statistics
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
+from lrat.evaluation.records import read_identity
+from lrat.evaluation.storage import IDENTITY
 from lrat.evaluation.suites import Member
 from lrat.experiments import build
 from lrat.experiments.analysing_figures import draw
@@ -44,7 +46,7 @@ from lrat.experiments.analysing_summary import (
 )
 from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
 from lrat.experiments.environment import environment
-from lrat.experiments.folder import OFF, evaluated
+from lrat.experiments.folder import OFF
 from lrat.experiments.found import finished_at
 from lrat.experiments.lock import locked
 from lrat.experiments.model_code import program_of
@@ -227,9 +229,9 @@ class _Work:
         """Of each finished evaluation of these weights; what cannot be ranked is told."""
         found = []
         for folder in finished_at(self.subject.run):
-            if evaluated(folder, "model") != model:
-                continue
             try:
+                if read_identity(folder / IDENTITY).get("model") != model:
+                    continue
                 found.append(replace(rank_folder(folder), name=folder.name))
             except (ConfigurationError, RunFolderError) as error:
                 self.notes.append(f"{folder.name} is not ranked: {error}")

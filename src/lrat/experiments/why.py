@@ -12,6 +12,8 @@ from lrat.acceleration import View, describe
 from lrat.data import ImageData
 from lrat.errors import DataError
 from lrat.evaluation import EvaluationResult, Outcomes, Suite
+from lrat.evaluation.records import read_identity
+from lrat.evaluation.storage import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
 from lrat.experiments import build, catalogue
@@ -172,14 +174,16 @@ class _Found:
 
 
 def _finished(run: Path, subject: Subject, suite_name: str | None) -> list[Path]:
-    """Folders of finished evaluations of this model on these data, of a suite if one is named."""
+    """Folders of finished evaluations of this model on these data, of a suite if one is named.
+    ``RunFolderError`` for a damaged identity: nobody knows whether it is one of them."""
     wanted: dict[str, str] = {**subject.identity, "data": subject.test.digest()}
     if suite_name is not None:
         wanted["suite"] = suite_name
+    known = {folder: read_identity(folder / IDENTITY) for folder in finished_at(run)}
     return [
         folder
-        for folder in finished_at(run)
-        if all(evaluated(folder, key) == value for key, value in wanted.items())
+        for folder, identity in known.items()
+        if all(identity.get(key) == value for key, value in wanted.items())
         and own_folder(folder, subject.identity, subject.program) == folder
     ]
 
