@@ -303,3 +303,11 @@ def test_smoothed_cross_entropy(smoothing: float) -> None:
 
 def test_no_smoothing_is_cross_entropy_itself() -> None:
     assert losses.smoothed_cross_entropy(0.0) is losses.cross_entropy
+
+
+def test_a_function_of_no_module_is_a_user_s() -> None:
+    """As code has it that a notebook or a server executes from a text."""
+    made: dict[str, Any] = {}
+    exec("def doubled(logits, labels): return 2 * logits[:, 0]", made)  # noqa: S102
+    loss = as_loss(made["doubled"]).prepare(torch.tensor([0, 1]))
+    assert loss(torch.eye(2)).tolist() == [2, 0]

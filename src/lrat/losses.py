@@ -61,7 +61,7 @@ def _is_ours(function: Callable[..., Any]) -> bool:
     """Whether it is written here; a closure of ours wraps a function of the user's."""
     if not isinstance(function, FunctionType):
         return isinstance(function, _EachOnItsRows | SmoothedCrossEntropy)
-    return function.__module__.startswith("lrat.") and function.__closure__ is None
+    return str(function.__module__).startswith("lrat.") and function.__closure__ is None
 
 
 def _of_a_user(
