@@ -24,7 +24,8 @@ from lrat.attacks import APGD, CW, SAA, GradientAttack
 from lrat.data import ImageData, stratified_subset
 from lrat.experiments import build
 from lrat.experiments.folder import read_config
-from lrat.experiments.run import fill, load_weights
+from lrat.experiments.run import load_weights
+from lrat.experiments.weights import fill
 from lrat.losses import cw, dlr, probability_margin
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball, as_ball

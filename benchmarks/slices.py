@@ -12,7 +12,6 @@ in the work folder already are not made again.
 """
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -32,8 +31,10 @@ from lrat.experiments.config import RunConfig, load_config
 from lrat.experiments.evaluating import evaluate_run
 from lrat.experiments.folder import read_config
 from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.run import fill, load_weights, train_run
+from lrat.experiments.run import load_weights, train_run
+from lrat.experiments.weights import fill
 from lrat.files import write_json, write_text
+from lrat.reading import read_json
 from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.slices import portable, restored
@@ -92,7 +93,7 @@ def trained(config: RunConfig, arm: Arm, folder: Path, limit: int | None) -> Tra
     """What came of a run; trained and attacked if that was not done before."""
     kept = folder.with_suffix(".json")
     if kept.exists():
-        return Trained(**json.loads(kept.read_text()))
+        return Trained(**read_json(kept))
     found = made(config, arm, folder, limit)
     write_json(kept, asdict(found))
     return found

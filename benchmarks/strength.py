@@ -22,7 +22,8 @@ from lrat.attacks import APGD, CW, PGD, SAA, Attack
 from lrat.data import stratified_subset
 from lrat.experiments import build
 from lrat.experiments.folder import read_config
-from lrat.experiments.run import fill, load_weights
+from lrat.experiments.run import load_weights
+from lrat.experiments.weights import fill
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball, as_ball

@@ -49,7 +49,7 @@ def main() -> None:
     lrat.fit(model, (images[:1500], labels[:1500]), threat=THREAT, method="natural", epochs=6)
     standard = custom(THREAT, {"pgd-20": PGD(threat=THREAT, steps=20, step_size=0.025)})
     result = lrat.evaluate(
-        Hiding(model),
+        Hiding(model).eval(),
         (images[1500:], labels[1500:]),
         threat=THREAT,
         suite=standard,

@@ -34,10 +34,12 @@ def state() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def settings_come_back() -> Iterator[None]:
-    before = state() if NEW else []
+    """To what a process begins with, by both of PyTorch's ways."""
     yield
-    for holder, value in zip(holders() if NEW else [], before, strict=True):
-        holder.fp32_precision = value
+    for holder in holders() if NEW else []:
+        holder.fp32_precision = "none"
+    BACKENDS.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("highest")
 
 
 def _set(holder: Any, value: str) -> Callable[[], None]:
@@ -63,6 +65,8 @@ def test_float32_is_whole_inside_and_the_settings_are_as_before_after(
     before = state()
     with full_float32():
         assert all(holders()[place].fp32_precision == "ieee" for place in (1, 3, 4, 6, 7, 8))
+        if way is not WAYS["cuDNN"]:
+            assert BACKENDS.cudnn.allow_tf32 is False, "read by programs that torch.export made"
     assert state() == before
 
 

@@ -1,8 +1,8 @@
 """What a device computes with, where a model lies, and how it comes to another device."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from lrat.errors import ModelError
 from lrat.text import in_one_line
 
 _FULL = "ieee"
+_FULL_FLAGS = {"cudnn": False, "matmul": "highest"}
 
 
 class _Shared:
@@ -48,13 +49,35 @@ def full_float32() -> AbstractContextManager[None]:
 
 
 def _use_full() -> Callable[[], None]:
-    before = float32_settings()
-    holders = _holders()
-    for holder in holders:
+    before, earlier = float32_settings(), _earlier_flags()
+    # These too, or else PyTorch refuses to read them inside, as some programs do.
+    _set_earlier_flags({name: _FULL_FLAGS[name] for name in earlier})
+    for holder in _holders():
         holder.fp32_precision = _FULL
-    if not holders:
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return lambda: set_float32(before, inherited=True)
+
+    def undo() -> None:
+        _set_earlier_flags(earlier)
+        set_float32(before, inherited=True)
+
+    return undo
+
+
+def _earlier_flags() -> dict[str, Any]:
+    """The flags of PyTorch before 2.9 by name; without those that cannot be read, since the user
+    set some precision by both."""
+    found: dict[str, Any] = {}
+    with suppress(RuntimeError):
+        found["cudnn"] = torch.backends.cudnn.allow_tf32
+    with suppress(RuntimeError):
+        found["matmul"] = torch.get_float32_matmul_precision()
+    return found
+
+
+def _set_earlier_flags(values: Mapping[str, Any]) -> None:
+    if "cudnn" in values:
+        torch.backends.cudnn.allow_tf32 = values["cudnn"]
+    if "matmul" in values:
+        torch.set_float32_matmul_precision(values["matmul"])
 
 
 def float32_settings() -> tuple[Any, ...]:

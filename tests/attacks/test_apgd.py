@@ -149,7 +149,7 @@ def test_a_model_with_a_single_class_is_named(stacked: bool) -> None:
             return images.flatten(1).sum(1, keepdim=True)
 
     attack = APGD(threat=Linf(epsilon=0.1), steps=2, loss=targeted_dlr, targets=3, stacked=stacked)
-    with pytest.raises(ModelError, match="single class"):
+    with pytest.raises(ModelError, match="K >= 2 classes"):
         attack(One(), torch.zeros(2, 1, 2, 2), torch.zeros(2, dtype=torch.long))
 
 

@@ -280,6 +280,7 @@ def test_what_only_a_view_believes_is_not_taken_for_fooled() -> None:
     images = 0.35 + 0.3 * seeded(0, lambda: torch.rand(24, 1, 4, 4))
     labels = model(images).argmax(1)
     view = FastView(model, Choices(channels_last=True))
+    view(images)
     with torch.no_grad():
         view.fast[1].bias.mul_(0.9)  # moves the view's boundaries
     attack = FAB(threat=Linf(epsilon=0.3), steps=30, retire_every=2)

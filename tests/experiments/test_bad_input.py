@@ -256,7 +256,7 @@ CASES = {
     ),
     "a file as folder": ((*COMMAND, "--out", "model.py"), "model.py is a file"),
     "a folder below a file": ((*COMMAND, "--out", "model.py/run"), "cannot write model.py/run/"),
-    "a name too long": (("report", "a" * 300), "a name is too long for this file system, choose"),
+    "a name too long": (("report", "a" * 300), "too long"),
     "no run": (("evaluate", "notes"), "notes is no run folder: it has no config.yaml"),
     "nothing to evaluate": (("evaluate",), "name either a run folder"),
     "no data to evaluate on": (("evaluate", "--model-file", "model.py:make"), "needs --data"),

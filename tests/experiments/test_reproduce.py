@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from experiments.commands import Answer, contents, lrat, one_thread, process
+from experiments.commands import Answer, contents, give_setting, lrat, one_thread, process
 from lrat.experiments.reproduce.making import Attacks
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.reproduce.request import Request
@@ -85,12 +85,9 @@ def test_a_run_that_is_not_the_presets_is_left_out_with_the_reason(
     made: tuple[Path, Answer], tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(made[0], tmp_path / "digits"))
-    for run, old, new in (
-        ("sat-seed-1", "lr: 0.1", "lr: 0.2"),
-        ("lrat-cw-seed-0", "seed:", "seed: ["),
-    ):
-        config = out / "runs" / run / "config.yaml"
-        config.write_text(config.read_text().replace(old, new))
+    give_setting(out / "runs" / "sat-seed-1", "lr: 0.1", "lr: 0.2")
+    config = out / "runs" / "lrat-cw-seed-0" / "config.yaml"
+    config.write_text(config.read_text().replace("seed:", "seed: ["))
     choice = Choice.of("digits", [each for each in TINY if each != "--set"])
     request = Request(target="table1", choice=choice, out=out)
     table = collected(request, (), Attacks(suite="quick"))

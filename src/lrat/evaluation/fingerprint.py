@@ -210,7 +210,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     try:
         stored = Fingerprint(**reading.read_json(path))
         stored.check()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, *reading.NOT_AS_WRITTEN):
         raise RunFolderError(

@@ -83,7 +83,7 @@ def _added(values: list[Tensor]) -> Tensor:
     return total
 
 
-def unused_parameters(error: RuntimeError) -> ModelError | None:
+def unused_parameters(error: Exception) -> ModelError | None:
     """What DDP says of a model some of whose parameters take no part in its output, in a line."""
     if _UNFINISHED not in str(error):
         return None

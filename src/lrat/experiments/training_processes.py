@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lrat.errors import ConfigurationError, Interrupted
+from lrat.errors import ConfigurationError, Interrupted, ModelError
 from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import FabricCrew, check_synchronised, unused_parameters
 from lrat.experiments.launching import (
@@ -115,6 +115,6 @@ class _Work:
             if first:
                 raise
             return None  # the first one says it for all
-        except RuntimeError as error:
+        except (RuntimeError, ModelError) as error:
             raise unused_parameters(error) or error from None
         return found if first else None
