@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.commands import give_setting, give_weights
 from lrat.errors import LratError, RunFolderError, UnknownNameError
 from lrat.experiments import paper_figures_needs as needs
 from lrat.experiments.config import load_config, read_settings
@@ -162,7 +161,6 @@ def test_accuracy_is_the_mean_over_seeds_and_its_interval_is_of_all_different_im
 
 def test_seeds_tested_on_the_same_fold_are_no_more_images(own: Path) -> None:
     # Seeds 0 and 5 share fold 0; a run's folder says its seed in its configuration.
-<<<<<<< HEAD
     folder = run_folder(own, "sat", 1)
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("\nseed: 1", "\nseed: 5"))
@@ -170,9 +168,6 @@ def test_seeds_tested_on_the_same_fold_are_no_more_images(own: Path) -> None:
     write_json(
         about, {**read_json(about), "configuration": load_config(read_settings(config)).digest()}
     )
-=======
-    give_setting(run_folder(own, "sat", 1), "\nseed: 1", "\nseed: 5")
->>>>>>> 10d2c00 (Mend what the whole test suite showed after the parts came together)
     for seed in (0, 1):
         note_accuracy(run_folder(own, "sat", seed), 0.5, 0.5, 0.5)
     np.testing.assert_allclose(widths(own, 2), widths(own, 1))
@@ -281,14 +276,10 @@ def test_what_does_nothing_is_refused_before_anything_is_trained(
 
 def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(analysed, tmp_path / "digits"))
-<<<<<<< HEAD
     mine, other = (run_folder(folder, "sat", seed) for seed in (0, 1))
     shutil.copy(other / "model.safetensors", mine)
     digest = read_json(other / "model.json")["sha256"]
     write_json(mine / "model.json", {**read_json(mine / "model.json"), "sha256": digest})
-=======
-    give_weights(*(run_folder(folder, "sat", seed) for seed in (0, 1)))
->>>>>>> 10d2c00 (Mend what the whole test suite showed after the parts came together)
     with pytest.raises(RunFolderError, match="needs an analysis"):
         make_figure("figure3", folder)
 
