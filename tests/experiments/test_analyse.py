@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.commands import TINY, contents, done, give_weights, lrat
+from experiments.commands import TINY, contents, done, lrat
 from lrat.analysis import agreement, top_sets
 from lrat.errors import RunFolderError
 from lrat.experiments.analysing import Analysis, AnalysisRequest, analyse_run
