@@ -97,6 +97,7 @@ def _is_identity(values: dict[str, Any]) -> bool:
         and all(isinstance(values.get(name), str) for name in ("suite", "threat"))
         and type(values.get("seed")) is int
         and type(values.get("tolerance", 0)) in {int, float}
+        and 0 <= values.get("tolerance", 0) <= 1
     )
 
 
