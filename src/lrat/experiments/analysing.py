@@ -54,6 +54,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import model_identity
 from lrat.hardware import move
 from lrat.modes import evaluating
+from lrat.randomness import random_state_kept
 from lrat.threat import as_ball
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
@@ -62,6 +63,7 @@ _LIMIT_SEED = 0
 _RECORDED = "weights"
 
 
+@random_state_kept()
 def analyse_run(
     run: Path,
     request: AnalysisRequest,

@@ -22,6 +22,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.files import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
+from lrat.randomness import random_state_kept
 from lrat.reading import read_record, read_whole
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.threat import as_ball
@@ -80,6 +81,7 @@ class CurvesReport:
         return "\n".join([table, *kept, f"figure in {self.drawn.pdf} and {self.drawn.png}"])
 
 
+@random_state_kept()
 def measure_curves(
     runs: Sequence[Path],
     request: CurveRequest,

@@ -27,7 +27,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
 from lrat.experiments.suites import suite
 from lrat.hardware import move
-from lrat.randomness import Keyed, keys
+from lrat.randomness import Keyed, keys, random_state_kept
 from lrat.threat import Ball, as_ball
 
 __all__ = [
@@ -111,6 +111,7 @@ def _attacks(subject: Subject, request: EvaluationRequest) -> Suite:
     )
 
 
+@random_state_kept()
 def evaluate_run(
     run: Path,
     request: EvaluationRequest,

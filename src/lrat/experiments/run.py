@@ -38,6 +38,7 @@ from lrat.experiments.users_code import file_digest
 from lrat.experiments.weights import read_safetensors, write_safetensors
 from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.hardware import move
+from lrat.randomness import random_state_kept
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.interrupt import check_minutes
@@ -84,6 +85,7 @@ def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Stora
     )
 
 
+@random_state_kept()
 def train_run(
     config: RunConfig,
     folder: Path,

@@ -26,6 +26,7 @@ from lrat.experiments.suites import suite
 from lrat.experiments.why_words import Told, paths_table
 from lrat.files import write_table
 from lrat.hardware import move
+from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
 from lrat.threat import as_ball
 
@@ -46,6 +47,7 @@ class Explanation:
         return f"{self.told}\n\n{files}"
 
 
+@random_state_kept()
 def explain(
     run: Path,
     index: int,
