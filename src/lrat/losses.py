@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from inspect import unwrap
 from types import FunctionType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -59,6 +60,7 @@ class Prepared:
 
 def _is_ours(function: Callable[..., Any]) -> bool:
     """Whether it is written here; a closure of ours wraps a function of the user's."""
+    function = unwrap(function)
     if not isinstance(function, FunctionType):
         return isinstance(function, _EachOnItsRows | SmoothedCrossEntropy)
     return str(function.__module__).startswith("lrat.") and function.__closure__ is None
