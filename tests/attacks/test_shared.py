@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from builders import seeded
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
 from lrat.attacks.shared import Asked, attack_together, rows_that_pay
+from lrat.errors import SettingError
 from lrat.losses import Prepared, cross_entropy, cw, dlr, kl, targeted_dlr
 from lrat.randomness import Keyed, Sequential, keys
 from lrat.threat import L2, Linf
@@ -196,7 +197,7 @@ def test_modes_come_back_when_a_shared_step_raises() -> None:
 
     net = network()
     net[1].eval()
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(SettingError, match="on purpose"):
         together([PGD(**STEPS), PGD(**STEPS, loss=broken)], net)
     assert [module.training for module in net] == [True, False, True, True, True]
     assert torch.is_grad_enabled()
