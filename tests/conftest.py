@@ -1,5 +1,9 @@
-"""Isolation: one thread per worker, and a failure for every test that leaks global state."""
+"""Isolation: one thread per worker, and a failure for every test that leaks global state.
 
+LRAT_TEST_THREADS asks for another number of threads, which rounds otherwise.
+"""
+
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -7,10 +11,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("LRAT_TEST_THREADS", "1")))
 if threading.current_thread() is threading.main_thread():
     # A job in a shell's background ignores Ctrl-C, and so would every run that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # Under nohup too: a handler, unlike "ignored", is not passed on to the runs.
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

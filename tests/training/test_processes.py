@@ -49,8 +49,9 @@ def test_weights_after_twenty_steps_are_those_of_one_process(
     assert sum(record.steps for record in found.records) <= STEPS * EPOCHS == 20
     for part in ("weights", "reported"):
         ours, theirs = getattr(found, part), getattr(expected, part)
+        # Of the largest weight: a bias can be near 0 and still be a sum of larger gradients.
+        scale = max(value.abs().max() for value in theirs.values())
         for key, value in theirs.items():
-            scale = value.abs().max()
             assert (ours[key] - value).abs().max() <= 1e-6 * scale, (part, key)
 
 
