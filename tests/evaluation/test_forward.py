@@ -70,4 +70,4 @@ def test_a_success_that_the_verdict_does_not_confirm_is_tried_again(moves):
     )
     assert calls[1:] == [1]
     rows = result.outcomes.under("claims")
-    assert (rows.margin < rows.margin_clean).sum() == moves
+    assert (rows.margin < rows.margin_clean - 1e-5).sum() == moves  # nearer than by rounding
