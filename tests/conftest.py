@@ -13,11 +13,10 @@ import torch
 
 torch.set_num_threads(int(os.environ.get("LRAT_TEST_THREADS", "1")))
 if threading.current_thread() is threading.main_thread():
-    # A job in a shell's background ignores Ctrl-C, and so would every run that the tests start.
+    # A job in a shell's background ignores Ctrl-C, one under nohup a hang-up, and so would every
+    # run that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        # Under nohup too: a handler, unlike "ignored", is not passed on to the runs.
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

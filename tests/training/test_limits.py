@@ -1,4 +1,7 @@
-import time
+"""A run with a limit in minutes, on a clock that the tests turn."""
+
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,46 +11,72 @@ from lrat.errors import Paused, SettingError
 from lrat.training import EpochRecord, StepProgress, Watch
 from training.toys import assert_same, data, run, timeless, validate
 
-MINUTES = 0.3 / 60
+MINUTES = 0.5
 
 
-class Waiting:
-    """Waits at one step until the time of the run is over."""
+class Clock:
+    """Stands in for ``threading.Timer``: the time is over when ``run_out`` is called."""
 
-    def __init__(self, epoch: int, step: int) -> None:
-        self.at = (epoch, step)
+    _never = staticmethod(threading.Timer)
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._alarms: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, alarm: Callable[[], None]) -> threading.Timer:
+        self.seconds.append(seconds)
+        self._alarms.append(alarm)
+        return self._never(threading.TIMEOUT_MAX, lambda: None)
+
+    def run_out(self) -> None:
+        for alarm in self._alarms:
+            alarm()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr("lrat.training.interrupt.threading.Timer", found)
+    return found
+
+
+class RunsOut:
+    """The time of the run is over at one step."""
+
+    def __init__(self, clock: Clock, epoch: int, step: int) -> None:
+        self.clock, self.at = clock, (epoch, step)
 
     def on_step(self, progress: StepProgress) -> None:
         if (progress.epoch, progress.step) == self.at:
-            time.sleep(120 * MINUTES)
+            self.clock.run_out()
 
     def on_epoch(self, record: EpochRecord) -> None:
         return
 
 
 def limited(folder: Path, watch: Watch) -> None:
-    # Steps before the one that waits take about a millisecond each.
     run(folder, watch=watch, options={"max_minutes": MINUTES})
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 2), (2, 4)])
-def test_slices_add_up_to_the_whole(tmp_path: Path, epoch: int, step: int) -> None:
+def test_slices_add_up_to_the_whole(clock: Clock, tmp_path: Path, epoch: int, step: int) -> None:
     whole, expected = run(tmp_path / "whole")
-    watch = Watch(clean=[data(10)], validate=validate, progress=Waiting(epoch, step))
-    message = rf"^stopped by its limit of 0\.005 minutes in epoch {epoch} after step {step}; saved"
+    watch = Watch(clean=[data(10)], validate=validate, progress=RunsOut(clock, epoch, step))
+    message = rf"^stopped by its limit of 0\.5 minutes in epoch {epoch} after step {step}; saved"
     with pytest.raises(Paused, match=message):
         limited(tmp_path / "parts", watch)
+    assert clock.seconds == [30]
     parts, found = run(tmp_path / "parts")
     assert_same(parts.state_dict(), whole.state_dict())
     assert timeless(found.records) == timeless(expected.records)
 
 
-def test_a_measurement_is_left_when_the_time_is_over(tmp_path: Path) -> None:
+def test_a_measurement_is_left_when_the_time_is_over(clock: Clock, tmp_path: Path) -> None:
     class Long:
         forwards = 0
 
         def __call__(self, model: nn.Module) -> dict[str, float]:
-            time.sleep(120 * MINUTES)
+            clock.run_out()
             model(data(10).images)
             self.forwards += 1
             return validate(model)
@@ -58,13 +87,14 @@ def test_a_measurement_is_left_when_the_time_is_over(tmp_path: Path) -> None:
     assert measure.forwards == 0
 
 
-def test_a_run_that_is_done_in_time_is_done(tmp_path: Path) -> None:
-    class Late(Waiting):
+def test_a_run_that_is_done_in_time_is_done(clock: Clock, tmp_path: Path) -> None:
+    class Late(RunsOut):
         def on_epoch(self, record: EpochRecord) -> None:
             if record.epoch == 3:
-                time.sleep(120 * MINUTES)
+                self.clock.run_out()
 
-    _, result = run(tmp_path, watch=Watch(progress=Late(0, 0)), options={"max_minutes": MINUTES})
+    watch = Watch(progress=Late(clock, 0, 0))
+    _, result = run(tmp_path, watch=watch, options={"max_minutes": MINUTES})
     assert len(result.records) == 3
 
 
