@@ -1,10 +1,14 @@
 """The bundled digits: fixed folds, stratified, disjoint parts."""
 
+import sys
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
 
 from lrat.data import Splits, digits
+from lrat.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +19,21 @@ def folds() -> list[Splits]:
 def test_the_test_folds_partition_all_images(folds: list[Splits]) -> None:
     tested = torch.cat([splits.test.index for splits in folds])
     assert torch.equal(tested.sort().values, torch.arange(1797))
+
+
+def test_the_folds_are_those_of_scikit_learn(folds: list[Splits]) -> None:
+    bundled = load_digits()
+    expected = StratifiedKFold(5, shuffle=True, random_state=0)
+    for splits, (_, test) in zip(
+        folds, expected.split(bundled.images, bundled.target), strict=True
+    ):
+        assert splits.test.index.tolist() == test.tolist()
+
+
+def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[digits.__module__], "find_spec", lambda _: None)
+    with pytest.raises(DataError, match="install scikit-learn"):
+        digits()
 
 
 def test_parts_are_disjoint_and_complete(folds: list[Splits]) -> None:

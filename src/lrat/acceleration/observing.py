@@ -82,6 +82,11 @@ def observed(model: nn.Module, images: Images) -> Observation:
 class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the outputs of layers through one forward of ``model``, and counts FLOP."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to skip the compiler, PyTorch would import it, which takes a second or two."""
+        return False
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flop = 0

@@ -1,9 +1,15 @@
 """The handwritten digits bundled with scikit-learn: 1,797 images of 8x8 pixels, 10 classes."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from lrat.data.arrays import ImageData, Splits
 from lrat.data.subset import VALIDATION_FRACTION, training_parts
+from lrat.errors import DataError
 
 FOLDS = 5
 _FOLD_SEED = 0
@@ -17,14 +23,9 @@ def digits(
     The shuffle behind the folds never changes, so the folds of seeds 0..4 partition the 1,797
     images and every image is tested once. Of the rest, first limited to ``train_limit``,
     ``validation`` is held out, stratified by ``seed``. ``index`` is the row in scikit-learn's
-    arrays. Pixels are 0..16.
+    arrays. Pixels are 0..16. Raises DataError where scikit-learn's copy is missing.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import StratifiedKFold
-
-    bundled = load_digits()
-    images = torch.from_numpy(bundled.images).to(torch.uint8)[:, None]
-    labels = torch.from_numpy(bundled.target).long()
+    images, labels = _bundled()
     every = ImageData(
         images=images,
         labels=labels,
@@ -33,8 +34,8 @@ def digits(
         scale=16,
         name="digits",
     )
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=_FOLD_SEED)
-    rest, test = list(folds.split(bundled.images, bundled.target))[seed % FOLDS]
+    is_tested = _folds(labels.numpy()) == seed % FOLDS
+    rest, test = (np.flatnonzero(rows) for rows in (~is_tested, is_tested))
     train, held = training_parts(
         every.select(torch.from_numpy(rest)),
         train_limit=train_limit,
@@ -42,3 +43,32 @@ def digits(
         seed=seed,
     )
     return Splits(train=train, validation=held, test=every.select(torch.from_numpy(test)))
+
+
+def _bundled() -> tuple[Tensor, Tensor]:
+    """Images [1797 1 8 8] and labels [1797], read without an import of scikit-learn, which would
+    take longer than many an evaluation."""
+    package = find_spec("sklearn")
+    folders = () if package is None else package.submodule_search_locations or ()
+    path = next(iter(folders), "") / Path("datasets", "data", "digits.csv.gz")
+    if not path.exists():
+        raise DataError("the digits are a part of scikit-learn: install scikit-learn")
+    table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
+    return table[:, :64].reshape(-1, 1, 8, 8).clone(), table[:, 64].long()
+
+
+def _folds(labels: np.ndarray) -> np.ndarray:
+    """The fold [N] that tests each image: scikit-learn's ``StratifiedKFold(5, shuffle=True)``.
+
+    Its classes count in the order in which they appear; the generator is one that NumPy froze.
+    """
+    _, first, which = np.unique(labels, return_index=True, return_inverse=True)
+    which = np.argsort(np.argsort(first))[which]
+    in_order, state = np.sort(which), np.random.RandomState(_FOLD_SEED)
+    sizes = [np.bincount(in_order[fold::FOLDS], minlength=len(first)) for fold in range(FOLDS)]
+    folds = np.empty(len(labels), dtype=int)
+    for number, counts in enumerate(np.transpose(sizes)):
+        of_class = np.arange(FOLDS).repeat(counts)
+        state.shuffle(of_class)
+        folds[which == number] = of_class
+    return folds

@@ -97,7 +97,8 @@ class Source:
         moved = {"name": self.data, "root": self.data_root}
         place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
         config = config.model_copy(update={"data": place})
-        splits = build.data(config.data, config.seed)
+        whole = {"validation": 0.0, "train_limit": None}  # the test part is the same for all
+        splits = build.data(config.data.model_copy(update=whole), config.seed)
         network = build.model(config, splits.test.shape, splits.test.classes)
         fill(network, load_weights(run, config, self.checkpoint), f"{run} ({self.checkpoint})")
         return Subject(
