@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from typechecking import leave_out_functions_in_functions
+
+leave_out_functions_in_functions()
 torch.set_num_threads(int(os.environ.get("LRAT_TEST_THREADS", "1")))
 if threading.current_thread() is threading.main_thread():
     # A job in a shell's background ignores Ctrl-C, one under nohup a hang-up, and so would every
