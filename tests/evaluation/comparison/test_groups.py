@@ -56,9 +56,14 @@ def test_scores_of_several_runs_and_of_one():
     pgd = several.scores["pgd"]
     assert (pgd.value, pgd.n) == (pytest.approx(0.5), 3)
     half = 4.302653 * 0.02 / np.sqrt(3)
-    assert (pgd.low, pgd.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    images = wilson(100, N)
+    assert 0.5 - pgd.low == pytest.approx(np.hypot(half, 0.5 - images.low))
+    assert pgd.high - 0.5 == pytest.approx(np.hypot(half, images.high - 0.5))
     assert several.scores["average"].value == pytest.approx(0.45)
-    assert several.scores["natural"].low is None
+    natural = several.scores["natural"]
+    assert (natural.low, natural.high) == (wilson(N, N).low, 1), "without spread, of the images"
+    average = several.scores["average"]
+    assert average.value - average.low > 0.45 - wilson(90, N).low
     assert one.scores["pgd"] == wilson(120, N)
     assert one.scores["worst case"] == wilson(100, N)
     assert one.scores["average"].value == pytest.approx(0.55)

@@ -98,7 +98,10 @@ def _seeds(row: GroupRow) -> str:
 def _about_scores(rows: Sequence[GroupRow], threat: str) -> str:
     single = any(len(row.runs) == 1 for row in rows)
     several = any(len(row.runs) > 1 for row in rows)
-    over_seeds = "Student's t over training seeds for several runs, corrected where these are folds"
+    over_seeds = (
+        "Student's t over training seeds for several runs; corrected where they are folds\n"
+        "(Nadeau & Bengio 2003), else joined with Wilson's over their images (Zou & Donner 2008)"
+    )
     kinds = [
         *([over_seeds] if several else []),
         *(["Wilson's over images for a single run"] if single else []),

@@ -120,13 +120,16 @@ class _Side:
         )
 
     def _score(self, row: str) -> Mean | Proportion:
-        if len(self.scores) > 1:
+        if len({run.data for run in self.scores}) > 1:
             return _inside(mean_interval(self.accuracies(row), overlap=_overlap(self.scores)))
-        (run,) = self.scores
-        if row == AVERAGE:
-            attacks = self.rows[1 : 1 + run.attacks]
-            return mean_proportion([_share(run.standing[attack]) for attack in attacks])
-        return _share(run.standing[row])
+        first = self.scores[0]
+        rows = self.rows[1 : 1 + first.attacks] if row == AVERAGE else [row]
+        means = [fmean(self.accuracies(each)) for each in rows]
+        images = [wilson(round(mean * first.images), first.images) for mean in means]
+        over_images = mean_proportion(images) if row == AVERAGE else images[0]
+        if len(self.scores) == 1:
+            return over_images
+        return _inside(mean_interval(self.accuracies(row), images=over_images))
 
 
 def _score(runs: Sequence[Run], attacks: Sequence[str]) -> dict[int, _Scored]:
@@ -278,10 +281,6 @@ def adjusted(contrasts: Sequence[GroupContrast]) -> tuple[GroupContrast, ...]:
 def _holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
     adjusted = iter(holm([p for p in p_values if p is not None]))
     return [None if p is None else next(adjusted) for p in p_values]
-
-
-def _share(right: npt.NDArray[np.int64]) -> Proportion:
-    return wilson(int(right.sum()), len(right))
 
 
 def _inside(mean: Mean) -> Mean:

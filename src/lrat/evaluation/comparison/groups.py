@@ -59,8 +59,9 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRow:
-    """A group's scores: a mean over runs with a t-interval over training seeds, or the one run's
-    share with Wilson's interval over images. ``images``: the least and the most that a run has."""
+    """A group's scores: a mean over runs with a t-interval over training seeds (joined with
+    Wilson's over images where all test the same, see ``means``), or the one run's share with
+    Wilson's interval. ``images``: the least and the most that a run has."""
 
     name: str
     runs: tuple[str, ...]

@@ -1,7 +1,9 @@
 """How far a mean over repetitions can be trusted: Student's t over training seeds.
 
 A repetition is a whole run, so these intervals hold for what the next run would give; intervals
-over images (``statistics``) hold for the one model that was measured.
+over images (``statistics``) hold for the one model that was measured. Repetitions that all test the
+same images know nothing of others, so the images' interval is joined: half-widths add up in
+squares, as those of independent effects do (Zou & Donner 2008).
 
 ``overlap``: test images by training images of one repetition, where repetitions are folds of one
 data set. Folds share training images, so their spread is smaller than that of new data: the
@@ -15,15 +17,15 @@ from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
 
 from lrat.errors import SettingError
-from lrat.evaluation.statistics import ALPHA, POWER, crossing
+from lrat.evaluation.statistics import ALPHA, POWER, Proportion, crossing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
     """The mean of ``n`` repetitions, the ends of its 95 % interval, their standard deviation.
 
-    One value says nothing about the next, and neither do values without any spread: then ``low``
-    and ``high`` are None, and for one value so is ``deviation``.
+    One value says nothing about the next, and neither do values without any spread, if nothing is
+    known of images: then ``low`` and ``high`` are None, and for one value so is ``deviation``.
     """
 
     value: float
@@ -51,18 +53,25 @@ class MeanDifference:
     detectable: float
 
 
-def mean_interval(values: Sequence[float], *, overlap: float = 0.0) -> Mean:
+def mean_interval(
+    values: Sequence[float], *, overlap: float = 0.0, images: Proportion | None = None
+) -> Mean:
     """Student's t-interval, 95 %, of repetitions such as one configuration's accuracies over
-    training seeds. Raises ``SettingError`` for no values and for values that are not finite."""
+    training seeds; joined with the mean's interval over ``images``, where all repetitions test the
+    same ones. Raises ``SettingError`` for no values and for values that are not finite."""
     _check(values)
     n, value = len(values), fmean(values)
-    if n == 1:
-        return Mean(value=value, low=None, high=None, n=1, deviation=None)
-    deviation = _deviation(values)
-    if deviation == 0:
-        return Mean(value=value, low=None, high=None, n=n, deviation=0.0)
-    half = _t_quantile(1 - ALPHA / 2, n - 1) * deviation * math.sqrt(1 / n + overlap)
-    return Mean(value=value, low=value - half, high=value + half, n=n, deviation=deviation)
+    deviation = _deviation(values) if n > 1 else None
+    if images is None and not deviation:
+        return Mean(value=value, low=None, high=None, n=n, deviation=deviation)
+    half = 0.0
+    if deviation:
+        half = _t_quantile(1 - ALPHA / 2, n - 1) * deviation * math.sqrt(1 / n + overlap)
+    below = above = half
+    if images is not None:
+        below = math.hypot(half, images.value - images.low)
+        above = math.hypot(half, images.high - images.value)
+    return Mean(value=value, low=value - below, high=value + above, n=n, deviation=deviation)
 
 
 def welch(

@@ -2,11 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-from lrat.evaluation.comparison.means import MeanDifference, mean_interval, paired_means, welch
+from lrat.evaluation.comparison.means import (
+    Mean,
+    MeanDifference,
+    mean_interval,
+    paired_means,
+    welch,
+)
 from lrat.evaluation.comparison.shared import WORST_CASE, image_error
 from lrat.evaluation.comparison.words import written_p
-from lrat.evaluation.statistics import ALPHA, holm
+from lrat.evaluation.statistics import ALPHA, holm, wilson
 from lrat.experiments.comparing import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.experiments.report.evaluations import Evaluated
 from lrat.experiments.report.group_words import listed
@@ -61,15 +68,13 @@ def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
 
 
 def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
-    means = {
-        name: mean_interval(_shares(worst), overlap=FOLD_OVERLAP if folds else 0.0)
-        for name, worst in methods.items()
-    }
+    means = {name: _mean(worst, folds=folds) for name, worst in methods.items()}
     best, *others = sorted(methods, key=lambda name: -means[name].value)
     mean = means[best]
     ends = ""
     if mean.low is not None and mean.high is not None:
-        ends = f" [{100 * max(mean.low, 0):.1f}, {100 * min(mean.high, 1):.1f}], Student's t"
+        basis = "Student's t, corrected for folds" if folds else "over seeds and images"
+        ends = f" [{100 * max(mean.low, 0):.1f}, {100 * min(mean.high, 1):.1f}], {basis}"
     sentences = [
         f"Over {mean.n} training seeds, {best} has the best mean worst case: "
         f"{100 * mean.value:.1f} %{ends}."
@@ -91,6 +96,14 @@ def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
         kinds = " or ".join(sorted({test.test for test in known.values()}))
         sentences[-1] = f"{sentences[-1].rstrip('.')} ({kinds} test, Holm's correction)."
     return sentences
+
+
+def _mean(worst: Worst, *, folds: bool) -> Mean:
+    shares = _shares(worst)
+    if folds:
+        return mean_interval(shares, overlap=FOLD_OVERLAP)
+    images = next(iter(worst.values())).record.images
+    return mean_interval(shares, images=wilson(round(fmean(shares) * images), images))
 
 
 def _difference(one: Worst, other: Worst, *, folds: bool) -> MeanDifference | None:

@@ -1,6 +1,5 @@
 """An accuracy over several training seeds, with an interval that knows of seeds and of images."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,9 +21,8 @@ class SeededShare:
     * ``images``: Wilson's, for the one model that was measured;
     * ``seeds``: Student's t over seeds that test different images, whose values differ by both,
       corrected for the training images that folds share (Nadeau & Bengio 2003);
-    * ``seeds and images``: seeds that test the same images. Their spread knows nothing of what
-      other images would give, so Student's t and Wilson's interval are joined: their half-widths
-      add up in squares, as those of independent effects do (Zou & Donner 2008).
+    * ``seeds and images``: Student's t over seeds that test the same images, joined with Wilson's
+      over these (see ``lrat.evaluation.comparison.means``).
     """
 
     value: float
@@ -44,29 +42,17 @@ def over_seeds(counts: Sequence[tuple[int, int]], *, same_images: bool) -> Seede
     value = right / tested
     n = counts[0][1] if same_images else tested
     images = wilson(round(value * n), n)
-    mean = mean_interval(values, overlap=0.0 if same_images else FOLD_OVERLAP)
-    if mean.low is None or mean.high is None:
-        # One seed, or seeds without any spread: what remains is the images'.
-        return SeededShare(
-            value=value,
-            low=images.low,
-            high=images.high,
-            n=n,
-            values=values,
-            deviation=mean.deviation,
-            basis="images",
-        )
-    half = (mean.high - mean.low) / 2
-    below, above = half, half
     if same_images:
-        below = math.hypot(half, images.value - images.low)
-        above = math.hypot(half, images.high - images.value)
+        mean = mean_interval(values, images=images)
+    else:
+        mean = mean_interval(values, overlap=FOLD_OVERLAP)
+    low, high = images.low, images.high
+    basis: Basis = "images"
+    # Of one seed, or of seeds without any spread, what remains is the images'.
+    if mean.deviation and mean.low is not None and mean.high is not None:
+        basis = "seeds and images" if same_images else "seeds"
+        low = max(0.0, value - (mean.value - mean.low))
+        high = min(1.0, value + (mean.high - mean.value))
     return SeededShare(
-        value=value,
-        low=max(0.0, value - below),
-        high=min(1.0, value + above),
-        n=n,
-        values=values,
-        deviation=mean.deviation,
-        basis="seeds and images" if same_images else "seeds",
+        value=value, low=low, high=high, n=n, values=values, deviation=mean.deviation, basis=basis
     )
