@@ -7,7 +7,7 @@ from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.experiments import demo_rows
-from lrat.experiments.demo import _joined, conclusion
+from lrat.experiments.demo import ROWS, _joined, conclusion
 from lrat.experiments.demo_rows import FORWARDS, Plan
 from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.experiments.reproduce.grid import Forecast
@@ -27,8 +27,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
 
 def test_it_trains_and_attacks_all_rows_of_table_1(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
-    assert {path.name for path in out.iterdir()} == {*TABLE_1, "table.md", "report.html"}
-    for name in TABLE_1:
+    assert {path.name for path in out.iterdir()} == {*ROWS, "table.md", "report.html"}
+    assert set(ROWS) == {*TABLE_1, "sat-0.22eps"} == FORWARDS.keys()
+    for name in ROWS:
         assert (out / name / "model.safetensors").is_file()
         (evaluation,) = (out / name / "evaluations").iterdir()
         summary = json.loads((evaluation / "summary.json").read_text())
@@ -50,6 +51,7 @@ def test_the_table_is_on_the_terminal_and_in_the_folder(shown: tuple[Path, Answe
         assert any(line.split()[:1] == [name] for line in answer.out.splitlines())
     assert "| sat | 83.17 | 51.14 | 49.95 | 46.12 |" in text
     assert text.count("What this shows: one seed and 360 test images") == 1
+    assert text.count("against sat-0.22eps and on the same images") == 1
     assert "exact McNemar test" in " ".join(answer.out.split())
     table, page = answer.out.splitlines()[-2:]
     assert table.endswith(f"this table is in {out / 'table.md'}")
@@ -64,7 +66,7 @@ def test_cells_are_what_the_evaluations_found(shown: tuple[Path, Answer]) -> Non
         for line in (out / "table.md").read_text().splitlines()
         if line.startswith("| ")
     ]
-    header, rows = lines[0], {line[0]: line[1:] for line in lines[2:9]}
+    header, rows = lines[0], {line[0]: line[1:] for line in lines[2 : 2 + len(ROWS)]}
     assert header == ["", "natural", "pgd-20", "cw-20", "worst case", "forwards"]
     (evaluation,) = (out / "lrat-cw" / "evaluations").iterdir()
     summary = json.loads((evaluation / "summary.json").read_text())
@@ -74,7 +76,8 @@ def test_cells_are_what_the_evaluations_found(shown: tuple[Path, Answer]) -> Non
     ]
     # Ten steps of an attack and one forward of the update; SAA: 3 targets, 20 steps, clean logits.
     passes = {name: row[-1] for name, row in rows.items()}
-    assert passes["sat"] == passes["lrat-cw"] == "11"
+    assert passes["sat"] == passes["sat-0.22eps"] == passes["lrat-cw"] == "11"
+    assert rows["sat"] != rows["sat-0.22eps"]
     assert passes["lrat-saa+cw"] == str(int(passes["lrat-saa"]) + 11)
 
 
@@ -112,7 +115,7 @@ def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
     write_epochs(tmp_path / "sat", 2)
     forecast = Forecast(Plan(epochs=2, suite="quick").cells(tmp_path))
     before = forecast.now()
-    assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 14, None)
+    assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 16, None)
     write_epochs(tmp_path / "gairat", 1)
     cheap = forecast.now()
     write_epochs(tmp_path / "lrat-saa+cw", 1)
@@ -121,7 +124,7 @@ def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
     assert dear.share - cheap.share == pytest.approx(76 / 11 * (cheap.share - before.share))
     assert cheap.seconds_left is not None
     assert cheap.seconds_left > 0
-    for name in TABLE_1:
+    for name in FORWARDS:
         write_epochs(tmp_path / name, 2)
         evaluation = tmp_path / name / "evaluations" / "selected-quick-linf-0.2-360"
         evaluation.mkdir(parents=True)

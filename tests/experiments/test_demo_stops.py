@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import one_thread
-from lrat.experiments.paper import TABLE_1
+from lrat.experiments.demo import ROWS
 
 pytestmark = [
     pytest.mark.xdist_group("demo"),
@@ -69,7 +69,7 @@ def under_way(out: Path) -> set[str]:
     """Rows that have begun and not ended."""
     return {
         name
-        for name in TABLE_1
+        for name in ROWS
         if (out / name).exists() and not (out / name / "model.safetensors").exists()
     }
 
@@ -96,7 +96,7 @@ def demonstration(out: Path) -> Iterator[subprocess.Popen[str]]:
 def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
     wait_until(lambda: not alive(running.pid))
     assert under_way(out), "it was stopped in the middle"
-    assert len(list(out.iterdir())) < len(TABLE_1), "no further row was begun"
+    assert len(list(out.iterdir())) < len(ROWS), "no further row was begun"
     for name in under_way(out):
         saved = sorted(path.stem for path in (out / name / "checkpoints").glob("*.json"))
         assert saved, name
@@ -142,7 +142,7 @@ def test_its_workers_do_not_outlive_it_and_the_same_command_goes_on(tmp_path: Pa
     said, err = again.communicate(timeout=400)
     assert again.returncode == 0, err
     assert err == ""
-    assert f"; 7 of {len(TABLE_1)} rows done\n" in said
+    assert f"; {len(ROWS)} of {len(ROWS)} rows done\n" in said
     for name, lines in saved.items():
         whole = (out / name / "metrics.jsonl").read_text().splitlines()
         assert len(whole) == EPOCHS

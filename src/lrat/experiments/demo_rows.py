@@ -11,8 +11,9 @@ from lrat.evaluation import EvaluationResult
 from lrat.experiments.config import load_config
 from lrat.experiments.evaluating import evaluate_run
 from lrat.experiments.folder import EVALUATIONS
-from lrat.experiments.paper import DEMO_PRESET, row_settings
+from lrat.experiments.paper import DEMO_PRESET
 from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
+from lrat.experiments.reproduce.rows import LONG_BASELINE, row_layer
 from lrat.experiments.request import EvaluationRequest
 from lrat.experiments.run import train_run
 from lrat.experiments.suite_names import check_suite, slug
@@ -25,8 +26,9 @@ FORWARDS = {
     "lsat-cw": 11,
     "gairat": 11,
     "sat": 11,
+    LONG_BASELINE: 11,
 }
-"""Per image and epoch, the costliest first: the order that leaves no worker idle for long."""
+"""By row, per image and epoch, the costliest first: so no worker is idle for long."""
 _EVALUATION = {"quick": 12, "tier": 200, "paper": 460}
 """An evaluation's forwards per training image, as most images stand until the end."""
 AUTOATTACKED = 200
@@ -67,13 +69,13 @@ class Plan:
         )
         return [
             Cell(
-                name=method,
-                folder=out / method,
+                name=row,
+                folder=out / row,
                 epochs=int(self.preset["training"]["epochs"]),
                 forwards=forwards,
                 evaluations=(evaluation,),
             )
-            for method, forwards in FORWARDS.items()
+            for row, forwards in FORWARDS.items()
         ]
 
     def __str__(self) -> str:
@@ -101,10 +103,10 @@ def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator
     return make_cells(make, plan.cells(out), workers=workers, watcher=watcher, out=out)
 
 
-def _make_row(method: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
+def _make_row(name: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
     started = time.perf_counter()
-    folder = out / method
-    config = load_config(row_settings(method, preset))
+    folder = out / name
+    config = load_config(preset, row_layer(name, preset["threat"]))
     run = train_run(config, folder, progress=Quiet())
     plan.evaluate(folder)
     records = run.result.records
@@ -113,7 +115,7 @@ def _make_row(method: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) 
         for record in records
     )
     return Row(
-        name=method,
+        name=name,
         folder=folder,
         seconds=time.perf_counter() - started,
         forwards=passes / len(records),

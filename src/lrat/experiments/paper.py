@@ -43,8 +43,3 @@ DEMO_PRESET: Mapping[str, Any] = {
     "seed": 0,
 }
 """Digits at epsilon .2: small enough for two processor cores, hard enough to tell rows apart."""
-
-
-def row_settings(method: str, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's settings for one method."""
-    return {**preset, "method": {"name": method}}
