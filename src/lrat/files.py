@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from lrat.archives import check_sizes
 from lrat.errors import RunFolderError
 from lrat.reading import (
     CHECKSUM,
@@ -30,6 +31,7 @@ from lrat.reading import (
     open_stored,
     parse_object,
     read_json,
+    safetensors_metadata,
 )
 from lrat.text import reason
 
@@ -279,13 +281,12 @@ def write_tensors(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def read_tensors(path: Path) -> Columns:
     """What ``write_tensors`` wrote; raises as ``read_table``."""
-    from safetensors import safe_open
+    from safetensors.numpy import load
 
-    open_stored(path).close()  # refuses what is no plain file of the run
-    with safe_open(path, framework="numpy") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text = (file.metadata() or {}).get(CHECKSUM, "")
-    _check_digests(found, text)
+    with open_stored(path) as stream:
+        content = stream.read()
+    found = load(content)
+    _check_digests(found, safetensors_metadata(content).get(CHECKSUM, ""))
     return found
 
 
@@ -295,7 +296,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
     if path.suffix == ".npz":
         # Opened here: numpy leaves a damaged archive's file open.
         with open_stored(path) as stream, np.load(stream, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in columns or archive.files}
+            names = columns or archive.files
+            check_sizes(archive.zip, names, os.fstat(stream.fileno()).st_size)
+            found = {name: archive[name] for name in names}
             text = archive.zip.comment.decode()
     else:
         found, text = _read_parquet(path, columns)

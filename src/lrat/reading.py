@@ -77,6 +77,16 @@ def _home(folder: Path) -> Path:
     return next(marked, folder)
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, also a folder, a pipe or a link to nowhere in place of the
+    file. Raises ``OSError`` where that cannot be seen."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def listed(folder: Path, names: str = "*") -> list[Path]:
     """What lies in ``folder`` under names of this pattern, sorted; nothing where it is missing.
     Raises ``OSError`` for a folder that cannot be read, which ``Path.glob`` takes as empty."""
@@ -84,12 +94,6 @@ def listed(folder: Path, names: str = "*") -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.match(names))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a stored file; raises ``OSError`` as ``open_stored``."""
-    with open_stored(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path, *, follow: bool = False, most: int = MOST_TEXT) -> str:
@@ -164,6 +168,21 @@ def _of_64_bits(text: str) -> int:
     if not -(2**63) <= number < 2**64:
         raise ValueError("it holds a number beyond 64 bits")
     return number
+
+
+def safetensors_header(content: bytes) -> tuple[int, dict[str, Any]]:
+    """Where the tensors of a safetensors file begin, and what it says of each by name. Raises
+    ``ValueError`` for what is none."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = parse_json(content[8:start].decode())
+    if start > len(content) or not isinstance(header, dict):
+        raise ValueError("its header is damaged")
+    return start, header
+
+
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """The texts beside the tensors of a safetensors file; raises as ``safetensors_header``."""
+    return safetensors_header(content)[1].get("__metadata__") or {}
 
 
 def parse_object(text: str) -> dict[str, Any]:

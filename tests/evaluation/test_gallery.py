@@ -1,5 +1,6 @@
 """Images kept for reports: what the attacks returned, whatever happened in between."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
+from lrat import archives
 from lrat.attacks import Cascade
 from lrat.evaluation import custom, evaluate_suite, quick
-from lrat.evaluation.gallery import Gallery, read_gallery
+from lrat.evaluation.gallery import Gallery, gather, read_gallery
 from lrat.evaluation.merging import merge
 
 WANTED = np.array([0, 3, 6, 17, 20, 32, 39])
@@ -167,3 +169,65 @@ def test_without_images_to_keep_there_is_no_folder(tmp_path: Path) -> None:
     evaluate(tmp_path / "none", gallery=gallery(np.array([], np.int64)))
     assert not (tmp_path / "none" / "gallery").exists()
     assert read_gallery(tmp_path / "none") == (None, [])
+
+
+def _columns(**others) -> dict[str, np.ndarray]:
+    """Two rows of a gallery as large as those of ``evaluate``."""
+    rows = {
+        "attack": np.array(["natural", "step"]),
+        "index": np.array([6, 6]),
+        "image": np.full((2, 1, 4, 4), 0.5, np.float32),
+        "logits": np.zeros((2, 3), np.float32),
+    }
+    return {**rows, **others}
+
+
+def _bomb(path: Path) -> None:
+    """50 kB that would expand to 50 MB, with a limit of 10 MB in the test."""
+    np.savez_compressed(path, **_columns(image=np.zeros((2, 1, 2500, 2500), np.float32)))
+
+
+def _lying(path: Path) -> None:
+    """Its header speaks of 10^12 images."""
+    np.savez(path, **_columns())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["image.npy"] = members["image.npy"].replace(b"(2, 1, 4, 4)", b"(10000000000" + b"00,)")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+ODD = {
+    "a bomb": _bomb,
+    "a header that lies": _lying,
+    "larger images": lambda path: np.savez(path, **_columns(image=np.zeros((2, 1, 9, 9), "f4"))),
+    "more logits": lambda path: np.savez(path, **_columns(logits=np.zeros((2, 7), "f4"))),
+    "images of texts": lambda path: np.savez(path, **_columns(image=np.full((2, 1, 4, 4), "x"))),
+    "numbers as names": lambda path: np.savez(path, **_columns(attack=np.arange(2))),
+    "numbers of fractions": lambda path: np.savez(path, **_columns(index=np.array([6.0, 6.0]))),
+    "fewer logits": lambda path: np.savez(path, **_columns(logits=np.zeros((1, 3), "f4"))),
+    "a single number": lambda path: np.savez(path, **_columns(index=np.array(6))),
+    "empty images": lambda path: np.savez(path, **_columns(image=np.zeros((2, 1, 4, 0), "f4"))),
+    "images of NaN": lambda path: np.savez(path, **_columns(image=np.full((2, 1, 4, 4), np.nan))),
+    "no images": lambda path: np.savez(path, index=np.array([6])),
+    "a folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("write", ODD.values(), ids=ODD)
+def test_an_odd_part_is_told_and_the_others_are_read_and_joined(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_MOST_UNASKED", 10**7)
+    evaluate(tmp_path, gallery=gallery())
+    before = rows_of(tmp_path)
+    odd = tmp_path / "gallery" / "x.npz"
+    write(odd)
+    pictures, damaged = read_gallery(tmp_path)
+    assert damaged == [odd]
+    assert pictures is not None
+    assert len(pictures.index) == len(before)
+    gather(tmp_path)
+    assert odd.exists()
+    evaluate(tmp_path, gallery=gallery())

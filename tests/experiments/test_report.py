@@ -16,7 +16,7 @@ from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
 from lrat.experiments.config import load_config, parse_assignments, read_settings
 from lrat.experiments.report import write_run_report
-from lrat.experiments.report.digests import weights_file_digest
+from lrat.experiments.report.digests import weights_digest as digest_of_file
 from lrat.experiments.report.training import images_behind
 from lrat.experiments.report.words import summary
 from lrat.experiments.weights import weights_digest
@@ -252,7 +252,7 @@ def test_weights_that_changed_since_they_were_evaluated_are_told(tmp_path: Path)
     }
     save_file(weights, run / "model.safetensors")
     digest = weights_digest(weights)
-    assert weights_file_digest(run / "model.safetensors") == digest
+    assert digest_of_file((run / "model.safetensors").read_bytes()) == digest
     make_evaluation(run, model="0" * 64)
     make_evaluation(run, images=60, clean=50, robust=20, model=digest)
     found = only(report(run)).evaluations

@@ -9,7 +9,7 @@ import pytest
 from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.config import read_settings
-from lrat.files import write_json
+from lrat.files import read_table, write_archive, write_json
 from lrat.reading import read_json
 
 
@@ -183,3 +183,21 @@ def test_a_folder_of_lrat_fit_shows_its_epochs(tmp_path: Path) -> None:
     record = only(report(run))
     assert (record.method, record.state, len(record.epochs)) == ("lrat.fit", "trained", 3)
     assert record.commands == []
+
+
+def test_a_gallery_with_fewer_classes_than_labels_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    folder = make_evaluation(run, gallery=5)
+    (path,) = (folder / "gallery").glob("*.npz")
+    columns = read_table(path)
+    write_archive(path, {**columns, "logits": columns["logits"][:, :3]})
+    found = only(report(run))
+    assert found.gallery is None
+    assert any("lacks classes" in problem for problem in found.problems)
+
+
+def test_metrics_that_end_early_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    path = run / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    assert any("holds 2 of the 3 epochs" in problem for problem in only(report(run)).problems)

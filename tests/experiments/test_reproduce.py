@@ -90,7 +90,7 @@ def test_a_run_that_is_not_the_presets_is_left_out_with_the_reason(
     config.write_text(config.read_text().replace("seed:", "seed: ["))
     choice = Choice.of("digits", [each for each in TINY if each != "--set"])
     request = Request(target="table1", choice=choice, out=out)
-    table = collected(request, (), Attacks(suite="quick"))
+    table, _ = collected(request, (), Attacks(suite="quick"))
     assert {row.name: row.seeds for row in table.rows} == {"sat": (0,), "lrat-cw": (1,)}
     damaged, other = sorted(table.lacking)
     assert other.endswith("trained with other settings (training.lr: 0.1 asked, 0.2 in the folder)")

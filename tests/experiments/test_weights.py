@@ -1,5 +1,7 @@
 """State dictionaries that hold more than tensors, and files of weights that others wrote."""
 
+import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from experiments.commands import lrat as command
 from lrat.attacks import PGD, Square
 from lrat.errors import CheckpointError, LratError, ModelError
 from lrat.evaluation import custom
-from lrat.experiments.folder import BESIDE_TENSORS
+from lrat.experiments.folder import BESIDE_TENSORS, read_config
+from lrat.experiments.run import load_weights
 from lrat.experiments.weights import fill, read_safetensors, weights_digest, write_safetensors
 from lrat.threat import Linf
 
@@ -220,3 +223,58 @@ def test_a_model_with_a_sparse_buffer_is_trained_evaluated_and_stored(
         assert found["matrix"].layout is layout
         assert weights_digest(found) == weights_digest(model.state_dict())
         fill(model, found, "w.safetensors")
+
+
+def _swapped_once_open(path: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``path`` become ``other`` as soon as it was opened for the first time."""
+    system_open = os.open
+
+    def opening(name: Any, *arguments: Any, **named: Any) -> int:
+        descriptor = system_open(name, *arguments, **named)
+        if str(name).endswith(path.name) and other.exists():
+            os.replace(other, path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opening)
+
+
+def test_weights_are_read_from_the_file_whose_digest_was_checked(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "model.safetensors"
+    whole = read_safetensors(path)
+    save_file({name: value + 1 for name, value in whole.items()}, run / "other")
+    _swapped_once_open(path, run / "other", monkeypatch)
+    assert weights_digest(read_safetensors(path)) == weights_digest(whole)
+    assert not (run / "other").exists()
+    with pytest.raises(CheckpointError, match="digest"):
+        read_safetensors(path)
+
+
+def test_a_checkpoint_is_read_from_the_file_whose_digest_was_checked(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = read_config(run), run / "checkpoints"
+    whole = weights_digest(load_weights(run, config, "epoch-2"))
+    shutil.copy(folder / "epoch-001.pt", run / "other")
+    _swapped_once_open(folder / "epoch-002.pt", run / "other", monkeypatch)
+    assert weights_digest(load_weights(run, config, "epoch-2")) == whole
+    assert not (run / "other").exists()
+    with pytest.raises(CheckpointError, match="digest"):
+        load_weights(run, config, "epoch-2")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a link to nowhere"])
+def test_selected_weights_are_not_taken_from_elsewhere_where_no_file_is(
+    kind: str, run: Path
+) -> None:
+    path = run / "model.safetensors"
+    path.unlink()
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/nowhere/model.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(run, read_config(run), "selected")

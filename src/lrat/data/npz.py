@@ -1,19 +1,20 @@
 """A data set of one's own: NumPy's .npz with named arrays, read without pickles."""
 
-import math
+import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lrat.archives import check_sizes
 from lrat.data.arrays import Splits, image_data
 from lrat.data.subset import VALIDATION_FRACTION, stratified_subset, training_parts
 from lrat.errors import DataError, LratError
 from lrat.reading import open_stored
-from lrat.text import cut, reason
+from lrat.text import reason
 
 _KEYS = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),
@@ -82,7 +83,10 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 wanted = [key for key in file if key in _KNOWN]
-                _check_sizes(path, file.zip, wanted)
+                try:
+                    check_sizes(file.zip, wanted, os.fstat(stream.fileno()).st_size)
+                except ValueError as error:
+                    raise DataError(f"{path}: {error}") from None
                 return {key: _array(path, file, key) if key in wanted else _ABSENT for key in file}
     except FileNotFoundError:
         raise DataError(
@@ -102,48 +106,6 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
 _KNOWN = {key for pairs in _KEYS.values() for pair in pairs for key in pair} | {"class_names"}
 _ABSENT: npt.NDArray[Any] = np.empty(0)
 """Stands for arrays under other keys, which are listed but never read."""
-_MOST_UNASKED = 2**30
-_MOST_EXPANSION = 100
-
-
-def _check_sizes(path: Path, archive: zipfile.ZipFile, keys: Sequence[str]) -> None:
-    """Refuse, before anything is expanded, headers that speak of other sizes than the file's, and
-    a small file that would fill the memory."""
-    found = [archive.getinfo(f"{key}.npy") for key in keys if f"{key}.npy" in archive.NameToInfo]
-    for info in found:
-        with archive.open(info) as stream:
-            told = _size_by_header(stream)
-        if told is not None and told != info.file_size:
-            by_header = cut(f"{told:,}")
-            raise DataError(
-                f"{path}: {info.filename} is damaged: its header speaks of {by_header} bytes, and "
-                f"there are {info.file_size:,}: write the file again"
-            )
-    size = sum(info.file_size for info in found)
-    if size > max(_MOST_UNASKED, _MOST_EXPANSION * path.stat().st_size):
-        raise DataError(
-            f"{path} would expand to {size / 1e9:.1f} GB, more than {_MOST_EXPANSION} times its "
-            "size: write it with numpy.savez, which does not compress"
-        )
-
-
-def _size_by_header(stream: Any) -> int | None:
-    """Bytes of the header of a .npy file and of the numbers that it speaks of; None for Python
-    objects, which have no size."""
-    version = np.lib.format.read_magic(stream)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"plain numbers are not written in format {version}")
-    shape, _, dtype = read(stream)
-    if dtype.hasobject:
-        return None
-    if not dtype.itemsize:
-        raise ValueError(f"{dtype} has no size")
-    size: int = stream.tell() + math.prod(shape) * dtype.itemsize
-    return size
 
 
 def _array(path: Path, file: Mapping[str, Any], key: str) -> npt.NDArray[Any]:

@@ -120,7 +120,8 @@ def _write(folder: Path, name: str, rows: Pictures) -> Path:
 
 
 def _read_all(folder: Path, damaged: list[Path]) -> tuple[list[Path], list[Pictures]]:
-    paths, parts = [], []
+    paths: list[Path] = []
+    parts: list[Pictures] = []
     try:
         found = listed(folder, "[!.]*.npz")
     except OSError:
@@ -128,19 +129,24 @@ def _read_all(folder: Path, damaged: list[Path]) -> tuple[list[Path], list[Pictu
         damaged.append(folder)
     for path in found:
         try:
-            parts.append(_checked(read_table(path, _COLUMNS)))
+            parts.append(_checked(read_table(path, _COLUMNS), *parts[:1]))
             paths.append(path)
         except Exception:  # zipfile and numpy raise a dozen kinds for the same cause
             damaged.append(path)
     return paths, parts
 
 
-def _checked(columns: Columns) -> Pictures:
+def _checked(columns: Columns, *others: Pictures) -> Pictures:
+    """Rows as ``_write`` writes them, of images and logits as large as those of the ``others``."""
     rows = Pictures(**columns)
-    count = len(rows.index)
-    shapes = rows.image.ndim, rows.logits.ndim, len(rows.image), len(rows.logits), len(rows.attack)
-    if shapes != (4, 2, count, count, count):
+    kinds = "".join(getattr(rows, name).dtype.kind for name in _COLUMNS)
+    counts = {len(getattr(rows, name)) for name in _COLUMNS}
+    sizes = {(each.image.shape[1:], each.logits.shape[1:]) for each in (rows, *others)}
+    ndim = rows.attack.ndim, rows.index.ndim, rows.image.ndim, rows.logits.ndim
+    if (kinds, ndim, len(counts), len(sizes)) != ("Uiff", (1, 1, 4, 2), 1, 1):
         raise LratError("no rows of a gallery")
+    if not rows.image.size or not np.isfinite(rows.image).all() or np.isnan(rows.logits).any():
+        raise LratError("no images of a gallery")
     return rows
 
 

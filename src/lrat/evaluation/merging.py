@@ -36,7 +36,7 @@ from lrat.evaluation.storage import (
     read_parts,
 )
 from lrat.files import is_temporary, read_tensors, write_atomically
-from lrat.reading import listed, open_stored, read_whole
+from lrat.reading import is_there, listed, open_stored, read_whole
 
 Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")
@@ -149,7 +149,7 @@ def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
 
 def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
     """How many images the whole evaluation is of, and their digest, as ``extent.json`` has it."""
-    told = {place: read_extent(place) for place in places if (place / EXTENT).is_file()}
+    told = {place: read_extent(place) for place in places if is_there(place / EXTENT)}
     if told:
         first, extent = next(iter(told.items()))
         for place, other in told.items():
@@ -161,7 +161,7 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
                 )
         return extent
     for place in places:
-        if not (place / SUMMARY).is_file():
+        if not is_there(place / SUMMARY):
             raise RunFolderError(
                 f"{place} is not finished and does not say of how many images it is: run that "
                 "evaluation to its end"

@@ -8,10 +8,10 @@ from typing import Any
 
 from lrat.errors import RunFolderError
 from lrat.files import write_if_new
-from lrat.reading import NOT_AS_WRITTEN, read_record
+from lrat.reading import NOT_AS_WRITTEN, is_there, read_record
 
 _logger = logging.getLogger(__name__)
-ANEW = "bring it back, or evaluate into a new folder"
+ANEW = "bring it back, or move its folder away and give the same command again"
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -29,8 +29,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 def stored_summary(path: Path) -> dict[str, Any] | None:
     """None, and a warning, for a damaged one."""
     try:
-        is_there = path.is_file()
-        return read_summary(path, "it is made anew from the outcomes") if is_there else None
+        return read_summary(path, "it is made anew from the outcomes") if is_there(path) else None
     except RunFolderError as error:
         _logger.warning("%s", error)
         return None
@@ -76,7 +75,7 @@ def notes_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
 
 def read_identity(path: Path) -> dict[str, Any]:
     """``RunFolderError`` where it is missing, damaged, or none of an evaluation."""
-    if not path.is_file():
+    if not is_there(path):
         raise RunFolderError(f"{path} is missing: is this the folder of an evaluation?")
     identity = read_record(path, ANEW)
     if not _is_identity(identity):

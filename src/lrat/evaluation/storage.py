@@ -41,7 +41,7 @@ from lrat.files import (
     write_table,
     write_tensors,
 )
-from lrat.reading import listed, read_record, read_whole, trouble
+from lrat.reading import is_there, listed, read_record, read_whole, trouble
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")
@@ -219,7 +219,7 @@ class OutcomeStore:
     def keep_notes(self, notes: Sequence[str]) -> None:
         """Keep these too for those who only read the outcomes; nothing to say is not written."""
         if self.folder is not None and notes:
-            known = read_notes(self.folder) if (self.folder / NOTES).is_file() else ()
+            known = read_notes(self.folder) if is_there(self.folder / NOTES) else ()
             joined = list(dict.fromkeys((*known, *notes)))
             write_if_new(self.folder / NOTES, {"notes": joined})
 
@@ -258,7 +258,7 @@ class OutcomeStore:
 
 def read_notes(folder: Path) -> tuple[str, ...]:
     """What must be known about the outcomes in ``folder``; by an earlier version, its summary's."""
-    if (folder / NOTES).is_file():
+    if is_there(folder / NOTES):
         return notes_of(read_record(folder / NOTES, f"delete it and {_AGAIN}"))
     return notes_of(stored_summary(folder / SUMMARY) or {})
 

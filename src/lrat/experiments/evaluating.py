@@ -28,6 +28,7 @@ from lrat.experiments.subjects import Source, Subject, model_identity, own_folde
 from lrat.experiments.suites import suite
 from lrat.hardware import move
 from lrat.randomness import Keyed, keys, random_state_kept
+from lrat.reading import is_there
 from lrat.threat import Ball, as_ball
 
 __all__ = [
@@ -185,7 +186,7 @@ def _check_stored(
     """
     if folder is None:
         return
-    if not ((folder / IDENTITY).exists() or (folder / PARTS).exists()):
+    if not (is_there(folder / IDENTITY) or is_there(folder / PARTS)):
         plan.reading.begin(folder)
         return
     identity = {"functions": None, **plan.settings["identity"], "attacks": descriptions(plan.suite)}

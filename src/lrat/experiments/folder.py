@@ -1,15 +1,17 @@
 """The run folder: what it is called, whether it may be used, what lies in it."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lrat.errors import CheckpointError, RunFolderError
-from lrat.evaluation.storage import FINGERPRINT
+from lrat.evaluation.records import ANEW
+from lrat.evaluation.storage import FINGERPRINT, IDENTITY
 from lrat.experiments.config import RunConfig, differences, load_config, read_settings
 from lrat.experiments.lock import LOCK
 from lrat.files import is_temporary
-from lrat.reading import file_digest, listed, read_json, read_record, trouble
+from lrat.reading import is_there, listed, open_stored, read_json, read_record, trouble
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -38,7 +40,7 @@ def read_config(folder: Path) -> RunConfig:
     """The configuration of the run in ``folder``; RunFolderError if there is none, or another one
     than the run was trained with. What decides no result, as where the data lie, may be edited."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not is_there(path):
         raise RunFolderError(f"{folder} is no run folder: it has no {CONFIG}; train one first")
     config = load_config(read_settings(path))
     cure = "remove it and give the run's `lrat train` command again, which writes it anew"
@@ -51,24 +53,33 @@ def read_config(folder: Path) -> RunConfig:
     return config
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse selected weights of another digest than ``model.json`` says; ``CheckpointError``.
-    Runs of earlier versions have none."""
-    path = folder / WEIGHTS
+def read_weights(path: Path, *, follow: bool = False, checked: bool = True) -> bytes:
+    """The content of a file of weights, ``follow`` as in ``reading.open_stored``.
+
+    ``CheckpointError`` where it cannot be read, and if ``checked`` for a run's selected weights of
+    another digest than ``model.json`` says; runs of earlier versions have none.
+    """
     try:
-        stored = read_json(folder / MODEL).get("sha256")
-        if stored is None:
-            return
-        reason = None if file_digest(path) == stored else "is damaged: its digest differs"
+        with open_stored(path, follow=follow) as file:
+            content = file.read()
     except FileNotFoundError:
-        return
+        raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} {trouble(error)}") from None
+    try:
+        about = read_json(path.parent / MODEL) if checked and path.name == WEIGHTS else {}
+        is_whole = about.get("sha256") in {None, hashlib.sha256(content).hexdigest()}
+        reason = "" if is_whole else "is damaged: its digest differs"
+    except FileNotFoundError:
+        return content
     except (OSError, ValueError) as error:
         reason = f"or {MODEL} {trouble(error)}"
-    if reason is not None:
+    if reason:
         raise CheckpointError(
             f"{path} {reason}; remove both {WEIGHTS} and {MODEL} and give the run's `lrat train` "
             "command again, which writes them anew"
         )
+    return content
 
 
 def has_begun(folder: Path) -> bool:
@@ -108,7 +119,7 @@ def _is_left_over(path: Path) -> bool:
 def check_contents(folder: Path, found: Mapping[str, str]) -> None:
     """Refuse to continue on other images or another model file than the run was begun with."""
     path = folder / CONTENTS
-    if not has_begun(folder) or not path.is_file():
+    if not has_begun(folder) or not is_there(path):
         return
     stored = read_record(
         path,
@@ -129,8 +140,6 @@ def threat_slug(threat: str) -> str:
 
 
 def evaluated(folder: Path, key: str) -> Any:
-    """An entry of the identity of the evaluation begun in ``folder``; None where there is none."""
-    try:
-        return read_json(folder / "identity.json").get(key)
-    except (OSError, ValueError):
-        return None
+    """An entry of the identity of the evaluation begun in ``folder``; None where none was begun.
+    ``RunFolderError`` for an identity that cannot be read: nobody knows what was evaluated."""
+    return read_record(folder / IDENTITY, ANEW, may_lack=True).get(key)

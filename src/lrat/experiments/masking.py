@@ -9,7 +9,6 @@ import torch
 
 from lrat.acceleration import View
 from lrat.data import ImageData, stratified_subset
-from lrat.errors import RunFolderError
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
 from lrat.evaluation.storage import SUMMARY, digest_of
 from lrat.experiments import build
@@ -19,7 +18,7 @@ from lrat.experiments.seeing import evaluated_choices
 from lrat.experiments.subjects import Subject
 from lrat.files import write_json
 from lrat.hardware import move
-from lrat.reading import NOT_AS_WRITTEN, read_json
+from lrat.reading import read_record, read_whole
 from lrat.threat import as_ball
 
 IMAGES = 256
@@ -96,10 +95,8 @@ def _made_of(
 
 def _stored(path: Path, made_of: Mapping[str, Any]) -> Panel | None:
     """The panel that was kept, if it was made of the same."""
-    if not path.is_file():
+    cure = "delete it, and it is made anew"
+    stored = read_record(path, cure, may_lack=True)
+    if stored.get("made_of") != made_of:
         return None
-    try:
-        stored = read_json(path)
-        return Panel.from_dict(stored) if stored.get("made_of") == made_of else None
-    except (OSError, *NOT_AS_WRITTEN):
-        raise RunFolderError(f"{path} is damaged: delete it, and it is made anew") from None
+    return read_whole(path, lambda _: Panel.from_dict(stored), cure)

@@ -17,7 +17,7 @@ from lrat.experiments.analysing_store import (
     VULNERABILITY,
 )
 from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import NOT_AS_WRITTEN, read_json, read_whole, trouble
+from lrat.reading import NOT_AS_WRITTEN, read_record, read_whole
 from lrat.reporting.figures import Agreement, View, tail_words
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -47,8 +47,8 @@ class StoredAnalysis:
             )
         stored = StoredAnalysis(
             folder=folder,
-            summary=_json(folder / SUMMARY),
-            overlap=_json(folder / OVERLAP),
+            summary=read_record(folder / SUMMARY, _CURE),
+            overlap=read_record(folder / OVERLAP, _CURE),
             views=views,
             embedding=_table(folder, EMBEDDING),
         )
@@ -184,10 +184,3 @@ def _table(folder: Path, name: str) -> Columns | None:
         if path.is_file():
             return read_whole(path, read_table, _CURE)
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} {trouble(error)}; {_CURE}") from None

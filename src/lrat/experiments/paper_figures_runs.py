@@ -14,11 +14,11 @@ from lrat.analysis import read_recorded
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
-from lrat.evaluation.storage import SUMMARY
 from lrat.experiments.analysing_request import AnalysisRequest
-from lrat.experiments.analysing_store import ANALYSES
+from lrat.experiments.analysing_store import ANALYSES, SUMMARY
 from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
+from lrat.experiments.folder import evaluated, read_config
+from lrat.experiments.found import checkpoint_of, finished_at
 from lrat.experiments.paper_figures_analysis import StoredAnalysis
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.collecting import image_counts, metrics_of, reported_epoch
@@ -52,7 +52,7 @@ class FigureRun:
     @cached_property
     def records(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``."""
-        return metrics_of(self.folder)
+        return metrics_of(self.folder, self.config.training.epochs)
 
     @property
     def data(self) -> str:
@@ -127,14 +127,13 @@ class FigureRun:
 
     def evaluation(self, checkpoint: str, suite: str) -> EvaluationResult | None:
         """The finished evaluation of these weights by a suite, of the most images; None without."""
-        digest = self.digest(checkpoint)
-        folders = [
-            path.parent
-            for path in (self.folder / EVALUATIONS).glob(f"{checkpoint}-*/{SUMMARY}")
-            if evaluated(path.parent, "suite") == suite
-            and evaluated(path.parent, "model") == digest
+        wanted = {"suite": suite, "model": self.digest(checkpoint)}
+        results = [
+            EvaluationResult.from_folder(folder)
+            for folder in finished_at(self.folder)
+            if checkpoint_of(folder) == checkpoint
+            and all(evaluated(folder, key) == value for key, value in wanted.items())
         ]
-        results = [EvaluationResult.from_folder(folder) for folder in sorted(folders)]
         return max(results, key=lambda result: len(result.index), default=None)
 
     def last_weights(self) -> tuple[int, npt.NDArray[np.float64]]:

@@ -39,6 +39,7 @@ from lrat.experiments.weights import read_safetensors, write_safetensors
 from lrat.files import appears, write_atomically, write_json, write_text
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
+from lrat.reading import is_there
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
 from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.interrupt import check_minutes
@@ -245,7 +246,7 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
 
 def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Any]:
     """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
-    if checkpoint == "selected" and (folder / WEIGHTS).is_file():
+    if checkpoint == "selected" and is_there(folder / WEIGHTS):
         return read_safetensors(folder / WEIGHTS)
     return reported(storage(config, folder).checkpoints().load(checkpoint))
 

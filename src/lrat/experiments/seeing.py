@@ -8,7 +8,7 @@ from lrat.acceleration import Choices, View, describe
 from lrat.errors import RunFolderError
 from lrat.experiments.folder import ACCELERATION, OFF
 from lrat.files import write_json
-from lrat.reading import NOT_AS_WRITTEN, read_json
+from lrat.reading import NOT_AS_WRITTEN, is_there, read_json
 
 
 def record_choices(folder: Path, view: nn.Module) -> None:
@@ -31,7 +31,7 @@ def evaluated_choices(folder: Path | None) -> Choices | None:
 
 
 def _stored_choices(path: Path, key: str) -> Choices | None:
-    if not path.is_file():
+    if not is_there(path):
         return None
     try:
         text = read_json(path)[key]

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, ModelError
-from lrat.experiments.folder import BESIDE_TENSORS, WEIGHTS, check_weights
+from lrat.experiments.folder import BESIDE_TENSORS, read_weights
 from lrat.experiments.own_names import without_addresses
-from lrat.reading import NOT_AS_WRITTEN, open_stored, parse_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, parse_json, safetensors_metadata
 from lrat.text import reason
 from lrat.training.resuming import misfit
 
@@ -85,25 +85,18 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
 
     ``follow`` as in ``reading.open_stored``.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    if path.name == WEIGHTS:
-        check_weights(path.parent)
+    content = read_weights(path, follow=follow)
     try:
-        open_stored(path, follow=follow).close()
-    except OSError as error:
-        raise CheckpointError(f"{path} {trouble(error)}") from None
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            beside = parse_json((file.metadata() or {}).get(BESIDE_TENSORS, "{}"))
+        tensors = load(content)
+        beside = parse_json(safetensors_metadata(content).get(BESIDE_TENSORS, "{}"))
         taken: set[str] = set()
         found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
-    except (OSError, RuntimeError, SafetensorError, *NOT_AS_WRITTEN) as error:
+    except (AssertionError, RuntimeError, SafetensorError, *NOT_AS_WRITTEN) as error:
         raise CheckpointError(
-            _not_loaded(path) or f"{path} is no safetensors file: {reason(error)}"
+            _not_loaded(path, content) or f"{path} is no safetensors file: {reason(error)}"
         ) from None
     return {**{name: each for name, each in tensors.items() if name not in taken}, **found}
 
@@ -157,11 +150,10 @@ def _of_torch(name: str, kind: type) -> Any:
     return found
 
 
-def _not_loaded(path: Path) -> str | None:
+def _not_loaded(path: Path, content: bytes) -> str | None:
     """What to do about a file that ``torch.save`` wrote; None for another one."""
-    with path.open("rb") as file:
-        start = file.read(9)
     # The length of a safetensors header may begin with the same byte; its first brace follows.
+    start = content[:9]
     if not start.startswith(_PICKLES) or start.endswith(b"{"):
         return None
     return (

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,7 +23,7 @@ from lrat import __version__
 from lrat.checks import checked
 from lrat.errors import CheckpointError
 from lrat.files import discard, remove_leftovers, write_together
-from lrat.reading import file_digest, listed, open_stored, trouble
+from lrat.reading import listed, open_stored, trouble
 from lrat.training.description import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
@@ -224,11 +225,11 @@ class Checkpoints:
         if name in self._damaged:
             return False
         try:
-            self._verify(name)
+            with self._verified(name):
+                return True
         except DamagedError as error:
             self._note_damage(name, error)
             return False
-        return True
 
     def _note_damage(self, name: Name, error: DamagedError) -> None:
         self._damaged.add(name)
@@ -257,22 +258,25 @@ class Checkpoints:
             raise DamagedError(f"{path.name} describes another one")
         return description
 
-    def _verify(self, name: Name) -> Description:
+    @contextmanager
+    def _verified(self, name: Name) -> Iterator[tuple[Description, BinaryIO]]:
+        """The description and the open payload, whose digest is right."""
         description = self._describe(name)
         try:
-            if file_digest(self._payload(name)) != description.sha256:
-                raise DamagedError("its digest differs")
+            with open_stored(self._payload(name)) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != description.sha256:
+                    raise DamagedError("its digest differs")
+                file.seek(0)
+                yield description, file
         except OSError as error:
             raise DamagedError(f"it cannot be read: {error.strerror}") from error
-        return description
 
     def _read(self, name: Name) -> dict[str, Any]:
-        description = self._verify(name)
         try:
-            with open_stored(self._payload(name)) as file:
+            with self._verified(name) as (description, file):
                 state = torch.load(file, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise DamagedError(f"it cannot be read: {error.strerror}") from error
+        except (CheckpointError, DamagedError):
+            raise
         except Exception as error:
             # A dozen kinds; torch's own message advises to load with code execution allowed: not
             # passed on.

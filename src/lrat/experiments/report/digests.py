@@ -1,8 +1,6 @@
 """Digests of what a run keeps, by which evaluations know it."""
 
 import hashlib
-from pathlib import Path
-from typing import Any
 
 from lrat.errors import CheckpointError
 from lrat.experiments.folder import (
@@ -11,10 +9,10 @@ from lrat.experiments.folder import (
     CONTENTS,
     MODEL,
     WEIGHTS,
-    check_weights,
+    read_weights,
 )
 from lrat.experiments.report.reading import Folder, at
-from lrat.reading import NOT_AS_WRITTEN, listed, open_stored, parse_json, trouble
+from lrat.reading import NOT_AS_WRITTEN, is_there, listed, safetensors_header, trouble
 
 _KINDS = {
     "F64": "torch.float64",
@@ -28,7 +26,6 @@ _KINDS = {
     "U8": "torch.uint8",
     "BOOL": "torch.bool",
 }
-_LENGTH = 8
 
 
 def digests(home: Folder) -> dict[str, str]:
@@ -53,42 +50,30 @@ def digests(home: Folder) -> dict[str, str]:
 
 
 def _of_weights(home: Folder) -> str | None:
-    path = home.path / WEIGHTS
-    if not path.is_file():
-        return None
     try:
-        if home.json(MODEL):  # else its damage is told
-            check_weights(home.path)
-        return weights_file_digest(path)
+        known = bool(home.json(MODEL))  # else its damage is told
+        return weights_digest(read_weights(home.path / WEIGHTS, checked=known))
     except CheckpointError as error:
-        home.tell(f"{error}.")
-        return None
-    except OSError as error:
-        home.tell(f"{path} {trouble(error)}.")
-        return None
+        if is_there(home.path / WEIGHTS):
+            home.tell(f"{error}.")
     except NOT_AS_WRITTEN:
-        home.tell(f"{path} is damaged: train the run again, or bring it back.")
-        return None
+        home.tell(f"{home.path / WEIGHTS} is damaged: train the run again, or bring it back.")
+    return None
 
 
-def weights_file_digest(path: Path) -> str | None:
+def weights_digest(content: bytes) -> str | None:
     """``weights.weights_digest`` of a safetensors file, without torch: over names, types, shapes
-    and bytes; None for one that holds more than tensors. Raises ``ValueError`` or ``KeyError`` for
-    a file that is none."""
-    with open_stored(path) as file:
-        content = memoryview(file.read())
-    start = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
-    if start > len(content):
-        raise ValueError("a header that ends beyond the file")
-    tensors: dict[str, Any] = parse_json(bytes(content[_LENGTH:start]).decode())
+    and bytes; None for one that holds more than tensors. Raises one of ``NOT_AS_WRITTEN`` for a
+    file that is none."""
+    start, tensors = safetensors_header(content)
     if BESIDE_TENSORS in (tensors.pop("__metadata__", None) or {}):
         return None
-    sha = hashlib.sha256()
+    sha, bytes_of = hashlib.sha256(), memoryview(content)
     for name in sorted(tensors):
         about = tensors[name]
         first, end = about["data_offsets"]
         if start + end > len(content):
             raise ValueError(f"{name} ends beyond the file")
         sha.update(f"{name} {_KINDS[about['dtype']]} {tuple(about['shape'])}".encode())
-        sha.update(content[start + first : start + end])
+        sha.update(bytes_of[start + first : start + end])
     return sha.hexdigest()

@@ -16,7 +16,7 @@ from lrat.experiments.report.commands import evaluate_command
 from lrat.experiments.report.places import Place
 from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.verdicts import Verdicts, count_right, read_verdicts
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.reading import NOT_AS_WRITTEN, is_there
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
 
 _DIGITS = 12
@@ -81,6 +81,8 @@ def _read(
 ) -> Evaluated | None:
     identity = folder.json(IDENTITY)
     if not identity:
+        if not is_there(folder.path / IDENTITY):
+            folder.tell(f"The evaluation {folder.path.name} is left out: it has no {IDENTITY}.")
         return None
     command = evaluate_command(place, folder, identity, threat)
     if not (folder.path / SUMMARY).is_file():

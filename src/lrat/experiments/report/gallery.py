@@ -34,10 +34,14 @@ def gallery(
         pictures, damaged = read_gallery(each.folder)
         for path in damaged:
             home.tell(f"{path} is damaged, so its images are left out.")
-        if pictures is not None and each.verdicts is not None:
-            record = _record(each, each.verdicts, pictures, home, class_names)
-            if record.images:
-                return record
+        if pictures is None or each.verdicts is None:
+            continue
+        if pictures.logits.shape[1] <= each.verdicts.label.max(initial=0):
+            home.tell(f"{each.folder / GALLERY} lacks classes, so its images are left out.")
+            continue
+        record = _record(each, each.verdicts, pictures, home, class_names)
+        if record.images:
+            return record
     if evaluations:
         home.tell(f"No images were kept; `{evaluations[0].command} --gallery {_SHOWN}` keeps some.")
     return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrat.errors import ConfigurationError, RunFolderError
-from lrat.evaluation.storage import IDENTITY
+from lrat.evaluation.storage import IDENTITY, PARTS
 from lrat.experiments.folder import CONFIG, EVALUATIONS, METRICS
 from lrat.reading import listed, read_json, trouble
 
@@ -94,17 +94,14 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_evaluation(folder: Path) -> bool:
-    """Whether this is the folder of an evaluation; those of curves and analyses hold an identity
-    too."""
+    """Whether this is the folder of an evaluation, or was; those of curves and analyses hold an
+    identity too."""
     try:
-        identity = read_json(folder / IDENTITY)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        identity = None
-    if not isinstance(identity, dict):
-        return folder.parent.name == EVALUATIONS  # damaged, which is told where it is read
-    return "suite" in identity
+        return "suite" in read_json(folder / IDENTITY)
+    except (OSError, ValueError) as error:
+        # What is damaged or missing is told where the evaluation is read.
+        is_begun = not isinstance(error, FileNotFoundError)
+        return (is_begun and folder.parent.name == EVALUATIONS) or (folder / PARTS).is_dir()
 
 
 def _evaluations(folder: Path, unread: list[str]) -> list[Path]:

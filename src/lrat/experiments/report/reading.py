@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrat.reading import CHECKSUM, listed, parse_object, read_json, read_text, read_yaml, trouble
+from lrat.reading import (
+    CHECKSUM,
+    is_there,
+    listed,
+    parse_object,
+    read_json,
+    read_text,
+    read_yaml,
+    trouble,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Folder:
         """The files of this name in the folders that ``folder`` holds; none where it is missing."""
         try:
             found = listed(self.path / folder)
-            return [path for each in found if (path := each / name).is_file()]
+            return [path for each in found if is_there(path := each / name)]
         except OSError as error:
             self._leave_out(folder, error)
             return []

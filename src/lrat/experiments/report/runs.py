@@ -48,6 +48,9 @@ def collect_run(place: Place) -> Collected:
         home.tell(f"{home.path / CONFIG} is damaged or was edited after the training.")
     evaluations = read_evaluations(place, home, threat, known.get("weights"), data=data)
     epochs = training.epoch_records(lines)
+    trained = about.get("epochs")
+    if isinstance(trained, int) and len(epochs) < trained:
+        home.tell(f"{home.path / METRICS} holds {len(epochs)} of the {trained} epochs trained.")
     state = _state(home, evaluations)
     _tell_what_is_missing(place, home, state, evaluations, bool(config))
     first = evaluations[0] if evaluations else None

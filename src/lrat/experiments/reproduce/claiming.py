@@ -16,7 +16,7 @@ from lrat.experiments.reproduce.layout import (
 )
 from lrat.experiments.reproduce.presets import Choice
 from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.reading import is_there, read_record
 
 _OURS = {FIGURES, HISTORY, PRESET, README, RUNS, SENSITIVITY}
 _OURS_IN_PARTS = ("table1.", "table2.", "sensitivity.", ".")
@@ -28,7 +28,7 @@ def check(out: Path, choice: Choice) -> None:
         raise RunFolderError(f"{out} is a file: choose another --out")
     if not out.exists():
         return
-    if not (out / PRESET).is_file():
+    if not is_there(out / PRESET):
         others = sorted(path.name for path in out.iterdir() if not _is_ours(path.name))
         if others:
             raise RunFolderError(
@@ -54,26 +54,21 @@ def check(out: Path, choice: Choice) -> None:
 def claim(out: Path, choice: Choice) -> None:
     """``check``, then begin the folder."""
     check(out, choice)
-    if not (out / PRESET).is_file():
+    if not is_there(out / PRESET):
         write_json(out / PRESET, choice.record())
 
 
 def read_preset(out: Path) -> dict[str, Any]:
     """What ``preset.json`` says: ``preset``, ``set``, ``settings`` and ``digest``."""
-    path = out / PRESET
-    try:
-        preset = read_json(path)
-        if not _is_preset(preset):
-            raise ValueError("is no preset")
-        return preset
-    except FileNotFoundError:
+    path, cure = out / PRESET, "remove it, and the same command writes it anew"
+    preset = read_record(path, cure, may_lack=True)
+    if not preset and not is_there(path):
         raise RunFolderError(
             f"{out} is no folder of `lrat reproduce`: it has no {PRESET}; make a table there first"
-        ) from None
-    except (OSError, ValueError):
-        raise RunFolderError(
-            f"{path} is damaged: remove it, and the same command writes it anew"
-        ) from None
+        )
+    if not _is_preset(preset):
+        raise RunFolderError(f"{path} is no preset; {cure}")
+    return preset
 
 
 def _is_preset(values: Mapping[str, Any]) -> bool:

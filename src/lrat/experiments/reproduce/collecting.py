@@ -1,5 +1,6 @@
 """What finished runs left behind: results, costs, masking, read from their folders."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -10,25 +11,26 @@ import numpy as np
 
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel
-from lrat.evaluation.storage import SUMMARY
 from lrat.experiments import build
 from lrat.experiments.config import DataSettings, RunConfig, differences
 from lrat.experiments.folder import (
     ENVIRONMENT,
-    EVALUATIONS,
+    METRICS,
     MODEL,
     PANEL,
     evaluated,
     read_config,
 )
+from lrat.experiments.found import finished_at
 from lrat.experiments.reproduce.layout import RunPlace
 from lrat.experiments.reproduce.making import Attacks, evaluation_name
 from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.run import load_weights
 from lrat.experiments.weights import weights_digest
-from lrat.reading import NOT_AS_WRITTEN, read_json, read_text, trouble
-from lrat.text import reason
+from lrat.reading import NOT_AS_WRITTEN, read_record, read_text, trouble
 from lrat.training import EpochRecord
+
+_AGAIN = "bring it back, or move the run's folder away and train it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str 
         _evaluation(place.folder, evaluation_name(checkpoint, level, config, images), digest)
         for level in attacks.levels(images)
     ]
-    records = metrics_of(place.folder)
+    records = metrics_of(place.folder, config.training.epochs)
     return Evidence(
         row=place.row,
         seed=place.seed,
@@ -100,7 +102,7 @@ def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str 
         cost=_cost(records),
         epoch=reported_epoch(place.folder, checkpoint),
         last=records[-1],
-        environment=_json(place.folder / ENVIRONMENT),
+        environment=read_record(place.folder / ENVIRONMENT, _AGAIN),
     )
 
 
@@ -131,29 +133,28 @@ def read_runs(
 
 def _evaluation(run: Path, name: str, weights: str) -> Path:
     """The finished evaluation of that name, or named after it, of these very weights."""
-    home = run / EVALUATIONS
-    for folder in (home / name, *sorted(home.glob(f"{name}-*"))):
-        if (folder / SUMMARY).is_file() and evaluated(folder, "model") == weights:
+    # Not with another attack seed, or with attacks beside the suite's.
+    named = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}})*(-acceleration-\w+)?")
+    for folder in finished_at(run):
+        if named.fullmatch(folder.name) and evaluated(folder, "model") == weights:
             return folder
     raise RunFolderError(f"it has no finished evaluation {name}")
 
 
 def _panel(evaluation: Path) -> Panel | None:
-    path = evaluation / PANEL
-    return Panel.from_dict(_json(path)) if path.is_file() else None
+    stored = read_record(evaluation / PANEL, "delete it, and it is made anew", may_lack=True)
+    return Panel.from_dict(stored) if stored else None
 
 
-def metrics_of(run: Path) -> list[dict[str, Any]]:
-    """A record per epoch. Raises ``RunFolderError`` where there are none that can be read."""
-    path = run / "metrics.jsonl"
+def metrics_of(run: Path, epochs: int) -> list[dict[str, Any]]:
+    """A record for each of the ``epochs``. Raises ``RunFolderError`` where one cannot be read."""
+    path = run / METRICS
     try:
         records = [asdict(EpochRecord.from_json(line)) for line in read_text(path).splitlines()]
     except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read ({reason(error)}): train the run again"
-        ) from None
-    if not records:
-        raise RunFolderError(f"{path} holds no epoch")
+        raise RunFolderError(f"{path} {trouble(error)}; {_AGAIN}") from None
+    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+        raise RunFolderError(f"{path} does not hold the epochs 1 to {epochs}; {_AGAIN}")
     return records
 
 
@@ -178,13 +179,6 @@ def reported_epoch(run: Path, checkpoint: str) -> int:
     if checkpoint.startswith("epoch-"):
         return int(checkpoint.removeprefix("epoch-"))
     try:
-        return int(_json(run / MODEL)["selected_epoch"])
+        return int(read_record(run / MODEL, _AGAIN)["selected_epoch"])
     except NOT_AS_WRITTEN:
-        raise RunFolderError(f"{run / MODEL} names no epoch: train the run again") from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} {trouble(error)}") from None
+        raise RunFolderError(f"{run / MODEL} names no epoch; {_AGAIN}") from None

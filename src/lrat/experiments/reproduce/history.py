@@ -1,5 +1,6 @@
 """What was made in a results folder, when, by which command, and the README that says so."""
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from lrat.experiments.lock import alone
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.experiments.reproduce.layout import HISTORY, README, RUNS, finished_runs
 from lrat.files import write_json, write_text
-from lrat.reading import NOT_AS_WRITTEN, read_json
+from lrat.reading import NOT_AS_WRITTEN, read_record
 from lrat.reporting.tables import to_markdown
 
+_logger = logging.getLogger(__name__)
 _TOLD = ("threat", "data", "model", "training", "attack")
+_MACHINE = ("device", "processor", "threads", "torch", "lrat", "commit")
 
 
 def note(out: Path, target: str, command: str, *, seconds: float, about: str) -> None:
@@ -75,16 +78,14 @@ def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _entries(out: Path) -> dict[str, dict[str, Any]]:
-    path = out / HISTORY
-    if not path.is_file():
-        return {}
+    path, cure = out / HISTORY, "remove it, it is begun anew"
+    entries = read_record(path, cure, may_lack=True)
     try:
-        entries = read_json(path)
         for entry in entries.values():
             _row("", entry)
-        return entries
-    except (OSError, *NOT_AS_WRITTEN):
-        raise RunFolderError(f"{path} is damaged: remove it, it is begun anew") from None
+    except NOT_AS_WRITTEN:
+        raise RunFolderError(f"{path} does not say what was made; {cure}") from None
+    return entries
 
 
 def _listed(seeds: list[int]) -> str:
@@ -108,13 +109,13 @@ def _hardware(out: Path) -> list[list[str]]:
     kinds: dict[tuple[str, ...], list[str]] = {}
     for run in finished_runs(out):
         try:
-            found = read_json(run.folder / ENVIRONMENT)
-        except (OSError, ValueError):
-            continue
-        kind = tuple(
-            str(found.get(key))
-            for key in ("device", "processor", "threads", "torch", "lrat", "commit")
-        )
+            found = read_record(run.folder / ENVIRONMENT, "it is shown as unknown")
+        except RunFolderError as error:
+            _logger.warning("%s", error)
+            found = {}
+        kind = tuple(str(found.get(key, "unknown")) for key in _MACHINE)
         kinds.setdefault(kind, []).append(run.folder.name)
-    lines = [["device", "processor", "threads", "torch", "lrat", "commit", "runs"]]
-    return [*lines, *([*kind, ", ".join(runs)] for kind, runs in kinds.items())]
+    return [
+        [*_MACHINE, "runs"],
+        *([*kind, ", ".join(runs)] for kind, runs in kinds.items()),
+    ]

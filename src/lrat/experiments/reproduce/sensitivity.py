@@ -1,8 +1,8 @@
 """`lrat reproduce sensitivity`: how much the paper's choices matter, on few epochs and seeds."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from lrat.experiments.reproduce.tables import common_seeds, contrasts_with, coun
 from lrat.experiments.reproduce.tabling import Report
 from lrat.experiments.run import load_weights
 from lrat.files import write_json, write_text
+
+_logger = logging.getLogger(__name__)
 
 SUITE = "tier"
 _EPOCHS: Mapping[str, int] = {"digits": 10}
@@ -174,8 +176,13 @@ def _tables(plan: _Plan, failed: Mapping[str, str]) -> list[StudyTable]:
         if study in plan.studies:
             tables.append(_table(study, plan, failed))
             continue
-        with suppress(LratError):  # it lacks a run
+        try:
             tables.append(_table(study, plan, {}))
+        except LratError as error:
+            if all(
+                plan.folder(row.name, seed).exists() for row in study.rows for seed in plan.seeds
+            ):
+                _logger.warning("%s is left out: %s", study.title, error)
     return tables
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,53 +86,51 @@ def _written(
     request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str]
 ) -> Table:
     """The table of everything that is finished, in its two files."""
-    table, other = collected(request, asked, attacks, failed), None
-    with suppress(LratError):  # no run has another epoch
-        other = collected(request, asked, attacks, number=1)
+    table, other = collected(request, asked, attacks, failed)
     write_json(request.out / f"{request.target}.json", _record(request, attacks, table, other))
     write_text(request.out / f"{request.target}.md", markdown(request, attacks, table, other))
     return table
 
 
 def collected(
-    request: Request,
-    asked: Sequence[str],
-    attacks: Attacks,
-    failed: Sequence[str] = (),
-    *,
-    number: int = 0,
-) -> Table:
-    """The table of everything below OUT that was attacked as asked, asked for now or earlier.
-
-    ``number``: 0 is the table of the reported weights, 1 that of the other epoch.
-    """
+    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
+) -> tuple[Table, Table | None]:
+    """The tables of everything below OUT that was attacked as asked, asked for now or earlier: of
+    the reported weights, and of the other epoch, None where no run has one. Both say what either
+    lacks. ``LratError`` where there is nothing to show."""
     own = table_rows(request)
     order = list(dict.fromkeys((*own, *asked)))
-    found: dict[str, list[Evidence]] = {}
-    lacking: list[str] = []
     places = finished_runs(request.out)
-    for row in order:
-        runs, problems = read_runs(
-            [place for place in places if place.row == row],
-            request.choice,
-            attacks,
-            number=number,
-        )
-        lacking += problems
-        if runs:
-            found[row] = runs
-    if not found:
+    epochs: list[dict[str, list[Evidence]]] = [{}, {}]
+    lacking: dict[str, None] = {}
+    for number, found in enumerate(epochs):
+        for row in order:
+            runs, problems = read_runs(
+                [place for place in places if place.row == row],
+                request.choice,
+                attacks,
+                number=number,
+            )
+            lacking |= dict.fromkeys(problems)
+            if runs:
+                found[row] = runs
+    if not epochs[0]:
         told = "; ".join((*failed, *lacking)) or "none is finished"
         raise LratError(f"no run of {request.target} can be shown: {told}")
-    return make_table(
-        request.target,
-        found,
-        _PAPER,
-        source=request.choice.preset.name if request.choice.preset.test_folds else None,
-        missing=[row for row in own if row not in found],
-        lacking=lacking,
-        failed=failed,
-    )
+    reported, *other = [
+        make_table(
+            request.target,
+            found,
+            _PAPER,
+            source=request.choice.preset.name if request.choice.preset.test_folds else None,
+            missing=[row for row in own if row not in found],
+            lacking=list(lacking),
+            failed=failed,
+        )
+        for found in epochs
+        if found
+    ]
+    return reported, next(iter(other), None)
 
 
 def _record(
