@@ -11,7 +11,8 @@ import math
 import operator
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from lrat.errors import LratError, SettingError
@@ -73,6 +74,20 @@ def _path(value: Any) -> Any:
     text = os.fspath(value)
     _check(isinstance(text, str) and text.strip() != "" and "\0" not in text)
     return value
+
+
+def _device(value: Any) -> Any:
+    if not isinstance(value, str):
+        import torch
+
+        _check(isinstance(value, torch.device))
+    _check(value != "")
+    return value
+
+
+def _paths(value: Any) -> tuple[Path, ...]:
+    _check(not isinstance(value, str | bytes))
+    return tuple(Path(_path(each)) for each in value)
 
 
 def _module(value: Any) -> Any:
@@ -167,9 +182,10 @@ def instance(*kinds: Any, need: str, example: object) -> Rule:
 
 
 def tuple_of(kind: type, *, least: int = 0, need: str, example: object) -> Rule:
-    """Any iterable of at least ``least`` objects of this class, as a tuple."""
+    """Any iterable but a text of at least ``least`` objects of this class, as a tuple."""
 
     def take(value: Any) -> tuple[Any, ...]:
+        _check(not isinstance(value, str | bytes))
         found = tuple(value)
         _check(len(found) >= least and all(isinstance(each, kind) for each in found))
         return found
@@ -187,6 +203,9 @@ MODULE = Rule(
     _module, "an nn.Module (load a state dict into one, put a function into its forward)", "Net()"
 )
 PATH = Rule(_path, "a path, not empty", "'runs/mine'")
+FOLDER = replace(PATH, take=lambda value: Path(_path(value)))
+PATHS = Rule(_paths, "a list of paths", "['runs/a', 'runs/b']")
+TEXT = instance(str, need="a text, not empty", example="'selected'")
 
 ARGUMENTS: Mapping[str, Rule] = {
     # how long, how many
@@ -254,23 +273,34 @@ ARGUMENTS: Mapping[str, Rule] = {
     "validation": FRACTION,
     "flip": FLAG,
     "keep_images": FLAG,
-    "out": PATH,
-    "folder": PATH,
+    "out": FOLDER,
+    "folder": FOLDER,
+    "checkpoint": TEXT,
+    # where and how it runs
+    "model": MODULE,
+    "on_progress": FUNCTION,
+    "acceleration": one_of(("auto", "off")),
+    "device": Rule(_device, "the name of a device", "'cpu'"),
+    "devices": whole(1, example=2),
+    "nodes": whole(1, example=2),
+    "workers": whole(1, example=2),
+    "max_minutes": number(example=30),
 }
 """The rules of arguments that mean the same wherever they occur."""
 
 
-def check_fields(thing: Any, **own: Rule) -> None:
+def check_fields(thing: Any, owner: str | None = None, /, **own: Rule) -> None:
     """Check the fields of a dataclass that has just been made, and keep them as plain Python.
 
     By ``ARGUMENTS``, but where the class has rules of its ``own``. A default needs no check.
-    Raises SettingError.
+    Raises SettingError, which names the ``owner`` of the field, by default the class.
     """
+    owner = type(thing).__name__ if owner is None else owner
     for each in fields(thing):
         rule, value = own.get(each.name, ARGUMENTS.get(each.name)), getattr(thing, each.name)
         if rule is None or (each.default is not MISSING and value is each.default):
             continue
-        object.__setattr__(thing, each.name, rule(each.name, value, type(thing).__name__))
+        object.__setattr__(thing, each.name, rule(each.name, value, owner))
 
 
 def checked(**own: Rule) -> Callable[[_Function], _Function]:

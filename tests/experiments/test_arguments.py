@@ -11,9 +11,19 @@ from torch import nn
 
 import lrat
 from builders import seeded
-from lrat.data import CropAndFlip
+from lrat import methods
+from lrat.data import CropAndFlip, InMemory, image_data
 from lrat.errors import LratError
+from lrat.evaluation import evaluate_suite, masking_panel, quick
+from lrat.evaluation.curve import security_curve
+from lrat.experiments.analysing_request import AnalysisRequest
+from lrat.experiments.curves import CurveRequest
+from lrat.experiments.reproduce.presets import Choice
+from lrat.experiments.reproduce.request import Request
+from lrat.experiments.request import EvaluationRequest
 from lrat.threat import Linf
+from lrat.training import Optimisation, train
+from lrat.types import Batch
 
 IMAGES = torch.linspace(0, 1, 24 * 12).view(24, 3, 2, 2)
 LABELS = torch.arange(24) % 3
@@ -108,6 +118,18 @@ EVALUATE: list[tuple[str, Any]] = [
     ("noise", "none"),
     ("noise", 3),
 ]
+REPRODUCED: dict[str, Any] = {
+    "target": "figure2",
+    "choice": Choice.of("digits"),
+    "out": Path("results/digits"),
+}
+SUITED: dict[str, Any] = {"model": NETWORK, "batches": [], "suite": quick("linf:0.1")}
+CURVED: dict[str, Any] = {
+    "model": NETWORK,
+    "batches": [],
+    "attack": lambda ball: ball,
+    "threat": "linf:0.1",
+}
 CASES = [
     *((lrat.fit, *case) for case in (*COMMON, *FIT)),
     *((lrat.evaluate, *case) for case in (*COMMON, *EVALUATE)),
@@ -134,6 +156,111 @@ def test_an_argument_that_is_not_right_is_refused_in_a_line(
     assert "\n" not in message
     assert len(message) < 500
     assert not list(tmp_path.iterdir())
+
+
+BATCHES = InMemory(image_data(IMAGES, LABELS), batch_size=8)
+TRAIN: dict[str, Any] = {
+    "model": NETWORK,
+    "source": BATCHES,
+    "objective": methods.natural(),
+    "optimisation": Optimisation(epochs=1),
+}
+PANEL: dict[str, Any] = {
+    "model": NETWORK,
+    "batch": Batch(images=IMAGES, labels=LABELS, index=LABELS),
+    "threat": "linf:0.1",
+}
+OTHERS: list[tuple[Any, dict[str, Any], str, Any]] = [
+    *((train, TRAIN, "model", value) for value in (NETWORK.state_dict(), nn.Flatten, None)),
+    *((train, TRAIN, "source", value) for value in (DATA, [IMAGES], None)),
+    *((train, TRAIN, "objective", value) for value in ("sat", None, methods.natural)),
+    *((train, TRAIN, "optimisation", value) for value in (3, {"epochs": 1}, Optimisation)),
+    (train, TRAIN, "watch", [print]),
+    (train, TRAIN, "storage", "runs/a"),
+    (train, TRAIN, "view", "auto"),
+    (train, TRAIN, "device", 3),
+    *((train, TRAIN, "max_minutes", value) for value in ("5", True, float("nan"), 0, -1)),
+    (train, TRAIN, "crew", 2),
+    *((masking_panel, PANEL, "model", value) for value in ("resnet-18", nn.Flatten)),
+    *((masking_panel, PANEL, "batch", value) for value in (DATA, IMAGES, None)),
+    *((masking_panel, PANEL, "threat", value) for value in (0.1, "linf", Linf)),
+    (masking_panel, PANEL, "view", print),
+    (masking_panel, PANEL, "seed", "0"),
+    (masking_panel, PANEL, "result", {"pgd-20": 0.5}),
+    (masking_panel, PANEL, "on_progress", "yes"),
+    *((EvaluationRequest, {}, *case) for case in EVALUATE if case[0] not in {"folder", "loss"}),
+    (EvaluationRequest, {}, "threat", 0.1),
+    (EvaluationRequest, {}, "loss", 3),
+    (EvaluationRequest, {}, "seed", 1.5),
+    (EvaluationRequest, {}, "acceleration", "fast"),
+    (EvaluationRequest, {}, "device", 3),
+    *((EvaluationRequest, {}, "transfer", value) for value in ("runs/a", [3], 3)),
+    *((EvaluationRequest, {}, "gallery", value) for value in (-1, "3", 1.5)),
+    *((EvaluationRequest, {}, "part", value) for value in (2, (0, 2), (3, 2), ("1", 2), (1, 2, 3))),
+    *((EvaluationRequest, {}, "devices", value) for value in (0, "2")),
+    *((EvaluationRequest, {}, "nodes", value) for value in (0, None)),
+    *((CurveRequest, {}, "attack", value) for value in (None, 3, "")),
+    *((CurveRequest, {}, "max_epsilon", value) for value in (0, "0.1", float("inf"))),
+    *((CurveRequest, {}, "levels", value) for value in (0, 2.0)),
+    *((CurveRequest, {}, "limit", value) for value in (0, "5")),
+    *((CurveRequest, {}, "batch_size", value) for value in (0, None)),
+    *((CurveRequest, {}, "checkpoint", value) for value in (None, 3, "")),
+    (CurveRequest, {}, "acceleration", "fast"),
+    *((AnalysisRequest, {}, "part", value) for value in ("all", None)),
+    *((AnalysisRequest, {}, "top", value) for value in (0, 1, "0.2", None)),
+    *((AnalysisRequest, {}, "points", value) for value in (-1, 1.5)),
+    *((AnalysisRequest, {}, "seed", value) for value in (-1, "0")),
+    *((AnalysisRequest, {}, "again", value) for value in ("no", None)),
+    *((AnalysisRequest, {}, "limit", value) for value in (0, True)),
+    *((Request, REPRODUCED, "target", value) for value in (3, None)),
+    (Request, REPRODUCED, "choice", "digits"),
+    *((Request, REPRODUCED, "out", value) for value in ("", None)),
+    *((Request, REPRODUCED, "rows", value) for value in ("sat", (), (3,))),
+    *((Request, REPRODUCED, "seeds", value) for value in (3, (), (0, 0), (-1,), ("0",))),
+    *((Request, REPRODUCED, "workers", value) for value in (0, "2")),
+    *((Request, REPRODUCED, "limit", value) for value in (0, 1.5)),
+    *((Request, REPRODUCED, "also", value) for value in ("results/digits", (3,))),
+    (Request, REPRODUCED, "command", 3),
+    (evaluate_suite, SUITED, "model", nn.Flatten),
+    (evaluate_suite, SUITED, "suite", "quick"),
+    (evaluate_suite, SUITED, "view", "auto"),
+    (security_curve, CURVED, "model", None),
+    (security_curve, CURVED, "attack", "pgd"),
+    (InMemory, {"batch_size": 8}, "data", IMAGES),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "right", "name", "value"),
+    OTHERS,
+    ids=[f"{case[0].__name__}-{case[2]}-{number}" for number, case in enumerate(OTHERS)],
+)
+def test_an_argument_of_an_engine_or_a_request_is_refused_by_its_name(
+    function: Any, right: dict[str, Any], name: str, value: Any
+) -> None:
+    with pytest.raises(LratError) as caught:
+        function(**{**right, name: value})
+    message = str(caught.value)
+    assert name.replace("max_minutes", "minutes") in message
+    assert "\n" not in message
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize("images", [IMAGES[0], IMAGES[:3], IMAGES.tolist()])
+def test_a_panel_refuses_a_batch_of_other_shapes(images: Any) -> None:
+    batch = Batch(images=images, labels=LABELS, index=LABELS)
+    with pytest.raises(LratError, match=r"^batch=[^\n]+\[B C H W\]"):
+        masking_panel(copied(), batch, Linf(epsilon=0.1))
+
+
+def test_requests_hold_plain_values_and_paths(tmp_path: Path) -> None:
+    request = EvaluationRequest(limit=np.int64(5), transfer=["runs/a"], part=[np.int64(1), 2])  # type: ignore[arg-type]
+    assert (request.limit, request.part) == (5, (1, 2))
+    assert request.transfer == (Path("runs/a"),)
+    assert type(request.limit) is int
+    assert CurveRequest(limit=None).limit is None
+    reproduced = Request(**{**REPRODUCED, "out": str(tmp_path), "seeds": [0, 2], "rows": ["sat"]})
+    assert (reproduced.out, reproduced.seeds, reproduced.rows) == (tmp_path, (0, 2), ("sat",))
 
 
 def test_the_argument_is_named_with_what_was_given_and_an_example() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.checks import FLAG, FUNCTION, checked, optional
+from lrat.checks import FLAG, FUNCTION, checked, instance, optional
 from lrat.data.arrays import ImageData
 from lrat.data.augment import Augmentation
 from lrat.errors import CheckpointError, LratError, SettingError
@@ -28,7 +28,11 @@ class InMemory:
     Raises SettingError for a batch size below 1, CheckpointError for a state that does not fit.
     """
 
-    @checked(augmentation=optional(FUNCTION), shuffle=FLAG)
+    @checked(
+        data=instance(ImageData, need="an ImageData", example="image_data(images, labels)"),
+        augmentation=optional(FUNCTION),
+        shuffle=FLAG,
+    )
     def __init__(
         self,
         data: ImageData,

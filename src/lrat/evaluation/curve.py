@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lrat.attacks.base import Attack
-from lrat.checks import ARGUMENTS, checked
+from lrat.checks import ARGUMENTS, FUNCTION, MODULE, TEXT, checked
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.brackets import Brackets, Curve, Positions, epsilon_at
 from lrat.evaluation.evaluate import evaluate_suite
@@ -34,7 +34,7 @@ class CurveProgress:
     brackets: Brackets
 
 
-@checked(threat=BALL)
+@checked(threat=BALL, attack=FUNCTION, name=TEXT, view=MODULE)
 def security_curve(
     model: nn.Module,
     batches: Iterable[Batch],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrat.checks import checked, one_of
+from lrat.checks import MODULE, checked, instance, one_of
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode
 from lrat.evaluation.gallery import Gallery
@@ -50,7 +50,11 @@ class _Sized(Protocol):
 
 @usual_autograd()
 @random_state_kept()
-@checked(noise=one_of(get_args(NoiseKind)))
+@checked(
+    suite=instance(Suite, need="a Suite", example="quick('linf:8/255')"),
+    noise=one_of(get_args(NoiseKind)),
+    view=MODULE,
+)
 def evaluate_suite(
     model: nn.Module,
     batches: Iterable[Batch],

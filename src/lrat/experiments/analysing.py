@@ -78,7 +78,7 @@ def analyse_run(
     the attacks changed since, it is made anew. ``data`` and ``data_root``: where the run's data lie
     now, if they were moved. Raises the errors of ``lrat.errors``.
     """
-    request.check()
+    build.device(request.device)
     before = time.perf_counter()
     subject = open_run(run, request.checkpoint, request.part, data=data, data_root=data_root)
     images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)

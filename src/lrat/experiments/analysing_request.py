@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from lrat.analysis.overlaps import size_of
 from lrat.analysis.views import Columns
-from lrat.errors import ConfigurationError
-from lrat.experiments import build
+from lrat.checks import FLAG, check_fields, number, one_of, whole
 from lrat.experiments.analysing_rankings import Ranking
 from lrat.experiments.analysing_subject import Part
 
@@ -30,17 +28,17 @@ class AnalysisRequest:
     acceleration: Literal["auto", "off"] = "auto"
     device: str = "auto"
 
-    def check(self) -> None:
-        """Refuse what cannot be meant before anything is loaded."""
-        size_of(self.top, 1)
-        build.device(self.device)
-        for name, value, least in (
-            ("points", self.points, 0),
-            ("seed", self.seed, 0),
-            ("batch_size", self.batch_size, 1),
-        ):
-            if value < least:
-                raise ConfigurationError(f"{name}={value}: must be at least {least}")
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "",
+            part=one_of(get_args(Part)),
+            top=number(above=0, below=1, example=0.2),
+            points=whole(0, example=2000),
+            seed=whole(0, example=1),
+            again=FLAG,
+            saa=FLAG,
+        )
 
     def folder_name(self, images: int) -> str:
         """``selected-train-10000``; seed and additional attacks are told where there are some."""

@@ -89,9 +89,7 @@ _checked = checked(
     loss=Rule(as_loss, "a Loss or a function (logits, labels) -> [B]", "cross_entropy"),
     progress=instance(Progress, need="an object with on_step and on_epoch", example="MyProgress()"),
     precision=one_of(get_args(Precision)),
-    acceleration=one_of(get_args(Acceleration)),
     noise=one_of(get_args(NoiseKind)),
-    device=instance(str, torch.device, need="the name of a device", example="'cpu'"),
 )
 """The rules of the functions below, besides those of ``lrat.checks.ARGUMENTS``."""
 

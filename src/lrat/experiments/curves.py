@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from lrat.acceleration import View
-from lrat.checks import threat_parts
+from lrat.checks import ARGUMENTS, TEXT, check_fields, optional, threat_parts
 from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
 from lrat.evaluation.brackets import Brackets, Curve
@@ -51,6 +51,9 @@ class CurveRequest:
     checkpoint: str = "selected"
     acceleration: Literal["auto", "off"] = "auto"
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "", attack=TEXT, limit=optional(ARGUMENTS["limit"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,6 @@ def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, flo
             "them apart"
         )
     highest = request.max_epsilon
-    if highest is not None and not highest > 0:
-        raise SettingError(f"max_epsilon={highest}: must be above 0")
     if highest is None:
         highest = _BEYOND_TRAINED * max(epsilon for _, epsilon in trained)
         highest = float(f"{min(highest, 1.0) if norms[0] == 'linf' else highest:.6g}")

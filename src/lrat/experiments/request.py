@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
+from lrat.checks import PATHS, TEXT, Rule, check_fields, one_of, whole
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite
@@ -48,16 +49,23 @@ class EvaluationRequest:
     devices: int | None = None
     nodes: int = 1
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "",
+            suite=TEXT,
+            threat=TEXT,
+            loss=TEXT,
+            transfer=PATHS,
+            gallery=whole(0, example=32),
+            noise=one_of(get_args(NoiseKind)),
+            part=Rule(_part, "a pair (i, n) with i from 1 to n", (2, 4)),
+        )
+
     def check(self) -> None:
         """Refuse what cannot be meant before anything is loaded."""
         check_suite(self.suite)
-        if self.gallery is not None and self.gallery < 0:
-            raise ConfigurationError(f"gallery={self.gallery}: so many images, 0 for none")
         check_devices(self.device, self.devices, self.nodes, others_expected=self.part is not None)
-        if self.part is not None and not 1 <= self.part[0] <= self.part[1]:
-            raise ConfigurationError(
-                f"part {self.part[0]}/{self.part[1]}: write i/n with i from 1 to n, as 2/4"
-            )
         if self.part is not None and self.devices is not None:
             raise ConfigurationError(
                 "part and devices both divide the images: give each machine a part, or spread all "
@@ -86,6 +94,13 @@ class EvaluationRequest:
         if names_a_file(self.suite) or own_loss or self.transfer:
             name += f"-{digest_of_attacks(attacks)}"
         return name
+
+
+def _part(value: Any) -> tuple[int, int]:
+    number, count = map(whole(1, example=1).take, value)
+    if number > count:
+        raise ValueError
+    return number, count
 
 
 def descriptions(attacks: Suite) -> dict[str, str]:

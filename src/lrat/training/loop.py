@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from lrat.checks import FUNCTION, checked, instance
 from lrat.errors import RunFolderError
 from lrat.hardware import device_of, move
 from lrat.modes import training_modes, usual_autograd
@@ -45,6 +46,15 @@ class TrainingResult:
 
 
 @usual_autograd()
+@checked(
+    source=instance(BatchSource, need="a source of batches", example="Batches(images, ...)"),
+    objective=instance(Objective, need="an objective", example="lrat.methods.sat(...)"),
+    optimisation=instance(Optimisation, need="an Optimisation", example="Optimisation(epochs=20)"),
+    watch=instance(Watch, need="a Watch", example="Watch()"),
+    storage=instance(Storage, need="a Storage", example="Storage(folder=..., identity=...)"),
+    view=replace(FUNCTION, need="a function from the model to a module", example="accelerate"),
+    crew=instance(Crew, need="a Crew", example="Alone()"),
+)
 def train(
     model: nn.Module,
     source: BatchSource,

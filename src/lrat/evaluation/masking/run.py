@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
+from lrat.checks import MODULE, Rule, checked, instance
 from lrat.errors import DataError, LratError, NonFiniteError, SettingError
 from lrat.evaluation.examination import beside_answers, in_train_mode
 from lrat.evaluation.forward import check_labels
@@ -20,7 +22,7 @@ from lrat.evaluation.suites import describe_threat
 from lrat.hardware import device_of
 from lrat.modes import usual_autograd
 from lrat.randomness import seeded_randomness
-from lrat.threat import Ball
+from lrat.threat import BALL, Ball
 from lrat.types import Batch
 
 _Make = Callable[[Subject], Check]
@@ -43,7 +45,21 @@ _ATTACKING: dict[str, _Make] = {
 }
 
 
+def _batch(value: Any) -> Batch:
+    count = len(value.labels)
+    shapes = value.images.shape[:1], value.labels.shape, value.index.shape
+    if not isinstance(value, Batch) or value.images.ndim != 4 or set(shapes) != {(count,)}:
+        raise TypeError
+    return value
+
+
 @usual_autograd()
+@checked(
+    batch=Rule(_batch, "a Batch of images [B C H W]", "data.batch(torch.arange(256))"),
+    threat=BALL,
+    view=MODULE,
+    result=instance(EvaluationResult, need="the result of an evaluation", example="evaluate(...)"),
+)
 def masking_panel(
     model: nn.Module,
     batch: Batch,

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lrat.checks import PATHS, TEXT, Rule, check_fields, instance, tuple_of, whole
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.experiments import build, catalogue
 from lrat.experiments.paper_figures_needs import FIGURES, PARTS
@@ -43,19 +45,33 @@ class Request:
     command: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "",
+            target=TEXT,
+            choice=instance(Choice, need="a Choice of a preset", example="Choice.of('digits')"),
+            rows=tuple_of(str, least=1, need="names of rows", example="('sat', 'lrat-saa')"),
+            seeds=Rule(_seeds, "whole numbers >= 0, each once", (0, 1)),
+            suite=TEXT,
+            also=PATHS,
+            command=TEXT,
+        )
         check_target(self.target)
         if self.suite is not None:
             catalogue.check_suite_name(self.suite)
-        if self.workers is not None and self.workers < 1:
-            raise ConfigurationError(f"workers {self.workers}: at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigurationError(f"limit {self.limit}: at least 1 image")
         if self.also and self.target != "figure2":
             raise ConfigurationError(f"--also does nothing for {self.target}: it is for figure2")
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The seeds asked for, or the preset's for this row."""
         return self.choice.seeds_of(row) if self.seeds is None else self.seeds
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    found = tuple(map(whole(0, example=0).take, value))
+    if not found or len(set(found)) < len(found):
+        raise ValueError
+    return found
 
 
 def check_target(name: str) -> str:
