@@ -26,7 +26,8 @@ from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
 from lrat.experiments.folder import CONFIG, MODEL, read_config
 from lrat.experiments.run import load_weights, train_run
 from lrat.experiments.weights import weights_digest
-from lrat.files import write_text
+from lrat.files import read_table, write_text
+from lrat.reading import read_whole
 from lrat.reporting.figures import Drawn
 from lrat.training.metrics import TIMES
 
@@ -161,6 +162,13 @@ def analyses(runs: Runs) -> Found:
     return json.dumps([summary, found.overlap, views, weights], default=str), notes
 
 
+def tabulates(runs: Runs) -> Found:
+    """What ``docs/analysis.md`` tells a reader of the tables to do."""
+    path = next(path for path in runs.stored if path.match("analysis/*/weights.*"))
+    table = read_whole(path, read_table, "analyse again")
+    return str({name: column.tolist() for name, column in table.items()}), []
+
+
 def merges(runs: Runs) -> Found:
     evaluation = next(path for path in runs.stored if path.name == "extent.json").parent
     out = runs.run.parent / "merged"
@@ -201,7 +209,7 @@ KINDS: dict[str, tuple[Read, ...]] = {
     "analysis/*/summary.json": (analyses, reports),
     "analysis/*/overlap.json": (analyses, reports),
     "analysis/*/vulnerability.parquet": (analyses,),
-    "analysis/*/weights.parquet": (analyses,),
+    "analysis/*/weights.parquet": (analyses, tabulates),
 }
 """By the files' pattern."""
 
