@@ -1,9 +1,12 @@
 """Subsets and hold-outs: stratified, fixed by the seed, disjoint, in order."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from data.data_builders import ramp
 from lrat.data import ImageData, hold_out, stratified_subset
@@ -31,6 +34,25 @@ def test_a_subset_is_sorted_repeatable_and_of_the_size_asked_for(
     assert set(numbers(subset)) <= set(numbers(data))
     assert numbers(stratified_subset(data, limit, seed)) == numbers(subset)
     assert torch.equal(subset.labels, (subset.index - 100) % classes)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    sizes=st.lists(st.integers(2, 40), min_size=2, max_size=5),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_stratified_subset_is_the_one_of_scikit_learn(
+    sizes: list[int], share: float, seed: int
+) -> None:
+    order = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[order]
+    data = replace(ramp(len(labels), classes=5), labels=labels)
+    limit = len(sizes) + int(share * (len(labels) - 2 * len(sizes)))
+    expected, _ = train_test_split(
+        data.index.numpy(), train_size=limit, stratify=labels.numpy(), random_state=seed
+    )
+    assert numbers(stratified_subset(data, limit, seed)) == sorted(expected)
 
 
 def test_classes_keep_their_proportion() -> None:

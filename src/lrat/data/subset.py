@@ -13,22 +13,46 @@ VALIDATION_FRACTION = 0.15
 
 
 def _choose(labels: Tensor, count: int, seed: int) -> Tensor:
-    """``count`` positions out of [N], sorted; stratified where the classes allow it."""
-    classes, sizes = np.unique(labels.cpu().numpy(), return_counts=True)
-    rest = len(labels) - count
-    positions = np.arange(len(labels))
-    state = seed % 2**32
-    # scikit-learn refuses to stratify with classes of one image or parts smaller than the number of
-    # classes; strata mean little there, so such a choice is a plain one.
-    if sizes.min() < 2 or min(count, rest) < len(classes):
-        chosen = np.random.default_rng(state).permutation(positions)[:count]
-    else:
-        from sklearn.model_selection import train_test_split
+    """``count`` positions out of [N], sorted; stratified where the classes allow it.
 
-        chosen, _ = train_test_split(
-            positions, train_size=count, stratify=labels.cpu().numpy(), random_state=state
+    Stratified they are those of scikit-learn's ``train_test_split``, whose import would take longer
+    than many an evaluation; NumPy keeps the stream of ``RandomState`` as it is.
+    """
+    classes, which, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
+    rest = len(labels) - count
+    state = seed % 2**32
+    # Strata mean little with classes of one image or parts smaller than the number of classes.
+    if sizes.min() < 2 or min(count, rest) < len(classes):
+        chosen = np.random.default_rng(state).permutation(len(labels))[:count]
+    else:
+        generator = np.random.RandomState(state)
+        counts = _counts(sizes, count, generator)
+        _counts(sizes - counts, rest, generator)  # of the other part, as the generator goes on
+        of_classes = np.split(np.argsort(which, kind="stable"), np.cumsum(sizes)[:-1])
+        chosen = np.concatenate(
+            [
+                rows[generator.permutation(len(rows))[:wanted]]
+                for rows, wanted in zip(of_classes, counts, strict=True)
+            ]
         )
     return torch.from_numpy(np.sort(chosen)).to(labels.device)
+
+
+def _counts(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> np.ndarray:
+    """How many of each class, ``count`` in all, in proportion to ``sizes``; the largest remainders
+    are rounded up, and chance decides between equal ones."""
+    exact = sizes / sizes.sum() * count
+    counts = np.floor(exact).astype(int)
+    missing = int(count - counts.sum())
+    remainders = exact - counts
+    for remainder in np.sort(np.unique(remainders))[::-1]:
+        if missing == 0:
+            break
+        (classes,) = np.where(remainders == remainder)
+        rounded_up = generator.choice(classes, size=min(len(classes), missing), replace=False)
+        counts[rounded_up] += 1
+        missing -= len(rounded_up)
+    return counts
 
 
 @checked(limit=optional(ARGUMENTS["limit"]))
