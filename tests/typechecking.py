@@ -30,7 +30,8 @@ def leave_out_functions_in_functions() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def without_checks_of_types() -> Iterator[None]:
-    """For folders of tests that run whole commands (their ``conftest.py`` imports it).
+    """For folders of tests that run whole commands or many attacks (their ``conftest.py`` imports
+    it).
 
     What they call has tests of its own, in which types are checked; here the checks would cost a
     third of the time.

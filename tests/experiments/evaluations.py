@@ -16,11 +16,11 @@ FLOAT_TOLERANCE = 1e-4
 SHORT = """
 name: short
 attacks:
-  pgd: {attack: pgd, steps: 8, restarts: 2}
-  apgd: {attack: apgd, steps: 12}
-  apgd-t: {attack: apgd, steps: 10, loss: targeted_dlr, targets: 3}
-  fab: {attack: fab, steps: 5, targets: 3}
-  square: {attack: square, queries: 60}
+  pgd: {attack: pgd, steps: 4, restarts: 2}
+  apgd: {attack: apgd, steps: 6}
+  apgd-t: {attack: apgd, steps: 5, loss: targeted_dlr, targets: 2}
+  fab: {attack: fab, steps: 3, targets: 2}
+  square: {attack: square, queries: 20}
 """
 
 

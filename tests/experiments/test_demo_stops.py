@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.xdist_group("demo"),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
 ]
-EPOCHS = 12
+EPOCHS = 8
 PROGRAM = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,8 +109,8 @@ def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
     ("number", "send"),
     [
         (signal.SIGINT, os.killpg),  # Ctrl-C
-        (signal.SIGTERM, os.killpg),  # `timeout`, a job scheduler
-        (signal.SIGHUP, os.killpg),  # the terminal closes
+        pytest.param(signal.SIGTERM, os.killpg, marks=pytest.mark.soak),  # a job scheduler
+        pytest.param(signal.SIGHUP, os.killpg, marks=pytest.mark.soak),  # the terminal closes
     ],
 )
 def test_stopped_it_saves_all_rows_and_begins_no_other(

@@ -1,6 +1,6 @@
 """Stopped again and again at random moments, a run still comes to the same bits.
 
-Three stops of each kind in the usual tests, twenty of a training that takes minutes in `make soak`.
+Two stops of each kind in the usual tests, twenty of a training that takes minutes in `make soak`.
 """
 
 import random
@@ -49,12 +49,12 @@ class Training:
 
 
 SHORT = Training(
-    stops=3,
-    epochs=12,
+    stops=2,
+    epochs=8,
     settings=(
         *("--set", "model.width=4", "--set", "attack.steps=2", "--set", "attack.saa_steps=2"),
         *("--set", "data.train_limit=250", "--set", "training.batch_size=32"),
-        *("--set", "training.record_weights=[2, 12]"),
+        *("--set", "training.record_weights=[2, 8]"),
     ),
 )
 LONG = Training(

@@ -42,7 +42,7 @@ def _counts(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> 
     """How many of each class, ``count`` in all, in proportion to ``sizes``; the largest remainders
     are rounded up, and chance decides between equal ones."""
     exact = sizes / sizes.sum() * count
-    counts = np.floor(exact).astype(int)
+    counts: np.ndarray = np.floor(exact).astype(int)
     missing = int(count - counts.sum())
     remainders = exact - counts
     for remainder in np.sort(np.unique(remainders))[::-1]:
