@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("peers")  # their fixtures take long: made once
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 NAMES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "art": "ART"}
 PASSES, WEIGHT_GRADIENTS = 5, 6

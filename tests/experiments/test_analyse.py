@@ -21,6 +21,8 @@ from lrat.files import read_table, write_json, write_table
 from lrat.reading import read_json
 from lrat.reporting.figures import Agreement, Drawn, agreement_page, vulnerability_page
 
+pytestmark = pytest.mark.xdist_group("analyses")  # their fixtures take long: made once
+
 SMALL = AnalysisRequest(limit=40, points=20)
 SMALL_OPTIONS = ("--limit", 40, "--points", 20)
 NAME = "selected-train-40"

@@ -235,8 +235,8 @@ def test_parts_and_then_the_whole(run: Path, short: tuple[str, ...]) -> None:
         (("--time", "0s"), "time '0s': write 90s, 30m or 2h"),
         (("--time", "-5"), "time '-5': write 90s, 30m or 2h"),
         (("--part", "half"), "part 'half': write i/n with i from 1 to n, as 2/4"),
-        (("--part", "0/2"), "part 0/2: write i/n with i from 1 to n, as 2/4"),
-        (("--part", "3/2"), "part 3/2: write i/n with i from 1 to n, as 2/4"),
+        (("--part", "0/2"), "part '0/2': write i/n with i from 1 to n, as 2/4"),
+        (("--part", "3/2"), "part '3/2': write i/n with i from 1 to n, as 2/4"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(

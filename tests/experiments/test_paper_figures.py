@@ -31,6 +31,8 @@ from lrat.experiments.run import train_run
 from lrat.files import read_table, write_json
 from lrat.reading import parse_object, read_json
 
+pytestmark = pytest.mark.xdist_group("figures")  # their fixtures take long: made once
+
 SMALL = (
     "training.epochs=3",
     "model.width=4",

@@ -18,6 +18,6 @@ def seconds_in(text: str) -> float:
 def fraction_of(text: str) -> tuple[int, int]:
     """``2/4`` as (2, 4): the second of four parts."""
     found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if found is None:
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise SettingError(f"part {text!r}: write i/n with i from 1 to n, as 2/4")
     return int(found[1]), int(found[2])
