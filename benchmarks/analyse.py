@@ -24,7 +24,7 @@ COLUMNS = ("attacks", "rest", "opening", "figures", "embedding")
 
 def analysed(run: Path, checkpoint: str, limit: int | None, rounds: int) -> list[dict[str, Any]]:
     """The summaries of so many analyses from scratch, of copies of the run."""
-    from lrat.experiments.analysing import AnalysisRequest, analyse_run
+    from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
 
     made = []
     for _ in range(rounds):

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from lrat.acceleration import accelerate
 from lrat.attacks import APGD, CW, SAA, GradientAttack
+from lrat.config import build
 from lrat.data import ImageData, stratified_subset
-from lrat.experiments import build
-from lrat.experiments.folder import read_config
-from lrat.experiments.run import load_weights
-from lrat.experiments.weights import fill
+from lrat.experiments.train import load_weights
 from lrat.losses import cw, dlr, probability_margin
 from lrat.randomness import Keyed, keys
+from lrat.runs.folder import read_config
+from lrat.runs.weights import fill
 from lrat.threat import Ball, as_ball
 
 EXACT = "exact: 3 targets, 20 steps"

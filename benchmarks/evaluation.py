@@ -27,9 +27,9 @@ from lrat.acceleration import Choices, FastView
 from lrat.attacks import AutoAttack
 from lrat.data import stratified_subset
 from lrat.evaluation import custom, evaluate_suite
-from lrat.experiments.subjects import Source
-from lrat.files import write_json, write_text
-from lrat.passes import PassCounter
+from lrat.files.write import write_json, write_text
+from lrat.hooks import PassCounter
+from lrat.runs.sources import Source
 from lrat.threat import Ball, as_ball
 from lrat.types import Batch
 from measuring import say

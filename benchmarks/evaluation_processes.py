@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.evaluating import processors
-from lrat.files import write_text
+from lrat.experiments.evaluate import processors
+from lrat.files.write import write_text
 
 LEFT_OUT = ("evaluations", "checkpoints", "weights", "figures", ".lock")
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lrat.acceleration import Choices, FastView, disagreement
 from lrat.attacks import PGD, Attack
+from lrat.hooks import PassCounter
 from lrat.methods import Simulated, lrat, sat
 from lrat.models import ResNet18
 from lrat.objectives import Reweighted
-from lrat.passes import PassCounter
 from lrat.threat import Linf
 from lrat.training import Optimisation
 from lrat.training.step import Stepper

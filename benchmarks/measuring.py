@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrat.passes import PassCounter
+from lrat.hooks import PassCounter
 
 
 @dataclass(frozen=True, kw_only=True)

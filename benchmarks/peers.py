@@ -21,7 +21,7 @@ import torch
 import ours
 import rivals
 import training_steps
-from lrat.files import write_text
+from lrat.files.write import write_text
 from measuring import (
     Entry,
     Measured,

@@ -27,11 +27,11 @@ import numpy as np
 import pyarrow as arrow
 from pyarrow import parquet
 
-from lrat.evaluation.gallery import Gallery, GalleryStore, gather
+from lrat.config.settings import load_config
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import OutcomeStore, digest_of
-from lrat.experiments.config import load_config
+from lrat.evaluation.storage.gallery import Gallery, GalleryStore, gather
+from lrat.evaluation.storage.store import OutcomeStore, digest_of
 
 TARGET = 5.0
 METHODS = ("sat", "gairat", "lsat-cw", "lsat-saa", "lrat-cw", "lrat-saa", "lrat-saa+cw", "trades")

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from lrat.acceleration import accelerate
-from lrat.attacks.shared import rows_that_pay
-from lrat.files import write_text
+from lrat.attacks.batched import rows_that_pay
+from lrat.files.write import write_text
 from lrat.methods import LocalSettings, Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Reweighted, StepContext

@@ -25,16 +25,16 @@ from typing import Any
 from scipy import stats
 
 import lrat
+from lrat.config import build
+from lrat.config.settings import RunConfig, load_config
 from lrat.errors import Interrupted
-from lrat.experiments import build
-from lrat.experiments.config import RunConfig, load_config
-from lrat.experiments.evaluating import evaluate_run
-from lrat.experiments.folder import read_config
-from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.run import load_weights, train_run
-from lrat.experiments.weights import fill
-from lrat.files import write_json, write_text
-from lrat.reading import read_json
+from lrat.experiments.evaluate import evaluate_run
+from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.experiments.train import load_weights, train_run
+from lrat.files.read import read_json
+from lrat.files.write import write_json, write_text
+from lrat.runs.folder import read_config
+from lrat.runs.weights import fill
 from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.slices import portable, restored

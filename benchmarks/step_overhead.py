@@ -21,8 +21,8 @@ from unittest import mock
 
 import torch
 
-from lrat.experiments.config import load_config
-from lrat.experiments.run import train_run
+from lrat.config.settings import load_config
+from lrat.experiments.train import train_run
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.step import Stepper
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import APGD, CW, PGD, SAA, Attack
+from lrat.config import build
 from lrat.data import stratified_subset
-from lrat.experiments import build
-from lrat.experiments.folder import read_config
-from lrat.experiments.run import load_weights
-from lrat.experiments.weights import fill
+from lrat.experiments.train import load_weights
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.randomness import Keyed, keys
+from lrat.runs.folder import read_config
+from lrat.runs.weights import fill
 from lrat.threat import Ball, as_ball
 
 WAYS = {

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from lrat.experiments.launching import processors
-from lrat.files import write_text
+from lrat.distributed.launch import processors
+from lrat.files.write import write_text
 
 HEADING = "# Training in several processes"
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.analysis.weights import ALL_CLASSES, SUM, read_recorded, weight_statistics
-from lrat.experiments.build import METHODS
-from lrat.experiments.folder import read_config
-from lrat.experiments.reproduce.layout import RunPlace, finished_runs
+from lrat.config.build import METHODS
 from lrat.reporting.tables import to_markdown
+from lrat.reproduce.folder import RunPlace, finished_runs
+from lrat.runs.folder import read_config
 
 Statistics = dict[str, npt.NDArray[Any]]
 VIEWS = ("clean", "pgd", "cw", "saa")

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrat.experiments.config import load_config
-from lrat.experiments.run import train_run
+from lrat.config.settings import load_config
 from lrat.experiments.trackers import scalars
+from lrat.experiments.train import train_run
 from lrat.training import EpochRecord
 
 

@@ -146,7 +146,7 @@ CONSTRUCTORS = """
 import torch
 from lrat.attacks import *
 from lrat.attacks.cascade import Restarts
-from lrat.attacks.through import LogitScaled, Transfer
+from lrat.attacks.wrappers import LogitScaled, Transfer
 from lrat.data import CropAndFlip
 from lrat.errors import LratError
 from lrat.evaluation import Member, Suite, custom, quick, tier

@@ -7,8 +7,8 @@ import pytest
 
 from experiments.commands import TINY, assert_same_result, done, lrat, process, python
 from lrat import __version__
+from lrat.config.catalogue import ALIASES, CATALOGUES
 from lrat.errors import LratError
-from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
 COMMANDS = ("train", "evaluate", "compare", "curve", "why", "analyse", "report", "merge", "demo")
 
@@ -91,7 +91,7 @@ def test_the_demo_has_as_many_workers_as_it_may_use_processors(
     def run_demo(out: Path, plan: object, *, workers: int, **others: object) -> None:
         raise LratError(f"{workers} workers")
 
-    monkeypatch.setattr("lrat.experiments.demo.run_demo", run_demo)
+    monkeypatch.setattr("lrat.reproduce.demo.run_demo", run_demo)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7})
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert lrat("demo", "--out", tmp_path).complaint == "3 workers"

@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from lrat.acceleration import choosing
+from lrat.acceleration import choice
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_bfloat16_pays_where_it_is_faster(
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
-    monkeypatch.setattr(choosing, "_best_times", lambda *works: list(times))
-    assert choosing._bfloat16_pays.__wrapped__("cpu") is pays
+    monkeypatch.setattr(choice, "_best_times", lambda *works: list(times))
+    assert choice._bfloat16_pays.__wrapped__("cpu") is pays

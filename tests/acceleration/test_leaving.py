@@ -105,8 +105,8 @@ def test_what_raises_in_an_attack_alone_is_left_there(build: Callable[[], nn.Mod
 
 @pytest.mark.parametrize("entry", ["evaluate", "fit", "check_masking"])
 def test_older_networks_go_through_every_entry(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrat.acceleration.choosing._CHANNELS_LAST_FLOP", 0)
-    monkeypatch.setattr("lrat.acceleration.choosing._LOW_PRECISION_FLOP", 0)
+    monkeypatch.setattr("lrat.acceleration.choice._CHANNELS_LAST_FLOP", 0)
+    monkeypatch.setattr("lrat.acceleration.choice._LOW_PRECISION_FLOP", 0)
     model, data = seeded(0, Flat).eval(), (IMAGES, LABELS)
     if entry == "evaluate":
         results = [

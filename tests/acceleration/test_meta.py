@@ -12,14 +12,14 @@ from builders import seeded
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import CW, PGD, SAA
 from lrat.data import ImageData
+from lrat.data.inputs import trusting
+from lrat.distributed.group import Alone
 from lrat.experiments.api import _objective
-from lrat.inputs import trusting
 from lrat.models import SmallCNN
 from lrat.objectives.base import StepContext
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed
 from lrat.threat import Linf
-from lrat.training.crew import Alone
 from lrat.training.guards.examination import Examination
 from lrat.types import Batch
 

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 import lrat
 from builders import seeded
 from lrat.acceleration import Choices, FastView, accelerate
-from lrat.acceleration.observing import observed
+from lrat.acceleration.observe import observed
 from lrat.models import ResNet18, SmallCNN
 from lrat.outputs import forward_logits
 from lrat.threat import Linf

@@ -352,7 +352,7 @@ def test_graphs_change_nothing_off_cuda() -> None:
 def test_what_is_chosen_follows_from_the_model_and_the_processor(
     pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrat.acceleration.choosing._bfloat16_pays", lambda kind: pays)
+    monkeypatch.setattr("lrat.acceleration.choice._bfloat16_pays", lambda kind: pays)
     small, large = trained("small-cnn"), seeded(0, lambda: ResNet18(width=16))
     assert choose(small, IMAGES) == Choices()
     expected = FAST if pays else Choices(channels_last=True)

@@ -14,7 +14,7 @@ from lrat.analysis.weights import (
     weight_statistics,
 )
 from lrat.errors import RunFolderError
-from lrat.files import write_table
+from lrat.files.write import write_table
 
 RAW = {"saa": [0.1, 0.4, 1.0], "cw": [0.3, 0.4, 0.0]}
 LABELS = [0, 1, 1]

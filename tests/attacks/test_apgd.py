@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lrat.attacks import APGD, SAA
 from lrat.attacks.ascent import checkpoints
 from lrat.errors import ModelError, SettingError
+from lrat.hooks import PassCounter
 from lrat.losses import cross_entropy, logit_margin, probability_margin, targeted_dlr
-from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
 from lrat.threat import Linf
 from trained import THREAT, held_out, trained

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from builders import seeded
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
-from lrat.attacks.shared import Asked, attack_together, rows_that_pay
+from lrat.attacks.batched import Asked, attack_together, rows_that_pay
 from lrat.errors import SettingError
 from lrat.losses import Prepared, cross_entropy, cw, dlr, kl, targeted_dlr
 from lrat.randomness import Keyed, Sequential, keys

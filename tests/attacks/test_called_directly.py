@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from builders import seeded
 from experiments.commands import python
 from lrat.attacks import APGD, CW, FAB, PGD, SAA, Attack, AutoAttack, Cascade, Square
+from lrat.attacks.adapters import as_attack
 from lrat.attacks.cascade import Restarts
-from lrat.attacks.foreign import as_attack
-from lrat.attacks.through import LogitScaled, Transfer
+from lrat.attacks.wrappers import LogitScaled, Transfer
+from lrat.data.inputs import trusting
 from lrat.errors import DataError, LratError, ModelError
-from lrat.inputs import trusting
 from lrat.threat import L2, Linf
 
 LINF, EUCLIDEAN = Linf(epsilon=8 / 255), L2(epsilon=0.5)
@@ -69,7 +69,7 @@ TYPES = """
 import torch
 from torch import nn
 from lrat.attacks import *
-from lrat.attacks.foreign import as_attack
+from lrat.attacks.adapters import as_attack
 from lrat.errors import LratError
 
 net = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))

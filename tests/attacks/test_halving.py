@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from builders import seeded
 from lrat.attacks import APGD, SAA, Variant
 from lrat.attacks.ascent import Ascent, ascend
+from lrat.config.settings import RunConfig
 from lrat.errors import SettingError
-from lrat.experiments.config import RunConfig
-from lrat.experiments.run import train_run
+from lrat.experiments.train import train_run
+from lrat.hooks import PassCounter
 from lrat.losses import cross_entropy, dlr, probability_margin, targeted_dlr
 from lrat.models import ResNet18
-from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys
 from lrat.threat import L2, Linf
 from trained import THREAT, held_out, trained

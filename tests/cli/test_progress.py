@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from lrat.cli.progress import rows_progress, training_progress
+from lrat.config.settings import load_config
 from lrat.evaluation import Progress
 from lrat.experiments.attack_progress import evaluation_progress
-from lrat.experiments.config import load_config
-from lrat.experiments.reproduce.grid import RowsProgress
-from lrat.experiments.terminal import rows_progress, training_progress
+from lrat.reproduce.grid import RowsProgress
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.watch import Speaker
 

@@ -5,12 +5,13 @@ import torch
 
 from builders import seeded
 from lrat.attacks import Attack
+from lrat.config import build, catalogue
+from lrat.config.settings import DataSettings, load_config
 from lrat.errors import DataError, SettingError, UnknownNameError
-from lrat.experiments import build, catalogue, suites
-from lrat.experiments.config import DataSettings, load_config
-from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
+from lrat.reproduce.paper import TABLE_1, TABLE_2
+from lrat.runs import suites
 from lrat.threat import L2, Linf, as_ball
 
 BALL = Linf(epsilon=0.1)

@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor, nn
 
 from lrat.attacks import PGD
+from lrat.config.fingerprints import code_digest, own_functions
 from lrat.evaluation import adaptive, custom, quick
-from lrat.experiments.function_code import code_digest, own_functions
 from lrat.losses import cw
 from lrat.threat import Linf
 

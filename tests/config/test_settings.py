@@ -2,16 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from lrat.errors import ConfigurationError
-from lrat.experiments.config import (
+from lrat.cli.progress import duration
+from lrat.config.settings import (
     RunConfig,
     differences,
     load_config,
     parse_assignments,
     read_settings,
 )
-from lrat.experiments.folder import claim, default_folder, threat_slug
-from lrat.experiments.terminal import duration
+from lrat.errors import ConfigurationError
+from lrat.runs.folder import claim, default_folder, threat_slug
 
 
 def test_the_defaults_are_the_papers_method_and_schedule() -> None:

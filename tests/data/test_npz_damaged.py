@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrat import archives
 from lrat.data import load_npz
 from lrat.errors import DataError
+from lrat.files import archives
 
 
 def member(shape: str, kind: str = "'|u1'", *, version: int = 1, body: bytes = bytes(64)) -> bytes:

@@ -5,8 +5,8 @@ import signal
 import time
 from dataclasses import dataclass
 
+from lrat.distributed.children import ConnectionLostError
 from lrat.errors import Interrupted, SettingError
-from lrat.experiments.team import ConnectionLostError
 
 
 def work(task: str) -> tuple[str, int]:

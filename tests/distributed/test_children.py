@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from distributed.tasks import end
 from experiments.commands import one_thread, python
-from experiments.tasks import end
+from lrat.distributed import children
+from lrat.distributed.children import in_team
 from lrat.errors import Interrupted, LratError, SettingError
-from lrat.experiments import team
-from lrat.experiments.team import in_team
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -43,7 +43,7 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It waits for each on its lifeline: there is no moment at which it may not be read."""
-    start, started = team.start_child, []
+    start, started = children.start_child, []
 
     def start_and_signal(*arguments: Any, **named: Any) -> Any:
         started.append(start(*arguments, **named))
@@ -51,7 +51,7 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
             os.kill(os.getpid(), signal.SIGTERM)
         return started[-1]
 
-    monkeypatch.setattr(team, "start_child", start_and_signal)
+    monkeypatch.setattr(children, "start_child", start_and_signal)
     with pytest.raises(Interrupted, match=r"^stopped by SIGTERM while no step was under way"):
         in_team(end("hang", "hang", "hang"), 3, saves_itself=True)
     assert multiprocessing.active_children() == []
@@ -68,7 +68,7 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
 def test_who_waits_for_one_that_was_stopped_is_not_waited_for(
     ends: tuple[str, str], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(team, "_SECONDS_TO_FOLLOW", 0.1)
+    monkeypatch.setattr(children, "_SECONDS_TO_FOLLOW", 0.1)
     with pytest.raises(Interrupted, match=told):
         in_team(end(*ends), 2, saves_itself=True)
     assert multiprocessing.active_children() == []
@@ -77,11 +77,11 @@ def test_who_waits_for_one_that_was_stopped_is_not_waited_for(
 def test_one_that_cannot_save_itself_does_not_outlive_its_parent() -> None:
     ended = python("""
 import multiprocessing, time
-from lrat.experiments import team
+from lrat.distributed import children
 
 def live(line, lifeline):
-    team._SECONDS_TO_SAVE = 0.1
-    team._live(Stuck(), 0, True, line, lifeline)
+    children._SECONDS_TO_SAVE = 0.1
+    children._live(Stuck(), 0, True, line, lifeline)
 
 class Stuck:
     def __call__(self, number):
@@ -114,7 +114,7 @@ process.kill()
 STUCK = """
 import ctypes, os, sys
 from lrat.experiments import lifeline
-from lrat.training.interrupt import holding
+from lrat.distributed.signals import holding
 lifeline.signals.SAME_WITHIN_SECONDS = lifeline._SECONDS_TO_LEAVE = 0.2
 with lifeline.left_at_the_second_signal(), holding():
     print("here", flush=True)

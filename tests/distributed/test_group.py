@@ -4,10 +4,10 @@ from torch import nn
 
 from builders import seeded
 from lrat.acceleration import View, accelerate
+from lrat.config import build
+from lrat.distributed.launch import check_devices
 from lrat.errors import ConfigurationError
-from lrat.experiments import build
 from lrat.experiments.crew import synchronised
-from lrat.experiments.launching import check_devices
 from lrat.models import SmallCNN
 
 CUDA = torch.device("cuda")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lrat.distributed import signals
+from lrat.distributed.signals import StopRequest, holding, noticing, stopping
 from lrat.errors import StopNow
-from lrat.training import interrupt
-from lrat.training.interrupt import StopRequest, holding, noticing, stopping
 
 ASKING = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *ASKING]
@@ -47,7 +47,7 @@ def test_what_a_terminal_or_a_scheduler_sends_asks_once(number: signal.Signals) 
 
 @pytest.mark.parametrize("number", ASKING)
 def test_held_it_asks_once_too(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interrupt, "SAME_WITHIN_SECONDS", -1.0)
+    monkeypatch.setattr(signals, "SAME_WITHIN_SECONDS", -1.0)
     with holding(), stopping() as stop:
         for _ in range(3):
             os.kill(os.getpid(), number)
@@ -183,15 +183,15 @@ def test_a_held_signal_that_comes_twice_is_one_and_a_later_one_stops_at_once(
     before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
     with holding():
         if before:
             os.kill(os.getpid(), signal.SIGTERM)
         with stopping() as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            now += interrupt.SAME_WITHIN_SECONDS / 2
+            now += signals.SAME_WITHIN_SECONDS / 2
             os.kill(os.getpid(), signal.SIGINT)
             assert stop.reason == "SIGTERM"
-            now += interrupt.SAME_WITHIN_SECONDS
+            now += signals.SAME_WITHIN_SECONDS
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -4,10 +4,10 @@ import signal
 
 import pytest
 
-from experiments.tasks import work
+from distributed.tasks import work
+from lrat.distributed.signals import StopRequest
+from lrat.distributed.workers import in_workers
 from lrat.errors import Interrupted, LratError
-from lrat.experiments.workers import in_workers
-from lrat.training.interrupt import StopRequest
 
 pytestmark = pytest.mark.xdist_group("demo")
 

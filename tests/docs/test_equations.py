@@ -6,9 +6,9 @@ from importlib import import_module
 import pytest
 
 from docs.blocks import ROOT
-from lrat.experiments import catalogue
-from lrat.experiments.paper_figures import FIGURES
-from lrat.experiments.reproduce.request import TARGETS
+from lrat.config import catalogue
+from lrat.reproduce.figures.make import FIGURES
+from lrat.reproduce.request import TARGETS
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 ROWS = [

@@ -19,8 +19,8 @@ from lrat.evaluation import (
     custom,
     evaluate,
     evaluate_suite,
-    pacing,
-    running,
+    runner,
+    time_limit,
 )
 from lrat.evaluation.statistics import wilson
 from lrat.threat import Linf
@@ -43,7 +43,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (evaluate, pacing, running):
+    for module in (evaluate, time_limit, runner):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
     return made
 

@@ -12,8 +12,8 @@ from builders import seeded
 from lrat.attacks import PGD, Attack, as_attack
 from lrat.errors import DataError, RegionViolationError, SettingError
 from lrat.evaluation import quick
-from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
+from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.evaluate import evaluate_suite
 from lrat.losses import cw
 from lrat.threat import L2, Ball, Linf

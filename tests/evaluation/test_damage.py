@@ -14,13 +14,13 @@ import pytest
 from pyarrow import parquet
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
-from lrat import files
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, custom, evaluate_suite
 from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.storage import parts_of, read_part, read_parts, write_part
-from lrat.files import remove_leftovers, temporary, write_atomically, write_json
-from lrat.reading import read_json
+from lrat.evaluation.storage.store import parts_of, read_part, read_parts, write_part
+from lrat.files import write as files
+from lrat.files.read import read_json
+from lrat.files.write import remove_leftovers, temporary, write_atomically, write_json
 
 
 def evaluate(folder: Path) -> EvaluationResult:
@@ -96,7 +96,7 @@ def test_a_column_that_was_altered_is_refused(
     """Consistently, so that the checksum alone can tell."""
     rows = evaluate(tmp_path / "e").outcomes.under("step")
     digests = files._checksums(rows.columns())
-    monkeypatch.setattr("lrat.files._checksums", lambda columns: digests)
+    monkeypatch.setattr("lrat.files.write._checksums", lambda columns: digests)
     if not with_pyarrow:
         monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     path = write_part(tmp_path, replace(rows, step=rows.step + 1))
@@ -141,7 +141,7 @@ def test_a_finished_evaluation_is_read_where_nobody_can_write(
         raise PermissionError(13, "Permission denied")
 
     before = str(EvaluationResult.from_folder(folder))
-    monkeypatch.setattr("lrat.files._opened", refuse)
+    monkeypatch.setattr("lrat.files.write._opened", refuse)
     assert str(evaluate(folder)) == before
 
 

@@ -9,8 +9,8 @@ from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linea
 from evaluation.test_resume import assert_same
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, custom, evaluate_suite, quick, tier
-from lrat.evaluation.merging import complete, merge
-from lrat.evaluation.storage import read_part, read_parts, write_part
+from lrat.evaluation.merge import complete, merge
+from lrat.evaluation.storage.store import read_part, read_parts, write_part
 
 COUNT = 40
 

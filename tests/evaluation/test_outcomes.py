@@ -6,7 +6,7 @@ import pytest
 
 from lrat.errors import DataError, RunFolderError
 from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.storage import OutcomeStore, read_part, read_parts, write_part
+from lrat.evaluation.storage.store import OutcomeStore, read_part, read_parts, write_part
 
 
 def rows(attack="pgd", index=(5, 3, 9)):

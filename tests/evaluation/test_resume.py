@@ -7,7 +7,7 @@ import torch
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, custom, evaluate_suite
-from lrat.reading import read_json
+from lrat.files.read import read_json
 
 
 def evaluate(folder, attack, size=16, count=40, **settings):

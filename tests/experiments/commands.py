@@ -12,9 +12,9 @@ from typing import Any
 from unittest import mock
 
 from lrat.cli import main
-from lrat.experiments.config import load_config, read_settings
-from lrat.files import write_json
-from lrat.reading import parse_object, read_json
+from lrat.config.settings import load_config, read_settings
+from lrat.files.read import parse_object, read_json
+from lrat.files.write import write_json
 from lrat.training import EpochRecord
 from lrat.training.metrics import TIMES
 

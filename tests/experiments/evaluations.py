@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.commands import one_thread
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.evaluating import EvaluationRequest, evaluation_folder, processors
-from lrat.experiments.subjects import Source
+from lrat.experiments.evaluate import EvaluationRequest, evaluation_folder, processors
+from lrat.runs.sources import Source
 
 FLOAT_TOLERANCE = 1e-4
 """Float32 results depend on the batch size in their last bits."""

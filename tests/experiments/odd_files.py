@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as arrow
 from pyarrow import parquet
 
-from lrat.files import CHECKSUM
+from lrat.files.write import CHECKSUM
 
 _VALUES: dict[str, Any] = {
     "null": None,

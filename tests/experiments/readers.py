@@ -12,24 +12,25 @@ from typing import Any
 from unittest import mock
 
 from experiments.commands import done
-from experiments.reported import report
+from lrat.config.settings import RunConfig
 from lrat.errors import LratError
-from lrat.evaluation.gallery import read_gallery
-from lrat.evaluation.merging import merge
-from lrat.experiments import analysing, curves, why
-from lrat.experiments.analysing import analyse_run
-from lrat.experiments.analysing_request import AnalysisRequest
-from lrat.experiments.comparing import compare_places
-from lrat.experiments.config import RunConfig
+from lrat.evaluation.merge import merge
+from lrat.evaluation.storage.gallery import read_gallery
+from lrat.experiments import curves, why
+from lrat.experiments.analyse import analyse
+from lrat.experiments.analyse.analyse import analyse_run
+from lrat.experiments.analyse.result import AnalysisRequest
+from lrat.experiments.compare import compare_places
 from lrat.experiments.curves import CurveRequest, measure_curves
-from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
-from lrat.experiments.folder import CONFIG, MODEL, read_config
-from lrat.experiments.run import load_weights, train_run
-from lrat.experiments.weights import weights_digest
-from lrat.files import read_table, write_text
-from lrat.reading import read_whole
+from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
+from lrat.experiments.train import load_weights, train_run
+from lrat.files.read import read_whole
+from lrat.files.write import read_table, write_text
 from lrat.reporting.figures import Drawn
+from lrat.runs.folder import CONFIG, MODEL, read_config
+from lrat.runs.weights import weights_digest
 from lrat.training.metrics import TIMES
+from reporting.report.reported import report
 
 REQUEST = EvaluationRequest(
     suite="quick", limit=20, acceleration="off", gallery=4, keep_images=True, device="cpu"
@@ -221,7 +222,7 @@ def not_drawn() -> Iterator[None]:
     with (
         mock.patch.object(curves, "security_curve_figure", return_value=nothing),
         mock.patch.object(why, "why_figure", return_value=nothing),
-        mock.patch.object(analysing, "draw", return_value=[]),
+        mock.patch.object(analyse, "draw", return_value=[]),
     ):
         yield
 

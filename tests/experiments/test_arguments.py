@@ -16,11 +16,11 @@ from lrat.data import CropAndFlip, InMemory, image_data
 from lrat.errors import LratError
 from lrat.evaluation import evaluate_suite, masking_panel, quick
 from lrat.evaluation.curve import security_curve
-from lrat.experiments.analysing_request import AnalysisRequest
+from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.curves import CurveRequest
-from lrat.experiments.reproduce.presets import Choice
-from lrat.experiments.reproduce.request import Request
-from lrat.experiments.request import EvaluationRequest
+from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.request import Request
 from lrat.threat import Linf
 from lrat.training import Optimisation, train
 from lrat.types import Batch

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from experiments.commands import TINY, contents, done, lrat
 from experiments.conftest import COMMAND
 from experiments.own import arrays, write_model, write_npz
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import write_json
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from experiments.commands import done, records
-from lrat.experiments import build
-from lrat.experiments.config import load_config, parse_assignments, read_settings
+from lrat.config import build
+from lrat.config.settings import load_config, parse_assignments, read_settings
 
 
 def test_keep_reaches_the_attack_and_comes_back_from_yaml(tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import PGD, SAA, Attack
-from lrat.methods import Simulated, sat
-from lrat.models import ResNet18
-from lrat.profiling import (
+from lrat.experiments.clocks import (
     PassClock,
     PassFlop,
     PhaseClock,
@@ -21,6 +19,8 @@ from lrat.profiling import (
     saved_activations,
     weight_pass_flop,
 )
+from lrat.methods import Simulated, sat
+from lrat.models import ResNet18
 from lrat.threat import Linf
 from lrat.training import Optimisation
 from lrat.training.step import Stepper
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the clock finds it a second later."""
     ticks = count()
-    monkeypatch.setattr("lrat.profiling.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("lrat.experiments.clocks.time.perf_counter", lambda: float(next(ticks)))
 
 
 def network() -> nn.Sequential:

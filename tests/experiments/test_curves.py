@@ -9,11 +9,11 @@ import pytest
 from experiments.commands import contents, done, lrat
 from experiments.own import MODEL, write_model, write_npz
 from lrat.errors import RunFolderError
-from lrat.evaluation.brackets import Curve
 from lrat.evaluation.curve import CurveProgress
+from lrat.evaluation.curve_result import Curve
 from lrat.experiments.curves import CurveRequest, measure_curves
-from lrat.files import read_table, write_json, write_table
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import read_table, write_json, write_table
 
 SMALL = ("--attack", "pgd-3", "--limit", "20", "--levels", "4")
 REQUEST = CurveRequest(attack="pgd-3", limit=20, levels=4)

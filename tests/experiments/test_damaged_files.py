@@ -12,7 +12,7 @@ import pytest
 
 from experiments.odd_files import odd_json, odd_parquet, odd_safetensors, without_digest
 from experiments.readers import HEAD, KINDS, PANEL, Damage, Runs, Tally, Trial, not_drawn
-from lrat.experiments.folder import BESIDE_TENSORS, MODEL
+from lrat.runs.folder import BESIDE_TENSORS, MODEL
 from soaking import keep
 
 PARTS = {

@@ -25,14 +25,14 @@ from experiments.evaluations import (
 from experiments.own import arrays, write_model
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult
-from lrat.evaluation.pacing import NothingFinishedError
 from lrat.evaluation.statistics import wilson
-from lrat.evaluation.storage import read_part, write_part
-from lrat.experiments.evaluating import EvaluationRequest, evaluate_subject, processors
-from lrat.experiments.processes import evaluate_in_processes
-from lrat.experiments.subjects import Source
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.evaluation.storage.store import read_part, write_part
+from lrat.evaluation.time_limit import NothingFinishedError
+from lrat.experiments.evaluate import EvaluationRequest, evaluate_subject, processors
+from lrat.experiments.evaluate_parallel import evaluate_in_processes
+from lrat.files.read import read_json
+from lrat.files.write import write_json
+from lrat.runs.sources import Source
 
 two = pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import lrat
-from experiments.reported import make_evaluation, make_run, only, report
 from lrat.errors import RunFolderError
-from lrat.experiments.folder import evaluated
-from lrat.experiments.paper_figures_runs import FigureRun
-from lrat.experiments.reproduce.collecting import read_run
-from lrat.experiments.reproduce.layout import RunPlace
-from lrat.experiments.reproduce.making import Attacks
-from lrat.experiments.subjects import Source
-from lrat.experiments.weights import weights_digest
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import write_json
+from lrat.reproduce.cell import Attacks
+from lrat.reproduce.evidence import read_run
+from lrat.reproduce.figures.runs import FigureRun
+from lrat.reproduce.folder import RunPlace
+from lrat.runs.folder import evaluated
+from lrat.runs.sources import Source
+from lrat.runs.weights import weights_digest
+from reporting.report.reported import make_evaluation, make_run, only, report
 
 
 def _flip(path: Path) -> None:

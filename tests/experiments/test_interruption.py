@@ -16,12 +16,12 @@ import pytest
 
 from experiments.commands import assert_same_result, contents, done, lrat, one_thread, process
 from experiments.conftest import COMMAND
+from lrat.config.settings import load_config
 from lrat.errors import Interrupted
 from lrat.evaluation import EvaluationResult, Progress
-from lrat.experiments import measures
-from lrat.experiments import run as run_module
-from lrat.experiments.config import load_config
-from lrat.files import read_table
+from lrat.experiments import monitoring
+from lrat.experiments import train as run_module
+from lrat.files.write import read_table
 
 pytestmark = pytest.mark.xdist_group("interruption")  # one uninterrupted run for all tests here
 EPOCHS = 20
@@ -112,7 +112,7 @@ def test_interrupted_it_saves_itself_and_the_same_command_goes_on(
 
 def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    evaluate = measures.evaluate_suite
+    evaluate = monitoring.evaluate_suite
 
     def interrupted(*arguments: Any, **settings: Any) -> EvaluationResult:
         def on_progress(progress: Progress) -> None:
@@ -121,7 +121,7 @@ def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
 
         return evaluate(*arguments, **settings, on_progress=on_progress)
 
-    monkeypatch.setattr(measures, "evaluate_suite", interrupted)
+    monkeypatch.setattr(monitoring, "evaluate_suite", interrupted)
     config = load_config(
         {
             "method": {"name": "sat"},

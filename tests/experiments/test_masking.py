@@ -9,8 +9,8 @@ from torch import nn
 import lrat as package
 from builders import seeded
 from experiments.commands import done, lrat
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import write_json
 from lrat.threat import Linf
 
 

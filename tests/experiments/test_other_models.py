@@ -18,10 +18,10 @@ from torch import Tensor, nn
 import lrat
 from experiments.commands import contents
 from lrat.attacks import FGSM
+from lrat.config.user_code import model_from_file
 from lrat.errors import Interrupted, RunFolderError, SettingError
 from lrat.evaluation import custom
-from lrat.evaluation.merging import merge
-from lrat.experiments.users_code import model_from_file
+from lrat.evaluation.merge import merge
 from lrat.threat import Linf
 
 pytestmark = pytest.mark.usefixtures("own_randomness")

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from experiments.commands import lrat
-from experiments.reported import make_evaluation, make_run, report
 from lrat.attacks import PGD
 from lrat.errors import LratError, SettingError
-from lrat.evaluation.merging import complete
+from lrat.evaluation.merge import complete
 from lrat.evaluation.suites import Member
-from lrat.experiments.folder import has_begun, read_config
+from lrat.runs.folder import has_begun, read_config
 from lrat.threat import Linf
 from lrat.training.checkpoint import Checkpoints
 from lrat.training.metrics import MetricsFile
+from reporting.report.reported import make_evaluation, make_run, report
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or (os.geteuid() == 0 and sys.platform != "linux"),

@@ -5,12 +5,12 @@ import torch
 
 from experiments.commands import TINY, contents, done, lrat
 from experiments.own import write_model, write_npz
+from lrat.config.settings import load_config, parse_assignments
 from lrat.evaluation import NATURAL
-from lrat.experiments.config import load_config, parse_assignments
-from lrat.experiments.evaluating import EvaluationRequest, evaluate_run
-from lrat.experiments.profiling import Budget, profile_evaluation, profile_training
-from lrat.experiments.subjects import Source
+from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
+from lrat.experiments.profile import Budget, profile_evaluation, profile_training
 from lrat.reporting.profile import Profile
+from lrat.runs.sources import Source
 
 SHORT = Budget(steps=3)
 PEAK = 1e9

@@ -11,12 +11,12 @@ import pytest
 
 from experiments.commands import TINY, Answer, assert_same_result, contents, done, lrat, records
 from experiments.own import write_model, write_npz
+from lrat.config.settings import load_config
+from lrat.distributed import signals
 from lrat.errors import SettingError
-from lrat.experiments.config import load_config
-from lrat.experiments.run import train_run
-from lrat.files import write_json
-from lrat.reading import read_json
-from lrat.training import interrupt
+from lrat.experiments.train import train_run
+from lrat.files.read import read_json
+from lrat.files.write import write_json
 from lrat.training.storage import FolderKeeper
 
 SMALL = (*TINY, "--set", "data.train_limit=150", "--set", "training.batch_size=32")
@@ -53,7 +53,7 @@ def slice_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
                 over.pop()()
 
         with monkeypatch.context() as patch:
-            patch.setattr(interrupt.threading, "Timer", Timer)
+            patch.setattr(signals.threading, "Timer", Timer)
             patch.setattr(FolderKeeper, "step_ended", step_ended)
             return lrat(*command, "--max-minutes", "10")
 

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from experiments.commands import TINY, assert_same_result, done, lrat, records
 from experiments.conftest import COMMAND
 from experiments.own import write_model, write_npz
-from lrat.experiments.build import METHODS
-from lrat.experiments.config import load_config, read_settings
-from lrat.files import read_table
-from lrat.reading import parse_object
+from lrat.config.build import METHODS
+from lrat.config.settings import load_config, read_settings
+from lrat.files.read import parse_object
+from lrat.files.write import read_table
 
 SMALL = (*TINY, "--set", "data.train_limit=120")
 

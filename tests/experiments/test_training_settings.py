@@ -9,9 +9,9 @@ import torch
 import lrat
 from builders import seeded
 from experiments.commands import lrat as command
+from lrat.config import build
+from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import ConfigurationError, SettingError
-from lrat.experiments import build
-from lrat.experiments.config import load_config, parse_assignments, read_settings
 from lrat.losses import smoothed_cross_entropy
 from lrat.models import SmallCNN
 from lrat.training import Optimisation

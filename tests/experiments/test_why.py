@@ -9,9 +9,9 @@ import pytest
 from experiments.commands import contents, done, lrat
 from experiments.own import write_npz
 from lrat.evaluation import EvaluationResult
-from lrat.evaluation.merging import complete
+from lrat.evaluation.merge import complete
 from lrat.experiments.why import explain
-from lrat.files import read_table, write_table
+from lrat.files.write import read_table, write_table
 
 SUITE = """
 name: mix

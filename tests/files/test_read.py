@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from lrat.errors import RunFolderError
-from lrat.files import append_line, discard, read_table, write_json, write_table
-from lrat.reading import (
+from lrat.files.read import (
     MOST_YAML,
     check_inside,
     open_stored,
@@ -20,6 +19,7 @@ from lrat.reading import (
     read_yaml,
     trouble,
 )
+from lrat.files.write import append_line, discard, read_table, write_json, write_table
 from odd_texts import READ_YAML, REFUSED_JSON, REFUSED_YAML
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and devices of POSIX")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lrat import files
 from lrat.errors import RunFolderError
-from lrat.files import (
+from lrat.files import write as files
+from lrat.files.write import (
     append_line,
     read_table,
     write_atomically,
@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path, monkeypatc
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrat.files.os.fsync", full)
+    monkeypatch.setattr("lrat.files.write.os.fsync", full)
     with pytest.raises(RunFolderError, match=r"cannot write .*a.json: No space left on device"):
         write_json(tmp_path / "a.json", {"a": 1})
     assert list(tmp_path.iterdir()) == []
@@ -159,8 +159,8 @@ def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkey
         done.append("rename")
         replace(source, target)
 
-    monkeypatch.setattr("lrat.files.os.fsync", synced)
-    monkeypatch.setattr("lrat.files.os.replace", replaced)
+    monkeypatch.setattr("lrat.files.write.os.fsync", synced)
+    monkeypatch.setattr("lrat.files.write.os.replace", replaced)
     if not Path("/proc/self/fd").exists():
         pytest.skip("no /proc to ask for names")
     write_atomically(tmp_path / "new" / "a", lambda file: file.write(b"x"))

@@ -87,14 +87,14 @@ MUTATIONS = [
         file="losses.py",
         old="if any(part.function is not parts[0].function for part in parts):",
         new="if not parts:",
-        tests=("attacks/test_shared.py",),
+        tests=("attacks/test_batched.py",),
     ),
     Mutation(
         name="attacks that share a batch get each other's rows",
-        file="attacks/shared.py",
+        file="attacks/batched.py",
         old="found.part(first, stop)",
         new="found.part(0, stop - first)",
-        tests=("attacks/test_shared.py",),
+        tests=("attacks/test_batched.py",),
     ),
     Mutation(
         name="a negative weight passes",

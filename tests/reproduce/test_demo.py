@@ -7,11 +7,11 @@ from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.experiments import demo_rows
-from lrat.experiments.demo import ROWS, _joined, conclusion
 from lrat.experiments.demo_rows import FORWARDS, Plan
-from lrat.experiments.paper import TABLE_1, TABLE_2
-from lrat.experiments.reproduce.grid import Forecast
 from lrat.reporting.tables import WORST
+from lrat.reproduce.demo import ROWS, _joined, conclusion
+from lrat.reproduce.grid import Forecast
+from lrat.reproduce.paper import TABLE_1, TABLE_2
 
 pytestmark = pytest.mark.xdist_group("demo")  # one demonstration for all tests here
 COMMAND = ("demo", "--epochs", "1", "--suite", "quick")

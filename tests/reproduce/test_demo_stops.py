@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import one_thread
-from lrat.experiments.demo import ROWS
+from lrat.reproduce.demo import ROWS
 
 pytestmark = [
     pytest.mark.xdist_group("demo"),

@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrat.config.settings import load_config, read_settings
 from lrat.errors import LratError, RunFolderError, UnknownNameError
-from lrat.experiments import paper_figures_needs as needs
-from lrat.experiments.config import load_config, read_settings
-from lrat.experiments.paper_figures import (
+from lrat.experiments.reproduce import drawing
+from lrat.experiments.reproduce.claiming import claim
+from lrat.experiments.train import train_run
+from lrat.files.read import parse_object, read_json
+from lrat.files.write import read_table, write_json
+from lrat.reproduce.figures import needs
+from lrat.reproduce.figures.idea import chosen_rows
+from lrat.reproduce.figures.make import (
     analyses_needed,
     evaluations_needed,
     make_figure,
     prepare_figure,
     rows_needed,
 )
-from lrat.experiments.paper_figures_idea import chosen_rows
-from lrat.experiments.paper_figures_runs import accuracy_curves, runs_of
-from lrat.experiments.reproduce import drawing
-from lrat.experiments.reproduce.claiming import claim
-from lrat.experiments.reproduce.grid import RowsProgress
-from lrat.experiments.reproduce.layout import run_folder
-from lrat.experiments.reproduce.presets import Choice
-from lrat.experiments.reproduce.request import Request
-from lrat.experiments.run import train_run
-from lrat.files import read_table, write_json
-from lrat.reading import parse_object, read_json
+from lrat.reproduce.figures.runs import accuracy_curves, runs_of
+from lrat.reproduce.folder import run_folder
+from lrat.reproduce.grid import RowsProgress
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.request import Request
 
 pytestmark = pytest.mark.xdist_group("figures")  # their fixtures take long: made once
 

@@ -10,8 +10,8 @@ from experiments.odd_files import odd_json
 from lrat.errors import LratError
 from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.claiming import check, claim
-from lrat.experiments.reproduce.collecting import metrics_of
-from lrat.experiments.reproduce.presets import Choice
+from lrat.reproduce.evidence import metrics_of
+from lrat.reproduce.presets import Choice
 from lrat.training.metrics import EpochRecord
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from experiments.commands import Answer, contents, give_setting, lrat, one_thread, process
-from lrat.experiments.reproduce.making import Attacks
-from lrat.experiments.reproduce.presets import Choice
-from lrat.experiments.reproduce.request import Request
-from lrat.experiments.reproduce.tabling import collected
+from lrat.reproduce.cell import Attacks
+from lrat.reproduce.make import collected
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.request import Request
 
 pytestmark = pytest.mark.xdist_group("reproduce")
 TINY = (

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from lrat.config import build
+from lrat.config.catalogue import METHODS
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
-from lrat.experiments import build
-from lrat.experiments.catalogue import METHODS
-from lrat.experiments.paper import TABLE_1, TABLE_2
 from lrat.experiments.reproduce.claiming import check, claim, read_preset
-from lrat.experiments.reproduce.layout import finished_runs, run_folder
-from lrat.experiments.reproduce.presets import PRESETS, Choice, drop_epoch
-from lrat.experiments.reproduce.request import Request, check_target, rows_in, seeds_in
 from lrat.experiments.reproduce.rows import check_row, reference_of
-from lrat.experiments.reproduce.running import wanted_rows
-from lrat.experiments.reproduce.sensitivity_rows import NAMES, distinct, studies
-from lrat.experiments.reproduce.tabling import table_rows
+from lrat.reproduce.folder import finished_runs, run_folder
+from lrat.reproduce.make import table_rows
+from lrat.reproduce.make_runs import wanted_rows
+from lrat.reproduce.paper import TABLE_1, TABLE_2
+from lrat.reproduce.presets import PRESETS, Choice, drop_epoch
+from lrat.reproduce.request import Request, check_target, rows_in, seeds_in
+from lrat.reproduce.studies import NAMES, distinct, studies
 
 DIGITS = Choice.of("digits")
 

@@ -12,12 +12,12 @@ from evaluation.results import result
 from lrat.evaluation import mean_interval, wilson
 from lrat.evaluation.masking.panel import Check, Panel
 from lrat.evaluation.statistics import smallest_detectable
-from lrat.experiments.paper import TABLE_1
-from lrat.experiments.reproduce import words
-from lrat.experiments.reproduce.collecting import Cost, Evidence
-from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.reproduce.shares import over_seeds
-from lrat.experiments.reproduce.tables import Table, make_table
+from lrat.reproduce import table_text
+from lrat.reproduce.evidence import Cost, Evidence
+from lrat.reproduce.paper import TABLE_1
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.tables import Table, make_table
 
 IMAGES, FEW = 200, 40
 
@@ -122,7 +122,7 @@ def test_rows_are_compared_on_the_seeds_that_both_have(folds: bool) -> None:
     assert lost is not None
     assert lost.basis == ("corrected t" if folds else "paired t")
     assert lost.difference == pytest.approx(-0.41)
-    assert words.mark(lost) == " *"
+    assert table_text.mark(lost) == " *"
     gap = made.contrast("gairat", "pgd-20")
     assert gap is not None
     assert gap.basis == "images", "no spread between the seeds"
@@ -130,7 +130,7 @@ def test_rows_are_compared_on_the_seeds_that_both_have(folds: bool) -> None:
     alone = made.contrast("lrat-saa", "pgd-20")
     assert alone is not None
     assert (alone.basis, alone.size) == ("images", f"n = {IMAGES}")
-    assert words.mark(alone) == ""
+    assert table_text.mark(alone) == ""
     assert made.contrast("sat", "pgd-20") is None
 
 
@@ -153,12 +153,12 @@ def test_what_would_have_shown_allows_for_the_whole_table() -> None:
 
 
 def test_folds_are_not_called_independent() -> None:
-    assert "share training images" in words.about_intervals(table(folds=True))
-    assert "share training images" not in words.about_intervals(table(folds=False))
+    assert "share training images" in table_text.about_intervals(table(folds=True))
+    assert "share training images" not in table_text.about_intervals(table(folds=False))
 
 
 def test_the_words_say_what_is_told_apart_and_what_is_not() -> None:
-    text = words.conclusion(table(folds=False))
+    text = table_text.conclusion(table(folds=False))
     assert "gairat is worse than sat under cw-20 by 41.0 points (over seeds, p " in text
     assert "Not told apart under autoattack: lrat-saa and sat (differences below" in text
     assert "Of the paper's 8 differences" in text
@@ -166,18 +166,18 @@ def test_the_words_say_what_is_told_apart_and_what_is_not() -> None:
         "table1", {"lrat-saa": [evidence("lrat-saa", 0, (0.6, 0.6, 0.5), folds=True)]}, TABLE_1,
         source="digits",
     )  # fmt: skip
-    assert "needs two rows with a seed in common" in words.conclusion(alone)
+    assert "needs two rows with a seed in common" in table_text.conclusion(alone)
 
 
 def test_the_paper_stands_beside_every_column_that_it_has() -> None:
-    header, sat, gairat, _ = words.scores(table(folds=True))
+    header, sat, gairat, _ = table_text.scores(table(folds=True))
     assert header == [
         *("", "natural", "paper", "pgd-20", "paper", "cw-20", "paper", "autoattack", "paper"),
         *("worst case", "seeds"),
     ]
     assert sat[2:9:2] == ["83.17", "51.14", "49.95", "46.12"]
     assert gairat[-1] == "0 1 2"
-    header, lost, _ = words.differences(table(folds=True))
+    header, lost, _ = table_text.differences(table(folds=True))
     cells = dict(zip(header, lost, strict=True))
     assert cells["cw-20"].startswith("−41.0 [")
     assert lost[1] == "sat"
@@ -185,7 +185,7 @@ def test_the_paper_stands_beside_every_column_that_it_has() -> None:
 
 
 def test_masking_is_counted_over_runs() -> None:
-    (_, sat, gairat, _) = words.costs(table(folds=True))
+    (_, sat, gairat, _) = table_text.costs(table(folds=True))
     assert sat[-2:] == ["not run 3/3", "none"]
     assert gairat[-2:] == ["failed 3/3", "gap 3/3"]
     assert [row[3] for row in (sat, gairat)] == ["1.0", "1.0"]

@@ -11,12 +11,12 @@ from torch import nn
 
 import lrat as library
 from experiments.commands import lrat
+from lrat.config import build
+from lrat.config.catalogue import canonical_threat
+from lrat.config.settings import RunConfig, load_config
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments import build
-from lrat.experiments.catalogue import canonical_threat
-from lrat.experiments.config import RunConfig, load_config
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import write_json
 from lrat.weighting import GeometryTanh, MarginPower
 
 TINY = ("--epochs", "1", "--set", "model.width=4", "--set", "training.validation_steps=1")

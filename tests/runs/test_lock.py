@@ -12,12 +12,12 @@ import pytest
 
 from experiments.commands import TINY, contents, done, lrat, one_thread
 from lrat.errors import RunFolderError
-from lrat.experiments.lock import LOCK, alone, locked
+from lrat.runs.lock import LOCK, alone, locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from lrat.experiments.lock import locked
+from lrat.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)

@@ -22,8 +22,8 @@ from lrat.attacks import (
     Square,
     Transfer,
 )
+from lrat.config.catalogue import SUITES
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.catalogue import SUITES
 from lrat.experiments.suite_files import _KINDS, suite_from_file
 from lrat.experiments.suite_names import slug
 from lrat.losses import cross_entropy, cw, difference, dlr, targeted_dlr

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lrat.errors import CheckpointError, RunFolderError
-from lrat.files import write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import write_json
 from lrat.training import Checkpoints
-from lrat.training.description import Name
+from lrat.training.checkpoint_format import Name
 
 
 def store(folder: Path, **options: Any) -> Checkpoints:
@@ -173,7 +173,7 @@ def test_a_failed_write_leaves_the_last_one_whole(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lrat.files.os.fsync", full)
+    monkeypatch.setattr("lrat.files.write.os.fsync", full)
     with pytest.raises(RunFolderError, match=r"cannot write .*epoch-002.pt: No space left"):
         checkpoints.save({"epoch": 2}, epoch=2)
     assert store(tmp_path).load("last")["epoch"] == 1
@@ -247,7 +247,7 @@ def test_the_same_place_is_written_again_whole_or_not_at_all(
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lrat.files.os.fsync", full_for_the_second)
+        patch.setattr("lrat.files.write.os.fsync", full_for_the_second)
         with pytest.raises(RunFolderError, match=r"epoch-001\.json: No space left"):
             checkpoints.save({"epoch": 1, "x": torch.zeros(4)}, epoch=1)
     state = store(tmp_path).latest()

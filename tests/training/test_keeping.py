@@ -15,8 +15,8 @@ from torch import nn
 
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted, RunFolderError, SettingError
-from lrat.files import temporary, write_json
-from lrat.reading import parse_object, read_json
+from lrat.files.read import parse_object, read_json
+from lrat.files.write import temporary, write_json
 from lrat.training import (
     Checkpoints,
     EpochRecord,
@@ -357,7 +357,7 @@ def test_a_kill_between_two_renames_leaves_the_last_one_whole(
 
     storage = {"every_steps": 4, "keep_last": 1}
     with monkeypatch.context() as patch:
-        patch.setattr("lrat.files.os.replace", cut)
+        patch.setattr("lrat.files.write.os.replace", cut)
         with pytest.raises(PowerCutError):
             run(tmp_path / "parts", storage=storage)
     assert [path.suffix for path in renamed] == [".pt", ".json", ".pt"]

@@ -37,7 +37,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr("lrat.training.interrupt.threading.Timer", found)
+    monkeypatch.setattr("lrat.distributed.signals.threading.Timer", found)
     return found
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lrat.attacks.base import Trace, Variant
+from lrat.hooks import PassCounter
 from lrat.objectives.base import ObjectiveOutput
-from lrat.passes import PassCounter
 from lrat.training.metrics import EpochRecord, EpochSums, MetricsFile, effective_sample_size
 from lrat.training.outcome import Passes, StepOutcome, merge, traced
 from training.toys import data, network

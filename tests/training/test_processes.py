@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from lrat.distributed.group import Alone
+from lrat.distributed.launch import Spread, in_processes
 from lrat.errors import MemoryShortError, RunFolderError
-from lrat.experiments.launching import Spread, in_processes
-from lrat.training.crew import Alone
 from training.together import (
     EPOCHS,
     STEPS,

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import assert_same_result, done, one_thread
-from lrat.files import read_table
-from lrat.reading import parse_object
+from lrat.files.read import parse_object
+from lrat.files.write import read_table
 from soaking import keep
 
 EVERY_STEPS = 3

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
+from lrat.distributed.group import Alone, Crew, shares
 from lrat.errors import Paused
 from lrat.experiments.crew import FabricCrew
 from lrat.objectives import Objective, Reweighted, Term
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.threat import Linf
 from lrat.training import EpochRecord, Optimisation, StepProgress, Storage, Watch, train
-from lrat.training.crew import Alone, Crew, shares
 from lrat.types import Batch
 from lrat.weighting import Evidence, MarginPower
 from training.toys import ToySource, data, network, timeless, validate, weights

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.choosing import choose, describe, disagreement
-from lrat.acceleration.observing import OBSERVED
+from lrat.acceleration.choice import choose, describe, disagreement
+from lrat.acceleration.observe import OBSERVED
 from lrat.acceleration.view import Choices, FastView, PlainView, View
 from lrat.checks import MODULE, Rule, checked, optional
 from lrat.errors import LratError, NoGradientError

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from lrat.acceleration.observing import observed
+from lrat.acceleration.observe import observed
 from lrat.acceleration.view import Choices, View
 from lrat.hardware import full_float32
 from lrat.modes import evaluating, outside_autocast, tensors_kept

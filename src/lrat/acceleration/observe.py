@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lrat.acceleration.folding import LAYERS, NORMS, Pair, can_fold, used_once
-from lrat.acceleration.following import hooks_of, private_copy
+from lrat.acceleration.state import hooks_of, private_copy
 from lrat.outputs import logits_of
 from lrat.randomness import random_state_kept
 from lrat.types import Images

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration.folding import NORMS, Pair, folded
-from lrat.acceleration.following import State, private_copy, registered
 from lrat.acceleration.graphs import GraphedNetwork
-from lrat.acceleration.observing import OBSERVED, observed
+from lrat.acceleration.observe import OBSERVED, observed
+from lrat.acceleration.state import State, private_copy, registered
 from lrat.errors import SettingError
 from lrat.modes import evaluating
 from lrat.outputs import logits_of

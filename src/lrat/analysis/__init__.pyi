@@ -1,4 +1,4 @@
-from lrat.analysis.comparison import agreement, margin_distributions, top_sets
+from lrat.analysis.agreements import agreement, margin_distributions, top_sets
 from lrat.analysis.embedding import check_points, embed
 from lrat.analysis.overlaps import chance_of_two, most_vulnerable, overlap
 from lrat.analysis.views import Look, Seen, last_layer, look_at, looks

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrat.attacks import Attack
 from lrat.errors import RegionViolationError, SettingError
-from lrat.files import Columns as Columns  # noqa: PLC0414 - its readers find it here
+from lrat.files.write import Columns as Columns  # noqa: PLC0414 - its readers find it here
 from lrat.losses import logit_margin, probability_margin
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball

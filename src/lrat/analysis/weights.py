@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import listed, read_whole, trouble
+from lrat.files.read import listed, read_whole, trouble
+from lrat.files.write import TABLE_SUFFIXES, read_table
 
 Floats = npt.NDArray[np.float64]
 EDGES: Floats = np.append(np.arange(61) / 20, np.inf)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Attack, GradientAttack, Variant
+from lrat.data.inputs import check_module, entering
 from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
-from lrat.inputs import check_module, entering
 from lrat.modes import evaluating, outside_autocast, recordable, tensors_kept
 from lrat.outputs import handing_copies
 from lrat.randomness import NoiseLike, as_noise, seeded_randomness

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
+from lrat.data.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.errors import ModelError, SettingError
-from lrat.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.losses import Prepared
 from lrat.modes import evaluating, ordinary, outside_autocast, recordable
 from lrat.outputs import forward_logits, logits_of

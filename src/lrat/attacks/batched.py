@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrat.attacks.adapters import protected_from
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, Rows, Variant, framed
-from lrat.attacks.foreign import protected_from
 from lrat.attacks.pgd import PGD
 from lrat.randomness import NoiseLike, Sequential, as_noise
 from lrat.types import Images, Labels, Logits

@@ -7,19 +7,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lrat.attacks.adapters import AttackLike, as_attack, protected_from
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack, Given, Trace, Variant, framed
 from lrat.attacks.confirm import confirmed
 from lrat.attacks.fab import FAB
-from lrat.attacks.foreign import AttackLike, as_attack, protected_from
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
 from lrat.checks import FLAG, check_fields, checked
 from lrat.errors import SettingError
+from lrat.hooks import PassCounter
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.outputs import forward_logits
-from lrat.passes import PassCounter
 from lrat.randomness import Noise, NoiseLike, as_noise
 from lrat.text import shown
 from lrat.threat import BALL, Ball

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
+from lrat.data.inputs import check_logits
 from lrat.errors import LratError, ModelError, NoGradientError
 from lrat.hardware import differentiable
-from lrat.inputs import check_logits
 from lrat.losses import Prepared
 from lrat.outputs import failing_in_one_line, in_float32, raw_logits
 from lrat.threat import per_image

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lrat.attacks.base import Trace
-from lrat.passes import PassCounter
+from lrat.hooks import PassCounter
 
 UNTOLD = -1
 """Step and source where an attack does not tell them."""

@@ -9,8 +9,8 @@ from lrat.attacks.base import GradientAttack, Trace, Variant
 from lrat.attacks.square_l2 import L2Moves
 from lrat.attacks.square_moves import LinfMoves, Moves
 from lrat.checks import check_fields
+from lrat.data.inputs import check_logits
 from lrat.errors import DataError, SettingError
-from lrat.inputs import check_logits
 from lrat.losses import LossLike, Prepared, as_loss, cw, probability_margin
 from lrat.outputs import forward_logits
 from lrat.randomness import Noise

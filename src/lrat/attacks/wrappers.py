@@ -5,15 +5,15 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lrat.attacks.adapters import AttackLike, as_attack
 from lrat.attacks.base import Trace, Variant
-from lrat.attacks.foreign import AttackLike, as_attack
 from lrat.attacks.spent import spent, whole
 from lrat.checks import MODULE, check_fields
+from lrat.data.inputs import entering
 from lrat.hardware import device_of
-from lrat.inputs import entering
+from lrat.hooks import PassCounter
 from lrat.modes import evaluating
 from lrat.outputs import logits_of
-from lrat.passes import PassCounter
 from lrat.randomness import NoiseLike
 from lrat.types import Images, Labels, Logits
 

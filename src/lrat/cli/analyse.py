@@ -39,7 +39,7 @@ def analyse(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """How vulnerable each image is in several views, where they disagree, what the weights did."""
-    from lrat.experiments.analysing import AnalysisRequest, analyse_run
+    from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
     from lrat.experiments.attack_progress import evaluation_progress
 
     request = AnalysisRequest(

@@ -23,7 +23,7 @@ def compare(
     are one group, and every group is compared with that of the first run. One run: how far its
     evaluations with several attack seeds differ.
     """
-    from lrat.experiments.comparing import compare_places
+    from lrat.experiments.compare import compare_places
 
     compared = compare_places(runs, suite=suite)
     print(compared)

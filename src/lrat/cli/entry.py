@@ -12,15 +12,15 @@ from typing import Annotated
 import typer
 
 from lrat import __version__
-from lrat.cli.analysing import analyse
-from lrat.cli.comparing import compare
-from lrat.cli.curves import curve
-from lrat.cli.evaluating import evaluate
-from lrat.cli.listing import list_
-from lrat.cli.merging import merge
-from lrat.cli.reporting import report
-from lrat.cli.reproducing import reproduce
-from lrat.cli.training import demo, train
+from lrat.cli.analyse import analyse
+from lrat.cli.compare import compare
+from lrat.cli.curve import curve
+from lrat.cli.evaluate import evaluate
+from lrat.cli.list import list_
+from lrat.cli.merge import merge
+from lrat.cli.report import report
+from lrat.cli.reproduce import reproduce
+from lrat.cli.train import demo, train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
 from lrat.signals import SIGNALS, interrupt_once

@@ -79,10 +79,10 @@ def evaluate(
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.experiments.attack_progress import evaluation_progress
-    from lrat.experiments.evaluating import evaluate_subject
-    from lrat.experiments.request import EvaluationRequest
-    from lrat.experiments.subjects import Source
+    from lrat.experiments.evaluate import evaluate_subject
+    from lrat.experiments.evaluation_request import EvaluationRequest
     from lrat.experiments.wording import fraction_of, seconds_in
+    from lrat.runs.sources import Source
 
     request = EvaluationRequest(
         suite=suite,
@@ -113,14 +113,14 @@ def evaluate(
         out=out,
     )
     if profile:
-        from lrat.experiments.profiling import profile_evaluation
+        from lrat.experiments.profile import profile_evaluation
 
         if devices is not None:
             raise typer.BadParameter("--profile measures one process: leave out --devices")
         print(profile_evaluation(source, request))
         return
     if devices is not None:
-        from lrat.experiments.processes import evaluate_in_processes
+        from lrat.experiments.evaluate_parallel import evaluate_in_processes
 
         joined = evaluate_in_processes(source, request, evaluation_progress)
         if joined is None:  # the first of the processes speaks

@@ -9,8 +9,8 @@ def list_(
     what: Annotated[str, typer.Argument(help="methods, attacks, suites, data or models.")],
 ) -> None:
     """What there is, a line each."""
+    from lrat.config.catalogue import ALIASES, CATALOGUES
     from lrat.errors import UnknownNameError
-    from lrat.experiments.catalogue import ALIASES, CATALOGUES
 
     if what not in CATALOGUES:
         raise UnknownNameError("list", what, CATALOGUES)

@@ -13,7 +13,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="The joined folder; may be one of them.")],
 ) -> None:
     """Join the parts of one evaluation that several machines made."""
-    from lrat.evaluation.merging import merge as join
+    from lrat.evaluation.merge import merge as join
 
     joined = join(folders, out)
     print(joined)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from lrat.experiments.config import RunConfig
-from lrat.experiments.reproduce.grid import RowsProgress
+from lrat.config.settings import RunConfig
+from lrat.reproduce.grid import RowsProgress
 from lrat.text import visible
 from lrat.training import EpochRecord, Progress, StepProgress
 

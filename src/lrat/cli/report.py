@@ -21,7 +21,7 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
 ) -> None:
     """One page about runs that opens without a network: tables, curves, images, commands."""
-    from lrat.experiments.report import write_run_report
+    from lrat.reporting.report import write_run_report
 
     command = shlex.join(["lrat", *sys.argv[1:]])
     written = write_run_report(runs or [], out, title=title, suite=suite, command=command)

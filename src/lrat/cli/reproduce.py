@@ -42,10 +42,10 @@ def reproduce(
 ) -> None:
     """The paper's tables and figures on a preset: trains, attacks, writes. The same command goes
     on where an interrupted one stopped."""
-    from lrat.experiments.reproduce.presets import Choice
-    from lrat.experiments.reproduce.request import Request, check_target, rows_in, seeds_in
+    from lrat.cli.progress import rows_progress, show_tables
     from lrat.experiments.reproduce.targets import reproduce_target
-    from lrat.experiments.terminal import rows_progress, show_tables
+    from lrat.reproduce.presets import Choice
+    from lrat.reproduce.request import Request, check_target, rows_in, seeds_in
 
     check_target(target)
     choice = Choice.of(preset, set_ or (), data_root)

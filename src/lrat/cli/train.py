@@ -54,14 +54,14 @@ def train(
     profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
+    from lrat.cli.progress import training_progress
+    from lrat.config.settings import load_config, parse_assignments, read_settings
+    from lrat.distributed.launch import check_devices
+    from lrat.distributed.signals import check_minutes
     from lrat.errors import Paused
-    from lrat.experiments.config import load_config, parse_assignments, read_settings
-    from lrat.experiments.folder import default_folder
-    from lrat.experiments.launching import check_devices
-    from lrat.experiments.run import TrainedRun, train_run
-    from lrat.experiments.terminal import training_progress
+    from lrat.experiments.train import TrainedRun, train_run
     from lrat.experiments.training_processes import train_in_processes
-    from lrat.training.interrupt import check_minutes
+    from lrat.runs.folder import default_folder
 
     options = given(
         method__name=method,
@@ -81,7 +81,7 @@ def train(
     )
     check_devices(settings.device, devices, nodes)
     if profile:
-        from lrat.experiments.profiling import profile_training
+        from lrat.experiments.profile import profile_training
 
         if devices is not None:
             raise typer.BadParameter("--profile measures one process: leave out --devices")
@@ -123,10 +123,10 @@ def demo(
     workers: Annotated[int | None, typer.Option(min=1, help="Parallel rows.")] = None,
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
-    from lrat.experiments.demo import PAPER_TITLE, run_demo
+    from lrat.cli.progress import rows_progress, show_tables
     from lrat.experiments.demo_rows import Plan
-    from lrat.experiments.evaluating import processors
-    from lrat.experiments.terminal import rows_progress, show_tables
+    from lrat.experiments.evaluate import processors
+    from lrat.reproduce.demo import PAPER_TITLE, run_demo
 
     count = workers or processors()
     plan = Plan(suite=suite, epochs=epochs, acceleration=acceleration.value)

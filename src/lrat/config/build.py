@@ -12,6 +12,9 @@ from torch import nn
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
 from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
+from lrat.config.catalogue import names_users_code
+from lrat.config.settings import DataSettings, MethodSettings, RunConfig
+from lrat.config.user_code import model_from_file
 from lrat.data import (
     CropAndFlip,
     ImageData,
@@ -30,9 +33,6 @@ from lrat.errors import (
 )
 from lrat.evaluation import Member, Suite, examination
 from lrat.evaluation.examination import check_forward
-from lrat.experiments.catalogue import names_users_code
-from lrat.experiments.config import DataSettings, MethodSettings, RunConfig
-from lrat.experiments.users_code import model_from_file
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN

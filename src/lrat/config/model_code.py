@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat import __version__
-from lrat.acceleration.following import HOOKS
-from lrat.evaluation.fingerprint import Program
-from lrat.experiments.function_code import code_lines, digest, filled, named_in
+from lrat.acceleration.state import HOOKS
+from lrat.config.fingerprints import code_lines, digest, filled, named_in
+from lrat.evaluation.storage.fingerprint import Program
 from lrat.experiments.own_names import DEFAULT_REPR, without_addresses
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, np.generic, Enum)

@@ -11,9 +11,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lrat.checks import ARGUMENTS
+from lrat.config import catalogue
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments import catalogue
-from lrat.reading import parse_yaml, read_yaml, trouble
+from lrat.files.read import parse_yaml, read_yaml, trouble
 from lrat.text import cut, shown
 
 _KEEPING = {

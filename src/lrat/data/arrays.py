@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrat.data.inputs import class_numbers, dtype_name, plain_tensor, unit_pixels
 from lrat.errors import DataError
-from lrat.inputs import class_numbers, dtype_name, plain_tensor, unit_pixels
 from lrat.types import Batch
 
 _USUAL_CHANNELS = (1, 3, 4)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.archives import check_sizes
 from lrat.data.arrays import Splits, image_data
 from lrat.data.subset import VALIDATION_FRACTION, stratified_subset, training_parts
 from lrat.errors import DataError, LratError
-from lrat.reading import open_stored
+from lrat.files.archives import check_sizes
+from lrat.files.read import open_stored
 from lrat.text import reason
 
 _KEYS = {

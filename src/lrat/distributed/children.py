@@ -20,11 +20,11 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
+from lrat.distributed.signals import StopRequest, stopping
 from lrat.errors import Interrupted, LratError
 from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
 from lrat.signals import SIGNALS
 from lrat.text import in_one_line
-from lrat.training.interrupt import StopRequest, stopping
 
 _SECONDS_FOR_THE_CAUSE = 5.0
 """Who loses its connection to a process that dies may be heard before that death is."""

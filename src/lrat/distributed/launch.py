@@ -17,10 +17,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
+from lrat.config import build
+from lrat.distributed.children import ConnectionLostError, in_team
 from lrat.errors import ConfigurationError
-from lrat.experiments import build
 from lrat.experiments.lifeline import left_at_the_second_signal
-from lrat.experiments.team import ConnectionLostError, in_team
 from lrat.hardware import float32_settings, set_float32
 from lrat.text import reason
 

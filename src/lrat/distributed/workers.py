@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from lrat.distributed.signals import StopRequest
 from lrat.errors import Interrupted, LratError
 from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
 from lrat.signals import SIGNALS
-from lrat.training.interrupt import StopRequest
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.5

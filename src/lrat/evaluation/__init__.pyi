@@ -1,4 +1,3 @@
-from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.comparison import (
     AttackSeedSpread,
     Comparison,
@@ -17,6 +16,7 @@ from lrat.evaluation.comparison import (
     welch,
 )
 from lrat.evaluation.curve import security_curve
+from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.evaluate import Progress, evaluate_suite
 from lrat.evaluation.masking import Check, Panel, masking_panel
 from lrat.evaluation.outcomes import NATURAL, Outcomes

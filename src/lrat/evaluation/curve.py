@@ -16,7 +16,7 @@ from torch import nn
 from lrat.attacks.base import Attack
 from lrat.checks import ARGUMENTS, FUNCTION, MODULE, TEXT, checked
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.brackets import Brackets, Curve, Positions, epsilon_at
+from lrat.evaluation.curve_result import Brackets, Curve, Positions, epsilon_at
 from lrat.evaluation.evaluate import evaluate_suite
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult

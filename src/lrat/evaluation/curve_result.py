@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lrat.errors import DataError
 from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
 
 Positions = npt.NDArray[np.int64]
 _SHOWN_ROWS = 8

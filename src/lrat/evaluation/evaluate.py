@@ -14,13 +14,13 @@ from torch import nn
 from lrat.checks import MODULE, checked, instance, one_of
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode
-from lrat.evaluation.gallery import Gallery
 from lrat.evaluation.outcomes import Outcomes
-from lrat.evaluation.pacing import NothingFinishedError, OutOfTimeError, growing
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.running import NoiseKind, Run
-from lrat.evaluation.storage import Identity, OutcomeStore
+from lrat.evaluation.runner import NoiseKind, Run
+from lrat.evaluation.storage.gallery import Gallery
+from lrat.evaluation.storage.store import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
+from lrat.evaluation.time_limit import NothingFinishedError, OutOfTimeError, growing
 from lrat.hardware import device_of
 from lrat.modes import evaluating, usual_autograd
 from lrat.randomness import random_state_kept

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.following import hooks_of, is_of
+from lrat.acceleration.state import hooks_of, is_of
 from lrat.attacks.gradient import computes_in
+from lrat.data.inputs import channels_cure, from_zero
 from lrat.data.scale import odd_scale
 from lrat.errors import LratError, ModelError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
-from lrat.inputs import channels_cure, from_zero
 from lrat.modes import equal, evaluating, tensors_kept, training_modes
 from lrat.outputs import NEVER, forward_logits, raw_logits
 from lrat.randomness import random_state_kept

@@ -7,8 +7,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from lrat.attacks.confirm import float32_logits
+from lrat.data.inputs import check_classes, unit_pixels
 from lrat.errors import DataError, NonFiniteError
-from lrat.inputs import check_classes, unit_pixels
 from lrat.outputs import NEVER
 from lrat.types import Batch
 

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.fingerprint import read_fingerprint
-from lrat.evaluation.gallery import GALLERY, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.records import read_identity, write_summary
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import (
+from lrat.evaluation.storage.fingerprint import read_fingerprint
+from lrat.evaluation.storage.gallery import GALLERY, gather
+from lrat.evaluation.storage.records import read_identity, write_summary
+from lrat.evaluation.storage.store import (
     EXTENT,
     FINGERPRINT,
     IDENTITY,
@@ -35,8 +35,8 @@ from lrat.evaluation.storage import (
     read_notes,
     read_parts,
 )
-from lrat.files import is_temporary, read_tensors, write_atomically
-from lrat.reading import is_there, listed, open_stored, read_whole
+from lrat.files.read import is_there, listed, open_stored, read_whole
+from lrat.files.write import is_temporary, read_tensors, write_atomically
 
 Rows = npt.NDArray[np.int64]
 _VERDICT = ("label", "fooled")

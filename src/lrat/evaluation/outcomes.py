@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
 
 NATURAL = "natural"
 """The name under which clean images are recorded."""

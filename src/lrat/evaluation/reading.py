@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lrat.errors import RunFolderError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.storage import read_one_part
+from lrat.evaluation.storage.store import read_one_part
 from lrat.losses import logit_margin
 from lrat.types import Batch
 

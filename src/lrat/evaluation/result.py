@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.records import check_summary, notes_of
 from lrat.evaluation.statistics import Proportion, mean_proportion, wilson
-from lrat.evaluation.storage import SUMMARY, Identity, read_finished
+from lrat.evaluation.storage.records import check_summary, notes_of
+from lrat.evaluation.storage.store import SUMMARY, Identity, read_finished
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
+from lrat.attacks.adapters import protected_from, returned_images
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import protected_from, returned_images
 from lrat.attacks.spent import spent
+from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.examination import examine
 from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
-from lrat.evaluation.pacing import OutOfTimeError
-from lrat.evaluation.storage import OutcomeStore
+from lrat.evaluation.storage.store import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
+from lrat.evaluation.time_limit import OutOfTimeError
 from lrat.evaluation.watching import GradientWatch, without_gradient
 from lrat.hardware import full_float32
-from lrat.inputs import trusting
+from lrat.hooks import PassCounter
 from lrat.losses import logit_margin
 from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits
-from lrat.passes import PassCounter
 from lrat.randomness import Keyed, Noise, Sequential, keys, seeded_randomness
 from lrat.threat import Ball, Region
 from lrat.types import Batch

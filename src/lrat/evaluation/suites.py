@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+from lrat.attacks.adapters import as_attack
 from lrat.attacks.apgd import APGD
 from lrat.attacks.base import Attack
 from lrat.attacks.cascade import AutoAttack, Cascade, Restarts
 from lrat.attacks.fab import FAB
-from lrat.attacks.foreign import as_attack
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
-from lrat.attacks.through import LogitScaled
+from lrat.attacks.wrappers import LogitScaled
 from lrat.checks import check_fields, checked, tuple_of
 from lrat.errors import SettingError
 from lrat.evaluation.outcomes import NATURAL

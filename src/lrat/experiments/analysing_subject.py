@@ -6,14 +6,14 @@ from typing import Literal
 
 from torch import nn
 
+from lrat.config import build
+from lrat.config.settings import RunConfig
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError, RunFolderError
-from lrat.experiments import build
-from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import CONTENTS, read_config
-from lrat.experiments.run import load_weights
-from lrat.experiments.weights import fill
-from lrat.reading import read_record
+from lrat.experiments.train import load_weights
+from lrat.files.read import read_record
+from lrat.runs.folder import CONTENTS, read_config
+from lrat.runs.weights import fill
 
 Part = Literal["train", "test"]
 

@@ -8,10 +8,10 @@ from lrat.analysis import margin_distributions
 from lrat.analysis.embedding import LEAST, engine_of, perplexity_of
 from lrat.analysis.views import Columns
 from lrat.analysis.weights import EDGES, LOW
+from lrat.config import build
 from lrat.data import ImageData
 from lrat.evaluation.statistics import wilson
-from lrat.experiments import build
-from lrat.experiments.analysing_request import AnalysisRequest
+from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.analysing_subject import Analysed
 
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.checks import FUNCTION, MODULE, Rule, checked, instance, one_of
+from lrat.config import build, catalogue
+from lrat.config.settings import MethodSettings, TrainingSettings
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
@@ -23,19 +25,13 @@ from lrat.data import (
 )
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
-from lrat.evaluation.running import NoiseKind
-from lrat.evaluation.storage import IDENTITY
-from lrat.experiments import build, catalogue
-from lrat.experiments.config import MethodSettings, TrainingSettings
-from lrat.experiments.evaluating import EvaluationRequest, evaluate_network
-from lrat.experiments.folder import has_begun
-from lrat.experiments.identity import Reading
-from lrat.experiments.lock import locked
+from lrat.evaluation.runner import NoiseKind
+from lrat.evaluation.storage.store import IDENTITY
+from lrat.experiments.evaluate import EvaluationRequest, evaluate_network
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
-from lrat.experiments.measures import CLEAN_SUBSET, accuracy_measure, guards
+from lrat.experiments.monitoring import CLEAN_SUBSET, accuracy_measure, guards
 from lrat.experiments.own_names import own_names, without_addresses
 from lrat.experiments.suite_names import check_suite
-from lrat.experiments.suites import suite as suite_named
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
@@ -43,6 +39,10 @@ from lrat.models.hookless import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
+from lrat.runs.folder import has_begun
+from lrat.runs.identity import Reading
+from lrat.runs.lock import locked
+from lrat.runs.suites import suite as suite_named
 from lrat.text import shown
 from lrat.threat import BALL, Ball, as_ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
+from lrat.cli.progress import bars_with, duration, say
 from lrat.evaluation import Progress
-from lrat.experiments.evaluating import ProgressCallback
-from lrat.experiments.terminal import bars_with, duration, say
+from lrat.experiments.evaluate import ProgressCallback
 from lrat.text import visible
 
 _QUIET_SECONDS = 5.0

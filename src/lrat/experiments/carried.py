@@ -9,15 +9,15 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.attacks import Attack, Transfer, Variant
+from lrat.config import build
 from lrat.data import ImageData
 from lrat.errors import LratError, ModelError, NonFiniteError
 from lrat.evaluation import Suite
 from lrat.evaluation.watching import GradientWatch
-from lrat.experiments import build
-from lrat.experiments.subjects import Source
-from lrat.experiments.weights import weights_digest
 from lrat.hardware import move
 from lrat.randomness import NoiseLike
+from lrat.runs.sources import Source
+from lrat.runs.weights import weights_digest
 from lrat.types import Images, Labels, Logits
 
 _DIGITS = 16

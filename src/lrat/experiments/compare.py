@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation.comparison.group_scores import compare_groups
 from lrat.evaluation.comparison.group_table import GroupComparison
-from lrat.evaluation.comparison.grouping import compare_groups
 from lrat.evaluation.comparison.groups import Group, Run
 from lrat.evaluation.comparison.spread import AttackSeedSpread, attack_seed_spread
-from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
 from lrat.experiments.found import checkpoint_of, of_other_seeds, one_of_each
-from lrat.files import write_json
-from lrat.reading import read_record
+from lrat.files.read import read_record
+from lrat.files.write import write_json
+from lrat.runs.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
+from lrat.cli.progress import bars_with, say
 from lrat.evaluation.curve import CurveProgress
 from lrat.experiments.curves import ProgressCallback
-from lrat.experiments.terminal import bars_with, say
 from lrat.text import visible
 
 _BETWEEN_LINES = 10.0

@@ -8,23 +8,23 @@ from typing import Any, Literal, TypeAlias
 
 from lrat.acceleration import View
 from lrat.checks import ARGUMENTS, TEXT, check_fields, optional, threat_parts
+from lrat.config import build
 from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
-from lrat.evaluation.brackets import Brackets, Curve
 from lrat.evaluation.curve import CurveProgress, security_curve
+from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.storage import IDENTITY, claim
+from lrat.evaluation.storage.store import IDENTITY, claim
 from lrat.evaluation.suites import Member
-from lrat.experiments import build
-from lrat.experiments.folder import CURVE, CURVES, OFF, read_config
-from lrat.experiments.identity import Reading
 from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import Source, Subject, own_folder
-from lrat.files import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
+from lrat.files.read import read_record, read_whole
+from lrat.files.write import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
-from lrat.reading import read_record, read_whole
 from lrat.reporting.figures import Drawn, security_curve_figure
+from lrat.runs.folder import CURVE, CURVES, OFF, read_config
+from lrat.runs.identity import Reading
+from lrat.runs.sources import Source, Subject, own_folder
 from lrat.threat import as_ball
 
 FIGURES = "figures"

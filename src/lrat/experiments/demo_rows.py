@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from lrat.config.settings import load_config
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.config import load_config
-from lrat.experiments.evaluating import evaluate_run
-from lrat.experiments.folder import EVALUATIONS
-from lrat.experiments.paper import DEMO_PRESET
-from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
+from lrat.experiments.evaluate import evaluate_run
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.reproduce.rows import LONG_BASELINE, row_layer
-from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.run import train_run
 from lrat.experiments.suite_names import check_suite, slug
+from lrat.experiments.train import train_run
+from lrat.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
+from lrat.reproduce.paper import DEMO_PRESET
+from lrat.runs.folder import EVALUATIONS
 
 FORWARDS = {
     "lrat-saa+cw": 76,

@@ -9,26 +9,26 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
+from lrat.config import build
+from lrat.config.fingerprints import own_functions
 from lrat.data import ImageData, in_order, stratified_subset
+from lrat.distributed.launch import processors
 from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.evaluation.reading import check_answers, stored_clean
-from lrat.evaluation.storage import IDENTITY, PARTS
-from lrat.experiments import build
+from lrat.evaluation.storage.store import IDENTITY, PARTS
 from lrat.experiments.carried import prepare_sources, seen_alike
+from lrat.experiments.evaluation_request import EvaluationRequest, descriptions, digest_of_attacks
 from lrat.experiments.exhibits import chosen_gallery
-from lrat.experiments.folder import OFF, evaluated
-from lrat.experiments.function_code import own_functions
-from lrat.experiments.identity import Reading
-from lrat.experiments.launching import processors
-from lrat.experiments.request import EvaluationRequest, descriptions, digest_of_attacks
 from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import Source, Subject, model_identity, own_folder
-from lrat.experiments.suites import suite
+from lrat.files.read import is_there
 from lrat.hardware import move
 from lrat.randomness import Keyed, keys, random_state_kept
-from lrat.reading import is_there
+from lrat.runs.folder import OFF, evaluated
+from lrat.runs.identity import Reading
+from lrat.runs.sources import Source, Subject, model_identity, own_folder
+from lrat.runs.suites import suite
 from lrat.threat import Ball, as_ball
 
 __all__ = [

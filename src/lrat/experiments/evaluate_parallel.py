@@ -14,21 +14,21 @@ from typing import Any, TypeAlias
 
 import torch
 
+from lrat.distributed.launch import Spread, in_processes, share_processors
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult, Progress
-from lrat.evaluation.merging import complete
-from lrat.evaluation.pacing import NothingFinishedError
-from lrat.evaluation.storage import EXTENT, read_extent
-from lrat.experiments.evaluating import (
+from lrat.evaluation.merge import complete
+from lrat.evaluation.storage.store import EXTENT, read_extent
+from lrat.evaluation.time_limit import NothingFinishedError
+from lrat.experiments.evaluate import (
     EvaluationRequest,
     ProgressCallback,
     begin_evaluation,
     evaluate_network,
     evaluation_folder,
 )
-from lrat.experiments.launching import Spread, in_processes, share_processors
-from lrat.experiments.subjects import Source
-from lrat.files import appears
+from lrat.files.write import appears
+from lrat.runs.sources import Source
 from lrat.threat import as_ball
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]

@@ -4,7 +4,7 @@ from math import prod
 
 from lrat.data import ImageData, stratified_subset
 from lrat.evaluation import Suite
-from lrat.evaluation.gallery import Gallery
+from lrat.evaluation.storage.gallery import Gallery
 
 IMAGES = 32
 """So many where nobody says how many."""

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrat.config import catalogue
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
-from lrat.experiments import catalogue
-from lrat.experiments.folder import EVALUATIONS, evaluated
 from lrat.experiments.suite_names import names_a_file, slug
-from lrat.reading import listed, trouble
+from lrat.files.read import listed, trouble
+from lrat.runs.folder import EVALUATIONS, evaluated
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
 _SEED = re.compile(r"-seed-\d+")

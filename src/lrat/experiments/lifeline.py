@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from lrat.distributed import signals
 from lrat.signals import URGENT
 from lrat.streams import tolerant_output
-from lrat.training import interrupt as signals
 
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

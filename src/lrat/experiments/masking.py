@@ -8,17 +8,17 @@ from typing import Any
 import torch
 
 from lrat.acceleration import View
+from lrat.config import build
 from lrat.data import ImageData, stratified_subset
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
-from lrat.evaluation.storage import SUMMARY, digest_of
-from lrat.experiments import build
-from lrat.experiments.folder import PANEL
-from lrat.experiments.request import EvaluationRequest
+from lrat.evaluation.storage.store import SUMMARY, digest_of
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import Subject
-from lrat.files import write_json
+from lrat.files.read import read_record, read_whole
+from lrat.files.write import write_json
 from lrat.hardware import move
-from lrat.reading import read_record, read_whole
+from lrat.runs.folder import PANEL
+from lrat.runs.sources import Subject
 from lrat.threat import as_ball
 
 IMAGES = 256

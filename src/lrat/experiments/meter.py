@@ -9,9 +9,7 @@ from torch import nn
 
 from lrat.acceleration import FastView, View, describe
 from lrat.attacks.base import Attack, Variant
-from lrat.modes import evaluating
-from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
-from lrat.profiling import (
+from lrat.experiments.clocks import (
     BACKWARD,
     FORWARD,
     PassClock,
@@ -22,6 +20,8 @@ from lrat.profiling import (
     part,
     saved_activations,
 )
+from lrat.modes import evaluating
+from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.randomness import NoiseLike
 from lrat.reporting.profile import Part, Profile
 from lrat.types import Batch, Images, Labels, Logits

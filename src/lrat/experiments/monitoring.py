@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
+from lrat.config import build
+from lrat.config.settings import RunConfig
 from lrat.data import ImageData, Splits, in_order, stratified_subset
 from lrat.data.scale import SCALE_WORDS
+from lrat.distributed.group import Alone, Crew
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
-from lrat.experiments import build
-from lrat.experiments.config import RunConfig
 from lrat.threat import Ball, as_ball
 from lrat.training import Progress, Watch
-from lrat.training.crew import Alone, Crew
 from lrat.training.guards import Guards, ImageScale, Measured, Probe, probe_size, standard_guards
 from lrat.training.watch import Measure, Silent, Tracker
 

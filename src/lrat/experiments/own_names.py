@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrat.experiments.function_code import code_digest, parts_of
+from lrat.config.fingerprints import code_digest, parts_of
 
 DEFAULT_REPR: Any = object.__repr__
 """That of objects which print as their class alone."""

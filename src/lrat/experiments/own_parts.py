@@ -11,9 +11,9 @@ from functools import cache
 from torch import Tensor, nn
 
 from lrat.attacks import Attack, Variant, as_attack
+from lrat.config.catalogue import names_users_code
+from lrat.config.user_code import file_digest, in_users_code, object_from_file
 from lrat.errors import SettingError, UnknownNameError
-from lrat.experiments.catalogue import names_users_code
-from lrat.experiments.users_code import file_digest, in_users_code, object_from_file
 from lrat.losses import (
     Loss,
     Prepared,

@@ -11,19 +11,19 @@ from itertools import islice
 import torch
 from torch import nn
 
+from lrat.config import build
+from lrat.config.settings import RunConfig
 from lrat.data import ImageData, InMemory, in_order, stratified_subset
 from lrat.evaluation import Suite, evaluate_suite
-from lrat.experiments import build
-from lrat.experiments.config import RunConfig
+from lrat.experiments.clocks import PhaseClock, image_pass_flop, weight_pass_flop
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObjective, Meter
-from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.subjects import Source
-from lrat.experiments.suites import suite
 from lrat.hardware import move
 from lrat.modes import evaluating, training_modes
 from lrat.outputs import forward_logits
-from lrat.profiling import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.reporting.profile import Profile
+from lrat.runs.sources import Source
+from lrat.runs.suites import suite
 from lrat.threat import as_ball
 from lrat.training.metrics import EpochSums
 from lrat.training.step import Stepper

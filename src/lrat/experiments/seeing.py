@@ -6,9 +6,9 @@ from torch import nn
 
 from lrat.acceleration import Choices, View, describe
 from lrat.errors import RunFolderError
-from lrat.experiments.folder import ACCELERATION, OFF
-from lrat.files import write_json
-from lrat.reading import NOT_AS_WRITTEN, is_there, read_json
+from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json
+from lrat.files.write import write_json
+from lrat.runs.folder import ACCELERATION, OFF
 
 
 def record_choices(folder: Path, view: nn.Module) -> None:

@@ -22,12 +22,12 @@ from lrat.attacks import (
     Square,
 )
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
+from lrat.config.catalogue import names_users_code
 from lrat.errors import ConfigurationError, SettingError, UnknownNameError
 from lrat.evaluation import Suite, custom
 from lrat.experiments.carried import transferred
-from lrat.experiments.catalogue import names_users_code
 from lrat.experiments.own_parts import loss_named, own_attack
-from lrat.reading import read_yaml, trouble
+from lrat.files.read import read_yaml, trouble
 from lrat.text import cut, shown
 from lrat.threat import Ball
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lrat.experiments import catalogue
+from lrat.config import catalogue
 
 
 def run_name(run: Path | str) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrat.config.catalogue import names_users_code
+from lrat.config.user_code import in_users_code, object_from_file
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments.catalogue import names_users_code
-from lrat.experiments.users_code import in_users_code, object_from_file
 from lrat.training.metrics import EpochRecord
 from lrat.training.watch import Tracker
 

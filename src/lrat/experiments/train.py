@@ -12,14 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View, describe
+from lrat.config import build
+from lrat.config.catalogue import names_users_code
+from lrat.config.settings import RunConfig
+from lrat.config.user_code import file_digest
 from lrat.data import ImageData, InMemory, Splits
+from lrat.distributed.group import Alone, Crew, first_to_differ
+from lrat.distributed.signals import check_minutes
 from lrat.errors import DataError, RunFolderError
-from lrat.experiments import build
-from lrat.experiments.catalogue import names_users_code
-from lrat.experiments.config import RunConfig
 from lrat.experiments.crew import synchronised
 from lrat.experiments.environment import environment
-from lrat.experiments.folder import (
+from lrat.experiments.monitoring import selection_key, watch
+from lrat.experiments.seeing import record_choices, recorded_choices
+from lrat.experiments.trackers import build_trackers
+from lrat.files.read import is_there
+from lrat.files.write import appears, write_atomically, write_json, write_text
+from lrat.hardware import move
+from lrat.randomness import random_state_kept
+from lrat.runs.folder import (
     CONFIG,
     CONTENTS,
     ENVIRONMENT,
@@ -29,20 +39,10 @@ from lrat.experiments.folder import (
     claim,
     has_begun,
 )
-from lrat.experiments.identity import Reading
-from lrat.experiments.lock import locked
-from lrat.experiments.measures import selection_key, watch
-from lrat.experiments.seeing import record_choices, recorded_choices
-from lrat.experiments.trackers import build_trackers
-from lrat.experiments.users_code import file_digest
-from lrat.experiments.weights import read_safetensors, write_safetensors
-from lrat.files import appears, write_atomically, write_json, write_text
-from lrat.hardware import move
-from lrat.randomness import random_state_kept
-from lrat.reading import is_there
+from lrat.runs.identity import Reading
+from lrat.runs.lock import locked
+from lrat.runs.weights import read_safetensors, write_safetensors
 from lrat.training import Progress, Storage, TrainingResult, Watch, train
-from lrat.training.crew import Alone, Crew, first_to_differ
-from lrat.training.interrupt import check_minutes
 from lrat.training.state import reported
 from lrat.training.watch import tell
 

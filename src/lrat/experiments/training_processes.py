@@ -11,19 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lrat.errors import ConfigurationError, Interrupted, ModelError
-from lrat.experiments.config import RunConfig
-from lrat.experiments.crew import FabricCrew, check_synchronised, unused_parameters
-from lrat.experiments.launching import (
+from lrat.config.settings import RunConfig
+from lrat.distributed.launch import (
     Spread,
     check_devices,
     device_for_others,
     in_processes,
     share_processors,
 )
-from lrat.experiments.run import TrainedRun, train_run
+from lrat.distributed.signals import check_minutes, holding
+from lrat.errors import ConfigurationError, Interrupted, ModelError
+from lrat.experiments.crew import FabricCrew, check_synchronised, unused_parameters
+from lrat.experiments.train import TrainedRun, train_run
 from lrat.training import Progress
-from lrat.training.interrupt import check_minutes, holding
 
 Watcher: TypeAlias = Callable[[RunConfig], AbstractContextManager[Progress]]
 _PATIENCE = timedelta(hours=2)

@@ -9,25 +9,25 @@ import numpy as np
 import torch
 
 from lrat.acceleration import View, describe
+from lrat.config import build, catalogue
 from lrat.data import ImageData
 from lrat.errors import DataError
 from lrat.evaluation import EvaluationResult, Outcomes, Suite
-from lrat.evaluation.records import read_identity
-from lrat.evaluation.storage import IDENTITY
+from lrat.evaluation.storage.records import read_identity
+from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
-from lrat.experiments import build, catalogue
-from lrat.experiments.folder import OFF, evaluated
 from lrat.experiments.found import finished_at
 from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import Source, Subject, own_folder
 from lrat.experiments.suite_names import check_suite
-from lrat.experiments.suites import suite
-from lrat.experiments.why_words import Told, paths_table
-from lrat.files import write_table
+from lrat.experiments.why_text import Told, paths_table
+from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
+from lrat.runs.folder import OFF, evaluated
+from lrat.runs.sources import Source, Subject, own_folder
+from lrat.runs.suites import suite
 from lrat.threat import as_ball
 
 FIGURES = "figures"

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from lrat.archives import check_sizes
 from lrat.errors import RunFolderError
-from lrat.reading import (
+from lrat.files.archives import check_sizes
+from lrat.files.read import (
     CHECKSUM,
     check_inside,
     checksum,

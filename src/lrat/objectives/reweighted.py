@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lrat.attacks.adapters import BOX, AttackLike, as_attack
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import BOX, AttackLike, as_attack
-from lrat.attacks.shared import Asked, attack_together, rows_that_pay
+from lrat.attacks.batched import Asked, attack_together, rows_that_pay
 from lrat.checks import check_fields, instance, one_of, tuple_of
 from lrat.errors import SettingError
 from lrat.losses import LossLike, cross_entropy

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lrat.attacks.adapters import BOX, AttackLike, as_attack, protected_from
 from lrat.attacks.base import Variant
-from lrat.attacks.foreign import BOX, AttackLike, as_attack, protected_from
 from lrat.checks import FLAG, NOT_NEGATIVE, check_fields
 from lrat.losses import Loss, LossLike, cross_entropy, kl
 from lrat.modes import evaluating

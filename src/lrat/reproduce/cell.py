@@ -7,23 +7,23 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from lrat.config.settings import RunConfig
 from lrat.errors import NonFiniteError
-from lrat.experiments.config import RunConfig
-from lrat.experiments.evaluating import evaluate_subject
-from lrat.experiments.folder import EVALUATIONS, PANEL, threat_slug
-from lrat.experiments.lock import alone
+from lrat.experiments.evaluate import evaluate_subject
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.masking import IMAGES, examine
-from lrat.experiments.reproduce.grid import Cell, Evaluation, Quiet
 from lrat.experiments.reproduce.work import (
     MASKING_FORWARDS,
     evaluation_forwards,
     monitor_forwards,
     training_forwards,
 )
-from lrat.experiments.request import EvaluationRequest
-from lrat.experiments.run import train_run
-from lrat.experiments.subjects import Source
 from lrat.experiments.suite_names import slug
+from lrat.experiments.train import train_run
+from lrat.reproduce.grid import Cell, Evaluation, Quiet
+from lrat.runs.folder import EVALUATIONS, PANEL, threat_slug
+from lrat.runs.lock import alone
+from lrat.runs.sources import Source
 
 QUICK = "quick"
 _WITH_AUTOATTACK = {"paper", "strong"}

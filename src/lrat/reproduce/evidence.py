@@ -9,25 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from lrat.config import build
+from lrat.config.settings import DataSettings, RunConfig, differences
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel
-from lrat.experiments import build
-from lrat.experiments.config import DataSettings, RunConfig, differences
-from lrat.experiments.folder import (
-    ENVIRONMENT,
-    METRICS,
-    MODEL,
-    PANEL,
-    evaluated,
-    read_config,
-)
 from lrat.experiments.found import finished_at
-from lrat.experiments.reproduce.layout import RunPlace
-from lrat.experiments.reproduce.making import Attacks, evaluation_name
-from lrat.experiments.reproduce.presets import Choice
-from lrat.experiments.run import load_weights
-from lrat.experiments.weights import weights_digest
-from lrat.reading import NOT_AS_WRITTEN, read_record, read_text, trouble
+from lrat.experiments.train import load_weights
+from lrat.files.read import NOT_AS_WRITTEN, read_record, read_text, trouble
+from lrat.reproduce.cell import Attacks, evaluation_name
+from lrat.reproduce.folder import RunPlace
+from lrat.reproduce.presets import Choice
+from lrat.runs.folder import ENVIRONMENT, METRICS, MODEL, PANEL, evaluated, read_config
+from lrat.runs.weights import weights_digest
 from lrat.training import EpochRecord
 
 _AGAIN = "bring it back, or move the run's folder away and train it again"

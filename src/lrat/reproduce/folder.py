@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrat.experiments.folder import WEIGHTS
+from lrat.runs.folder import WEIGHTS
 
 PRESET = "preset.json"
 RUNS = "runs"

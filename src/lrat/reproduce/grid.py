@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
+from lrat.distributed.signals import stopping
+from lrat.distributed.workers import in_workers
 from lrat.errors import Interrupted
-from lrat.experiments.workers import in_workers
 from lrat.training import EpochRecord, StepProgress
-from lrat.training.interrupt import stopping
 
 SHORT_EVALUATION, TIER, PAPER, STRONG = 40.0, 680.0, 2_780.0, 5_000.0
 EVALUATION_FORWARDS = {

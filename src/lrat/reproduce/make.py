@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import LratError
-from lrat.experiments.paper import TABLE_1, TABLE_2, PaperRow
-from lrat.experiments.reproduce import history, words
-from lrat.experiments.reproduce.collecting import Evidence, read_runs
-from lrat.experiments.reproduce.grid import Watcher
-from lrat.experiments.reproduce.layout import finished_runs
-from lrat.experiments.reproduce.making import Attacks
-from lrat.experiments.reproduce.request import Request
+from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE
-from lrat.experiments.reproduce.running import attacks_of, make_runs, wanted_rows
-from lrat.experiments.reproduce.tables import Table, make_table
-from lrat.files import write_json, write_text
+from lrat.files.write import write_json, write_text
 from lrat.reporting.tables import to_markdown
+from lrat.reproduce import table_text
+from lrat.reproduce.cell import Attacks
+from lrat.reproduce.evidence import Evidence, read_runs
+from lrat.reproduce.folder import finished_runs
+from lrat.reproduce.grid import Watcher
+from lrat.reproduce.make_runs import attacks_of, make_runs, wanted_rows
+from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
+from lrat.reproduce.request import Request
+from lrat.reproduce.tables import Table, make_table
 
 _PAPER: Mapping[str, PaperRow] = {**TABLE_1, **TABLE_2}
 _ROWS: Mapping[str, Sequence[str]] = {
@@ -68,8 +69,8 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     about = f"{len(table.rows)} rows, {sum(len(row.seeds) for row in table.rows)} runs"
     history.note(request.out, request.target, request.command, seconds=seconds, about=about)
     return Report(
-        tables=words.in_brief(table),
-        conclusion=words.conclusion(table),
+        tables=table_text.in_brief(table),
+        conclusion=table_text.conclusion(table),
         paths=(request.out / f"{request.target}.md", request.out / f"{request.target}.json"),
         seconds=seconds,
         failed=tuple(failed),
@@ -159,8 +160,8 @@ def markdown(request: Request, attacks: Attacks, table: Table, other: Table | No
     changed = f" Changed for all rows: {', '.join(request.choice.set)}." * bool(request.choice.set)
     about = [
         f"Preset {preset.name}: {preset.about}.{changed} {table.threat}; {suite}; weights of "
-        f"{words.epochs(table)}.",
-        words.about_intervals(table),
+        f"{table_text.epochs(table)}.",
+        table_text.about_intervals(table),
         "Paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images, one run; compare the order of "
         "rows and their differences, not the values.",
         *(f"Not run: {', '.join(table.missing)}." for _ in table.missing[:1]),
@@ -172,20 +173,20 @@ def markdown(request: Request, attacks: Attacks, table: Table, other: Table | No
             "",
             " ".join(about),
             "",
-            to_markdown(words.scores(table)),
-            words.to_text("Differences in points", words.differences(table)),
-            words.LEGEND,
+            to_markdown(table_text.scores(table)),
+            table_text.to_text("Differences in points", table_text.differences(table)),
+            table_text.LEGEND,
             "",
-            words.conclusion(table),
+            table_text.conclusion(table),
             "",
-            *(() if other is None else words.other_epoch(table, other)),
-            words.to_text("Cost and masking", words.costs(table)),
+            *(() if other is None else table_text.other_epoch(table, other)),
+            table_text.to_text("Cost and masking", table_text.costs(table)),
             "Forwards and backwards of training per image and epoch; seconds of its steps, which "
             "depend on what else the machine did. Masking: the panel's verdict and the checks that "
             "were not passed, in so many of the runs.",
             "",
-            words.to_text("Every run, accuracy in per cent", words.per_run(table)),
-            *(() if other is None else (to_markdown(words.per_run(other)),)),
+            table_text.to_text("Every run, accuracy in per cent", table_text.per_run(table)),
+            *(() if other is None else (to_markdown(table_text.per_run(other)),)),
             f"Made by `{request.command}`.",
             "",
         ]

@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lrat.experiments import build
-from lrat.experiments.launching import processors
+from lrat.cli.progress import duration
+from lrat.config import build
+from lrat.distributed.launch import processors
 from lrat.experiments.reproduce.claiming import check, claim
-from lrat.experiments.reproduce.collecting import image_counts
-from lrat.experiments.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
-from lrat.experiments.reproduce.layout import run_folder, run_name
-from lrat.experiments.reproduce.making import Attacks, MadeRun, Maker, RunTask
-from lrat.experiments.reproduce.request import Request, check_rows
 from lrat.experiments.reproduce.work import seconds_per_forward
-from lrat.experiments.terminal import duration
+from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask
+from lrat.reproduce.evidence import image_counts
+from lrat.reproduce.folder import run_folder, run_name
+from lrat.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
+from lrat.reproduce.request import Request, check_rows
 
 
 def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:

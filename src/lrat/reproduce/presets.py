@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrat.config.settings import RunConfig, load_config, parse_assignments
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments.config import RunConfig, load_config, parse_assignments
 from lrat.experiments.reproduce.rows import LONG_BASELINE, LONG_SUFFIX, row_layer
 
 _DROP = 0.6

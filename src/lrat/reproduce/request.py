@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lrat.checks import PATHS, TEXT, Rule, check_fields, instance, tuple_of, whole
+from lrat.config import build, catalogue
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments import build, catalogue
-from lrat.experiments.paper_figures_needs import FIGURES, PARTS
-from lrat.experiments.reproduce.presets import Choice
 from lrat.experiments.reproduce.rows import check_row
-from lrat.experiments.reproduce.sensitivity_rows import check_studies
+from lrat.reproduce.figures.needs import FIGURES, PARTS
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.studies import check_studies
 
 TABLES = ("table1", "table2")
 SENSITIVITY = "sensitivity"

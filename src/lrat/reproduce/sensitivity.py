@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from lrat.checks import threat_parts
+from lrat.config import build
 from lrat.errors import LratError
-from lrat.evaluation.comparison.grouping import adjusted
+from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.experiments import build
 from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.claiming import check, claim
-from lrat.experiments.reproduce.collecting import Evidence, image_counts, read_run
-from lrat.experiments.reproduce.grid import Watcher
-from lrat.experiments.reproduce.layout import SENSITIVITY, RunPlace, run_name
-from lrat.experiments.reproduce.making import Attacks, RunTask
-from lrat.experiments.reproduce.presets import Choice
-from lrat.experiments.reproduce.request import Request
-from lrat.experiments.reproduce.running import make_tasks, threads_of, workers_of
-from lrat.experiments.reproduce.sensitivity_rows import Study, Varied, distinct, studies
 from lrat.experiments.reproduce.sensitivity_words import StudyRow, StudyTable, in_brief, markdown
 from lrat.experiments.reproduce.shares import over_seeds
-from lrat.experiments.reproduce.tables import common_seeds, contrasts_with, count_right
-from lrat.experiments.reproduce.tabling import Report
-from lrat.experiments.run import load_weights
-from lrat.files import write_json, write_text
+from lrat.experiments.train import load_weights
+from lrat.files.write import write_json, write_text
+from lrat.reproduce.cell import Attacks, RunTask
+from lrat.reproduce.evidence import Evidence, image_counts, read_run
+from lrat.reproduce.folder import SENSITIVITY, RunPlace, run_name
+from lrat.reproduce.grid import Watcher
+from lrat.reproduce.make import Report
+from lrat.reproduce.make_runs import make_tasks, threads_of, workers_of
+from lrat.reproduce.presets import Choice
+from lrat.reproduce.request import Request
+from lrat.reproduce.studies import Study, Varied, distinct, studies
+from lrat.reproduce.tables import common_seeds, contrasts_with, count_right
 
 _logger = logging.getLogger(__name__)
 

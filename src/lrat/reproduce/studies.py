@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrat.config.settings import RunConfig
 from lrat.errors import UnknownNameError
-from lrat.experiments.config import RunConfig
 from lrat.experiments.reproduce.rows import LONG_STEP
 
 LRAT, SAT, GAIRAT = "lrat-saa+cw", "sat", "gairat"

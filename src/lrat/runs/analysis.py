@@ -9,8 +9,9 @@ from typing import Any
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.evaluation.storage import differences
-from lrat.files import (
+from lrat.evaluation.storage.store import differences
+from lrat.files.read import read_json, read_whole
+from lrat.files.write import (
     TABLE_SUFFIXES,
     Columns,
     discard,
@@ -19,7 +20,6 @@ from lrat.files import (
     write_json,
     write_table,
 )
-from lrat.reading import read_json, read_whole
 
 ANALYSES = "analysis"
 IDENTITY, SUMMARY = "identity.json", "summary.json"

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrat.config.settings import RunConfig, differences, load_config, read_settings
 from lrat.errors import CheckpointError, RunFolderError
-from lrat.evaluation.records import ANEW
-from lrat.evaluation.storage import FINGERPRINT, IDENTITY
-from lrat.experiments.config import RunConfig, differences, load_config, read_settings
-from lrat.experiments.lock import LOCK
-from lrat.files import is_temporary
-from lrat.reading import is_there, listed, open_stored, read_json, read_record, trouble
+from lrat.evaluation.storage.records import ANEW
+from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY
+from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
+from lrat.files.write import is_temporary
+from lrat.runs.lock import LOCK
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"

@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from lrat.config.model_code import program_of
 from lrat.data import ImageData
 from lrat.errors import RunFolderError
-from lrat.evaluation.fingerprint import (
+from lrat.evaluation.storage.fingerprint import (
     PROBE_IMAGES,
     Fingerprint,
     answers,
@@ -19,8 +20,7 @@ from lrat.evaluation.fingerprint import (
     sketches,
     write_fingerprint,
 )
-from lrat.evaluation.storage import FINGERPRINT
-from lrat.experiments.model_code import program_of
+from lrat.evaluation.storage.store import FINGERPRINT
 
 _LEARNING = "the part of the parameters that learns"
 

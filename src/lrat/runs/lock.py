@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lrat.errors import RunFolderError
-from lrat.files import discard
-from lrat.reading import check_inside
+from lrat.files.read import check_inside
+from lrat.files.write import discard
 
 LOCK = ".lock"
 _POLL_SECONDS = 0.2

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
+from lrat.config import build, catalogue
+from lrat.config.model_code import program_of
+from lrat.config.settings import DataSettings, RunConfig, load_config
+from lrat.config.user_code import code_of, model_from_file
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
-from lrat.evaluation.fingerprint import Program, differs_in_code, read_fingerprint
-from lrat.experiments import build, catalogue
-from lrat.experiments.config import DataSettings, RunConfig, load_config
-from lrat.experiments.folder import EVALUATIONS, evaluated, read_config
-from lrat.experiments.model_code import program_of
-from lrat.experiments.run import load_weights
-from lrat.experiments.users_code import code_of, model_from_file
-from lrat.experiments.weights import fill, read_safetensors, weights_digest
+from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
+from lrat.experiments.train import load_weights
+from lrat.runs.folder import EVALUATIONS, evaluated, read_config
+from lrat.runs.weights import fill, read_safetensors, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

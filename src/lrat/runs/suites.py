@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from lrat.config import catalogue
 from lrat.evaluation import Member, Suite, adaptive, paper, quick, strong, tier
-from lrat.experiments import catalogue
 from lrat.experiments.carried import Origin
 from lrat.experiments.own_parts import loss_named
 from lrat.experiments.suite_files import suite_from_file

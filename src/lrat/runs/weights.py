@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, ModelError
-from lrat.experiments.folder import BESIDE_TENSORS, read_weights
 from lrat.experiments.own_names import without_addresses
-from lrat.reading import NOT_AS_WRITTEN, parse_json, safetensors_metadata
+from lrat.files.read import NOT_AS_WRITTEN, parse_json, safetensors_metadata
+from lrat.runs.folder import BESIDE_TENSORS, read_weights
 from lrat.text import reason
 from lrat.training.resuming import misfit
 

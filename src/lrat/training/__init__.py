@@ -3,7 +3,7 @@
 from lrat.training.checkpoint import Checkpoints
 from lrat.training.loop import TrainingResult, train
 from lrat.training.metrics import EpochRecord
-from lrat.training.settings import Optimisation
+from lrat.training.optimisation import Optimisation
 from lrat.training.storage import Storage
 from lrat.training.watch import Progress, StepProgress, Watch
 

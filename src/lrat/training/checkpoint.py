@@ -22,9 +22,9 @@ from torch import Tensor
 from lrat import __version__
 from lrat.checks import checked
 from lrat.errors import CheckpointError
-from lrat.files import discard, remove_leftovers, write_together
-from lrat.reading import listed, open_stored, trouble
-from lrat.training.description import FORMAT, DamagedError, Description, Name
+from lrat.files.read import listed, open_stored, trouble
+from lrat.files.write import discard, remove_leftovers, write_together
+from lrat.training.checkpoint_format import FORMAT, DamagedError, Description, Name
 from lrat.training.slices import portable, restored, without_momentum
 
 _logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import CheckpointError
-from lrat.files import to_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import to_json
 
 FORMAT = 3
 READABLE = (1, 2, FORMAT)

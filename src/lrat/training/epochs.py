@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
+from lrat.distributed.group import Crew
+from lrat.distributed.signals import PLANNED, StopRequest, noticing
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, StopNow
-from lrat.training.crew import Crew
-from lrat.training.interrupt import PLANNED, StopRequest, noticing
 from lrat.training.measuring import measured
 from lrat.training.metrics import EpochRecord
-from lrat.training.settings import Optimisation
+from lrat.training.optimisation import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import Keeper

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lrat.distributed.group import Crew, shares
 from lrat.objectives.base import ObjectiveOutput
-from lrat.training.crew import Crew, shares
 from lrat.training.outcome import Passes
 from lrat.types import Batch
 

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from lrat.checks import FUNCTION, checked, instance
+from lrat.distributed.group import Alone, Crew, first_to_differ
+from lrat.distributed.signals import stopping, stopping_after
 from lrat.errors import RunFolderError
 from lrat.hardware import device_of, move
 from lrat.modes import training_modes, usual_autograd
 from lrat.objectives.base import Objective
-from lrat.training.crew import Alone, Crew, first_to_differ
 from lrat.training.epochs import Epochs
-from lrat.training.interrupt import stopping, stopping_after
 from lrat.training.metrics import EpochRecord
-from lrat.training.settings import Optimisation
+from lrat.training.optimisation import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage

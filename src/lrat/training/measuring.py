@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lrat.training.metrics import EpochRecord
-from lrat.training.settings import Optimisation
+from lrat.training.optimisation import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import step_randomness
 from lrat.training.watch import Watch, clean_accuracy, measure

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lrat.errors import RunFolderError
-from lrat.files import append_line, to_json, write_text
-from lrat.reading import parse_object, read_text, trouble
+from lrat.files.read import parse_object, read_text, trouble
+from lrat.files.write import append_line, to_json, write_text
 from lrat.training.outcome import StepOutcome
 
 TIMES = ("seconds", "evaluation_seconds", "images_per_second")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.observing import observed
+from lrat.acceleration.observe import observed
 from lrat.errors import SettingError
 from lrat.text import reason
 from lrat.types import Images

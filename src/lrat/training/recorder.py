@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrat.files import write_table
+from lrat.files.write import write_table
 from lrat.training.outcome import StepOutcome, TermRows
 
 COLUMNS = ("index", "label", "term", "raw_weight", "normalised_weight", "loss")

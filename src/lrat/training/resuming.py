@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, NonFiniteError, UnknownNameError
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
 from lrat.training.metrics import EpochRecord, MetricsFile
 from lrat.training.recorder import WeightRecorder
 from lrat.training.state import RunState

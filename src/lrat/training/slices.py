@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrat.reading import NOT_AS_WRITTEN
-from lrat.training.description import DamagedError
+from lrat.files.read import NOT_AS_WRITTEN
+from lrat.training.checkpoint_format import DamagedError
 
 _HALF = "half"
 _SHIFT = "shift"

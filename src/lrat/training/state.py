@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
 from lrat.text import reason
 from lrat.training.averaging import WeightAverage
 from lrat.training.guards import Guards

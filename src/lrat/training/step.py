@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Variant
+from lrat.data.inputs import trusting
+from lrat.distributed.group import Alone, Crew, agree_on_buffers, shares
 from lrat.errors import NonFiniteError
 from lrat.hardware import device_of
-from lrat.inputs import trusting
+from lrat.hooks import PassCounter
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import failing_in_one_line, is_memory_error
-from lrat.passes import PassCounter
 from lrat.randomness import Keyed, keys, seeded_randomness
-from lrat.training.crew import Alone, Crew, agree_on_buffers, shares
 from lrat.training.exchange import Exchanged, empty, exchange
 from lrat.training.finite import Undo, blame
 from lrat.training.memory import largest_fitting, shortage
+from lrat.training.optimisation import Optimisation
 from lrat.training.outcome import Passes, StepOutcome, merge, settled, summed, traced
 from lrat.training.precision import mixed
-from lrat.training.settings import Optimisation
 from lrat.types import Batch
 
 

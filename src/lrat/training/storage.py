@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lrat.checks import FLAG, check_fields
-from lrat.files import remove_leftovers
+from lrat.files.write import remove_leftovers
 from lrat.training.checkpoint import Checkpoints, check_plain
 from lrat.training.metrics import MetricsFile
 from lrat.training.outcome import StepOutcome

@@ -7,7 +7,7 @@ from scipy import stats
 from evaluation.results import result
 from lrat.errors import DataError, SettingError
 from lrat.evaluation import compare, wilson
-from lrat.evaluation.comparison.grouping import compare_groups
+from lrat.evaluation.comparison.group_scores import compare_groups
 from lrat.evaluation.comparison.groups import Group, Run
 
 N = 200

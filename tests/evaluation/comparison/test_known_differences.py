@@ -11,9 +11,9 @@ import pytest
 
 from evaluation.results import result
 from lrat.evaluation import mean_interval
-from lrat.evaluation.comparison.grouping import compare_groups
+from lrat.evaluation.comparison.group_scores import compare_groups
 from lrat.evaluation.comparison.groups import Group, Run
-from lrat.evaluation.comparison.means import paired_means, welch
+from lrat.evaluation.comparison.seeds import paired_means, welch
 
 SAT = {"pgd": [68.89, 72.78, 73.26, 71.31, 71.87], "auto": [62.78, 68.33, 67.97, 63.79, 68.80]}
 SAT_LONG = {"pgd": [69.44, 77.78, 75.77, 76.60, 75.21], "auto": [66.39, 71.94, 71.59, 69.08, 70.19]}

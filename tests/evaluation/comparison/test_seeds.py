@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lrat.errors import SettingError
-from lrat.evaluation.comparison.means import mean_interval, paired_means, welch
+from lrat.evaluation.comparison.seeds import mean_interval, paired_means, welch
 
 VALUES = st.lists(st.floats(0, 1), min_size=2, max_size=8)
 

@@ -14,7 +14,7 @@ from evaluation.masking.masked import (
     Slow,
     digits_batch,
 )
-from lrat.evaluation.masking import Check, gradients, outputs, strength
+from lrat.evaluation.masking import Check, attack_checks, gradient_checks, input_checks
 from lrat.evaluation.masking.subject import Subject
 from lrat.threat import Linf
 from trained import THREAT, digits, trained
@@ -31,23 +31,23 @@ def sound() -> Subject:
 
 
 def in_range(images: Tensor, epsilon: float = 0.2) -> Check:
-    return outputs.image_range(images, Linf(epsilon=epsilon))
+    return input_checks.image_range(images, Linf(epsilon=epsilon))
 
 
 @pytest.mark.parametrize(
     "check",
     [
-        outputs.real_logits,
-        outputs.repeated,
-        outputs.alone,
-        gradients.vanishing,
-        gradients.saturated,
-        gradients.converged,
-        gradients.against_noise,
-        strength.agreement,
-        strength.scaling,
-        strength.growth,
-        strength.black_box,
+        input_checks.real_logits,
+        input_checks.repeated,
+        input_checks.alone,
+        gradient_checks.vanishing,
+        gradient_checks.saturated,
+        gradient_checks.converged,
+        gradient_checks.against_noise,
+        attack_checks.agreement,
+        attack_checks.scaling,
+        attack_checks.growth,
+        attack_checks.black_box,
     ],
 )
 def test_a_sound_model_passes(check: object) -> None:
@@ -92,27 +92,27 @@ class TestRange:
 
 
 def test_probabilities() -> None:
-    check = outputs.real_logits(subject(nn.Sequential(trained(), nn.Softmax(dim=1))))
+    check = input_checks.real_logits(subject(nn.Sequential(trained(), nn.Softmax(dim=1))))
     assert check.status == "failed"
     assert check.value == 1
 
 
 def test_log_probabilities_are_logits() -> None:
     model = nn.Sequential(trained(), nn.LogSoftmax(dim=1))
-    assert outputs.real_logits(subject(model)).status == "passed"
+    assert input_checks.real_logits(subject(model)).status == "passed"
 
 
 @pytest.mark.parametrize("layer", [Noisy, Dropping])
 def test_two_forwards_that_differ(layer: type[nn.Module]) -> None:
     with torch.random.fork_rng(devices=[]):
-        check = outputs.repeated(subject(layer(trained())))
+        check = input_checks.repeated(subject(layer(trained())))
     assert check.status == "failed"
 
 
 def test_statistics_of_the_batch() -> None:
     model = BatchStatistics(trained())
-    assert outputs.alone(subject(model)).status == "failed"
-    assert outputs.repeated(subject(model)).status == "passed"
+    assert input_checks.alone(subject(model)).status == "failed"
+    assert input_checks.repeated(subject(model)).status == "passed"
 
 
 def test_batch_norm_that_ignores_eval_mode() -> None:
@@ -126,30 +126,30 @@ def test_batch_norm_that_ignores_eval_mode() -> None:
             logits: Tensor = self.norm(images.flatten(1)[:, 20:30])
             return logits
 
-    check = outputs.alone(subject(Training()))
+    check = input_checks.alone(subject(Training()))
     assert check.status == "failed"
     assert "single image" in check.sentence
 
 
 def test_rounding_has_no_gradient() -> None:
-    check = gradients.vanishing(subject(Quantised(trained())))
+    check = gradient_checks.vanishing(subject(Quantised(trained())))
     assert check.status == "failed"
     assert check.value == 1
 
 
 def test_no_gradient_at_all() -> None:
-    check = gradients.vanishing(subject(Cut(trained())))
+    check = gradient_checks.vanishing(subject(Cut(trained())))
     assert check.status == "failed"
     assert check.value is None
 
 
 def test_saturation_is_seen_from_the_lead_of_a_logit() -> None:
-    assert gradients.saturated(subject(Scaled(trained()))).status == "failed"
-    assert gradients.saturated(subject(Scaled(trained(), 0.001))).status == "passed"
+    assert gradient_checks.saturated(subject(Scaled(trained()))).status == "failed"
+    assert gradient_checks.saturated(subject(Scaled(trained(), 0.001))).status == "passed"
 
 
 def test_an_attack_that_still_gains() -> None:
-    check = gradients.converged(subject(Slow(trained())))
+    check = gradient_checks.converged(subject(Slow(trained())))
     assert check.status == "failed"
     assert check.value is not None
     assert check.value > 0.02
@@ -157,23 +157,23 @@ def test_an_attack_that_still_gains() -> None:
 
 def test_a_loss_that_still_rises_is_suspicious_where_the_accuracy_rests() -> None:
     """A tiny ball, in which no image falls however far the loss has to go."""
-    check = gradients.converged(subject(Slow(trained()), Linf(epsilon=0.01), count=20))
+    check = gradient_checks.converged(subject(Slow(trained()), Linf(epsilon=0.01), count=20))
     assert check.value == 0
     assert check.status == "suspicious"
 
 
 def test_noise_beats_dead_gradients() -> None:
-    check = gradients.against_noise(subject(Quantised(trained())))
+    check = gradient_checks.against_noise(subject(Quantised(trained())))
     assert check.status == "failed"
 
 
 def test_noise_and_gradients_that_fool_nothing_are_not_compared() -> None:
-    check = gradients.against_noise(subject(trained(), Linf(epsilon=0.001), count=10))
+    check = gradient_checks.against_noise(subject(trained(), Linf(epsilon=0.001), count=10))
     assert check.status == "not run"
 
 
 def test_attacks_that_disagree() -> None:
-    check = strength.agreement(subject(Scaled(trained())))
+    check = attack_checks.agreement(subject(Scaled(trained())))
     assert check.status == "failed"
     assert "targeted Auto-PGD" in check.sentence
 
@@ -181,10 +181,12 @@ def test_attacks_that_disagree() -> None:
 def with_another_attack(count: int, fooled: int) -> Check:
     """Agreement of a sound model, of which one attack more fools so many images more."""
     found = subject(trained(), count=count)
-    stands = found.standing("pgd-20", gradients.pgd(found, 20)) & strength.cw_stands(found)
-    rows = (stands & strength.targeted_stands(found)).nonzero().flatten()[:fooled]
+    stands = found.standing("pgd-20", gradient_checks.pgd(found, 20)) & attack_checks.cw_stands(
+        found
+    )
+    rows = (stands & attack_checks.targeted_stands(found)).nonzero().flatten()[:fooled]
     found.also_fooled["another"] = torch.zeros_like(stands).index_fill(0, rows, True)
-    return strength.agreement(found)
+    return attack_checks.agreement(found)
 
 
 def test_a_gap_that_chance_explains_is_suspicious() -> None:
@@ -206,19 +208,19 @@ def test_a_gap_without_another_sign_of_hidden_gradients_is_suspicious() -> None:
 
 
 def test_logits_that_are_far_apart_are_scaled_down() -> None:
-    check = strength.scaling(subject(Scaled(trained())))
+    check = attack_checks.scaling(subject(Scaled(trained())))
     assert check.status == "failed"
     assert check.value is not None
     assert check.value > 0.2
 
 
 def test_a_ball_as_large_as_the_box_leaves_nothing() -> None:
-    check = strength.growth(subject(Quantised(trained())))
+    check = attack_checks.growth(subject(Quantised(trained())))
     assert check.status == "failed"
 
 
 def test_square_beats_dead_gradients() -> None:
-    check = strength.black_box(subject(Quantised(trained())))
+    check = attack_checks.black_box(subject(Quantised(trained())))
     assert check.status == "failed"
     assert check.value is not None
     assert check.value > 0.1

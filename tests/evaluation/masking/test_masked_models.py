@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from evaluation.masking.masked import Noisy, Quantised, Scaled, digits_batch
-from lrat.evaluation.masking import masking_panel, strength
+from lrat.evaluation.masking import attack_checks, masking_panel
 from lrat.evaluation.masking.subject import Subject
 from trained import THREAT, trained
 
@@ -55,4 +55,4 @@ def test_the_verdict_on_gairat_does_not_hang_on_noise_and_images(seed: int) -> N
     model = trained("gairat")
     batch = digits_batch(160, first=1450 + 90 * seed)
     found = Subject(model=model, view=model, batch=batch, threat=THREAT, seed=seed)
-    assert strength.agreement(found).status == "failed"
+    assert attack_checks.agreement(found).status == "failed"

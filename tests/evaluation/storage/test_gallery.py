@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
-from lrat import archives
 from lrat.attacks import Cascade
 from lrat.evaluation import custom, evaluate_suite, quick
-from lrat.evaluation.gallery import Gallery, gather, read_gallery
-from lrat.evaluation.merging import merge
+from lrat.evaluation.merge import merge
+from lrat.evaluation.storage.gallery import Gallery, gather, read_gallery
+from lrat.files import archives
 
 WANTED = np.array([0, 3, 6, 17, 20, 32, 39])
 STEP = custom(THREAT, {"step": Calls()})

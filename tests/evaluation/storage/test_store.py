@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lrat.errors import RunFolderError
-from lrat.evaluation import storage
-from lrat.evaluation.storage import OutcomeStore, digest_of
-from lrat.reading import read_json
+from lrat.evaluation.storage import store as storage
+from lrat.evaluation.storage.store import OutcomeStore, digest_of
+from lrat.files.read import read_json
 
 
 def test_of_processes_that_begin_a_folder_at_once_one_identity_wins(tmp_path: Path) -> None:

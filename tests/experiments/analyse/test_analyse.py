@@ -12,14 +12,14 @@ import pytest
 from experiments.commands import TINY, contents, done, lrat
 from lrat.analysis import agreement, top_sets
 from lrat.errors import RunFolderError
-from lrat.experiments.analysing import Analysis, AnalysisRequest, analyse_run
-from lrat.experiments.analysing_figures import draw, noted_agreements
-from lrat.experiments.analysing_store import AnalysisStore
-from lrat.experiments.analysing_views import attack_images
-from lrat.experiments.paper_figures_analysis import StoredAnalysis
-from lrat.files import read_table, write_json, write_table
-from lrat.reading import read_json
+from lrat.experiments.analyse.analyse import Analysis, AnalysisRequest, analyse_run
+from lrat.experiments.analyse.figures import draw, noted_agreements
+from lrat.experiments.analyse.views import attack_images
+from lrat.files.read import read_json
+from lrat.files.write import read_table, write_json, write_table
 from lrat.reporting.figures import Agreement, Drawn, agreement_page, vulnerability_page
+from lrat.reproduce.figures.stored_analysis import StoredAnalysis
+from lrat.runs.analysis import AnalysisStore
 
 pytestmark = pytest.mark.xdist_group("analyses")  # their fixtures take long: made once
 
@@ -40,7 +40,7 @@ def analysed(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def again(analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to analyse again, without the figures, which take most of the time."""
-    monkeypatch.setattr("lrat.experiments.analysing.draw", lambda analysis: [])
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.draw", lambda analysis: [])
     return Path(shutil.copytree(analysed, tmp_path / "again"))
 
 
@@ -106,13 +106,13 @@ def test_the_images_are_those_that_the_run_trained_on(analysed: Path) -> None:
 
 def test_the_same_call_reads_back(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And draws the same figures: byte for byte."""
-    monkeypatch.setattr("lrat.experiments.analysing.draw", draw)
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.draw", draw)
     before = contents(again)
 
     def no_attack(*arguments: object, **settings: object) -> None:
         raise AssertionError("an image was attacked again")
 
-    monkeypatch.setattr("lrat.experiments.analysing_views.look_at", no_attack)
+    monkeypatch.setattr("lrat.experiments.analyse.views.look_at", no_attack)
     analysis = analyse_run(again, SMALL)
     assert isinstance(analysis, Analysis)
     assert contents(again) == before
@@ -134,7 +134,7 @@ def test_a_broken_off_analysis_goes_on(
         counted.append(found.images)
         return found
 
-    monkeypatch.setattr("lrat.experiments.analysing.attack_images", counting)
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.attack_images", counting)
     analyse_run(again, SMALL)
     assert counted == [15]
     whole = views_of(analysed)
@@ -143,7 +143,7 @@ def test_a_broken_off_analysis_goes_on(
 
 
 def test_work_is_kept_on_the_way(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrat.experiments.analysing_views._SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr("lrat.experiments.analyse.views._SECONDS_BETWEEN_SAVES", 0.0)
     written: list[int] = []
     write = AnalysisStore.write
 
@@ -170,7 +170,7 @@ def test_other_weights_are_analysed_anew(again: Path) -> None:
 
 
 def test_another_top_set_takes_no_attack(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrat.experiments.analysing_views.look_at", None)
+    monkeypatch.setattr("lrat.experiments.analyse.views.look_at", None)
     analysis = analyse_run(again, AnalysisRequest(limit=40, points=20, top=0.5))
     assert analysis.overlap["size"] == 20
     assert int(views_of(again)["top_cw"].sum()) == 20
@@ -186,7 +186,7 @@ def test_an_analysis_under_way_is_taken_for_no_finished_one(
     def killed(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrat.experiments.analysing.embed", killed)
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.embed", killed)
     with pytest.raises(KeyboardInterrupt):
         analyse_run(again, AnalysisRequest(limit=40, points=30, top=0.5))
     with pytest.raises(RunFolderError, match="is no finished analysis"):
@@ -206,9 +206,9 @@ def test_counts_are_of_all_images_and_axes_name_their_part(
         drawn["axis"] = counted
         return vulnerability_page(*views, counted=counted, caption=caption)
 
-    monkeypatch.setattr("lrat.experiments.analysing.draw", draw)
-    monkeypatch.setattr("lrat.experiments.analysing_figures.agreement_page", noting)
-    monkeypatch.setattr("lrat.experiments.analysing_figures.vulnerability_page", labelled)
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.draw", draw)
+    monkeypatch.setattr("lrat.experiments.analyse.figures.agreement_page", noting)
+    monkeypatch.setattr("lrat.experiments.analyse.figures.vulnerability_page", labelled)
     found = analyse_run(again, AnalysisRequest(limit=30, points=10, part="test"))
     tops = np.stack([found.views[f"top_{view}"] for view in ("gd", "pgd", "cw")])
     assert drawn == {"counted": tops.any(0).sum(), "axis": "test images"}
@@ -289,7 +289,7 @@ def test_odd_data(tmp_path: Path, count: int, labels: np.ndarray) -> None:
 
 
 def test_objectives_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrat.experiments.analysing.draw", lambda analysis: [])
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.draw", lambda analysis: [])
     run = tmp_path / "run"
     record = ("--set", "training.record_weights=[1]")
     done("train", "trades", *TINY, "--epochs", 1, *record, "--out", run)
@@ -346,7 +346,7 @@ def test_a_damaged_evaluation_is_left_out(again: Path) -> None:
 
 
 def test_the_benchmark_reads_the_ratio(analysed: Path) -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "analyse.py"
+    script = Path(__file__).parents[3] / "benchmarks" / "analyse.py"
     folder = analysed / "analysis" / NAME
     ended = subprocess.run(
         [sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False

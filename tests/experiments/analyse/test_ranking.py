@@ -8,7 +8,7 @@ import pytest
 from experiments.commands import done
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult, Outcomes
-from lrat.experiments.analysing_rankings import rank, rank_places, rankings_table
+from lrat.experiments.analyse.ranking import rank, rank_places, rankings_table
 
 N = 100
 WRONG = np.arange(N) < 10

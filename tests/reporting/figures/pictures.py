@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.image import imread
 
 from lrat.reporting.figures import Drawn
-from lrat.reporting.figures.drawing import DPI
+from lrat.reporting.figures.style import DPI
 
 ODD_NAMES = ("_hidden", "$x", r"$\frac{$", "a_b^c", "<b>&amp;", "é 日本", "x" * 300)
 """Names with which LaTeX, HTML and legends have their troubles."""

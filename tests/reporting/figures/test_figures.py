@@ -18,7 +18,7 @@ from lrat.reporting.figures import (
     security_curve_figure,
     why_figure,
 )
-from lrat.reporting.figures.drawing import COLUMN, DPI
+from lrat.reporting.figures.style import COLUMN, DPI
 
 
 def curve(**changed: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from lrat.errors import SettingError
 from lrat.reporting.figures import Instance, Pair, RankedModel, idea_figure, ranking_figure
-from lrat.reporting.figures.drawing import COLUMN, CONSISTENT, INCONSISTENT, PAGE
+from lrat.reporting.figures.style import COLUMN, CONSISTENT, INCONSISTENT, PAGE
 from reporting.figures.pictures import ODD_NAMES, differ, has_colour, pixels
 
 ATTACKS = ("pgd-20", "cw-20", "saa")

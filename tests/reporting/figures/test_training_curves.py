@@ -8,7 +8,7 @@ import pytest
 
 from lrat.errors import SettingError
 from lrat.reporting.figures import AccuracyCurve, Mark, accuracy_figure, accuracy_limits
-from lrat.reporting.figures.drawing import COLUMN, colour_of
+from lrat.reporting.figures.style import COLUMN, colour_of
 from reporting.figures.pictures import ODD_NAMES, differ, has_colour, pixels
 
 

@@ -20,7 +20,7 @@ from lrat.reporting.figures import (
     vulnerability_figure,
     vulnerability_page,
 )
-from lrat.reporting.figures.drawing import COLUMN, CONSISTENT, INCONSISTENT, PAGE, colour_of
+from lrat.reporting.figures.style import COLUMN, CONSISTENT, INCONSISTENT, PAGE, colour_of
 from reporting.figures.pictures import ODD_NAMES, differ, has_colour, pixels
 
 RANDOM = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from lrat.reporting.figures import (
     weight_histogram_figure,
     weights_over_epochs_figure,
 )
-from lrat.reporting.figures.drawing import COLUMN, CONSISTENT, OKABE_ITO
+from lrat.reporting.figures.style import COLUMN, CONSISTENT, OKABE_ITO
 from lrat.reporting.figures.weights import histogram_edges
 from reporting.figures.pictures import ODD_NAMES, differ, has_colour, pixels
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from lrat.evaluation.gallery import Gallery, GalleryStore, gather
+from lrat.config.settings import RunConfig, load_config
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import OutcomeStore
-from lrat.experiments.config import RunConfig, load_config
+from lrat.evaluation.storage.gallery import Gallery, GalleryStore, gather
+from lrat.evaluation.storage.store import OutcomeStore
 from lrat.experiments.report.collecting import collect_report
-from lrat.files import write_json, write_text
+from lrat.files.write import write_json, write_text
 from lrat.reporting.report.records import ReportRecord, RunRecord
 
 STAGES = ("autoattack.apgd-ce", "autoattack.square")

@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import save_file
 
 from experiments.commands import lrat, python
-from experiments.reported import make_evaluation, make_run, only, report
+from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
-from lrat.experiments.config import load_config, parse_assignments, read_settings
-from lrat.experiments.report import write_run_report
 from lrat.experiments.report.digests import weights_digest as digest_of_file
-from lrat.experiments.report.training import images_behind
-from lrat.experiments.report.words import summary
-from lrat.experiments.weights import weights_digest
+from lrat.reporting.report import write_run_report
+from lrat.reporting.report.collect.summary import summary
+from lrat.reporting.report.collect.training import images_behind
 from lrat.reporting.report.records import Overfitting, RunRecord
+from lrat.runs.weights import weights_digest
+from reporting.report.reported import make_evaluation, make_run, only, report
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def test_only_a_page_is_overwritten(three: Path, tmp_path: Path) -> None:
 
 def test_a_report_loads_no_torch(three: Path, tmp_path: Path) -> None:
     loaded = python(
-        "import sys; from lrat.experiments.report import write_run_report; "
+        "import sys; from lrat.reporting.report import write_run_report; "
         f"write_run_report([{str(three)!r}], {str(tmp_path / 'report.html')!r}); "
         "print('torch' in sys.modules)"
     )

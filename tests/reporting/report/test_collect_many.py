@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reported import make_evaluation, make_run, report
-from lrat.experiments.report import groups
-from lrat.reporting.report.results import group_tables
+from lrat.reporting.report.collect import findings
+from lrat.reporting.report.page.results import group_tables
+from reporting.report.reported import make_evaluation, make_run, report
 
 
 @pytest.mark.parametrize(("most", "pairs", "columns"), [(3, 4, 1), (5, 10, 5)])
 def test_above_a_number_of_runs_the_best_is_tested_against_each(
     most: int, pairs: int, columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(groups, "_MOST_PAIRED", most)
+    monkeypatch.setattr(findings, "_MOST_PAIRED", most)
     for number in range(5):
         run = make_run(tmp_path / f"run-{number}", seed=0, model={"width": number + 1})
         make_evaluation(run, robust=50 + 5 * number)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.reported import make_evaluation, make_run, only, report
+from lrat.config.settings import read_settings
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.config import read_settings
-from lrat.files import read_table, write_archive, write_json
-from lrat.reading import read_json
+from lrat.files.read import read_json
+from lrat.files.write import read_table, write_archive, write_json
+from reporting.report.reported import make_evaluation, make_run, only, report
 
 
 @pytest.fixture(scope="module")

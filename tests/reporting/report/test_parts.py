@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrat.reporting.report import words
 from lrat.reporting.report.charts_results import cost_figure, security_curves
-from lrat.reporting.report.charts_training import (
+from lrat.reporting.report.configuration import differing_settings
+from lrat.reporting.report.page import numbers
+from lrat.reporting.report.page.gallery import gallery_data, spread_out
+from lrat.reporting.report.page.results import group_tables, without_group
+from lrat.reporting.report.page.training_charts import (
     compared_learning,
     in_open_bin,
     learning_curve,
     spaced,
     weight_histogram,
 )
-from lrat.reporting.report.configuration import differing_settings
-from lrat.reporting.report.gallery import gallery_data, spread_out
 from lrat.reporting.report.pictures import png, scaling
-from lrat.reporting.report.results import group_tables, without_group
 from reporting.report import made
 
 
@@ -33,14 +33,14 @@ def decoded(address: str) -> np.ndarray:
     [(0.031, ".031"), (0.00002, "< .0001"), (0.00042, ".0004"), (1.0, "1"), (None, "–")],
 )
 def test_p_values(p: float | None, written: str) -> None:
-    assert words.p_value(p) == written
+    assert numbers.p_value(p) == written
 
 
 @pytest.mark.parametrize(
     ("value", "written"), [(0.083, "+8.3"), (-0.149, "−14.9"), (-0.0001, "0.0"), (None, "–")]
 )
 def test_points_have_a_sign(value: float | None, written: str) -> None:
-    assert words.points(value) == written
+    assert numbers.points(value) == written
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_points_have_a_sign(value: float | None, written: str) -> None:
     [(1437, "1,437"), (15.44, "15.4"), (0.0312, "0.0312"), (554.83, "554.8"), (-0.004, "−0.004")],
 )
 def test_numbers(value: float, written: str) -> None:
-    assert words.number(value) == written
+    assert numbers.number(value) == written
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_numbers(value: float, written: str) -> None:
     [(4.52, "4.5 s"), (42, "42 s"), (125.5, "2 min 06 s"), (7500, "2 h 05 min")],
 )
 def test_durations(seconds: float, written: str) -> None:
-    assert words.duration(seconds) == written
+    assert numbers.duration(seconds) == written
 
 
 def test_pictures_are_what_they_show() -> None:

@@ -22,7 +22,7 @@ from lrat.training.guards import (
     SmallValidation,
 )
 from lrat.training.guards.examination import Examined
-from lrat.training.guards.reading import Load, noise
+from lrat.training.guards.readings import Load, noise
 from trained import digits
 from training.guards.runs import WORKING, reading, series
 

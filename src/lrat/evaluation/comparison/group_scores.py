@@ -12,14 +12,14 @@ from lrat.errors import DataError, SettingError
 from lrat.evaluation.comparison.averages import mean_difference
 from lrat.evaluation.comparison.group_table import GroupComparison
 from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, Group, GroupContrast, GroupRow, Run
-from lrat.evaluation.comparison.means import (
+from lrat.evaluation.comparison.pairs import contrasts_of
+from lrat.evaluation.comparison.seeds import (
     Mean,
     MeanDifference,
     mean_interval,
     paired_means,
     welch,
 )
-from lrat.evaluation.comparison.pairs import contrasts_of
 from lrat.evaluation.comparison.shared import (
     AVERAGE,
     Standing,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast, GroupRow
-from lrat.evaluation.comparison.means import Mean
+from lrat.evaluation.comparison.seeds import Mean
 from lrat.evaluation.comparison.words import (
     WIDTH,
     better_by,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lrat.errors import SettingError
-from lrat.evaluation.comparison.means import Mean
+from lrat.evaluation.comparison.seeds import Mean
 from lrat.evaluation.comparison.words import not_compared, untold, written_p
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import ALPHA, Proportion

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.comparison.means import Mean, mean_interval
+from lrat.evaluation.comparison.seeds import Mean, mean_interval
 from lrat.evaluation.comparison.shared import WORST_CASE, attacks_of
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult, aligned, percent
 from lrat.evaluation.statistics import Proportion, wilson
-from lrat.evaluation.storage import differences
+from lrat.evaluation.storage.store import differences
 
 
 @dataclass(frozen=True, kw_only=True)

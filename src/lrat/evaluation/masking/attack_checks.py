@@ -11,10 +11,10 @@ from lrat.attacks.apgd import APGD
 from lrat.attacks.pgd import PGD
 from lrat.attacks.presets import CW, MOST_TARGETS, RETIRE_SQUARE
 from lrat.attacks.square import Square
-from lrat.attacks.through import LogitScaled
+from lrat.attacks.wrappers import LogitScaled
 from lrat.errors import SettingError
 from lrat.evaluation.masking import limits
-from lrat.evaluation.masking.gradients import (
+from lrat.evaluation.masking.gradient_checks import (
     converged,
     pgd,
     saturated,

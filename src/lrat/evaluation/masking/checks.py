@@ -13,7 +13,7 @@ from lrat.checks import MODULE, Rule, checked, instance
 from lrat.errors import DataError, LratError, NonFiniteError, SettingError
 from lrat.evaluation.examination import beside_answers, in_train_mode
 from lrat.evaluation.forward import check_labels
-from lrat.evaluation.masking import gradients, outputs, strength
+from lrat.evaluation.masking import attack_checks, gradient_checks, input_checks
 from lrat.evaluation.masking.panel import Check, Panel
 from lrat.evaluation.masking.subject import Subject
 from lrat.evaluation.outcomes import NATURAL
@@ -28,20 +28,20 @@ from lrat.types import Batch
 _Make = Callable[[Subject], Check]
 
 _FORWARD: dict[str, _Make] = {
-    outputs.REPEATED: outputs.repeated,
-    outputs.ALONE: outputs.alone,
+    input_checks.REPEATED: input_checks.repeated,
+    input_checks.ALONE: input_checks.alone,
 }
 _OF_RIGHT: dict[str, _Make] = {
-    gradients.VANISHING: gradients.vanishing,
-    gradients.SATURATED: gradients.saturated,
+    gradient_checks.VANISHING: gradient_checks.vanishing,
+    gradient_checks.SATURATED: gradient_checks.saturated,
 }
 _ATTACKING: dict[str, _Make] = {
-    gradients.STEPS: gradients.converged,
-    gradients.NOISE: gradients.against_noise,
-    strength.AGREEMENT: strength.agreement,
-    strength.SCALING: strength.scaling,
-    strength.GROWTH: strength.growth,
-    strength.BLACK_BOX: strength.black_box,
+    gradient_checks.STEPS: gradient_checks.converged,
+    gradient_checks.NOISE: gradient_checks.against_noise,
+    attack_checks.AGREEMENT: attack_checks.agreement,
+    attack_checks.SCALING: attack_checks.scaling,
+    attack_checks.GROWTH: attack_checks.growth,
+    attack_checks.BLACK_BOX: attack_checks.black_box,
 }
 
 
@@ -124,20 +124,22 @@ def _beside_checks(subject: Subject) -> tuple[str, ...]:
 
 def _checks(subject: Subject) -> Iterator[Check]:
     """One check for each name, in order; what would mislead after a failed one is not run."""
-    given = outputs.image_range(subject.batch.images, subject.threat)
+    given = input_checks.image_range(subject.batch.images, subject.threat)
     yield given
     rest = [*_FORWARD, *_OF_RIGHT, *_ATTACKING]
     low, high = float(subject.batch.images.min()), float(subject.batch.images.max())
     if subject.threat.epsilon == 0 or not (low >= 0 and high <= 1):
-        yield from _skipped([outputs.LOGITS, *rest], "images and epsilon must be put right first")
+        yield from _skipped(
+            [input_checks.LOGITS, *rest], "images and epsilon must be put right first"
+        )
         return
     try:
         check_labels(subject.batch.labels, subject.classes)
     except NonFiniteError as error:
-        yield _failed(outputs.LOGITS, error)
+        yield _failed(input_checks.LOGITS, error)
         yield from _skipped(rest, "the logits must be finite first")
         return
-    yield outputs.real_logits(subject)
+    yield input_checks.real_logits(subject)
     for name, make in _FORWARD.items():
         yield _made(name, make, subject)
     if not bool(subject.right.any()):

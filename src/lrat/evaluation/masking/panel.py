@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from lrat.errors import DataError
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
 
 Status = Literal["passed", "not run", "suspicious", "failed"]
 """From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;

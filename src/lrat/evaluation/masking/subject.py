@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import Attack
 from lrat.attacks.gradient import gradients_of, image_gradient
+from lrat.data.inputs import trusting
 from lrat.errors import RegionViolationError
 from lrat.evaluation.forward import classify
 from lrat.hardware import full_float32
-from lrat.inputs import trusting
 from lrat.losses import cross_entropy
 from lrat.modes import evaluating, recordable
 from lrat.randomness import Keyed, keys

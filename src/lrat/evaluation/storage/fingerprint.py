@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lrat import reading
 from lrat.attacks.gradient import image_gradient
 from lrat.errors import ModelError, RunFolderError
-from lrat.evaluation.storage import FINGERPRINT
-from lrat.files import write_json
+from lrat.evaluation.storage.store import FINGERPRINT
+from lrat.files import read
+from lrat.files.write import write_json
 from lrat.hardware import full_float32
 from lrat.losses import Prepared
 from lrat.modes import evaluating, recordable, tensors_kept, usual_autograd
@@ -208,11 +208,11 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """
     path = folder / FINGERPRINT
     try:
-        stored = Fingerprint(**reading.read_json(path))
+        stored = Fingerprint(**read.read_json(path))
         stored.check()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, *reading.NOT_AS_WRITTEN):
+    except (OSError, *read.NOT_AS_WRITTEN):
         raise RunFolderError(
             f"{path} is damaged: bring it back, or remove it to go on without the check of the "
             "model's code"

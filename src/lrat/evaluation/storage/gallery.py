@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import LratError
-from lrat.files import Columns, discard, read_table, write_archive, write_json
-from lrat.reading import listed
+from lrat.files.read import listed
+from lrat.files.write import Columns, discard, read_table, write_archive, write_json
 
 GALLERY, ABOUT = "gallery", "about.json"
 _COLUMNS = ("attack", "index", "image", "logits")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import RunFolderError
-from lrat.files import write_if_new
-from lrat.reading import NOT_AS_WRITTEN, is_there, read_record
+from lrat.files.read import NOT_AS_WRITTEN, is_there, read_record
+from lrat.files.write import write_if_new
 
 _logger = logging.getLogger(__name__)
 ANEW = "bring it back, or move its folder away and give the same command again"

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, RunFolderError, SettingError
-from lrat.evaluation.gallery import GALLERY, Gallery, GalleryStore, gather
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.records import (
+from lrat.evaluation.storage.gallery import GALLERY, Gallery, GalleryStore, gather
+from lrat.evaluation.storage.records import (
     ANEW,
     ball_of,
     notes_of,
@@ -30,7 +30,8 @@ from lrat.evaluation.records import (
     stored_summary,
     write_summary,
 )
-from lrat.files import (
+from lrat.files.read import is_there, listed, read_record, read_whole, trouble
+from lrat.files.write import (
     TABLE_SUFFIXES,
     discard,
     read_table,
@@ -41,7 +42,6 @@ from lrat.files import (
     write_table,
     write_tensors,
 )
-from lrat.reading import is_there, listed, read_record, read_whole, trouble
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")

@@ -13,21 +13,36 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
-from lrat.analysis.comparison import agreement, top_sets
+from lrat.analysis.agreements import agreement, top_sets
 from lrat.analysis.embedding import LEAST, check_points, embed
 from lrat.analysis.views import Columns, Look, last_layer
 from lrat.analysis.weights import read_recorded, weight_statistics
+from lrat.config import build
+from lrat.config.model_code import program_of
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
-from lrat.evaluation.records import read_identity
-from lrat.evaluation.storage import IDENTITY
+from lrat.evaluation.storage.records import read_identity
+from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.suites import Member
-from lrat.experiments import build
-from lrat.experiments.analysing_figures import draw
-from lrat.experiments.analysing_rankings import Ranking, rank_folder
-from lrat.experiments.analysing_request import Analysis, AnalysisRequest
-from lrat.experiments.analysing_store import (
+from lrat.experiments.analyse.figures import draw
+from lrat.experiments.analyse.ranking import Ranking, rank_folder
+from lrat.experiments.analyse.result import Analysis, AnalysisRequest
+from lrat.experiments.analyse.views import ProgressCallback, attack_images, looks_of
+from lrat.experiments.analysing_subject import Analysed, open_run
+from lrat.experiments.analysing_summary import (
+    about,
+    about_embedding,
+    about_weights,
+    floor_of,
+)
+from lrat.experiments.environment import environment
+from lrat.experiments.found import finished_at
+from lrat.experiments.seeing import evaluated_choices
+from lrat.hardware import move
+from lrat.modes import evaluating
+from lrat.randomness import random_state_kept
+from lrat.runs.analysis import (
     ANALYSES,
     EMBEDDING,
     OVERLAP,
@@ -37,24 +52,9 @@ from lrat.experiments.analysing_store import (
     WEIGHTS,
     AnalysisStore,
 )
-from lrat.experiments.analysing_subject import Analysed, open_run
-from lrat.experiments.analysing_summary import (
-    about,
-    about_embedding,
-    about_weights,
-    floor_of,
-)
-from lrat.experiments.analysing_views import ProgressCallback, attack_images, looks_of
-from lrat.experiments.environment import environment
-from lrat.experiments.folder import OFF
-from lrat.experiments.found import finished_at
-from lrat.experiments.lock import locked
-from lrat.experiments.model_code import program_of
-from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.subjects import model_identity
-from lrat.hardware import move
-from lrat.modes import evaluating
-from lrat.randomness import random_state_kept
+from lrat.runs.folder import OFF
+from lrat.runs.lock import locked
+from lrat.runs.sources import model_identity
 from lrat.threat import as_ball
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]

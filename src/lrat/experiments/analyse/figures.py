@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from lrat.analysis.views import VIEWS, Columns
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM
-from lrat.experiments.analysing_request import Analysis
-from lrat.experiments.analysing_store import FIGURES
+from lrat.experiments.analyse.result import Analysis
 from lrat.reporting.figures import (
     Agreement,
     Drawn,
@@ -26,6 +25,7 @@ from lrat.reporting.figures import (
     vulnerability_page,
     weights_over_epochs_figure,
 )
+from lrat.runs.analysis import FIGURES
 
 SHOWN = ("gd", "pgd", "cw")
 _PAIRS = (("gd", "cw"), ("gd", "pgd"), ("pgd", "cw"))

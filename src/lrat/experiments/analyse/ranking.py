@@ -23,8 +23,8 @@ from lrat.evaluation.statistics import (
     paired_difference,
     wilson,
 )
-from lrat.experiments.folder import CONFIG, EVALUATIONS, read_config
 from lrat.experiments.found import checkpoint_of, one_of_each
+from lrat.runs.folder import CONFIG, EVALUATIONS, read_config
 
 _Fooled: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]
 

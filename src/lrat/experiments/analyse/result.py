@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from lrat.analysis.views import Columns
 from lrat.checks import FLAG, check_fields, number, one_of, whole
-from lrat.experiments.analysing_rankings import Ranking
+from lrat.experiments.analyse.ranking import Ranking
 from lrat.experiments.analysing_subject import Part
 
 

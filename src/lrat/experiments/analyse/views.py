@@ -13,13 +13,13 @@ from torch import nn
 
 from lrat.analysis import Look, look_at, looks
 from lrat.analysis.views import Columns, joined, names_of
+from lrat.config.settings import RunConfig
 from lrat.data import ImageData, in_order
 from lrat.evaluation import Progress
 from lrat.evaluation.forward import classify
-from lrat.experiments.analysing_store import VULNERABILITY, AnalysisStore
-from lrat.experiments.config import RunConfig
 from lrat.methods import Simulated
 from lrat.modes import evaluating
+from lrat.runs.analysis import VULNERABILITY, AnalysisStore
 from lrat.threat import Ball, as_ball
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]

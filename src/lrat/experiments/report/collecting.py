@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import lrat
+from lrat.config.catalogue import SUITES
 from lrat.errors import LratError, RunFolderError, UnknownNameError
-from lrat.experiments.catalogue import SUITES
-from lrat.experiments.folder import evaluated
 from lrat.experiments.found import is_of
-from lrat.experiments.report.groups import make_groups
-from lrat.experiments.report.places import Place, find_runs
-from lrat.experiments.report.runs import collect_run
 from lrat.experiments.report.seeds import over_seeds
-from lrat.experiments.report.words import summary
+from lrat.reporting.report.collect.findings import make_groups
+from lrat.reporting.report.collect.places import Place, find_runs
+from lrat.reporting.report.collect.runs import collect_run
+from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.records import ReportRecord
+from lrat.runs.folder import evaluated
 from lrat.text import reason
 
 _logger = logging.getLogger(__name__)

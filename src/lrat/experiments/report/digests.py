@@ -3,16 +3,9 @@
 import hashlib
 
 from lrat.errors import CheckpointError
-from lrat.experiments.folder import (
-    BESIDE_TENSORS,
-    CHECKPOINTS,
-    CONTENTS,
-    MODEL,
-    WEIGHTS,
-    read_weights,
-)
-from lrat.experiments.report.reading import Folder, at
-from lrat.reading import NOT_AS_WRITTEN, is_there, listed, safetensors_header, trouble
+from lrat.files.read import NOT_AS_WRITTEN, is_there, listed, safetensors_header, trouble
+from lrat.reporting.report.collect.reading import Folder, at
+from lrat.runs.folder import BESIDE_TENSORS, CHECKPOINTS, CONTENTS, MODEL, WEIGHTS, read_weights
 
 _KINDS = {
     "F64": "torch.float64",

@@ -8,11 +8,11 @@ import numpy as np
 
 from lrat.analysis.overlaps import Mask, overlap
 from lrat.evaluation.outcomes import NATURAL
-from lrat.experiments.analysing_store import ANALYSES, OVERLAP, SUMMARY
-from lrat.experiments.report.evaluations import Evaluated
-from lrat.experiments.report.reading import Folder
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
+from lrat.reporting.report.collect.evaluations import Evaluated
+from lrat.reporting.report.collect.reading import Folder
 from lrat.reporting.report.records import OverlapRecord
+from lrat.runs.analysis import ANALYSES, OVERLAP, SUMMARY
 
 _VIEWS = {"v_gd": "V_GD", "v_pgd": "V_PGD", "v_cw": "V_CW"}
 _PAIRS = {"v_gd-v_cw": (0, 2), "v_gd-v_pgd": (0, 1), "v_pgd-v_cw": (1, 2)}

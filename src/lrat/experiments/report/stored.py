@@ -7,9 +7,8 @@ import numpy as np
 
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
 from lrat.errors import LratError
-from lrat.experiments.folder import CURVE, CURVES, PANEL, RECORDED
-from lrat.experiments.report.reading import Folder, number
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
+from lrat.reporting.report.collect.reading import Folder, number
 from lrat.reporting.report.records import (
     CheckRecord,
     CheckStatus,
@@ -18,6 +17,7 @@ from lrat.reporting.report.records import (
     Share,
     TermWeights,
 )
+from lrat.runs.folder import CURVE, CURVES, PANEL, RECORDED
 
 _FROM_BEST: tuple[CheckStatus, ...] = ("passed", "not run", "suspicious", "failed")
 

@@ -14,9 +14,9 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.comparison.shared import WORST_CASE, Standing
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import parts_of
-from lrat.files import read_table
-from lrat.reading import read_whole
+from lrat.evaluation.storage.store import parts_of
+from lrat.files.read import read_whole
+from lrat.files.write import read_table
 
 _COLUMNS = ("index", "label", "attack", "fooled")
 

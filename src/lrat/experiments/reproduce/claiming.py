@@ -4,19 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrat.config.settings import differences, parse_assignments
 from lrat.errors import RunFolderError
-from lrat.experiments.config import differences, parse_assignments
-from lrat.experiments.reproduce.layout import (
-    FIGURES,
-    HISTORY,
-    PRESET,
-    README,
-    RUNS,
-    SENSITIVITY,
-)
-from lrat.experiments.reproduce.presets import Choice
-from lrat.files import write_json
-from lrat.reading import is_there, read_record
+from lrat.files.read import is_there, read_record
+from lrat.files.write import write_json
+from lrat.reproduce.folder import FIGURES, HISTORY, PRESET, README, RUNS, SENSITIVITY
+from lrat.reproduce.presets import Choice
 
 _OURS = {FIGURES, HISTORY, PRESET, README, RUNS, SENSITIVITY}
 _OURS_IN_PARTS = ("table1.", "table2.", "sensitivity.", ".")

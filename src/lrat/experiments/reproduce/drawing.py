@@ -6,19 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.paper_figures import make_figure
-from lrat.experiments.paper_figures_needs import (
-    check_row,
-    prepare_figure,
-    rows_needed,
-    whole_and_part,
-)
 from lrat.experiments.reproduce import history
-from lrat.experiments.reproduce.grid import Watcher
-from lrat.experiments.reproduce.making import Attacks
-from lrat.experiments.reproduce.request import Request
-from lrat.experiments.reproduce.running import make_runs
-from lrat.experiments.reproduce.tabling import Report
+from lrat.reproduce.cell import Attacks
+from lrat.reproduce.figures.make import make_figure
+from lrat.reproduce.figures.needs import check_row, prepare_figure, rows_needed, whole_and_part
+from lrat.reproduce.grid import Watcher
+from lrat.reproduce.make import Report
+from lrat.reproduce.make_runs import make_runs
+from lrat.reproduce.request import Request
 
 _OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
 

@@ -5,8 +5,8 @@ from collections.abc import Container
 from typing import Any
 
 from lrat.checks import threat_parts
+from lrat.config import catalogue
 from lrat.errors import UnknownNameError
-from lrat.experiments import catalogue
 
 LONG_STEP = 0.22
 """The step of the same group's published code as a share of epsilon (0.007 at 0.031); the paper's

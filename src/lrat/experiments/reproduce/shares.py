@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lrat.evaluation import mean_interval, wilson
-from lrat.experiments.comparing import FOLD_OVERLAP
+from lrat.experiments.compare import FOLD_OVERLAP
 
 Basis = Literal["images", "seeds", "seeds and images"]
 
@@ -22,7 +22,7 @@ class SeededShare:
     * ``seeds``: Student's t over seeds that test different images, whose values differ by both,
       corrected for the training images that folds share (Nadeau & Bengio 2003);
     * ``seeds and images``: Student's t over seeds that test the same images, joined with Wilson's
-      over these (see ``lrat.evaluation.comparison.means``).
+      over these (see ``lrat.evaluation.comparison.seeds``).
     """
 
     value: float

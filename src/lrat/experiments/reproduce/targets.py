@@ -1,10 +1,10 @@
 """What ``lrat reproduce`` can be asked for, and who makes it."""
 
 from lrat.experiments.reproduce.drawing import reproduce_figure
-from lrat.experiments.reproduce.grid import Watcher
-from lrat.experiments.reproduce.request import SENSITIVITY, TABLES, Request
-from lrat.experiments.reproduce.sensitivity import reproduce_sensitivity
-from lrat.experiments.reproduce.tabling import Report, reproduce_table
+from lrat.reproduce.grid import Watcher
+from lrat.reproduce.make import Report, reproduce_table
+from lrat.reproduce.request import SENSITIVITY, TABLES, Request
+from lrat.reproduce.sensitivity import reproduce_sensitivity
 
 
 def reproduce_target(request: Request, watcher: Watcher) -> Report:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lrat.config import build
+from lrat.config.settings import RunConfig
 from lrat.data import ImageData
-from lrat.experiments import build
-from lrat.experiments.config import RunConfig
-from lrat.experiments.reproduce.grid import EVALUATION_FORWARDS, STRONG
+from lrat.reproduce.grid import EVALUATION_FORWARDS, STRONG
 from lrat.types import Images
 
 _PGD, _CW, _SAA, _FGSM = "pgd", "cw", "saa", "fgsm"

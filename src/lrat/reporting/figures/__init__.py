@@ -1,7 +1,6 @@
 """Figures for papers and people, from stored records: PDF and PNG, with a caption beside them."""
 
-from lrat.reporting.figures.drawing import Drawn
-from lrat.reporting.figures.embedding import (
+from lrat.reporting.figures.agreement import (
     Agreement,
     agreement_figure,
     agreement_page,
@@ -12,6 +11,7 @@ from lrat.reporting.figures.idea import Instance, Pair, idea_figure
 from lrat.reporting.figures.overlap import overlap_figure
 from lrat.reporting.figures.ranking import RankedModel, ranking_figure
 from lrat.reporting.figures.security import security_curve_figure
+from lrat.reporting.figures.style import Drawn
 from lrat.reporting.figures.training_curves import (
     AccuracyCurve,
     Mark,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.drawing import (
+from lrat.reporting.figures.style import (
     COLUMN,
     CONSISTENT,
     GREY,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.drawing import PAGE, Drawn, new_figure, our_style, save, shortened
+from lrat.reporting.figures.style import PAGE, Drawn, new_figure, our_style, save, shortened
 
 _SIDE = 2.15
 _DARK = 0.55

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.drawing import (
+from lrat.reporting.figures.style import (
     COLUMN,
     GREY,
     OKABE_ITO,

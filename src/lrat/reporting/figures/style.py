@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrat.files import write_atomically, write_text
+from lrat.files.write import write_atomically, write_text
 
 COLUMN = 3.25
 """Width of a paper's column, in inches; ``PAGE`` is that of its text."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.reporting.figures.drawing import (
+from lrat.reporting.figures.style import (
     OKABE_ITO,
     PAGE,
     Drawn,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lrat.reporting.report.figures import (
+from lrat.reporting.report.page.charts import (
     MARK,
     Figure,
     axis,
@@ -15,9 +15,9 @@ from lrat.reporting.report.figures import (
     text,
     vertical,
 )
+from lrat.reporting.report.page.numbers import counted, number, percent
+from lrat.reporting.report.page.results import GroupTable
 from lrat.reporting.report.records import CurveRecord, ReportRecord, RunRecord, Share
-from lrat.reporting.report.results import GroupTable
-from lrat.reporting.report.words import counted, number, percent
 
 _ROW = 26
 _FRAME = 110

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrat.reading import parse_yaml
+from lrat.files.read import parse_yaml
 from lrat.reporting.report.records import RunRecord
 
 _UNSET = "–"

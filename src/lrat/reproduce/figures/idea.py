@@ -8,17 +8,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrat.config import build
 from lrat.evaluation.forward import classify
-from lrat.experiments import build
+from lrat.experiments.analyse.views import looks_of
 from lrat.experiments.analysing_subject import Analysed, open_run
-from lrat.experiments.analysing_views import looks_of
-from lrat.experiments.paper_figures_analysis import Columns, StoredAnalysis, sentences
-from lrat.experiments.paper_figures_runs import FigureRun
 from lrat.hardware import move
 from lrat.losses import probability_margin
 from lrat.modes import evaluating
 from lrat.randomness import Keyed, keys
 from lrat.reporting.figures import Instance, Pair
+from lrat.reproduce.figures.runs import FigureRun
+from lrat.reproduce.figures.stored_analysis import Columns, StoredAnalysis, sentences
 from lrat.weighting import Evidence, GeometryTanh, MarginPower
 
 ATTACKS = ("pgd", "cw", "saa")

@@ -7,9 +7,16 @@ are lacking, ``make_figure`` draws. All of them read a folder that `lrat reprodu
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lrat.experiments.paper_figures_analysis import agreement_caption, histogram_caption
-from lrat.experiments.paper_figures_idea import idea_of
-from lrat.experiments.paper_figures_needs import (
+from lrat.reporting.figures import (
+    Drawn,
+    agreement_figure,
+    agreement_page,
+    idea_figure,
+    vulnerability_figure,
+    vulnerability_page,
+)
+from lrat.reproduce.figures.idea import idea_of
+from lrat.reproduce.figures.needs import (
     FIGURES,
     OUT,
     PARTS,
@@ -22,16 +29,9 @@ from lrat.experiments.paper_figures_needs import (
     rows_needed,
     whole_and_part,
 )
-from lrat.experiments.paper_figures_ranking import attack_rankings
-from lrat.experiments.paper_figures_training import extreme_weights, unseen_weighting
-from lrat.reporting.figures import (
-    Drawn,
-    agreement_figure,
-    agreement_page,
-    idea_figure,
-    vulnerability_figure,
-    vulnerability_page,
-)
+from lrat.reproduce.figures.ranking import attack_rankings
+from lrat.reproduce.figures.stored_analysis import agreement_caption, histogram_caption
+from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
 
 __all__ = [
     "FIGURES",

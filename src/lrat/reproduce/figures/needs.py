@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrat.errors import RunFolderError, UnknownNameError
-from lrat.experiments.analysing import AnalysisRequest, analyse_run
-from lrat.experiments.evaluating import evaluate_run
-from lrat.experiments.paper_figures_analysis import StoredAnalysis
-from lrat.experiments.paper_figures_runs import FigureRun, different_images, runs_of
+from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
+from lrat.experiments.evaluate import evaluate_run
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.reproduce.claiming import read_preset
-from lrat.experiments.request import EvaluationRequest
+from lrat.reproduce.figures.runs import FigureRun, different_images, runs_of
+from lrat.reproduce.figures.stored_analysis import StoredAnalysis
 
 FIGURES: Mapping[str, str] = {
     "figure1": "GAIRAT's weights; test accuracy per epoch under PGD and CW, SAT and GAIRAT",

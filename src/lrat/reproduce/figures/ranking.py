@@ -4,18 +4,18 @@ from collections.abc import Sequence
 
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, Outcomes
-from lrat.experiments.analysing_rankings import rank
-from lrat.experiments.paper_figures_analysis import sentences
-from lrat.experiments.paper_figures_needs import (
+from lrat.experiments.analyse.ranking import rank
+from lrat.experiments.reproduce.claiming import read_preset
+from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
+from lrat.reproduce.figures.needs import (
     RANKING,
     Asked,
     EvaluationNeed,
     ranking_request,
     rows_needed,
 )
-from lrat.experiments.paper_figures_runs import FigureRun, different_images
-from lrat.experiments.reproduce.claiming import read_preset
-from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
+from lrat.reproduce.figures.runs import FigureRun, different_images
+from lrat.reproduce.figures.stored_analysis import sentences
 
 _LABELS = {"sat": "AT", "trades": "TRADES"}
 

@@ -11,22 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.analysis import read_recorded
+from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
-from lrat.experiments.analysing_request import AnalysisRequest
-from lrat.experiments.analysing_store import ANALYSES, SUMMARY
-from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import evaluated, read_config
+from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.found import checkpoint_of, finished_at
-from lrat.experiments.paper_figures_analysis import StoredAnalysis
 from lrat.experiments.reproduce.claiming import read_preset
-from lrat.experiments.reproduce.collecting import image_counts, metrics_of, reported_epoch
-from lrat.experiments.reproduce.layout import finished_runs
-from lrat.experiments.reproduce.presets import Choice, drop_epoch
-from lrat.experiments.run import load_weights
-from lrat.experiments.weights import weights_digest
+from lrat.experiments.train import load_weights
 from lrat.reporting.figures import AccuracyCurve, Mark
+from lrat.reproduce.evidence import image_counts, metrics_of, reported_epoch
+from lrat.reproduce.figures.stored_analysis import StoredAnalysis
+from lrat.reproduce.folder import finished_runs
+from lrat.reproduce.presets import Choice, drop_epoch
+from lrat.runs.analysis import ANALYSES, SUMMARY
+from lrat.runs.folder import evaluated, read_config
+from lrat.runs.weights import weights_digest
 
 _FOLDED = "digits"
 """The data set whose test images depend on the training seed."""

@@ -9,16 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
-from lrat.experiments.analysing_figures import AGREEMENT_NOTES, noted_agreements
-from lrat.experiments.analysing_store import (
-    EMBEDDING,
-    OVERLAP,
-    SUMMARY,
-    VULNERABILITY,
-)
-from lrat.files import TABLE_SUFFIXES, read_table
-from lrat.reading import NOT_AS_WRITTEN, read_record, read_whole
+from lrat.experiments.analyse.figures import AGREEMENT_NOTES, noted_agreements
+from lrat.files.read import NOT_AS_WRITTEN, read_record, read_whole
+from lrat.files.write import TABLE_SUFFIXES, read_table
 from lrat.reporting.figures import Agreement, View, tail_words
+from lrat.runs.analysis import EMBEDDING, OVERLAP, SUMMARY, VULNERABILITY
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 VIEW_NAMES = ("gd", "pgd", "cw")

@@ -4,20 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lrat.experiments.paper_figures_analysis import sentences
-from lrat.experiments.paper_figures_needs import Asked
-from lrat.experiments.paper_figures_runs import (
-    FigureRun,
-    accuracy_curves,
-    different_images,
-    marks_of,
-)
 from lrat.reporting.figures import (
     Drawn,
     accuracy_figure,
     accuracy_limits,
     weight_histogram_figure,
 )
+from lrat.reproduce.figures.needs import Asked
+from lrat.reproduce.figures.runs import FigureRun, accuracy_curves, different_images, marks_of
+from lrat.reproduce.figures.stored_analysis import sentences
 
 
 def extreme_weights(asked: Asked) -> list[Drawn]:

@@ -6,9 +6,9 @@ from lrat.training.guards.attacking import IdleAttack, ImageScale
 from lrat.training.guards.base import Guard, Guards, Notice
 from lrat.training.guards.finite import SkippedSteps
 from lrat.training.guards.learning import NothingLearnt
-from lrat.training.guards.overfitting import CatastrophicOverfitting, RobustOverfitting
 from lrat.training.guards.probe import Probe, probe_size
-from lrat.training.guards.reading import Measured, Reading
+from lrat.training.guards.readings import Measured, Reading
+from lrat.training.guards.rules import CatastrophicOverfitting, RobustOverfitting
 from lrat.training.guards.selection import SmallValidation
 from lrat.training.guards.weights import CollapsedWeights, NoWeights
 

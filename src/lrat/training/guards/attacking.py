@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from lrat.data.scale import odd_scale
 from lrat.training.guards.examination import LEAST_GAIN, SURE, Examined
-from lrat.training.guards.overfitting import IDLE
-from lrat.training.guards.reading import Reading, percent
+from lrat.training.guards.readings import Reading, percent
+from lrat.training.guards.rules import IDLE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from lrat.attacks.base import Variant
-from lrat.training.crew import Crew
+from lrat.distributed.group import Crew
 from lrat.training.guards.examination import Examination, Examined
-from lrat.training.guards.reading import Measured, Reading
+from lrat.training.guards.readings import Measured, Reading
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Variant
+from lrat.distributed.group import Alone, Crew
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed, keys
-from lrat.training.crew import Alone, Crew
 from lrat.types import Batch, Images
 
 LEAST_GAIN = 0.02

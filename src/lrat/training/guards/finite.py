@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.training.guards.reading import Reading
+from lrat.training.guards.readings import Reading
 
 _CURE = "lower the learning rate, clip gradients, or look at the images and the loss"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.training.guards.reading import Reading, epochs, percent
+from lrat.training.guards.readings import Reading, epochs, percent
 
 
 @dataclass(frozen=True, kw_only=True)

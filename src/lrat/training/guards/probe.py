@@ -11,7 +11,7 @@ from lrat.modes import evaluating
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
-from lrat.training.guards.reading import Measured
+from lrat.training.guards.readings import Measured
 from lrat.training.step import Refreshable
 from lrat.types import Batch
 

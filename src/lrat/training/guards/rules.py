@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.training.guards.reading import Measured, Reading, epochs, noise, percent
+from lrat.training.guards.readings import Measured, Reading, epochs, noise, percent
 
 CATASTROPHIC = "catastrophic-overfitting"
 IDLE = "idle-attack"

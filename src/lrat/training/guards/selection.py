@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.training.guards.reading import Measured, Reading, noise, percent
+from lrat.training.guards.readings import Measured, Reading, noise, percent
 
 
 @dataclass(frozen=True, kw_only=True)

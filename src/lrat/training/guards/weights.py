@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lrat.training.guards.reading import Reading, percent
+from lrat.training.guards.readings import Reading, percent
 
 
 @dataclass(frozen=True, kw_only=True)

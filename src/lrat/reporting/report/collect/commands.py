@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from lrat.evaluation.gallery import ABOUT, GALLERY
-from lrat.evaluation.storage import EXTENT
-from lrat.experiments.catalogue import SUITES
-from lrat.experiments.config import RunConfig
-from lrat.experiments.folder import CONFIG, OFF, PANEL
+from lrat.config.catalogue import SUITES
+from lrat.config.settings import RunConfig
+from lrat.evaluation.storage.gallery import ABOUT, GALLERY
+from lrat.evaluation.storage.store import EXTENT
 from lrat.experiments.found import checkpoint_of
-from lrat.experiments.report.places import Place
-from lrat.experiments.report.reading import Folder, at
+from lrat.reporting.report.collect.places import Place
+from lrat.reporting.report.collect.reading import Folder, at
+from lrat.runs.folder import CONFIG, OFF, PANEL
 
 _MOST_SETTINGS = 8
 """With more of them, the run's own configuration file is the shorter command."""

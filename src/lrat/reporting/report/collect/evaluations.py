@@ -10,13 +10,13 @@ from typing import Any
 from lrat.errors import LratError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage import EXTENT, IDENTITY, SUMMARY, digest_of
+from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of
 from lrat.experiments.found import checkpoint_of
-from lrat.experiments.report.commands import evaluate_command
-from lrat.experiments.report.places import Place
-from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.verdicts import Verdicts, count_right, read_verdicts
-from lrat.reading import NOT_AS_WRITTEN, is_there
+from lrat.files.read import NOT_AS_WRITTEN, is_there
+from lrat.reporting.report.collect.commands import evaluate_command
+from lrat.reporting.report.collect.places import Place
+from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
 
 _DIGITS = 12

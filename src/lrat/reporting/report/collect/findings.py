@@ -10,9 +10,9 @@ from lrat.errors import LratError
 from lrat.evaluation.comparison.pairs import Contrast, contrasts_of
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.statistics import ALPHA, holm
-from lrat.experiments.comparing import SPLIT_BY_SEED
-from lrat.experiments.report.evaluations import Evaluated
+from lrat.experiments.compare import SPLIT_BY_SEED
 from lrat.experiments.report.group_words import GroupFindings, group_sentences
+from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.records import GroupRecord, PairRecord
 
 _MOST_RUNS = 16

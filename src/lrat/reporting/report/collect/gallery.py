@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.evaluation.gallery import ABOUT, GALLERY, Pictures, read_gallery
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.records import ball_of
-from lrat.experiments.report.evaluations import Evaluated
-from lrat.experiments.report.reading import Folder, at
+from lrat.evaluation.storage.gallery import ABOUT, GALLERY, Pictures, read_gallery
+from lrat.evaluation.storage.records import ball_of
 from lrat.experiments.report.verdicts import Verdicts
+from lrat.reporting.report.collect.evaluations import Evaluated
+from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord
 
 _SHOWN = 32

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrat.errors import ConfigurationError, RunFolderError
-from lrat.evaluation.storage import IDENTITY, PARTS
-from lrat.experiments.folder import CONFIG, EVALUATIONS, METRICS
-from lrat.reading import listed, read_json, trouble
+from lrat.evaluation.storage.store import IDENTITY, PARTS
+from lrat.files.read import listed, read_json, trouble
+from lrat.runs.folder import CONFIG, EVALUATIONS, METRICS
 
 _RUNS = "runs"
 """Where a reproduction keeps its runs."""

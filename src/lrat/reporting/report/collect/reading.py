@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrat.reading import (
+from lrat.files.read import (
     CHECKSUM,
     is_there,
     listed,

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrat.experiments.folder import CONFIG, ENVIRONMENT, METRICS, MODEL, WEIGHTS
-from lrat.experiments.report import training
-from lrat.experiments.report.commands import train_command
 from lrat.experiments.report.digests import digests
-from lrat.experiments.report.evaluations import Evaluated, read_evaluations
-from lrat.experiments.report.gallery import gallery
 from lrat.experiments.report.overlaps import analysed, fooled
-from lrat.experiments.report.places import Place
-from lrat.experiments.report.reading import Folder, at
 from lrat.experiments.report.stored import curves, masking, weights
-from lrat.reading import NOT_AS_WRITTEN
+from lrat.files.read import NOT_AS_WRITTEN
+from lrat.reporting.report.collect import training
+from lrat.reporting.report.collect.commands import train_command
+from lrat.reporting.report.collect.evaluations import Evaluated, read_evaluations
+from lrat.reporting.report.collect.gallery import gallery
+from lrat.reporting.report.collect.places import Place
+from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import RunRecord, State
+from lrat.runs.folder import CONFIG, ENVIRONMENT, METRICS, MODEL, WEIGHTS
 
 _UNKNOWN = "unknown"
 _KEPT_APART = ("seed", "device", "threads")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.statistics import wilson
-from lrat.experiments.report.reading import at, number, numbers
+from lrat.reporting.report.collect.reading import at, number, numbers
 from lrat.reporting.report.records import Cost, EpochRecord, Overfitting
 
 _LARGEST_SET = 200_000

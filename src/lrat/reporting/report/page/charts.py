@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lrat.reporting.figures.drawing import OKABE_ITO
+from lrat.reporting.figures.style import OKABE_ITO
 from lrat.reporting.report.records import Share
 
 COLOURS = OKABE_ITO[:6]

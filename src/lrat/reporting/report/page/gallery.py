@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrat.reporting.report.page.numbers import counted
 from lrat.reporting.report.pictures import Scaling, png, scaling, stride
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord, RunRecord
-from lrat.reporting.report.words import counted
 
 BUDGET = 3_600_000
 """Characters of galleries in the page; plotly.js takes 4.8 MB of the 10 MB that ten runs may."""

@@ -7,10 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lrat.files import remove_leftovers, write_atomically
-from lrat.reporting.report import words
+from lrat.files.write import remove_leftovers, write_atomically
 from lrat.reporting.report.charts_results import cost_figure, overview, security_curves
-from lrat.reporting.report.charts_training import (
+from lrat.reporting.report.configuration import differing_settings
+from lrat.reporting.report.masking import masking_table
+from lrat.reporting.report.page import numbers
+from lrat.reporting.report.page.charts import Figure
+from lrat.reporting.report.page.gallery import gallery_data
+from lrat.reporting.report.page.results import group_tables, without_group
+from lrat.reporting.report.page.training_charts import (
     all_equal,
     compared_learning,
     effective_size,
@@ -18,12 +23,7 @@ from lrat.reporting.report.charts_training import (
     learning_curve,
     weight_histogram,
 )
-from lrat.reporting.report.configuration import differing_settings
-from lrat.reporting.report.figures import Figure
-from lrat.reporting.report.gallery import gallery_data
-from lrat.reporting.report.masking import masking_table
 from lrat.reporting.report.records import ReportRecord
-from lrat.reporting.report.results import group_tables, without_group
 
 STYLES = ("base.css", "layout.css", "tables.css", "parts.css", "print.css")
 SCRIPTS = ("charts.js", "tables.js", "gallery.js", "controls.js")
@@ -134,14 +134,14 @@ def _environment() -> Any:
 
 def _filters() -> Mapping[str, Callable[..., Any]]:
     return {
-        "percent": words.percent,
-        "interval": words.interval,
-        "points": words.points,
-        "p_value": words.p_value,
-        "number": words.number,
-        "duration": words.duration,
-        "counted": words.counted,
-        "day": words.day,
+        "percent": numbers.percent,
+        "interval": numbers.interval,
+        "points": numbers.points,
+        "p_value": numbers.p_value,
+        "number": numbers.number,
+        "duration": numbers.duration,
+        "counted": numbers.counted,
+        "day": numbers.day,
         "prose": prose,
     }
 

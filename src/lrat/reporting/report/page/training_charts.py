@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lrat.reporting.report.figures import (
+from lrat.reporting.report.page.charts import (
     DASHES,
     Figure,
     axis,
@@ -14,8 +14,8 @@ from lrat.reporting.report.figures import (
     rounded,
     vertical,
 )
+from lrat.reporting.report.page.numbers import counted
 from lrat.reporting.report.records import EpochRecord, ReportRecord, RunRecord, TermWeights
-from lrat.reporting.report.words import counted
 
 CLEAN, ROBUST = "training, clean", "training, under attack"
 _MANY = 25

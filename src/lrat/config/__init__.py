@@ -1,0 +1,1 @@
+"""Names to objects: the only place that knows what a configuration may say."""

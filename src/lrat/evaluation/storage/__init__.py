@@ -1,0 +1,1 @@
+"""What an evaluation keeps in its folder."""

@@ -1,0 +1,1 @@
+"""``lrat analyse``: how a run's model sees its images."""

@@ -1,0 +1,1 @@
+"""The report's page: tables, charts and pictures of what was collected."""

@@ -1,0 +1,3 @@
+"""The small run of the commands' tests."""
+
+from experiments.conftest import run, trained  # noqa: F401
