@@ -23,11 +23,10 @@ from lrat.acceleration import accelerate
 from lrat.attacks import APGD, CW, SAA, GradientAttack
 from lrat.config import build
 from lrat.data import ImageData, stratified_subset
-from lrat.experiments.train import load_weights
 from lrat.losses import cw, dlr, probability_margin
 from lrat.randomness import Keyed, keys
 from lrat.runs.folder import read_config
-from lrat.runs.weights import fill
+from lrat.runs.weights import fill, load_weights
 from lrat.threat import Ball, as_ball
 
 EXACT = "exact: 3 targets, 20 steps"

@@ -30,11 +30,11 @@ from lrat.config.settings import RunConfig, load_config
 from lrat.errors import Interrupted
 from lrat.experiments.evaluate import evaluate_run
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.experiments.train import load_weights, train_run
+from lrat.experiments.train import train_run
 from lrat.files.read import read_json
 from lrat.files.write import write_json, write_text
 from lrat.runs.folder import read_config
-from lrat.runs.weights import fill
+from lrat.runs.weights import fill, load_weights
 from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.slices import portable, restored

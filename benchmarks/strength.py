@@ -21,11 +21,10 @@ from lrat.acceleration import Choices, FastView
 from lrat.attacks import APGD, CW, PGD, SAA, Attack
 from lrat.config import build
 from lrat.data import stratified_subset
-from lrat.experiments.train import load_weights
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.randomness import Keyed, keys
 from lrat.runs.folder import read_config
-from lrat.runs.weights import fill
+from lrat.runs.weights import fill, load_weights
 from lrat.threat import Ball, as_ball
 
 WAYS = {

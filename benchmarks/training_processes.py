@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from lrat.distributed.launch import processors
 from lrat.files.write import write_text
+from lrat.hardware import processors
 
 HEADING = "# Training in several processes"
 

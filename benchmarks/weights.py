@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from lrat.analysis.weights import ALL_CLASSES, SUM, read_recorded, weight_statistics
 from lrat.config.build import METHODS
-from lrat.reporting.tables import to_markdown
 from lrat.reproduce.folder import RunPlace, finished_runs
 from lrat.runs.folder import read_config
+from lrat.text import to_markdown
 
 Statistics = dict[str, npt.NDArray[Any]]
 VIEWS = ("clean", "pgd", "cw", "saa")

@@ -1,5 +1,6 @@
 """What a device computes with, where a model lies, and how it comes to another device."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -8,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrat.errors import ModelError
-from lrat.text import in_one_line
+from lrat.errors import ModelError, SettingError
+from lrat.text import in_one_line, shown
 
 _FULL = "ieee"
 _FULL_FLAGS = {"cudnn": False, "matmul": "highest"}
@@ -153,3 +154,45 @@ def move(model: nn.Module, device: torch.device) -> nn.Module:
             f"the model lies on {here} and cannot be moved to {wanted}: "
             f"{in_one_line(error)}; pass device={str(here)!r}, or a model that lies there"
         ) from error
+
+
+def device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise SettingError(f"device {shown(name)}: use auto, cpu or cuda") from None
+    try:
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(
+            f"device {name!r}: PyTorch cannot use it here; use cpu or auto"
+        ) from None
+    return chosen
+
+
+def processors() -> int:
+    """Those that this process may use: in a container or under a scheduler not all there are."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def device_for_others(name: str) -> torch.device:
+    """``build.device`` for a process that only starts others: it takes no memory of a GPU, as the
+    first use would."""
+    place = torch.device("cuda") if name == "auto" else _parsed(name)
+    if place is None or place.type != "cuda":
+        return device(name)
+    there = torch.cuda.device_count()
+    if (place.index or 0) < there:
+        return place
+    return device(name)  # says what is wrong, or takes the CPU
+
+
+def _parsed(name: str) -> torch.device | None:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        return None

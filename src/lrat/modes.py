@@ -12,6 +12,8 @@ from lrat.text import in_one_line
 
 _Modes = list[tuple[nn.Module, bool]]
 
+_RUNNING = ("running_mean", "running_var")
+
 
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """``model.eval()`` for the time inside; each module's own mode back afterwards, even on errors.
@@ -255,3 +257,8 @@ def equal(value: Tensor, other: Tensor) -> bool:
     if torch.equal(value, other):
         return True
     return bool(((value == other) | ((value != value) & (other != other))).all())  # noqa: PLR0124
+
+
+def is_running_statistic(name: str) -> bool:
+    """Whether the buffer of that name is BatchNorm's running mean or variance."""
+    return name.rpartition(".")[2] in _RUNNING

@@ -2,13 +2,16 @@
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LONGEST_VALUE = 100
 _LONGEST_REASON = 300
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and line feed, and those that reverse the direction of text."""
+
+SMALLEST_P = 1e-12
+"""What ``sign_flip`` gives for every p that is not larger."""
 
 
 def visible(text: str) -> str:
@@ -62,3 +65,34 @@ def reason(error: BaseException) -> str:
     else the message, else the kind of error."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return cut(visible(str(text)), _LONGEST_REASON) or type(error).__name__
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``3 min 20 s``, ``2 h 05 min``; at least ``1 s``."""
+    whole = max(1, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Plain-text columns under a header: the first to the left, the others to the right."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def to_markdown(table: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    header, *lines = table
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"

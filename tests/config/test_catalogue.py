@@ -43,7 +43,7 @@ def test_every_suite_is_built_under_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", catalogue.ATTACKS)
 def test_every_attack_is_built(name: str) -> None:
-    built = build.attack(name.replace("-N", "-7"), BALL)
+    built = suites.attack(name.replace("-N", "-7"), BALL)
     assert isinstance(built, Attack)
     if name.endswith("-N"):
         assert built.steps == 7
@@ -53,12 +53,12 @@ def test_every_attack_is_built(name: str) -> None:
 @pytest.mark.parametrize("name", ["pgd", "pgd-0", "pgd--1", "pgd-N", "PGD-20", "apgd"])
 def test_other_attacks_are_refused(name: str) -> None:
     with pytest.raises(UnknownNameError, match="unknown attack"):
-        build.attack(name, BALL)
+        suites.attack(name, BALL)
 
 
 def test_attacks_of_a_monitor_are_those_of_the_suites() -> None:
     for member in suites.suite("paper", BALL, classes=10).members:
-        assert build.attack(member.name, BALL) == member.attack
+        assert suites.attack(member.name, BALL) == member.attack
 
 
 @pytest.mark.parametrize("name", catalogue.DATA)

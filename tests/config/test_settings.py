@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from lrat.cli.progress import duration
 from lrat.config.settings import (
     RunConfig,
     differences,
@@ -12,6 +11,7 @@ from lrat.config.settings import (
 )
 from lrat.errors import ConfigurationError
 from lrat.runs.folder import claim, default_folder, threat_slug
+from lrat.text import duration
 
 
 def test_the_defaults_are_the_papers_method_and_schedule() -> None:

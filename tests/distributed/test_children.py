@@ -115,8 +115,8 @@ STUCK = """
 import ctypes, os, sys
 from lrat.experiments import lifeline
 from lrat.distributed.signals import holding
-lifeline.signals.SAME_WITHIN_SECONDS = lifeline._SECONDS_TO_LEAVE = 0.2
-with lifeline.left_at_the_second_signal(), holding():
+lifeline.signals.SAME_WITHIN_SECONDS = signals._SECONDS_TO_LEAVE = 0.2
+with signals.left_at_the_second_signal(), holding():
     print("here", flush=True)
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
     for _ in range(2):

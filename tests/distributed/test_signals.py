@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from lrat.distributed import signals
-from lrat.distributed.signals import StopRequest, holding, noticing, stopping
+from lrat.distributed.signals import StopRequest, holding, stopping
 from lrat.errors import StopNow
+from lrat.training.watch import noticing
 
 ASKING = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *ASKING]

@@ -23,12 +23,12 @@ from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.compare import compare_places
 from lrat.experiments.curves import CurveRequest, measure_curves
 from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
-from lrat.experiments.train import load_weights, train_run
+from lrat.experiments.train import train_run
 from lrat.files.read import read_whole
 from lrat.files.write import read_table, write_text
 from lrat.reporting.figures import Drawn
 from lrat.runs.folder import CONFIG, MODEL, read_config
-from lrat.runs.weights import weights_digest
+from lrat.runs.weights import load_weights, weights_digest
 from lrat.training.metrics import TIMES
 from reporting.report.reported import report
 

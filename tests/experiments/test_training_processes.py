@@ -16,7 +16,7 @@ import pytest
 
 from experiments.commands import assert_same_result, contents, lrat, one_thread, process, records
 from experiments.evaluations import has_two_processors
-from lrat.distributed.launch import processors
+from lrat.hardware import processors
 
 pytestmark = pytest.mark.xdist_group("processes")
 two = pytest.mark.skipif(

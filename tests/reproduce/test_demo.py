@@ -8,7 +8,7 @@ from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.experiments import demo_rows
 from lrat.experiments.demo_rows import FORWARDS, Plan
-from lrat.reporting.tables import WORST
+from lrat.reporting.report.records import WORST
 from lrat.reproduce.demo import ROWS, _joined, conclusion
 from lrat.reproduce.grid import Forecast
 from lrat.reproduce.paper import TABLE_1, TABLE_2

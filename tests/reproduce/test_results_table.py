@@ -1,7 +1,9 @@
 import pytest
 
 from experiments.commands import python
-from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
+from lrat.reporting.report.records import WORST
+from lrat.reporting.tables import RunRow, results_table
+from lrat.text import to_markdown
 
 
 def share(value: float, low: float, high: float) -> dict[str, float]:

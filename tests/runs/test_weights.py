@@ -17,9 +17,14 @@ from experiments.commands import lrat as command
 from lrat.attacks import PGD, Square
 from lrat.errors import CheckpointError, LratError, ModelError
 from lrat.evaluation import custom
-from lrat.experiments.train import load_weights
 from lrat.runs.folder import BESIDE_TENSORS, read_config
-from lrat.runs.weights import fill, read_safetensors, weights_digest, write_safetensors
+from lrat.runs.weights import (
+    fill,
+    load_weights,
+    read_safetensors,
+    weights_digest,
+    write_safetensors,
+)
 from lrat.threat import Linf
 
 pytestmark = pytest.mark.usefixtures("own_randomness")

@@ -172,3 +172,9 @@ def computes_in(logits: Tensor, *kinds: torch.dtype) -> bool:
             return True
         left += [before for before, _ in node.next_functions]
     return False
+
+
+def without_gradient(model: nn.Module, images: Tensor) -> Tensor:
+    """[B]: where the gradient of the summed logits is NaN; for the error that names an image."""
+    gradient, _, _ = image_gradient(model, Prepared(lambda logits: logits.sum(1), ()), images)
+    return gradient.flatten(1).isnan().any(1)

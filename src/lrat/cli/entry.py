@@ -15,12 +15,13 @@ from lrat import __version__
 from lrat.cli.analyse import analyse
 from lrat.cli.compare import compare
 from lrat.cli.curve import curve
+from lrat.cli.demo import demo
 from lrat.cli.evaluate import evaluate
 from lrat.cli.list import list_
 from lrat.cli.merge import merge
 from lrat.cli.report import report
 from lrat.cli.reproduce import reproduce
-from lrat.cli.train import demo, train
+from lrat.cli.train import train
 from lrat.cli.why import why
 from lrat.errors import Interrupted, LratError
 from lrat.signals import SIGNALS, interrupt_once

@@ -17,21 +17,11 @@ from rich.table import Table
 
 from lrat.config.settings import RunConfig
 from lrat.reproduce.grid import RowsProgress
-from lrat.text import visible
+from lrat.text import duration, visible
 from lrat.training import EpochRecord, Progress, StepProgress
 
 _FORECAST_STEPS = 5
 _FORECAST_SECONDS = 1.0
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min 20 s``, ``2 h 05 min``; at least ``1 s``."""
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _percent(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """Configuration to objects: the only place where names become threats, methods, data and models."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from torch import nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
-from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
 from lrat.config.catalogue import names_users_code
 from lrat.config.settings import DataSettings, MethodSettings, RunConfig
 from lrat.config.user_code import model_from_file
@@ -29,9 +27,8 @@ from lrat.errors import (
     ConfigurationError,
     NonFiniteError,
     SettingError,
-    UnknownNameError,
 )
-from lrat.evaluation import Member, Suite, examination
+from lrat.evaluation import examination
 from lrat.evaluation.examination import check_forward
 from lrat.hardware import device_of
 from lrat.methods import Simulated
@@ -39,7 +36,7 @@ from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
 from lrat.randomness import seeded_randomness
 from lrat.text import shown
-from lrat.threat import Ball, as_ball
+from lrat.threat import as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
 from lrat.training.schedules import schedule as named_schedule
@@ -278,27 +275,6 @@ def schedule(
     return wanted
 
 
-def attack(name: str, ball: Ball) -> Attack:
-    """An evaluation attack by name: pgd-20, cw-20 (any number of steps), those of AutoAttack,
-    saa."""
-    counted = re.fullmatch(r"(pgd|cw)-([1-9]\d*)", name)
-    if counted:
-        steps, step_size = int(counted[2]), ball.epsilon / 4
-        make = PGD if counted[1] == "pgd" else CW
-        return make(threat=ball, steps=steps, step_size=step_size)
-    whole = AutoAttack(threat=ball)
-    named: dict[str, Attack] = {**whole.attacks, "autoattack": whole, "saa": SAA(threat=ball)}
-    if name not in named:
-        raise UnknownNameError("attack", name, ["pgd-20", "cw-20", *named])
-    return named[name]
-
-
-def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
-    """Named attacks as a suite of their own, for monitoring."""
-    members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
-    return Suite(name="+".join(names), threat=ball, members=members)
-
-
 def view(
     acceleration: str, network: nn.Module, images: ImageData, choices: Choices | None = None
 ) -> nn.Module:
@@ -321,20 +297,3 @@ def threads(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError:
-        raise SettingError(f"device {shown(name)}: use auto, cpu or cuda") from None
-    try:
-        torch.zeros(1, device=chosen).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(
-            f"device {name!r}: PyTorch cannot use it here; use cpu or auto"
-        ) from None
-    return chosen

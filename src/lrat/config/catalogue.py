@@ -70,6 +70,11 @@ CATALOGUES: Mapping[str, Mapping[str, str]] = {
     "models": MODELS,
 }
 
+SPLIT_BY_SEED = "digits"
+"""The data set whose test images depend on the training seed."""
+FOLD_OVERLAP = 1 / 4
+"""Its test images by its training images: one fold of five against the other four."""
+
 
 def resolve_method(name: str) -> str:
     """The method's own name, aliases resolved."""

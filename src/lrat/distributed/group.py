@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lrat.training.averaging import is_running_statistic
+from lrat.modes import is_running_statistic
 from lrat.types import Batch
 
 

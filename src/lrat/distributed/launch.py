@@ -17,11 +17,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from lrat.config import build
 from lrat.distributed.children import ConnectionLostError, in_team
+from lrat.distributed.signals import left_at_the_second_signal
 from lrat.errors import ConfigurationError
-from lrat.experiments.lifeline import left_at_the_second_signal
-from lrat.hardware import float32_settings, set_float32
+from lrat.hardware import device_for_others, float32_settings, processors, set_float32
 from lrat.text import reason
 
 _logger = logging.getLogger(__name__)
@@ -57,12 +56,6 @@ class Spread:
         return f"--devices {self.devices} --nodes {self.nodes}"
 
 
-def processors() -> int:
-    """Those that this process may use: in a container or under a scheduler not all there are."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
-
-
 def check_devices(
     device: str, devices: int | None, nodes: int, *, others_expected: bool = False
 ) -> None:
@@ -94,25 +87,6 @@ def check_devices(
             f"device {place} is one of them and devices takes {devices}: leave out the "
             "number, or the devices"
         )
-
-
-def device_for_others(name: str) -> torch.device:
-    """``build.device`` for a process that only starts others: it takes no memory of a GPU, as the
-    first use would."""
-    place = torch.device("cuda") if name == "auto" else _parsed(name)
-    if place is None or place.type != "cuda":
-        return build.device(name)
-    there = torch.cuda.device_count()
-    if (place.index or 0) < there:
-        return place
-    return build.device(name)  # says what is wrong, or takes the CPU
-
-
-def _parsed(name: str) -> torch.device | None:
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        return None
 
 
 def in_processes(work: "Work[Result]", spread: Spread) -> Result | None:

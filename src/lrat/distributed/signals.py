@@ -1,6 +1,7 @@
 """Signals that end a process as a request that is answered between two steps."""
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -9,9 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeAlias
 
-from torch import nn
-
-from lrat.errors import SettingError, StopNow
+from lrat.errors import SettingError
 from lrat.signals import SIGNALS, URGENT, interrupt_once
 
 _logger = logging.getLogger(__name__)
@@ -21,6 +20,8 @@ SAME_WITHIN_SECONDS = 2.0
 """A signal that comes again so soon is the same one: Ctrl-C reaches the processes of torchrun, and
 torchrun, which hands it on to them."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
+
+_SECONDS_TO_LEAVE = 3.0
 
 
 class StopRequest:
@@ -197,19 +198,45 @@ def check_minutes(minutes: float | None, *, name: str = "max_minutes=") -> None:
 
 
 @contextmanager
-def noticing(stop: StopRequest, *modules: nn.Module) -> Iterator[None]:
-    """Inside, the next forward of one of ``modules`` raises ``StopNow`` once a stop is asked for.
+def left_at_the_second_signal() -> Iterator[None]:
+    """Inside, a second SIGINT or SIGTERM ends this process with status 130, whatever it does.
 
-    A measurement can take hours, and its forwards are the one thing that is known of it.
+    Python's handlers run between two steps of the main thread, which waits in the middle of one
+    when another process does not answer. Where they do run they have some seconds to come first.
     """
-
-    def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if stop:
-            raise StopNow
-
-    hooks = [module.register_forward_pre_hook(check) for module in dict.fromkeys(modules)]
+    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(ear,), daemon=True)
     try:
+        listener.start()
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        signal.set_wakeup_fd(before)
+        os.close(mouth)
+        listener.join()
+        os.close(ear)
+
+
+def _listen(ear: int) -> None:
+    """Until the other end closes; of each signal its number comes."""
+    first: float | None = None
+    while number := os.read(ear, 1):
+        now = time.monotonic()
+        if number[0] not in URGENT:
+            continue
+        if first is None:
+            first = now
+        elif now - first > SAME_WITHIN_SECONDS:
+            last = threading.Timer(_SECONDS_TO_LEAVE, _leave)
+            last.daemon = True
+            last.start()
+            break
+
+
+def _leave() -> None:
+    _logger.warning("stopped at once, in the middle of a step; the same command continues")
+    os._exit(130)

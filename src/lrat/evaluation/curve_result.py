@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError
-from lrat.evaluation.result import aligned, percent
-from lrat.evaluation.statistics import Proportion, wilson
+from lrat.evaluation.statistics import Proportion, percent, wilson
 from lrat.files.read import NOT_AS_WRITTEN
+from lrat.text import aligned
 
 Positions = npt.NDArray[np.int64]
 _SHOWN_ROWS = 8

@@ -1,6 +1,6 @@
 """What an evaluation found: everything here is derived from the outcomes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.statistics import Proportion, mean_proportion, wilson
+from lrat.evaluation.statistics import Proportion, mean_proportion, percent, wilson
 from lrat.evaluation.storage.records import check_summary, notes_of
 from lrat.evaluation.storage.store import SUMMARY, Identity, read_finished
+from lrat.text import aligned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,24 +173,6 @@ class EvaluationResult:
         rows.append(("worst case", *percent(self.worst_case), *total))
         about = f"n {len(self.index)}, seed {self.seed}, {self.threat}; passes are means per image"
         return "\n".join([aligned(rows), about, *(f"note: {note}" for note in self.notes)])
-
-
-def percent(share: Proportion) -> tuple[str, str]:
-    """``("45.20", "42.13 - 48.30")``."""
-    return f"{100 * share.value:.2f}", f"{100 * share.low:.2f} - {100 * share.high:.2f}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Plain-text columns under a header: the first to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
 
 
 def _check_complete(

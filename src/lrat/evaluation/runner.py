@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lrat.acceleration import View
 from lrat.attacks.adapters import protected_from, returned_images
 from lrat.attacks.base import Variant
+from lrat.attacks.gradient import without_gradient
 from lrat.attacks.spent import spent
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
@@ -24,7 +25,7 @@ from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.storage.store import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.time_limit import OutOfTimeError
-from lrat.evaluation.watching import GradientWatch, without_gradient
+from lrat.evaluation.watching import GradientWatch
 from lrat.hardware import full_float32
 from lrat.hooks import PassCounter
 from lrat.losses import logit_margin

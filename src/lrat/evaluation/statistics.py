@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
+from lrat.text import SMALLEST_P
 
 ALPHA = 0.05
 POWER = 0.8
@@ -73,10 +74,6 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
     # Two equal tails.
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
-
-
-SMALLEST_P = 1e-12
-"""What ``sign_flip`` gives for every p that is not larger."""
 
 
 def sign_flip(scores: npt.NDArray[np.integer]) -> float:
@@ -224,3 +221,8 @@ def mean_of(values: Iterable[float]) -> float:
     """The arithmetic mean of at least one number."""
     every = list(values)
     return sum(every) / len(every)
+
+
+def percent(share: Proportion) -> tuple[str, str]:
+    """``("45.20", "42.13 - 48.30")``."""
+    return f"{100 * share.value:.2f}", f"{100 * share.low:.2f} - {100 * share.high:.2f}"

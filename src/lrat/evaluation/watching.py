@@ -4,9 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrat.attacks.gradient import image_gradient
-from lrat.losses import Prepared
-
 
 class GradientWatch:
     """Whether any gradient that came back through a module to its images was NaN.
@@ -42,9 +39,3 @@ class GradientWatch:
             return
         broken = gradient.isnan().any()
         self._seen = broken if self._seen is None else self._seen | broken
-
-
-def without_gradient(model: nn.Module, images: Tensor) -> Tensor:
-    """[B]: where the gradient of the summed logits is NaN; for the error that names an image."""
-    gradient, _, _ = image_gradient(model, Prepared(lambda logits: logits.sum(1), ()), images)
-    return gradient.flatten(1).isnan().any(1)

@@ -10,10 +10,9 @@ from lrat.config import build
 from lrat.config.settings import RunConfig
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError, RunFolderError
-from lrat.experiments.train import load_weights
 from lrat.files.read import read_record
 from lrat.runs.folder import CONTENTS, read_config
-from lrat.runs.weights import fill
+from lrat.runs.weights import fill, load_weights
 
 Part = Literal["train", "test"]
 

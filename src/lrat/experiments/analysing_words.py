@@ -7,8 +7,8 @@ import numpy as np
 
 from lrat.analysis.views import Columns
 from lrat.analysis.weights import ALL_CLASSES, SUM
-from lrat.evaluation.result import aligned
 from lrat.experiments.analyse.result import Analysis
+from lrat.text import aligned
 
 _MOST_EPOCHS = 6
 _NAMES = {

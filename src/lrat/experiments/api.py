@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import nn
 
+from lrat import hardware
 from lrat.acceleration import View
 from lrat.checks import FUNCTION, MODULE, Rule, checked, instance, one_of
 from lrat.config import build, catalogue
@@ -39,6 +40,7 @@ from lrat.models.hookless import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
+from lrat.runs import suites
 from lrat.runs.folder import has_begun
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
@@ -177,7 +179,7 @@ def fit(
     view = build.view(acceleration, model, train_part)
     validate = None
     if held is not None:
-        suite = build.attacks_as_suite((_VALIDATION_ATTACK,), ball)
+        suite = suites.attacks_as_suite((_VALIDATION_ATTACK,), ball)
         validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
     made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
     made += f" {label_smoothing}" if label_smoothing else ""
@@ -383,5 +385,5 @@ def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
 
 def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
     if device is not None:
-        return build.device(str(device))
+        return hardware.device(str(device))
     return device_of(model) or torch.device("cpu")

@@ -10,10 +10,10 @@ from rich.markup import escape
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
 
-from lrat.cli.progress import bars_with, duration, say
+from lrat.cli.progress import bars_with, say
 from lrat.evaluation import Progress
 from lrat.experiments.evaluate import ProgressCallback
-from lrat.text import visible
+from lrat.text import duration, visible
 
 _QUIET_SECONDS = 5.0
 """An evaluation that takes no longer than this shows its table alone."""

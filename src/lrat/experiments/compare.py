@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lrat.config.catalogue import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult, compare
@@ -18,11 +19,6 @@ from lrat.files.write import write_json
 from lrat.runs.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
-
-SPLIT_BY_SEED = "digits"
-"""The data set whose test images depend on the training seed."""
-FOLD_OVERLAP = 1 / 4
-"""Its test images by its training images: one fold of five against the other four."""
 
 
 @dataclass(frozen=True, kw_only=True)

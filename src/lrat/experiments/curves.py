@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from lrat import hardware
 from lrat.acceleration import View
 from lrat.checks import ARGUMENTS, TEXT, check_fields, optional, threat_parts
 from lrat.config import build
@@ -13,7 +14,7 @@ from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
 from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.curve_result import Brackets, Curve
-from lrat.evaluation.result import aligned, percent
+from lrat.evaluation.statistics import percent
 from lrat.evaluation.storage.store import IDENTITY, claim
 from lrat.evaluation.suites import Member
 from lrat.experiments.seeing import evaluated_choices
@@ -22,9 +23,11 @@ from lrat.files.write import TABLE_SUFFIXES, read_table, remove_leftovers, write
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import Drawn, security_curve_figure
+from lrat.runs import suites
 from lrat.runs.folder import CURVE, CURVES, OFF, read_config
 from lrat.runs.identity import Reading
 from lrat.runs.sources import Source, Subject, own_folder
+from lrat.text import aligned
 from lrat.threat import as_ball
 
 FIGURES = "figures"
@@ -103,8 +106,8 @@ def measure_curves(
     if not runs:
         raise SettingError("no run to measure: name at least one run folder")
     norm, highest = _common_scale(runs, request)
-    build.attack(request.attack, as_ball(f"{norm}:{highest!r}"))  # refused before any work
-    build.device(request.device)
+    suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))  # refused before any work
+    hardware.device(request.device)
     names = _names(runs)
     measured = []
     for run, name in zip(runs, names, strict=True):
@@ -151,7 +154,7 @@ def _measure(
     progress: ProgressCallback | None,
 ) -> MeasuredCurve:
     build.check_fit(subject.network, subject.test)
-    place = build.device(request.device)
+    place = hardware.device(request.device)
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
     ball = as_ball(subject.threat)
     norm, trained = threat_parts(subject.threat)
@@ -160,7 +163,7 @@ def _measure(
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-        largest = build.attack(request.attack, as_ball(f"{norm}:{highest!r}"))
+        largest = suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))
         identity = {
             **subject.identity,
             "data": subject.test.digest(),
@@ -194,7 +197,7 @@ def _measure(
         curve = security_curve(
             network,
             in_order(images, batch_size=request.batch_size, device=place),
-            lambda smaller: build.attack(request.attack, smaller),
+            lambda smaller: suites.attack(request.attack, smaller),
             ball,
             max_epsilon=highest,
             levels=request.levels,

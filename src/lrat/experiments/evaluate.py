@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from lrat import hardware
 from lrat.acceleration import View
 from lrat.config import build
 from lrat.config.fingerprints import own_functions
 from lrat.data import ImageData, in_order, stratified_subset
-from lrat.distributed.launch import processors
 from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
@@ -23,7 +23,7 @@ from lrat.experiments.evaluation_request import EvaluationRequest, descriptions,
 from lrat.experiments.exhibits import chosen_gallery
 from lrat.experiments.seeing import evaluated_choices
 from lrat.files.read import is_there
-from lrat.hardware import move
+from lrat.hardware import move, processors
 from lrat.randomness import Keyed, keys, random_state_kept
 from lrat.runs.folder import OFF, evaluated
 from lrat.runs.identity import Reading
@@ -72,7 +72,7 @@ def evaluate_subject(
             request=request,
             attacks=attacks,
             folder=folder,
-            device=build.device(request.device),
+            device=hardware.device(request.device),
             progress=progress,
             identity=subject.identity,
         )

@@ -9,10 +9,8 @@ the parent heard, and which closes when the parent dies, however it dies.
 import _thread
 import logging
 import multiprocessing
-import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +18,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from lrat.distributed import signals
-from lrat.signals import URGENT
 from lrat.streams import tolerant_output
 
 _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 _WAKE: signal.Signals | None = getattr(signal, "SIGURG", None)
 """Does nothing to a process that has no handler for it."""
-_SECONDS_TO_LEAVE = 3.0
 
 
 @dataclass(kw_only=True)
@@ -116,48 +111,3 @@ def interrupt(number: signal.Signals = signal.SIGINT) -> None:
     if _WAKE is not None:
         # The interrupt alone does not wake a main thread that sleeps or waits; a signal does.
         signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
-
-
-@contextmanager
-def left_at_the_second_signal() -> Iterator[None]:
-    """Inside, a second SIGINT or SIGTERM ends this process with status 130, whatever it does.
-
-    Python's handlers run between two steps of the main thread, which waits in the middle of one
-    when another process does not answer. Where they do run they have some seconds to come first.
-    """
-    if os.name == "nt" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(ear,), daemon=True)
-    try:
-        listener.start()
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(mouth)
-        listener.join()
-        os.close(ear)
-
-
-def _listen(ear: int) -> None:
-    """Until the other end closes; of each signal its number comes."""
-    first: float | None = None
-    while number := os.read(ear, 1):
-        now = time.monotonic()
-        if number[0] not in URGENT:
-            continue
-        if first is None:
-            first = now
-        elif now - first > signals.SAME_WITHIN_SECONDS:
-            last = threading.Timer(_SECONDS_TO_LEAVE, _leave)
-            last.daemon = True
-            last.start()
-            break
-
-
-def _leave() -> None:
-    _logger.warning("stopped at once, in the middle of a step; the same command continues")
-    os._exit(130)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lrat import hardware
 from lrat.acceleration import View
 from lrat.config import build
 from lrat.data import ImageData, stratified_subset
@@ -48,7 +49,7 @@ def examine(
     known = _stored(folder / PANEL, made_of) if folder is not None and is_kept else None
     if known is not None:
         return known
-    place = build.device(request.device)
+    place = hardware.device(request.device)
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from lrat.acceleration import View
-from lrat.config import build
 from lrat.config.settings import RunConfig
 from lrat.data import ImageData, Splits, in_order, stratified_subset
 from lrat.data.scale import SCALE_WORDS
 from lrat.distributed.group import Alone, Crew
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite, evaluate_suite
+from lrat.runs import suites
 from lrat.threat import Ball, as_ball
 from lrat.training import Progress, Watch
 from lrat.training.guards import Guards, ImageScale, Measured, Probe, probe_size, standard_guards
@@ -129,7 +129,7 @@ def watch(
     subset = stratified_subset(splits.training(), CLEAN_SUBSET, seed=0)
 
     def accuracy(data: ImageData, *attacks: str) -> Callable[[nn.Module], Mapping[str, float]]:
-        suite = build.attacks_as_suite(attacks, ball)
+        suite = suites.attacks_as_suite(attacks, ball)
         seed = config.seed
         return accuracy_measure(data, suite, seed=seed, view=view, device=device, crew=crew)
 

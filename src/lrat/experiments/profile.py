@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from lrat import hardware
 from lrat.config import build
 from lrat.config.settings import RunConfig
 from lrat.data import ImageData, InMemory, in_order, stratified_subset
@@ -61,7 +62,7 @@ def profile_training(config: RunConfig, *, budget: Budget | None = None) -> Prof
 
 
 def _training(config: RunConfig, budget: Budget) -> Profile:
-    place = build.device(config.device)
+    place = hardware.device(config.device)
     images = build.data(config.data, config.seed).training()
     network = build.model(config, images.shape, images.classes)
     size = config.training.batch_size
@@ -111,7 +112,7 @@ def profile_evaluation(
     how large they are. Raises what that function raises for settings, data and models.
     """
     request.check()
-    place = build.device(request.device)
+    place = hardware.device(request.device)
     subject = source.open(request.threat)
     with subject.threads():
         ball, classes = as_ball(subject.threat), build.check_fit(subject.network, subject.test)
@@ -130,7 +131,7 @@ def _evaluation(
     request: EvaluationRequest,
     budget: Budget,
 ) -> Profile:
-    place = build.device(request.device)
+    place = hardware.device(request.device)
     view = build.view(request.acceleration, network, images)
     probe = _probe(images, place)
     meter = Meter(network, view, probe)

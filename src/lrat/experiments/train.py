@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrat import hardware
 from lrat.acceleration import View, describe
 from lrat.config import build
 from lrat.config.catalogue import names_users_code
@@ -25,7 +26,6 @@ from lrat.experiments.environment import environment
 from lrat.experiments.monitoring import selection_key, watch
 from lrat.experiments.seeing import record_choices, recorded_choices
 from lrat.experiments.trackers import build_trackers
-from lrat.files.read import is_there
 from lrat.files.write import appears, write_atomically, write_json, write_text
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
@@ -41,9 +41,8 @@ from lrat.runs.folder import (
 )
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
-from lrat.runs.weights import read_safetensors, write_safetensors
-from lrat.training import Progress, Storage, TrainingResult, Watch, train
-from lrat.training.state import reported
+from lrat.runs.weights import storage, write_safetensors
+from lrat.training import Progress, TrainingResult, Watch, train
 from lrat.training.watch import tell
 
 
@@ -71,21 +70,6 @@ class TrainedRun:
         return "\n".join([about, *notes, str(self.folder)])
 
 
-def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Storage:
-    """Where the run's metrics, checkpoints and recorded weights lie."""
-    training = config.training
-    return Storage(
-        folder=folder,
-        identity=config.digest(),
-        keep_last=training.keep_last,
-        keep_epochs=training.keep_epochs,
-        record_epochs=training.record_weights,
-        every_steps=training.checkpoint_every_steps,
-        every_minutes=training.checkpoint_every_minutes,
-        portable=portable,
-    )
-
-
 @random_state_kept()
 def train_run(
     config: RunConfig,
@@ -107,7 +91,7 @@ def train_run(
     """
     check_minutes(max_minutes)
     crew = Alone() if crew is None else crew
-    place = build.device(config.device) if device is None else device
+    place = hardware.device(config.device) if device is None else device
     if crew.rank > 0:
         return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
     with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
@@ -242,13 +226,6 @@ def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
     if names_users_code(config.model.name):
         found["model file"] = file_digest(config.model.name)
     return found
-
-
-def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Any]:
-    """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
-    if checkpoint == "selected" and is_there(folder / WEIGHTS):
-        return read_safetensors(folder / WEIGHTS)
-    return reported(storage(config, folder).checkpoints().load(checkpoint))
 
 
 def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images: ImageData) -> None:

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lrat.config.settings import RunConfig
-from lrat.distributed.launch import (
-    Spread,
-    check_devices,
-    device_for_others,
-    in_processes,
-    share_processors,
-)
+from lrat.distributed.launch import Spread, check_devices, in_processes, share_processors
 from lrat.distributed.signals import check_minutes, holding
 from lrat.errors import ConfigurationError, Interrupted, ModelError
 from lrat.experiments.crew import FabricCrew, check_synchronised, unused_parameters
 from lrat.experiments.train import TrainedRun, train_run
+from lrat.hardware import device_for_others
 from lrat.training import Progress
 
 Watcher: TypeAlias = Callable[[RunConfig], AbstractContextManager[Progress]]

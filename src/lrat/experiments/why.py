@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lrat import hardware
 from lrat.acceleration import View, describe
 from lrat.config import build, catalogue
 from lrat.data import ImageData
@@ -70,7 +71,7 @@ def explain(
     """
     if suite_name is not None:
         check_suite(suite_name)
-    place = build.device(device)
+    place = hardware.device(device)
     source = Source(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     subject = source.open(threat)
     row = _row_of(index, subject.test, run)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from lrat.evaluation import NATURAL, Outcomes
 from lrat.evaluation.outcomes import UNKNOWN
-from lrat.evaluation.result import aligned
 from lrat.evaluation.story import AttackStory, Path, Story
+from lrat.text import aligned
 
 _MOST_CLASSES = 5
 _MOST_POINTS = 10

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WORST = "worst case"
+from lrat.reporting.report.records import WORST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,3 @@ def results_table(
         for row in rows
     ]
     return [header, *lines]
-
-
-def to_markdown(table: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
-    header, *lines = table
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"

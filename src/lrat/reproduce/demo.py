@@ -13,9 +13,11 @@ from lrat.experiments.demo_rows import FORWARDS, Plan, make_rows
 from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, LONG_STEP
 from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
-from lrat.reporting.tables import WORST, RunRow, results_table, to_markdown
+from lrat.reporting.report.records import WORST
+from lrat.reporting.tables import RunRow, results_table
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.paper import TABLE_1
+from lrat.text import to_markdown
 
 ROWS = (BASELINE, LONG_BASELINE, *(name for name in TABLE_1 if name != BASELINE))
 PAPER_TITLE = "The paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images"

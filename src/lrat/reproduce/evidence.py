@@ -14,13 +14,12 @@ from lrat.config.settings import DataSettings, RunConfig, differences
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel
 from lrat.experiments.found import finished_at
-from lrat.experiments.train import load_weights
 from lrat.files.read import NOT_AS_WRITTEN, read_record, read_text, trouble
 from lrat.reproduce.cell import Attacks, evaluation_name
 from lrat.reproduce.folder import RunPlace
 from lrat.reproduce.presets import Choice
 from lrat.runs.folder import ENVIRONMENT, METRICS, MODEL, PANEL, evaluated, read_config
-from lrat.runs.weights import weights_digest
+from lrat.runs.weights import load_weights, weights_digest
 from lrat.training import EpochRecord
 
 _AGAIN = "bring it back, or move the run's folder away and train it again"

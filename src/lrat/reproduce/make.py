@@ -2,15 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lrat.errors import LratError
 from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE
 from lrat.files.write import write_json, write_text
-from lrat.reporting.tables import to_markdown
 from lrat.reproduce import table_text
 from lrat.reproduce.cell import Attacks
 from lrat.reproduce.evidence import Evidence, read_runs
@@ -18,8 +15,9 @@ from lrat.reproduce.folder import finished_runs
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import attacks_of, make_runs, wanted_rows
 from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
-from lrat.reproduce.request import Request
+from lrat.reproduce.request import Report, Request
 from lrat.reproduce.tables import Table, make_table
+from lrat.text import to_markdown
 
 _PAPER: Mapping[str, PaperRow] = {**TABLE_1, **TABLE_2}
 _ROWS: Mapping[str, Sequence[str]] = {
@@ -33,17 +31,6 @@ _ROWS: Mapping[str, Sequence[str]] = {
 each mixture before the same one with a GD term."""
 _REWRITE_SHARE = 20
 """A table under way is written anew when so many times the time that it takes have passed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What to show: tables by title, a paragraph, and where everything was written."""
-
-    tables: Mapping[str, Sequence[Sequence[str]]]
-    conclusion: str
-    paths: tuple[Path, ...]
-    seconds: float
-    failed: tuple[str, ...] = ()
 
 
 def reproduce_table(request: Request, watcher: Watcher) -> Report:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lrat.cli.progress import duration
+from lrat import hardware
 from lrat.config import build
-from lrat.distributed.launch import processors
 from lrat.experiments.reproduce.claiming import check, claim
 from lrat.experiments.reproduce.work import seconds_per_forward
+from lrat.hardware import processors
 from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask
 from lrat.reproduce.evidence import image_counts
 from lrat.reproduce.folder import run_folder, run_name
 from lrat.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
 from lrat.reproduce.request import Request, check_rows
+from lrat.text import duration
 
 
 def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:
@@ -92,7 +93,7 @@ def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
     images = build.data(first.config.data, first.config.seed).training()
     left = sum((task.cell.work - task.cell.done) * task.images[0] for task in tasks)
     seconds = left * seconds_per_forward(first.config, images) / workers
-    place = build.device(first.config.device)
+    place = hardware.device(first.config.device)
     warning = ""
     if preset.for_gpu and place.type == "cpu":
         warning = f"warning: preset {preset.name} is meant for a GPU, this is a CPU; "
@@ -108,7 +109,7 @@ def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
 
 def workers_of(request: Request, tasks: int) -> int:
     """As asked; else one per processor, on a GPU one. Never more than there are tasks."""
-    place = build.device(request.choice.config("sat", 0).device)
+    place = hardware.device(request.choice.config("sat", 0).device)
     own = 1 if place.type == "cuda" else processors()
     return max(1, min(request.workers or own, tasks))
 

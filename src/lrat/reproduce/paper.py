@@ -4,6 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lrat.errors import UnknownNameError
+
+FIGURES: Mapping[str, str] = {
+    "figure1": "GAIRAT's weights; test accuracy per epoch under PGD and CW, SAT and GAIRAT",
+    "figure2": "the ranking of attacks over data sets, SAT, TRADES and their early-stopped models",
+    "figure3": "t-SNE of SAT's outputs: where views agree on the most vulnerable images",
+    "figure4": "the idea of local reweighting, from real images",
+    "figure5": "V_PGD and V_CW of the GAIRAT model, and the most vulnerable images of either view",
+    "figure6": "test accuracy per epoch of GAIRAT's weighting with CW as the simulated attack",
+}
+PARTS: Mapping[str, str] = {"figure1": "abc", "figure3": "abcd", "figure5": "abcdef"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
@@ -43,3 +55,12 @@ DEMO_PRESET: Mapping[str, Any] = {
     "seed": 0,
 }
 """Digits at epsilon .2: small enough for two processor cores, hard enough to tell rows apart."""
+
+
+def whole_and_part(name: str) -> tuple[str, str]:
+    """``figure3b`` is ("figure3", "b"); ``UnknownNameError`` for what the paper has not."""
+    whole, part = name[: len("figure1")], name[len("figure1") :]
+    if whole not in FIGURES or (part and part not in PARTS.get(whole, "")) or len(part) > 1:
+        known = [*FIGURES, *(f"{each}{part}" for each, parts in PARTS.items() for part in parts)]
+        raise UnknownNameError("figure", name, known)
+    return whole, part

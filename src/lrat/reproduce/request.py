@@ -1,7 +1,7 @@
 """What a reproduction is asked for, checked before anything is written."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from lrat.checks import PATHS, TEXT, Rule, check_fields, instance, tuple_of, who
 from lrat.config import build, catalogue
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.experiments.reproduce.rows import check_row
-from lrat.reproduce.figures.needs import FIGURES, PARTS
+from lrat.reproduce.paper import FIGURES, PARTS
 from lrat.reproduce.presets import Choice
 from lrat.reproduce.studies import check_studies
 
@@ -122,3 +122,14 @@ def check_rows(choice: Choice, rows: Sequence[str], seeds: Sequence[int]) -> Non
     for row in rows:
         for seed in seeds[:1]:
             build.objective(choice.config(row, seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What to show: tables by title, a paragraph, and where everything was written."""
+
+    tables: Mapping[str, Sequence[Sequence[str]]]
+    conclusion: str
+    paths: tuple[Path, ...]
+    seconds: float
+    failed: tuple[str, ...] = ()

@@ -17,18 +17,17 @@ from lrat.experiments.reproduce import history
 from lrat.experiments.reproduce.claiming import check, claim
 from lrat.experiments.reproduce.sensitivity_words import StudyRow, StudyTable, in_brief, markdown
 from lrat.experiments.reproduce.shares import over_seeds
-from lrat.experiments.train import load_weights
 from lrat.files.write import write_json, write_text
 from lrat.reproduce.cell import Attacks, RunTask
 from lrat.reproduce.evidence import Evidence, image_counts, read_run
 from lrat.reproduce.folder import SENSITIVITY, RunPlace, run_name
 from lrat.reproduce.grid import Watcher
-from lrat.reproduce.make import Report
 from lrat.reproduce.make_runs import make_tasks, threads_of, workers_of
 from lrat.reproduce.presets import Choice
-from lrat.reproduce.request import Request
+from lrat.reproduce.request import Report, Request
 from lrat.reproduce.studies import Study, Varied, distinct, studies
 from lrat.reproduce.tables import common_seeds, contrasts_with, count_right
+from lrat.runs.weights import load_weights
 
 _logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA
 from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, method_of
 from lrat.experiments.reproduce.shares import SeededShare
-from lrat.reporting.tables import to_markdown
 from lrat.reproduce.tables import PAPER_COLUMNS, Table, TableRow, between_epochs
+from lrat.text import to_markdown
 
 Lines = list[list[str]]
 _DASH = "–"

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.evaluation import NATURAL, Group, Run, compare_groups
 from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.experiments.compare import FOLD_OVERLAP
 from lrat.experiments.reproduce.rows import method_of, reference_of
 from lrat.experiments.reproduce.shares import SeededShare, over_seeds
 from lrat.reproduce.evidence import Evidence

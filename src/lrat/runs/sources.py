@@ -15,9 +15,8 @@ from lrat.config.user_code import code_of, model_from_file
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
-from lrat.experiments.train import load_weights
 from lrat.runs.folder import EVALUATIONS, evaluated, read_config
-from lrat.runs.weights import fill, read_safetensors, weights_digest
+from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)

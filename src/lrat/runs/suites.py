@@ -1,9 +1,12 @@
 """Suites by name, from a YAML file, and with the attacks that a user adds to them."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
 from lrat.config import catalogue
+from lrat.errors import UnknownNameError
 from lrat.evaluation import Member, Suite, adaptive, paper, quick, strong, tier
 from lrat.experiments.carried import Origin
 from lrat.experiments.own_parts import loss_named
@@ -50,3 +53,24 @@ def _by_name(name: str, ball: Ball, classes: int) -> Suite:
     if name == "tier":
         return tier(ball, classes)
     return {"quick": quick, "paper": paper, "strong": strong}[name](ball)
+
+
+def attack(name: str, ball: Ball) -> Attack:
+    """An evaluation attack by name: pgd-20, cw-20 (any number of steps), those of AutoAttack,
+    saa."""
+    counted = re.fullmatch(r"(pgd|cw)-([1-9]\d*)", name)
+    if counted:
+        steps, step_size = int(counted[2]), ball.epsilon / 4
+        make = PGD if counted[1] == "pgd" else CW
+        return make(threat=ball, steps=steps, step_size=step_size)
+    whole = AutoAttack(threat=ball)
+    named: dict[str, Attack] = {**whole.attacks, "autoattack": whole, "saa": SAA(threat=ball)}
+    if name not in named:
+        raise UnknownNameError("attack", name, ["pgd-20", "cw-20", *named])
+    return named[name]
+
+
+def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
+    """Named attacks as a suite of their own, for monitoring."""
+    members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
+    return Suite(name="+".join(names), threat=ball, members=members)

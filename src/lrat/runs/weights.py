@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrat.config.settings import RunConfig
 from lrat.errors import CheckpointError, ModelError
 from lrat.experiments.own_names import without_addresses
-from lrat.files.read import NOT_AS_WRITTEN, parse_json, safetensors_metadata
-from lrat.runs.folder import BESIDE_TENSORS, read_weights
+from lrat.files.read import NOT_AS_WRITTEN, is_there, parse_json, safetensors_metadata
+from lrat.runs.folder import BESIDE_TENSORS, WEIGHTS, read_weights
 from lrat.text import reason
+from lrat.training import Storage
 from lrat.training.resuming import misfit
+from lrat.training.state import reported
 
 _logger = logging.getLogger(__name__)
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -208,3 +211,25 @@ def _shared(names: Mapping[str, Any]) -> str:
             break
         parts.append(f"{position[0]}.")
     return "".join(parts)
+
+
+def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Storage:
+    """Where the run's metrics, checkpoints and recorded weights lie."""
+    training = config.training
+    return Storage(
+        folder=folder,
+        identity=config.digest(),
+        keep_last=training.keep_last,
+        keep_epochs=training.keep_epochs,
+        record_epochs=training.record_weights,
+        every_steps=training.checkpoint_every_steps,
+        every_minutes=training.checkpoint_every_minutes,
+        portable=portable,
+    )
+
+
+def load_weights(folder: Path, config: RunConfig, checkpoint: str) -> dict[str, Any]:
+    """The weights called ``selected``, ``last`` or ``epoch-N``, on the CPU."""
+    if checkpoint == "selected" and is_there(folder / WEIGHTS):
+        return read_safetensors(folder / WEIGHTS)
+    return reported(storage(config, folder).checkpoints().load(checkpoint))

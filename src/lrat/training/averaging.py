@@ -9,14 +9,9 @@ from torch import Tensor, nn
 
 from lrat.checks import ARGUMENTS, FLAG, checked
 from lrat.errors import CheckpointError
+from lrat.modes import is_running_statistic
 
-_RUNNING = ("running_mean", "running_var")
 _LOW = (torch.float16, torch.bfloat16)
-
-
-def is_running_statistic(name: str) -> bool:
-    """Whether the buffer of that name is BatchNorm's running mean or variance."""
-    return name.rpartition(".")[2] in _RUNNING
 
 
 class WeightAverage:

@@ -14,7 +14,7 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.distributed.group import Crew
-from lrat.distributed.signals import PLANNED, StopRequest, noticing
+from lrat.distributed.signals import PLANNED, StopRequest
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, StopNow
 from lrat.training.measuring import measured
 from lrat.training.metrics import EpochRecord
@@ -22,7 +22,7 @@ from lrat.training.optimisation import Optimisation
 from lrat.training.state import RunState
 from lrat.training.step import Stepper
 from lrat.training.storage import Keeper
-from lrat.training.watch import MODEL, VIEW, StepProgress, Trackers, Watch, choose, tell
+from lrat.training.watch import MODEL, VIEW, StepProgress, Trackers, Watch, choose, noticing, tell
 
 
 @dataclass(kw_only=True)

@@ -2,15 +2,17 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
 
 from lrat.checks import check_fields
-from lrat.errors import NonFiniteError, SettingError, UnknownNameError
+from lrat.distributed.signals import StopRequest
+from lrat.errors import NonFiniteError, SettingError, StopNow, UnknownNameError
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
 from lrat.text import in_one_line
@@ -201,3 +203,22 @@ def clean_accuracy(model: nn.Module, batches: Sequence[Batch]) -> float | None:
             for batch in batches
         ]
         return float(torch.stack(right).sum()) / sum(len(batch) for batch in batches)
+
+
+@contextmanager
+def noticing(stop: StopRequest, *modules: nn.Module) -> Iterator[None]:
+    """Inside, the next forward of one of ``modules`` raises ``StopNow`` once a stop is asked for.
+
+    A measurement can take hours, and its forwards are the one thing that is known of it.
+    """
+
+    def check(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if stop:
+            raise StopNow
+
+    hooks = [module.register_forward_pre_hook(check) for module in dict.fromkeys(modules)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

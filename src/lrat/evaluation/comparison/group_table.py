@@ -17,8 +17,8 @@ from lrat.evaluation.comparison.words import (
     points,
     written_p,
 )
-from lrat.evaluation.result import aligned
 from lrat.evaluation.statistics import Proportion
+from lrat.text import aligned
 
 _MOST_SEEDS = 5
 _DASH = "–"

@@ -25,7 +25,7 @@ from lrat.evaluation.comparison.words import (
     untold,
     written_p,
 )
-from lrat.evaluation.result import EvaluationResult, aligned, percent
+from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import (
     ALPHA,
     Difference,
@@ -34,10 +34,12 @@ from lrat.evaluation.statistics import (
     mcnemar,
     mean_proportion,
     paired_difference,
+    percent,
     sign_flip,
     smallest_detectable,
     wilson,
 )
+from lrat.text import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from lrat.errors import DataError, SettingError
 from lrat.evaluation.comparison.seeds import Mean, mean_interval
 from lrat.evaluation.comparison.shared import WORST_CASE, attacks_of
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.result import EvaluationResult, aligned, percent
-from lrat.evaluation.statistics import Proportion, wilson
+from lrat.evaluation.result import EvaluationResult
+from lrat.evaluation.statistics import Proportion, percent, wilson
 from lrat.evaluation.storage.store import differences
+from lrat.text import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Mapping
 
-from lrat.evaluation.statistics import SMALLEST_P
+from lrat.text import SMALLEST_P
 
 WIDTH = 100
 

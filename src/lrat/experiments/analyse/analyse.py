@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lrat import hardware
 from lrat.acceleration import View
 from lrat.analysis.agreements import agreement, top_sets
 from lrat.analysis.embedding import LEAST, check_points, embed
@@ -78,7 +79,7 @@ def analyse_run(
     the attacks changed since, it is made anew. ``data`` and ``data_root``: where the run's data lie
     now, if they were moved. Raises the errors of ``lrat.errors``.
     """
-    build.device(request.device)
+    hardware.device(request.device)
     before = time.perf_counter()
     subject = open_run(run, request.checkpoint, request.part, data=data, data_root=data_root)
     images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)
@@ -109,7 +110,7 @@ class _Work:
     def _made_in(self, folder: Path) -> Analysis:
         began = time.perf_counter()
         request = self.request
-        place = build.device(request.device)
+        place = hardware.device(request.device)
         network = move(self.subject.network, place)
         store = AnalysisStore(folder)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))

@@ -13,7 +13,6 @@ from lrat.errors import ConfigurationError
 from lrat.evaluation import EvaluationResult
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.result import aligned, percent
 from lrat.evaluation.statistics import (
     ALPHA,
     Difference,
@@ -21,10 +20,12 @@ from lrat.evaluation.statistics import (
     holm,
     mcnemar,
     paired_difference,
+    percent,
     wilson,
 )
 from lrat.experiments.found import checkpoint_of, one_of_each
 from lrat.runs.folder import CONFIG, EVALUATIONS, read_config
+from lrat.text import aligned
 
 _Fooled: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]
 

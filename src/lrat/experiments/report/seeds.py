@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from lrat.config.catalogue import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.evaluation.comparison.seeds import (
     Mean,
     MeanDifference,
@@ -14,7 +15,6 @@ from lrat.evaluation.comparison.seeds import (
 from lrat.evaluation.comparison.shared import WORST_CASE, image_error
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA, holm, wilson
-from lrat.experiments.compare import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.experiments.report.group_words import listed
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.collect.runs import Collected

@@ -9,11 +9,11 @@ from lrat.errors import ConfigurationError, LratError
 from lrat.experiments.reproduce import history
 from lrat.reproduce.cell import Attacks
 from lrat.reproduce.figures.make import make_figure
-from lrat.reproduce.figures.needs import check_row, prepare_figure, rows_needed, whole_and_part
+from lrat.reproduce.figures.needs import check_row, prepare_figure, rows_needed
 from lrat.reproduce.grid import Watcher
-from lrat.reproduce.make import Report
 from lrat.reproduce.make_runs import make_runs
-from lrat.reproduce.request import Request
+from lrat.reproduce.paper import whole_and_part
+from lrat.reproduce.request import Report, Request
 
 _OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
 

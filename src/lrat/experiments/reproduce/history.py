@@ -10,10 +10,10 @@ from lrat.errors import RunFolderError
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.files.read import NOT_AS_WRITTEN, read_record
 from lrat.files.write import write_json, write_text
-from lrat.reporting.tables import to_markdown
 from lrat.reproduce.folder import HISTORY, README, RUNS, finished_runs
 from lrat.runs.folder import ENVIRONMENT
 from lrat.runs.lock import alone
+from lrat.text import to_markdown
 
 _logger = logging.getLogger(__name__)
 _TOLD = ("threat", "data", "model", "training", "attack")

@@ -8,8 +8,8 @@ from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA
 from lrat.experiments.reproduce.shares import SeededShare
-from lrat.reporting.tables import to_markdown
 from lrat.reproduce.table_text import share_cell, signed
+from lrat.text import to_markdown
 
 _DASH = "–"
 

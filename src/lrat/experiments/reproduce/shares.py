@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.evaluation import mean_interval, wilson
-from lrat.experiments.compare import FOLD_OVERLAP
 
 Basis = Literal["images", "seeds", "seeds and images"]
 

@@ -2,8 +2,8 @@
 
 from lrat.experiments.reproduce.drawing import reproduce_figure
 from lrat.reproduce.grid import Watcher
-from lrat.reproduce.make import Report, reproduce_table
-from lrat.reproduce.request import SENSITIVITY, TABLES, Request
+from lrat.reproduce.make import reproduce_table
+from lrat.reproduce.request import SENSITIVITY, TABLES, Report, Request
 from lrat.reproduce.sensitivity import reproduce_sensitivity
 
 

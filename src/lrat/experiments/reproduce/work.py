@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lrat import hardware
 from lrat.config import build
 from lrat.config.settings import RunConfig
 from lrat.data import ImageData
@@ -78,7 +79,7 @@ def seconds_per_forward(config: RunConfig, images: ImageData) -> float:
 
 
 def _measured(config: RunConfig, images: ImageData) -> float:
-    place = build.device(config.device)
+    place = hardware.device(config.device)
     network = build.model(config, images.shape, images.classes).to(place)
     view = build.view(config.acceleration, network, images)
     few = images.batch(torch.arange(min(_PROBE_IMAGES, len(images)))).images.to(place)

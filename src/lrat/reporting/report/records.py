@@ -12,6 +12,8 @@ import numpy.typing as npt
 State = Literal["evaluated", "trained", "unfinished"]
 CheckStatus = Literal["passed", "suspicious", "failed", "not run"]
 
+WORST = "worst case"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Share:

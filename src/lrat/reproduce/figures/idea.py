@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrat import hardware
 from lrat.config import build
 from lrat.evaluation.forward import classify
 from lrat.experiments.analyse.views import looks_of
@@ -95,7 +96,7 @@ class _Made:
 
 def _variants(run: FigureRun, subject: Analysed, index: npt.NDArray[np.int64], seed: int) -> _Made:
     """Attacked again with the noise of the analysis; margins are those of the images shown."""
-    place = build.device(subject.config.device)
+    place = hardware.device(subject.config.device)
     network = move(subject.network, place)
     numbers = subject.images.index.cpu().numpy()
     order = np.argsort(numbers, kind="stable")

@@ -17,9 +17,7 @@ from lrat.reporting.figures import (
 )
 from lrat.reproduce.figures.idea import idea_of
 from lrat.reproduce.figures.needs import (
-    FIGURES,
     OUT,
-    PARTS,
     AnalysisNeed,
     Asked,
     EvaluationNeed,
@@ -27,11 +25,11 @@ from lrat.reproduce.figures.needs import (
     evaluations_needed,
     prepare_figure,
     rows_needed,
-    whole_and_part,
 )
 from lrat.reproduce.figures.ranking import attack_rankings
 from lrat.reproduce.figures.stored_analysis import agreement_caption, histogram_caption
 from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
+from lrat.reproduce.paper import FIGURES, PARTS, whole_and_part
 
 __all__ = [
     "FIGURES",

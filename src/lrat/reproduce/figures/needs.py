@@ -5,23 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrat.errors import RunFolderError, UnknownNameError
+from lrat.errors import RunFolderError
 from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
 from lrat.experiments.evaluate import evaluate_run
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.reproduce.claiming import read_preset
 from lrat.reproduce.figures.runs import FigureRun, different_images, runs_of
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
+from lrat.reproduce.paper import PARTS, whole_and_part
 
-FIGURES: Mapping[str, str] = {
-    "figure1": "GAIRAT's weights; test accuracy per epoch under PGD and CW, SAT and GAIRAT",
-    "figure2": "the ranking of attacks over data sets, SAT, TRADES and their early-stopped models",
-    "figure3": "t-SNE of SAT's outputs: where views agree on the most vulnerable images",
-    "figure4": "the idea of local reweighting, from real images",
-    "figure5": "V_PGD and V_CW of the GAIRAT model, and the most vulnerable images of either view",
-    "figure6": "test accuracy per epoch of GAIRAT's weighting with CW as the simulated attack",
-}
-PARTS: Mapping[str, str] = {"figure1": "abc", "figure3": "abcd", "figure5": "abcdef"}
 SUITE = Path(__file__).with_name("ranking.yaml")
 """The attacks that Figure 2 ranks."""
 RANKING = "ranking"
@@ -72,15 +64,6 @@ class AnalysisNeed:
             f"lrat analyse {self.run} --checkpoint {wanted.checkpoint} --points "
             f"{wanted.points}{limit}{saa}"
         )
-
-
-def whole_and_part(name: str) -> tuple[str, str]:
-    """``figure3b`` is ("figure3", "b"); ``UnknownNameError`` for what the paper has not."""
-    whole, part = name[: len("figure1")], name[len("figure1") :]
-    if whole not in FIGURES or (part and part not in PARTS.get(whole, "")) or len(part) > 1:
-        known = [*FIGURES, *(f"{each}{part}" for each, parts in PARTS.items() for part in parts)]
-        raise UnknownNameError("figure", name, known)
-    return whole, part
 
 
 def rows_needed(name: str) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from lrat.evaluation import EvaluationResult, wilson
 from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.found import checkpoint_of, finished_at
 from lrat.experiments.reproduce.claiming import read_preset
-from lrat.experiments.train import load_weights
 from lrat.reporting.figures import AccuracyCurve, Mark
 from lrat.reproduce.evidence import image_counts, metrics_of, reported_epoch
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
@@ -26,7 +25,7 @@ from lrat.reproduce.folder import finished_runs
 from lrat.reproduce.presets import Choice, drop_epoch
 from lrat.runs.analysis import ANALYSES, SUMMARY
 from lrat.runs.folder import evaluated, read_config
-from lrat.runs.weights import weights_digest
+from lrat.runs.weights import load_weights, weights_digest
 
 _FOLDED = "digits"
 """The data set whose test images depend on the training seed."""

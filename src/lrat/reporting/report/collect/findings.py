@@ -6,11 +6,11 @@ from itertools import combinations
 
 import numpy as np
 
+from lrat.config.catalogue import SPLIT_BY_SEED
 from lrat.errors import LratError
 from lrat.evaluation.comparison.pairs import Contrast, contrasts_of
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.statistics import ALPHA, holm
-from lrat.experiments.compare import SPLIT_BY_SEED
 from lrat.experiments.report.group_words import GroupFindings, group_sentences
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.records import GroupRecord, PairRecord

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lrat.experiments.compare import SPLIT_BY_SEED
+from lrat.config.catalogue import SPLIT_BY_SEED
 from lrat.experiments.report.group_words import listed
 from lrat.reporting.report.collect.findings import Grouped
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord

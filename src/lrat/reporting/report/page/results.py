@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lrat.reporting.report.records import (
+    WORST,
     EvaluationRecord,
     GroupRecord,
     PairRecord,
@@ -12,7 +13,6 @@ from lrat.reporting.report.records import (
     RunRecord,
     Share,
 )
-from lrat.reporting.tables import WORST
 
 
 @dataclass(frozen=True, kw_only=True)

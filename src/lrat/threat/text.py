@@ -1,0 +1,48 @@
+"""A threat as a user gives it: a ball, or the text that names one."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from lrat.checks import Rule, threat_parts
+from lrat.threat.base import Ball, Region
+from lrat.threat.l2 import L2
+from lrat.threat.linf import Linf
+
+if TYPE_CHECKING:
+    BallLike: TypeAlias = Ball
+    RegionLike: TypeAlias = Region
+else:
+    BallLike, RegionLike = Ball | str, Region | str
+"""The field of an object that takes a ball or its text and holds the ball."""
+
+
+def _ball(threat: Any) -> Ball:
+    region = _region(threat)
+    if not isinstance(region, Ball):
+        raise TypeError
+    return region
+
+
+BALL = Rule(_ball, "a ball, Linf(epsilon=8/255), or its text", "'linf:8/255'")
+
+
+def _region(threat: Any) -> Region:
+    region = parse(threat) if isinstance(threat, str) else threat
+    if not isinstance(region, Region) or isinstance(region, type):
+        raise TypeError
+    return region
+
+
+REGION = Rule(_region, "a region, Linf(epsilon=8/255), or its text", "'linf:8/255'")
+"""The rules of a ``threat``, for ``lrat.checks``."""
+
+
+def parse(text: str) -> Ball:
+    """``linf:8/255`` or ``l2:0.5`` as a ball. Raises SettingError."""
+    norm, epsilon = threat_parts(text)
+    return Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+
+
+def as_ball(threat: Any) -> Ball:
+    """A ball as it is, or the one that a text as ``linf:8/255`` names. Raises SettingError."""
+    ball: Ball = BALL("threat", threat)
+    return ball
