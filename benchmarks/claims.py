@@ -21,14 +21,12 @@ from typing import Any
 
 from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.evaluation.comparison.seeds import MeanDifference, paired_means
-from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA, holm
-from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, LONG_SUFFIX, method_of
 from lrat.reproduce.paper import TABLE_1, TABLE_2
-from lrat.reproduce.presets import PRESETS
+from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_SUFFIX, PRESETS, method_of
 from lrat.reproduce.table_text import signed
 from lrat.reproduce.tables import PAPER_COLUMNS
-from lrat.text import to_markdown
+from lrat.text import to_markdown, written_p
 
 Shares = dict[str, dict[int, tuple[float, int]]]
 """By column and seed: the share of images that a row gets right, and of how many."""

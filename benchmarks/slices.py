@@ -37,7 +37,7 @@ from lrat.runs.folder import read_config
 from lrat.runs.weights import fill, load_weights
 from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress
-from lrat.training.slices import portable, restored
+from lrat.training.checkpoint_format import portable, restored
 from measuring import environment
 
 ATTACKS = ("natural", "pgd-20", "cw-20")

@@ -1,6 +1,6 @@
 from dataclasses import dataclass, field
 
-from lrat.printing import as_call
+from lrat.text import as_call
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

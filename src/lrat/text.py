@@ -1,8 +1,15 @@
-"""Text that others wrote, made fit for one line of a terminal."""
+"""Text that others wrote, made fit for one line of a terminal.
+
+How configured things print: as the call that makes them.
+
+Differences, intervals and p values as they are printed, and what not seeing one means.
+"""
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 _LONGEST_VALUE = 100
@@ -12,6 +19,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 SMALLEST_P = 1e-12
 """What ``sign_flip`` gives for every p that is not larger."""
+
+WIDTH = 100
 
 
 def visible(text: str) -> str:
@@ -96,3 +105,87 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["---:"] * (len(header) - 1)]
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in (header, rule, *lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
+
+
+def as_call(thing: Any, *, quiet: Collection[str]) -> str:
+    """``Name(field=value, ...)`` as dataclasses print themselves.
+
+    The fields named by ``quiet`` are left out while they have their default. What was added to a
+    class later is quiet, so that whoever compares what was printed before (a folder that tells by
+    it whether it holds the same run) finds the same text.
+    """
+    shown = [
+        f"{each.name}={getattr(thing, each.name)!r}"
+        for each in fields(thing)
+        if each.repr and not (each.name in quiet and _is_default(thing, each))
+    ]
+    return f"{type(thing).__qualname__}({', '.join(shown)})"
+
+
+def _is_default(thing: Any, each: Any) -> bool:
+    default = each.default
+    if default is MISSING and each.default_factory is not MISSING:
+        default = each.default_factory()
+    return bool(getattr(thing, each.name) == default)
+
+
+def paragraph(beginning: str, parts: Iterable[str]) -> list[str]:
+    """``beginning: part, part.`` in lines of at most 100 columns; nothing without parts."""
+    listed = ", ".join(parts)
+    if not listed:
+        return []
+    return textwrap.wrap(f"{beginning}: {listed}.", WIDTH, break_on_hyphens=False)
+
+
+def better_by(better: str, worse: str) -> str:
+    return f"{better} is better than {worse} by this many points"
+
+
+def not_told_apart(names: tuple[str, str], size: str) -> str:
+    """How a list of rows without a verdict begins."""
+    first, second = names
+    return (
+        f"{first} and {second} cannot be told apart at {size}, where differences below about this "
+        "many points would not show"
+    )
+
+
+def not_compared(group: str, first: str) -> str:
+    return (
+        f"{group} and {first} cannot be compared, for want of images in common and of two runs on "
+        "each side that differ"
+    )
+
+
+def by_points(values: Mapping[str, float]) -> list[str]:
+    """``["pgd-20 7.7", ...]``: percentage points of the positive ones among fractions by row."""
+    return [f"{name} {100 * value:.1f}" for name, value in values.items() if value > 0]
+
+
+def untold(row: str, names: tuple[str, str], size: str, detectable: float) -> str:
+    """What to say where two cannot be told apart: which difference would have shown."""
+    first, second = names
+    return (
+        f"{row}: {first} and {second} cannot be told apart at {size}: differences below about "
+        f"{100 * detectable:.1f} points would not show"
+    )
+
+
+def points(difference: float) -> str:
+    """``+3.10``: a difference of fractions in percentage points."""
+    return f"{100 * difference:+.2f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``-0.52 to +6.71`` in percentage points; a dash where there is none."""
+    return "–" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def p_in_words(p: float) -> str:
+    """``p = 0.031``; ``p < 1e-12`` where p is a bound alone."""
+    return f"p = {p:.2g}" if p > SMALLEST_P else f"p < {SMALLEST_P:g}"
+
+
+def written_p(p: float) -> str:
+    """``0.0431``, ``<.0001``."""
+    return f"{p:.4f}" if p >= 1e-4 else "<.0001"

@@ -20,7 +20,7 @@ from lrat.objectives.base import StepContext
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed
 from lrat.threat import Linf
-from lrat.training.guards.examination import Examination
+from lrat.training.guards.readings import Examination
 from lrat.types import Batch
 
 THREAT = Linf(epsilon=0.1)

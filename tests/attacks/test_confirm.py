@@ -11,7 +11,7 @@ import lrat.attacks.apgd as apgd_module
 from attacks.stubs import Bright, WrongView, grey
 from lrat.acceleration import PlainView
 from lrat.attacks import APGD
-from lrat.attacks.confirm import confirmed
+from lrat.attacks.base import confirmed
 from trained import THREAT, held_out, trained
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from builders import seeded
-from lrat.attacks.hyperplane import steps_onto
+from lrat.attacks.fab import steps_onto
 from lrat.errors import SettingError
 from lrat.threat import L2, Ball, Linf
 

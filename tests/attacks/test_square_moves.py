@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrat.attacks.square_l2 import L2Moves, opposed_bumps
-from lrat.attacks.square_moves import BLOCK, LinfMoves, window_side
+from lrat.attacks.square_moves import BLOCK, L2Moves, LinfMoves, opposed_bumps, window_side
 from lrat.randomness import Keyed, Noise, Sequential, keys
 from lrat.threat import L2, Ball, Linf
 

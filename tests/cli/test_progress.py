@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from lrat.cli.progress import rows_progress, training_progress
+from lrat.cli.progress import evaluation_progress, rows_progress, training_progress
 from lrat.config.settings import load_config
 from lrat.evaluation import Progress
-from lrat.experiments.attack_progress import evaluation_progress
 from lrat.reproduce.grid import RowsProgress
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.watch import Speaker

@@ -5,9 +5,9 @@ from torch import nn
 from builders import seeded
 from lrat.acceleration import View, accelerate
 from lrat.config import build
+from lrat.distributed.group import synchronised
 from lrat.distributed.launch import check_devices
 from lrat.errors import ConfigurationError
-from lrat.experiments.crew import synchronised
 from lrat.models import SmallCNN
 
 CUDA = torch.device("cuda")

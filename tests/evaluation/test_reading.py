@@ -12,7 +12,7 @@ from builders import seeded
 from lrat.attacks import FGSM
 from lrat.errors import RunFolderError
 from lrat.evaluation import custom
-from lrat.evaluation.reading import check_answers, stored_clean
+from lrat.evaluation.forward import check_answers, stored_clean
 from lrat.threat import Linf
 from lrat.types import Batch
 

@@ -9,9 +9,8 @@ from scipy.stats import binom
 
 from lrat.errors import SettingError
 from lrat.evaluation import mcnemar, paired_difference, wilson
-from lrat.evaluation.comparison.words import p_in_words
 from lrat.evaluation.statistics import holm, sign_flip, smallest_detectable
-from lrat.text import SMALLEST_P
+from lrat.text import SMALLEST_P, p_in_words
 
 COUNTS = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 200))
 

@@ -17,11 +17,11 @@ from experiments.commands import TINY, done, lrat
 from experiments.own import arrays, write_model
 from lrat.acceleration import View
 from lrat.attacks import PGD, Variant
+from lrat.cli.options import fraction_of, seconds_in
 from lrat.errors import NonFiniteError, SettingError
 from lrat.evaluation import EvaluationResult, custom
-from lrat.experiments.carried import Carried
-from lrat.experiments.wording import fraction_of, seconds_in
 from lrat.models import SmallCNN
+from lrat.runs.suites import Carried
 from lrat.threat import Linf
 
 SUITE = """

@@ -5,7 +5,7 @@ import torch
 
 from lrat.data import image_data
 from lrat.evaluation import paper, quick
-from lrat.experiments.exhibits import IMAGES, MOST_BYTES, chosen_gallery
+from lrat.experiments.evaluate import IMAGES, MOST_BYTES, chosen_gallery
 from lrat.threat import Linf
 
 THREAT = Linf(epsilon=8 / 255)

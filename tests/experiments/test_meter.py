@@ -1,6 +1,6 @@
 import pytest
 
-from lrat.reporting.profile import Part, Profile, aligned
+from lrat.experiments.meter import Part, Profile, aligned
 
 
 def profile(**changed: object) -> Profile:

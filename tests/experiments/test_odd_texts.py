@@ -6,9 +6,9 @@ import pytest
 
 from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import LratError
-from lrat.experiments.reproduce.claiming import read_preset
-from lrat.experiments.suite_files import suite_from_file
 from lrat.reporting.report.collect.reading import Folder
+from lrat.reproduce.folder import read_preset
+from lrat.runs.suites import suite_from_file
 from lrat.threat import Linf
 from odd_texts import READ_YAML, REFUSED_JSON, REFUSED_YAML
 

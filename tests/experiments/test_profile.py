@@ -8,8 +8,8 @@ from experiments.own import write_model, write_npz
 from lrat.config.settings import load_config, parse_assignments
 from lrat.evaluation import NATURAL
 from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
+from lrat.experiments.meter import Profile
 from lrat.experiments.profile import Budget, profile_evaluation, profile_training
-from lrat.reporting.profile import Profile
 from lrat.runs.sources import Source
 
 SHORT = Budget(steps=3)

@@ -10,7 +10,7 @@ import pytest
 
 from disks import small_disk
 from experiments.commands import TINY, assert_same_result, done, lrat, records
-from lrat.experiments.trackers import TensorBoard, build_trackers, scalars
+from lrat.experiments.monitoring import TensorBoard, build_trackers, scalars
 from lrat.training import EpochRecord
 from lrat.training.watch import Trackers
 

@@ -6,10 +6,9 @@ import pytest
 from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
-from lrat.experiments import demo_rows
-from lrat.experiments.demo_rows import FORWARDS, Plan
 from lrat.reporting.report.records import WORST
-from lrat.reproduce.demo import ROWS, _joined, conclusion
+from lrat.reproduce import demo
+from lrat.reproduce.demo import FORWARDS, ROWS, Plan, _joined, conclusion
 from lrat.reproduce.grid import Forecast
 from lrat.reproduce.paper import TABLE_1, TABLE_2
 
@@ -177,7 +176,7 @@ def test_the_papers_rows_are_its_own() -> None:
 def test_with_autoattack_the_short_attacks_meet_all_images(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo_rows, "AUTOATTACKED", 12)
+    monkeypatch.setattr(demo, "AUTOATTACKED", 12)
     short, whole = Plan(suite="paper").evaluate(run)
     assert (len(short.index), len(whole.index)) == (360, 12)
     joined = _joined([short, whole])

@@ -11,12 +11,10 @@ from PIL import Image
 
 from lrat.config.settings import load_config, read_settings
 from lrat.errors import LratError, RunFolderError, UnknownNameError
-from lrat.experiments.reproduce import drawing
-from lrat.experiments.reproduce.claiming import claim
 from lrat.experiments.train import train_run
 from lrat.files.read import parse_object, read_json
 from lrat.files.write import read_table, write_json
-from lrat.reproduce.figures import needs
+from lrat.reproduce.figures import make, needs
 from lrat.reproduce.figures.idea import chosen_rows
 from lrat.reproduce.figures.make import (
     analyses_needed,
@@ -26,7 +24,7 @@ from lrat.reproduce.figures.make import (
     rows_needed,
 )
 from lrat.reproduce.figures.runs import accuracy_curves, runs_of
-from lrat.reproduce.folder import run_folder
+from lrat.reproduce.folder import claim, run_folder
 from lrat.reproduce.grid import RowsProgress
 from lrat.reproduce.presets import Choice
 from lrat.reproduce.request import Request
@@ -200,12 +198,12 @@ def test_figure_2_ranks_final_and_early_stopped_models_of_several_presets(
     )
     with pytest.raises(RunFolderError, match=r"`lrat evaluate .*--checkpoint last --suite"):
         make_figure("figure2", own)
-    monkeypatch.setattr(drawing, "make_runs", lambda *asked: iter(()))  # all are there
+    monkeypatch.setattr(make, "make_runs", lambda *asked: iter(()))  # all are there
     watcher = Lines()
     request = Request(
         target="figure2", choice=Choice.of("digits", SMALL), out=own, also=(other,), command="lrat"
     )
-    report = drawing.reproduce_figure(request, watcher)
+    report = make.reproduce_figure(request, watcher)
     # Two folds of sat on digits, one of the others; last and early-stopped weights.
     assert len(watcher.said) == 2 * 3 + 2 * 2
     (caption,) = pictures(list(report.paths)).values()
@@ -270,7 +268,7 @@ def test_what_does_nothing_is_refused_before_anything_is_trained(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(LratError, match=cause):
-        drawing.reproduce_figure(
+        make.reproduce_figure(
             Request(target=target, choice=Choice.of("digits"), out=out, **asked), Lines()
         )
     assert not out.exists()

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.odd_files import odd_json
 from lrat.errors import LratError
-from lrat.experiments.reproduce import history
-from lrat.experiments.reproduce.claiming import check, claim
+from lrat.reproduce import folder
 from lrat.reproduce.evidence import metrics_of
+from lrat.reproduce.folder import check, claim
 from lrat.reproduce.presets import Choice
 from lrat.training.metrics import EpochRecord
 
@@ -28,7 +28,7 @@ def test_odd_records_of_a_results_folder_are_one_line(name: str, tmp_path: Path)
     choice = Choice.of("digits")
     claim(tmp_path, choice)
     done = {"command": "lrat reproduce table1", "seconds": 3.0, "about": "2 rows"}
-    history.note(tmp_path, "table1", **done)
+    folder.note_in_history(tmp_path, "table1", **done)
     whole = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
     refused = 0
     for _, content in [*odd_json(whole[tmp_path / name])][:: 9 if name == "preset.json" else 1]:
@@ -36,7 +36,7 @@ def test_odd_records_of_a_results_folder_are_one_line(name: str, tmp_path: Path)
             path.write_bytes(content if path.name == name else before)
         lines = [
             _refusal(lambda: check(tmp_path, choice)),
-            _refusal(lambda: history.note(tmp_path, "table2", **done)),
+            _refusal(lambda: folder.note_in_history(tmp_path, "table2", **done)),
         ]
         assert all("\n" not in line and len(line) < 3000 for line in lines)
         refused += any(lines)

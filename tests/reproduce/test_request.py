@@ -7,13 +7,11 @@ import pytest
 from lrat.config import build
 from lrat.config.catalogue import METHODS
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
-from lrat.experiments.reproduce.claiming import check, claim, read_preset
-from lrat.experiments.reproduce.rows import check_row, reference_of
-from lrat.reproduce.folder import finished_runs, run_folder
+from lrat.reproduce.folder import check, claim, finished_runs, read_preset, run_folder
 from lrat.reproduce.make import table_rows
 from lrat.reproduce.make_runs import wanted_rows
 from lrat.reproduce.paper import TABLE_1, TABLE_2
-from lrat.reproduce.presets import PRESETS, Choice, drop_epoch
+from lrat.reproduce.presets import PRESETS, Choice, check_row, drop_epoch, reference_of
 from lrat.reproduce.request import Request, check_target, rows_in, seeds_in
 from lrat.reproduce.studies import NAMES, distinct, studies
 

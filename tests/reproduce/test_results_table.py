@@ -2,7 +2,7 @@ import pytest
 
 from experiments.commands import python
 from lrat.reporting.report.records import WORST
-from lrat.reporting.tables import RunRow, results_table
+from lrat.reproduce.demo import RunRow, results_table
 from lrat.text import to_markdown
 
 
@@ -74,5 +74,5 @@ def test_every_line_of_markdown_has_as_many_cells(rows: list[RunRow]) -> None:
 
 
 def test_reporting_imports_no_torch() -> None:
-    program = "import sys, lrat.reporting.tables; print('torch' in sys.modules)"
+    program = "import sys, lrat.reproduce.demo; print('torch' in sys.modules)"
     assert python(program) == "False\n"

@@ -12,9 +12,8 @@ from evaluation.results import result
 from lrat.evaluation import mean_interval, wilson
 from lrat.evaluation.masking.panel import Check, Panel
 from lrat.evaluation.statistics import smallest_detectable
-from lrat.experiments.reproduce.shares import over_seeds
 from lrat.reproduce import table_text
-from lrat.reproduce.evidence import Cost, Evidence
+from lrat.reproduce.evidence import Cost, Evidence, over_seeds
 from lrat.reproduce.paper import TABLE_1
 from lrat.reproduce.presets import Choice
 from lrat.reproduce.tables import Table, make_table

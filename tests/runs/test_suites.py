@@ -22,11 +22,10 @@ from lrat.attacks import (
     Square,
     Transfer,
 )
-from lrat.config.catalogue import SUITES
+from lrat.config.catalogue import SUITES, slug
 from lrat.errors import ConfigurationError, LratError
-from lrat.experiments.suite_files import _KINDS, suite_from_file
-from lrat.experiments.suite_names import slug
 from lrat.losses import cross_entropy, cw, difference, dlr, targeted_dlr
+from lrat.runs.suites import _KINDS, suite_from_file
 from lrat.threat import Linf
 
 BALL = Linf(epsilon=8 / 255)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted, SettingError
 from lrat.training import StepProgress, Watch
-from lrat.training.averaging import WeightAverage
+from lrat.training.optimisation import WeightAverage
 from training.toys import assert_same, data, network, run, timeless, validate, weights
 
 

@@ -8,7 +8,7 @@ from builders import seeded
 from lrat.errors import ModelError
 from lrat.models import ResNet18
 from lrat.training import Optimisation
-from lrat.training.decay import split_by_decay
+from lrat.training.optimisation import split_by_decay
 from training.toys import network
 
 

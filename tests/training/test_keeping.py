@@ -26,9 +26,8 @@ from lrat.training import (
     Watch,
 )
 from lrat.training.guards import standard_guards
-from lrat.training.resuming import best_of
 from lrat.training.state import RunState
-from lrat.training.storage import FolderKeeper
+from lrat.training.storage import FolderKeeper, best_of
 from lrat.training.watch import Best
 from training.toys import ToySource, assert_same, data, network, run, timeless, validate
 

@@ -7,8 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrat.objectives.base import ObjectiveOutput
+from lrat.training.metrics import COLUMNS, WeightRecorder
 from lrat.training.outcome import Passes, StepOutcome, TermRows, merge
-from lrat.training.recorder import COLUMNS, WeightRecorder
 from lrat.types import Batch
 from training.toys import data, run
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.errors import CheckpointError, Interrupted
 from lrat.training import Checkpoints, EpochRecord, StepProgress, Watch
-from lrat.training.slices import portable, restored
+from lrat.training.checkpoint_format import portable, restored
 from training.toys import assert_same, data, network, run, timeless, validate
 
 

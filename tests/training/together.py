@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
-from lrat.distributed.group import Alone, Crew, shares
+from lrat.distributed.group import Alone, Crew, FabricCrew, shares
 from lrat.errors import Paused
-from lrat.experiments.crew import FabricCrew
 from lrat.objectives import Objective, Reweighted, Term
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.threat import Linf

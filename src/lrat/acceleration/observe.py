@@ -2,6 +2,8 @@
 
 Hooks sit on a private copy, and PyTorch's dispatch mode holds for this thread alone: nothing that
 another thread could see is changed, and a user's forward gets images and nothing else.
+
+Which BatchNorm layers can be folded into the layer before them, and the arithmetic of it.
 """
 
 from collections import Counter
@@ -14,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from lrat.acceleration.folding import LAYERS, NORMS, Pair, can_fold, used_once
 from lrat.acceleration.state import hooks_of, private_copy
 from lrat.outputs import logits_of
 from lrat.randomness import random_state_kept
@@ -22,6 +23,23 @@ from lrat.types import Images
 
 OBSERVED = 2
 """How many images one observation needs."""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORM_OF: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+    nn.Linear: nn.BatchNorm1d,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Names of a layer and of the BatchNorm that alone consumes its output."""
+
+    layer: str
+    norm: str
 
 
 @dataclass(frozen=True)
@@ -205,3 +223,51 @@ def _marks(module: nn.Module, seen: Any) -> list[tuple[Any, int]]:
         (value, value._version if isinstance(value, Tensor) and not value.is_inference() else 0)
         for value in values
     ]
+
+
+def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether the two fit. Layers that are hooked, parametrised or subclassed, and norms without
+    running statistics, are left alone."""
+    return _plain(layer, LAYERS) and _plain(norm, NORMS) and _fits(layer, norm)
+
+
+def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that does what ``layer`` and then ``norm`` do in eval mode.
+
+    norm(Wx + b) = g (Wx + b - m) / sqrt(v + eps) + beta.
+    """
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    mean = norm.running_mean if layer.bias is None else norm.running_mean - layer.bias
+    bias = -mean * scale if norm.bias is None else torch.addcmul(norm.bias, mean, scale, value=-1)
+    return layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1)), bias
+
+
+def used_once(model: nn.Module) -> set[str]:
+    """Modules that have one name: a shared module may be called elsewhere too."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    return {found[0] for found in names.values() if len(found) == 1}
+
+
+def _plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Exactly one of the library's own classes, with nothing attached that sees its output."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return type(module) in kinds and not any(hooks) and "forward" not in vars(module)
+
+
+def _fits(layer: Any, norm: Any) -> bool:
+    statistics = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
+    width = getattr(layer, "out_channels", None) or getattr(layer, "out_features", None)
+    return bool(
+        isinstance(norm, _NORM_OF[type(layer)] | nn.SyncBatchNorm)
+        and all(part is not None for part in statistics)
+        and norm.num_features == width
+    )

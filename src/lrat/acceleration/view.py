@@ -8,9 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lrat.acceleration.folding import NORMS, Pair, folded
 from lrat.acceleration.graphs import GraphedNetwork
-from lrat.acceleration.observe import OBSERVED, observed
+from lrat.acceleration.observe import NORMS, OBSERVED, Pair, folded, observed
 from lrat.acceleration.state import State, private_copy, registered
 from lrat.errors import SettingError
 from lrat.modes import evaluating

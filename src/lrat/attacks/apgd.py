@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.ascent import Ascent, Candidate, ascend
-from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
-from lrat.attacks.confirm import confirmed
+from lrat.attacks.base import GradientAttack, Rows, Trace, Variant, confirmed
 from lrat.attacks.pgd import Start, every_image, starting_point
 from lrat.checks import check_fields, one_of
 from lrat.errors import ModelError, SettingError

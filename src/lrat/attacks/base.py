@@ -1,5 +1,11 @@
-"""What an attack is, what it returns, and the frame that every attack of ours runs in."""
+"""What an attack is, what it returns, and the frame that every attack of ours runs in.
 
+What an attack spent on its images: what it tells, else what was counted.
+
+Successes seen through an accelerated view, checked on the model itself.
+"""
+
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +19,8 @@ from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
 from lrat.data.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.errors import ModelError, SettingError
+from lrat.hardware import full_float32
+from lrat.hooks import PassCounter
 from lrat.losses import Prepared
 from lrat.modes import evaluating, ordinary, outside_autocast, recordable
 from lrat.outputs import forward_logits, logits_of
@@ -20,6 +28,9 @@ from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
 from lrat.text import shown
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
+
+UNTOLD = -1
+"""Step and source where an attack does not tell them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,3 +215,50 @@ def _checked_clean(logits: Any, count: int) -> Tensor:
             f"clean_logits={shown(logits)}: pass the model's logits ({count}, K) of the images, "
             "or None"
         ) from None
+
+
+def spent(trace: Trace | None, counted: PassCounter, images: int) -> dict[str, Tensor | float]:
+    """``step``, ``source``, ``forwards`` and ``backwards`` of an attack on so many images.
+
+    Each is what the trace tells [B], else one number for every image: ``UNTOLD``, and the passes
+    that were counted, shared out evenly.
+    """
+    otherwise = {
+        "step": UNTOLD,
+        "source": UNTOLD,
+        "forwards": counted.forwards / images,
+        "backwards": counted.backwards / images,
+    }
+    told = {name: getattr(trace, name, None) for name in otherwise}
+    return {name: otherwise[name] if value is None else value for name, value in told.items()}
+
+
+def whole(value: Tensor | float, like: Tensor) -> Tensor:
+    """[B] integers on the device of ``like`` [B]; of one number for all, rounded up."""
+    if isinstance(value, Tensor):
+        return value.to(like.device)
+    return torch.full_like(like, math.ceil(value))
+
+
+def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor) -> Tensor:
+    """[B]: where ``claimed`` [B] and the view's original misclassifies the image too.
+
+    What is no view, or a plain one, needs no confirmation. One float32 forward of the claimed
+    images; waits for the device, so it is called where images leave a batch, not in every step.
+    """
+    if not isinstance(model, View) or model.is_plain:
+        return claimed
+    rows = claimed.nonzero().flatten()
+    if len(rows) == 0:
+        return claimed
+    original = model.original
+    wrong = float32_logits(original, images[rows]).argmax(1) != labels[rows]
+    return claimed.index_put((rows,), wrong)
+
+
+@torch.no_grad()
+def float32_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits [B K] that verdicts rest on: float32, eval mode, no autocast, of ``model`` as it
+    is."""
+    with evaluating(model), outside_autocast(images.device.type), full_float32():
+        return forward_logits(model, images.float())

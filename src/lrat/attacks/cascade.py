@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack, protected_from
 from lrat.attacks.apgd import APGD
-from lrat.attacks.base import Attack, Given, Trace, Variant, framed
-from lrat.attacks.confirm import confirmed
+from lrat.attacks.base import Attack, Given, Trace, Variant, confirmed, framed, spent, whole
 from lrat.attacks.fab import FAB
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
-from lrat.attacks.spent import spent, whole
 from lrat.attacks.square import Square
 from lrat.checks import FLAG, check_fields, checked
 from lrat.errors import SettingError

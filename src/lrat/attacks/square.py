@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import GradientAttack, Trace, Variant
-from lrat.attacks.square_l2 import L2Moves
-from lrat.attacks.square_moves import LinfMoves, Moves
+from lrat.attacks.square_moves import L2Moves, LinfMoves, Moves
 from lrat.checks import check_fields
 from lrat.data.inputs import check_logits
 from lrat.errors import DataError, SettingError

@@ -1,18 +1,27 @@
-"""How Square moves: the shrinking windows, and its start and proposals in an L_inf ball."""
+"""How Square moves: the shrinking windows, and its start and proposals in an L_inf ball.
+
+Square in an L2 ball: bumps of two signs, whose mass moves from window to window.
+
+Section 3.4 of Andriushchenko et al. (2020), in the version of AutoAttack.
+"""
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lrat.randomness import Noise
-from lrat.threat import Linf
+from lrat.threat import L2, Linf
 
 BLOCK = 100
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+_TINY = 1e-12
+_TILES = 5
+_SMALLEST = 3
 
 
 @runtime_checkable
@@ -153,3 +162,193 @@ class LinfMoves:
         first = (drawn * places(sides, length, self.noise)).long()[:, :, None]
         pixel = torch.arange(length, device=drawn.device)
         return (pixel >= first) & (pixel < first + sides[:, :, None])
+
+
+def _bump(height: int, width: int) -> Tensor:
+    """[height width] of norm 1: highest in the middle, falling in square rings.
+
+    Ring d (the Chebyshev distance from the middle) holds sum_{k >= d} 1 / (k + 1)^2.
+    """
+    rows = (torch.arange(height) - height // 2).abs()
+    columns = (torch.arange(width) - width // 2).abs()
+    ring = torch.maximum(rows[:, None], columns)
+    bump = torch.zeros(height, width)
+    for reach in range(max(height, width) // 2 + 1):
+        bump += (ring <= reach) / torch.tensor(reach + 1.0).square()
+    return bump / bump.square().sum().sqrt()
+
+
+def opposed_bumps(side: int) -> Tensor:
+    """[2 side side] of norm 1: a bump above a negative one, and the same turned to left and right.
+
+    Eq. 6 of the paper's appendix, as AutoAttack computes it.
+    """
+    upper = side // 2
+    pattern = torch.cat([_bump(upper, side), -_bump(side - upper, side)])
+    pattern = pattern / pattern.square().sum().sqrt()
+    return torch.stack([pattern, pattern.T])
+
+
+def _norm(values: Tensor) -> Tensor:
+    """Over the last dimension, which stays. By a plain sum, whose rounding is the reference's."""
+    return values.square().sum(-1, keepdim=True).sqrt()
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Of a block of N queries: the flat positions of the first pixels of both windows [N B 2],
+    whether the bumps are turned [N B], and their signs [N B C]. B is 1 for what a batch shares.
+    """
+
+    first: int
+    corners: Tensor
+    turned: Tensor
+    signs: Tensor
+
+    def select(self, rows: Tensor) -> "_Draws":
+        return replace(
+            self,
+            corners=self.corners[:, rows],
+            turned=self.turned[:, rows],
+            signs=self.signs[:, rows],
+        )
+
+
+@dataclass
+class L2Moves:
+    """Tiles of opposed bumps on the whole image; then, per query, the perturbation's mass in two
+    windows is gathered in the first one, reshaped by a new pair of bumps, and the second is left
+    empty; unused norm goes into the first too.
+    """
+
+    threat: L2
+    center: Tensor
+    noise: Noise
+    sides: list[int]
+    radius: Tensor
+    draws: _Draws | None = None
+    shapes: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @staticmethod
+    def around(
+        center: Tensor, threat: L2, noise: Noise, *, queries: int, p_init: float
+    ) -> "L2Moves":
+        shape = center.shape[1:]
+        sides = [window_side(query, p_init, shape, _SMALLEST) for query in range(queries)]
+        # Epsilon as float32 knows it, since its square is compared with sums of squares.
+        radius = torch.full((), threat.epsilon, device=center.device)
+        return L2Moves(threat=threat, center=center, noise=noise, sides=sides, radius=radius)
+
+    def start(self) -> Tensor:
+        count, channels, height, width = self.center.shape
+        side = max(height // _TILES, 1)
+        margin = max(height - _TILES * side, 0) // 2
+        tiles = [
+            (margin + row * side, margin + column * side)
+            for row in range(height // side)
+            for column in range(width // side)
+        ]
+        turned, signs = self._draw_tiles(len(tiles), count, channels)
+        patterns = self._shapes(side)[0].view(2, side, side)
+        delta = torch.zeros_like(self.center)
+        for (top, left), turn, sign in zip(tiles, turned, signs, strict=True):
+            # The last tiles of images whose side is no multiple of five may not fit.
+            part = delta[:, :, top : top + side, left : left + side]
+            bumps = patterns[turn][:, None] * sign[:, :, None, None]
+            part += bumps[:, :, : part.shape[2], : part.shape[3]]
+        return self._on_sphere(delta.flatten(1))
+
+    def propose(self, best: Tensor, query: int, fooled: Tensor) -> Tensor:
+        if not self.noise.per_image:
+            self.draws = self._draw_shared(query, fooled)
+        elif self.draws is None or query % BLOCK == 0:
+            self.draws = self._draw_block(query)
+        offset, side = query - self.draws.first, self.sides[query]
+        turned, signs = self.draws.turned[offset], self.draws.signs[offset]
+        patterns, inside = self._shapes(side)
+        bumps = patterns[turned][:, None] * signs[:, :, None]
+        pixels = self.draws.corners[offset][:, :, None] + inside
+        pixels = pixels.expand(len(best), -1, -1)
+        delta = self._gather(best - self.center, pixels[:, :1], pixels[:, 1:], bumps)
+        return self._on_sphere(delta)
+
+    def select(self, rows: Tensor) -> "L2Moves":
+        # Shared draws are made anew for each query, so only those of each image need to follow.
+        own = self.draws is not None and self.noise.per_image
+        return replace(
+            self,
+            center=self.center[rows],
+            noise=self.noise.select(rows),
+            draws=self.draws.select(rows) if own and self.draws is not None else None,
+        )
+
+    def _gather(self, delta: Tensor, first: Tensor, second: Tensor, bumps: Tensor) -> Tensor:
+        """[B C H*W]: ``delta``, in place, with the mass of both windows [B 1 S*S] in the first."""
+        count, channels = delta.shape[:2]
+        flat = delta.flatten(2)
+        either = torch.zeros_like(flat[:, :1]).scatter_(2, torch.cat([first, second], dim=2), 1)
+        first, second = (part.expand(count, channels, -1) for part in (first, second))
+        window = flat.gather(2, first)
+        bumps = bumps + window / (_TINY + _norm(window))
+        unused = (self.radius.square() - _norm(delta.flatten(1)).square()).clamp(min=0)[:, :, None]
+        mass = (unused / channels + _norm(flat * either).square()).sqrt()
+        bumps = bumps / (_TINY + _norm(bumps)) * mass
+        return flat.scatter_(2, second, 0.0).scatter_(2, first, bumps)
+
+    def _on_sphere(self, delta: Tensor) -> Tensor:
+        """At distance epsilon in this direction, clipped to the box."""
+        delta = delta.flatten(1)
+        moved = (delta / (_norm(delta) + _TINY)).mul_(self.threat.epsilon)
+        return moved.view(self.center.shape).add_(self.center).clamp_(0, 1)
+
+    def _shapes(self, side: int) -> tuple[Tensor, Tensor]:
+        """For windows of a side: the bumps [2 S*S], and their pixels' distance [S*S] in the flat
+        image from the first.
+        """
+        if side not in self.shapes:
+            step = torch.arange(side)
+            inside = (step[:, None] * self.center.shape[3] + step).flatten()
+            bumps = opposed_bumps(side).flatten(1)
+            self.shapes[side] = bumps.to(self.center.device), inside.to(self.center.device)
+        return self.shapes[side]
+
+    def _draw_tiles(self, tiles: int, count: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Per tile whether it is turned ([B] or [1], int64) and its signs [B C]."""
+        if self.noise.per_image:
+            drawn = self.noise.uniform((count, tiles, 1 + channels), "tiles").transpose(0, 1)
+            turned, signs = drawn[:, :, 0], drawn[:, :, 1:]
+        else:
+            drawn = self.noise.uniform((tiles, 1 + count * channels), "tiles")
+            turned, signs = drawn[:, :1], drawn[:, 1:].view(tiles, count, channels)
+        return (turned > 0.5).long(), random_signs(signs)
+
+    def _draw_block(self, first: int) -> _Draws:
+        sides = self.sides[first : first + BLOCK]
+        count, channels = self.center.shape[:2]
+        shape = (count, len(sides), 5 + channels)
+        drawn = self.noise.uniform(shape, f"windows-{first // BLOCK}").transpose(0, 1)
+        return self._as_draws(first, sides, drawn[:, :, :5], drawn[:, :, 5:])
+
+    def _draw_shared(self, query: int, fooled: Tensor) -> _Draws:
+        """As the reference draws: signs for the images that are left alone, so their number counts.
+
+        Waits for the device.
+        """
+        count, channels = self.center.shape[:2]
+        left = (~fooled).nonzero().flatten()
+        drawn = self.noise.uniform((1, 5 + len(left) * channels), "windows")
+        signs = drawn.new_ones(count, channels)
+        signs[left] = drawn[0, 5:].view(-1, channels)
+        return self._as_draws(query, [self.sides[query]], drawn[None, :, :5], signs[None])
+
+    def _as_draws(self, first: int, sides: list[int], shared: Tensor, signs: Tensor) -> _Draws:
+        height, width = self.center.shape[2:]
+        side = torch.tensor(sides, device=shared.device)[:, None, None]
+        rows = (shared[:, :, 0:4:2] * places(side, height, self.noise)).long()
+        columns = (shared[:, :, 1:4:2] * places(side, width, self.noise)).long()
+        return _Draws(
+            first=first,
+            corners=rows * width + columns,
+            turned=(shared[:, :, 4] > 0.5).long(),
+            signs=random_signs(signs),
+        )

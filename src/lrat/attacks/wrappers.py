@@ -6,8 +6,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack
-from lrat.attacks.base import Trace, Variant
-from lrat.attacks.spent import spent, whole
+from lrat.attacks.base import Trace, Variant, spent, whole
 from lrat.checks import MODULE, check_fields
 from lrat.data.inputs import entering
 from lrat.hardware import device_of

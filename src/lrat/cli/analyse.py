@@ -39,8 +39,8 @@ def analyse(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """How vulnerable each image is in several views, where they disagree, what the weights did."""
+    from lrat.cli.progress import evaluation_progress
     from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
-    from lrat.experiments.attack_progress import evaluation_progress
 
     request = AnalysisRequest(
         checkpoint=checkpoint,

@@ -34,7 +34,7 @@ def curve(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Accuracy against epsilon for one attack, from one search per image, as a figure."""
-    from lrat.experiments.curve_progress import curve_progress
+    from lrat.cli.progress import curve_progress
     from lrat.experiments.curves import CurveRequest, measure_curves
 
     request = CurveRequest(

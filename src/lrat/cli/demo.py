@@ -19,9 +19,8 @@ def demo(
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
     from lrat.cli.progress import rows_progress, show_tables
-    from lrat.experiments.demo_rows import Plan
     from lrat.experiments.evaluate import processors
-    from lrat.reproduce.demo import PAPER_TITLE, run_demo
+    from lrat.reproduce.demo import PAPER_TITLE, Plan, run_demo
 
     count = workers or processors()
     plan = Plan(suite=suite, epochs=epochs, acceleration=acceleration.value)

@@ -23,8 +23,8 @@ from lrat.cli.report import report
 from lrat.cli.reproduce import reproduce
 from lrat.cli.train import train
 from lrat.cli.why import why
+from lrat.distributed.signals import SIGNALS, interrupt_once
 from lrat.errors import Interrupted, LratError
-from lrat.signals import SIGNALS, interrupt_once
 from lrat.streams import tolerant_output
 from lrat.text import reason, visible
 

@@ -78,10 +78,10 @@ def evaluate(
     profile: Profile = False,
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
-    from lrat.experiments.attack_progress import evaluation_progress
+    from lrat.cli.options import fraction_of, seconds_in
+    from lrat.cli.progress import evaluation_progress
     from lrat.experiments.evaluate import evaluate_subject
     from lrat.experiments.evaluation_request import EvaluationRequest
-    from lrat.experiments.wording import fraction_of, seconds_in
     from lrat.runs.sources import Source
 
     request = EvaluationRequest(

@@ -1,10 +1,16 @@
-"""Options that several commands share."""
+"""Options that several commands share.
 
+What people write on a command line, as values.
+"""
+
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lrat.errors import SettingError
 
 Data = Annotated[
     str | None, typer.Option(help="digits, cifar10, ... or npz:PATH; see `lrat list data`.")
@@ -34,6 +40,8 @@ Devices = Annotated[
 Nodes = Annotated[int, typer.Option(help="So many machines, each with --devices.")]
 Out = Annotated[Path | None, typer.Option(help="With --model-file: folder for the evidence.")]
 
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
 
 class Noise(StrEnum):
     """Typer's way to name two words."""
@@ -61,3 +69,19 @@ def given(**values: Any) -> dict[str, Any]:
             place = place.setdefault(section, {})
         place[key] = value
     return nested
+
+
+def seconds_in(text: str) -> float:
+    """``90``, ``90s``, ``30m`` or ``2h`` in seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if found is None or not float(found[1]):
+        raise SettingError(f"time {text!r}: write 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def fraction_of(text: str) -> tuple[int, int]:
+    """``2/4`` as (2, 4): the second of four parts."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise SettingError(f"part {text!r}: write i/n with i from 1 to n, as 2/4")
+    return int(found[1]), int(found[2])

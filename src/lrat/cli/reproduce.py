@@ -43,7 +43,7 @@ def reproduce(
     """The paper's tables and figures on a preset: trains, attacks, writes. The same command goes
     on where an interrupted one stopped."""
     from lrat.cli.progress import rows_progress, show_tables
-    from lrat.experiments.reproduce.targets import reproduce_target
+    from lrat.reproduce.make import reproduce_target
     from lrat.reproduce.presets import Choice
     from lrat.reproduce.request import Request, check_target, rows_in, seeds_in
 

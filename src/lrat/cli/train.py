@@ -57,8 +57,7 @@ def train(
     from lrat.distributed.launch import check_devices
     from lrat.distributed.signals import check_minutes
     from lrat.errors import Paused
-    from lrat.experiments.train import TrainedRun, train_run
-    from lrat.experiments.training_processes import train_in_processes
+    from lrat.experiments.train import TrainedRun, train_in_processes, train_run
     from lrat.runs.folder import default_folder
 
     options = given(

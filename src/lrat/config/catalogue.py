@@ -1,9 +1,12 @@
 """The names that commands and configurations know, each with a line of what it is; no torch here.
 
 ``build`` maps every one of them to an object; a test holds the two together.
+
+What suites and runs are called in commands and folders; no torch here.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from lrat.checks import threat_parts, threat_text
 from lrat.errors import UnknownNameError
@@ -110,3 +113,26 @@ def check_suite_name(name: str) -> str:
 def canonical_threat(text: str) -> str:
     """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
     return threat_text(*threat_parts(text))
+
+
+def run_name(run: Path | str) -> str:
+    """A run folder's own name, also for ``.`` and ``runs/a/``."""
+    return Path(run).resolve().name
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a suite's name means a YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def check_suite(name: str) -> str:
+    """``UnknownNameError`` for a suite that is neither known nor a file, before anything else."""
+    return name if names_a_file(name) else check_suite_name(name)
+
+
+def slug(name: str) -> str:
+    """A suite's name in the names of folders: of a file its stem, told apart from ours."""
+    if not names_a_file(name):
+        return name
+    stem = Path(name).stem
+    return f"{stem}-file" if stem in SUITES else stem

@@ -3,22 +3,33 @@
 An attack or a loss prints as its name, which stays when its code changes; what was attacked with
 the old code must not be read back for the new one. Code from files (``FILE.py:NAME``) is known by
 the file already.
+
+What tells one function or object of a user's from another where its name does not.
+
+``lrat.fit`` knows the run in a folder by how its parts print. A function without a name of its own
+(a lambda, one made inside another) and an object that prints as its class alone look the same
+whatever they do.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from lrat.config.user_code import OwnAttack, OwnLoss
 from lrat.evaluation import Suite
-from lrat.experiments.own_parts import OwnAttack, OwnLoss
 
 _DIGITS = 12
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+DEFAULT_REPR: Any = object.__repr__
+"""That of objects which print as their class alone."""
+_ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 
 
 def own_functions(suite: Suite) -> str:
@@ -130,3 +141,38 @@ def filled(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:
         return None
+
+
+def without_addresses(text: str) -> str:
+    """``text`` without those of functions and objects in it: they differ between processes."""
+    return _ADDRESS.sub("", text)
+
+
+def own_names(*parts: Any) -> str:
+    """What stands for the code of nameless functions, and for the contents of objects that print
+    as their class alone, anywhere in ``parts``; empty without any."""
+    return ", ".join(_told(parts, set()))
+
+
+def _told(thing: Any, seen: set[int]) -> Iterator[str]:
+    if id(thing) in seen or isinstance(thing, (nn.Module, Tensor, type)):
+        return
+    seen.add(id(thing))
+    parts = parts_of(thing)
+    if parts is None and not isinstance(thing, FunctionType):
+        parts = getattr(thing, "__dict__", {}).values()
+    for part in parts or ():
+        yield from _told(part, seen)
+    if isinstance(thing, FunctionType):
+        if "<" in thing.__qualname__:
+            yield f"{thing.__qualname__} {code_digest(thing)}"
+    elif type(thing).__repr__ is DEFAULT_REPR and (held := getattr(thing, "__dict__", None)):
+        yield f"{type(thing).__qualname__} {without_addresses(repr(_ordered(held)))}"
+
+
+def _ordered(held: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Sets in an order of their own: Python's differs between processes."""
+    return [
+        (name, sorted(map(repr, value)) if isinstance(value, (set, frozenset)) else value)
+        for name, value in sorted(held.items())
+    ]

@@ -24,9 +24,15 @@ from torch import Tensor, nn
 
 from lrat import __version__
 from lrat.acceleration.state import HOOKS
-from lrat.config.fingerprints import code_lines, digest, filled, named_in
+from lrat.config.fingerprints import (
+    DEFAULT_REPR,
+    code_lines,
+    digest,
+    filled,
+    named_in,
+    without_addresses,
+)
 from lrat.evaluation.storage.fingerprint import Program
-from lrat.experiments.own_names import DEFAULT_REPR, without_addresses
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, np.generic, Enum)
 _MOST = 1000

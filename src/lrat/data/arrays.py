@@ -1,4 +1,7 @@
-"""Labelled images in memory, checked once when made, so that nothing later has to."""
+"""Labelled images in memory, checked once when made, so that nothing later has to.
+
+Whether images fill the range that attacks and epsilon work in.
+"""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -13,6 +16,12 @@ from lrat.types import Batch
 
 _USUAL_CHANNELS = (1, 3, 4)
 _MOST_CLASSES = 100_000
+
+DARKEST = 0.07
+"""Images none of whose pixels reaches this were probably scaled twice, or stored as uint8 with
+another largest value than 255: 16 levels, as digits have them, end at 16/255 = 0.063."""
+TOLERANCE = 1e-4
+SCALE_WORDS = "but attacks and epsilon work in [0, 1]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -227,3 +236,14 @@ def _check_labels(name: str, labels: Tensor, classes: int) -> None:
             f"{name}: labels must lie in 0..{classes - 1}, but {shown} occur: "
             "number the classes from 0, or name all of them"
         )
+
+
+def odd_scale(low: float, high: float, what: str = "images") -> str | None:
+    """In words, what is odd about images whose pixels run from ``low`` to ``high``; None for [0, 1]
+    and for any part of it that reaches ``DARKEST``."""
+    if low >= -TOLERANCE and DARKEST <= high <= 1 + TOLERANCE:
+        return None
+    return (
+        f"{what} have values from {low:.4g} to {high:.4g}, {SCALE_WORDS}: "
+        "scale the images to [0, 1] and put any normalisation into the model"
+    )

@@ -1,4 +1,7 @@
-"""Signals that end a process as a request that is answered between two steps."""
+"""Signals that end a process as a request that is answered between two steps.
+
+Signals that ask a process to end.
+"""
 
 import logging
 import os
@@ -11,7 +14,6 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from lrat.errors import SettingError
-from lrat.signals import SIGNALS, URGENT, interrupt_once
 
 _logger = logging.getLogger(__name__)
 PLANNED, SIGNALLED = 1, 2
@@ -22,6 +24,17 @@ torchrun, which hands it on to them."""
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 
 _SECONDS_TO_LEAVE = 3.0
+
+URGENT = (signal.SIGINT, signal.SIGTERM)
+"""Whoever sends one of these a second time wants an end at once."""
+_OTHERS = tuple(
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)  # not on Windows
+)
+"""A terminal that closes and a scheduler send these, several times where they like: a shell hands
+SIGHUP on, the system sends SIGXCPU every second. They ask once."""
+SIGNALS = (*URGENT, *_OTHERS)
 
 
 class StopRequest:
@@ -240,3 +253,12 @@ def _listen(ear: int) -> None:
 def _leave() -> None:
     _logger.warning("stopped at once, in the middle of a step; the same command continues")
     os._exit(130)
+
+
+def interrupt_once(number: int, frame: FrameType | None) -> None:
+    """A handler that raises ``KeyboardInterrupt``, and keeps those of ``SIGNALS`` that only ask
+    from interrupting what is then cleaned up."""
+    for each in _OTHERS:
+        if signal.getsignal(each) is interrupt_once:
+            signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from lrat.distributed.signals import StopRequest
+from lrat.distributed.children import Child, interrupt, start_child, while_heeding
+from lrat.distributed.signals import SIGNALS, StopRequest
 from lrat.errors import Interrupted, LratError
-from lrat.experiments.lifeline import Child, interrupt, start_child, while_heeding
-from lrat.signals import SIGNALS
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.5

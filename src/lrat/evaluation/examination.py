@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lrat.acceleration.state import hooks_of, is_of
 from lrat.attacks.gradient import computes_in
+from lrat.data.arrays import odd_scale
 from lrat.data.inputs import channels_cure, from_zero
-from lrat.data.scale import odd_scale
 from lrat.errors import LratError, ModelError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL

@@ -1,16 +1,30 @@
-"""The forward that verdicts rest on."""
+"""The forward that verdicts rest on.
+
+Whether outcomes that lie in a folder are those of the model in hand.
+
+An identity knows a model by its weights (and by the file it came from, where that is known). The
+same weights under another ``forward`` are another model, which only its answers tell.
+"""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
-from lrat.attacks.confirm import float32_logits
+from lrat.attacks.base import float32_logits
 from lrat.data.inputs import check_classes, unit_pixels
-from lrat.errors import DataError, NonFiniteError
+from lrat.errors import DataError, NonFiniteError, RunFolderError
+from lrat.evaluation.outcomes import NATURAL, Outcomes
+from lrat.evaluation.storage.store import read_one_part
+from lrat.losses import logit_margin
 from lrat.outputs import NEVER
 from lrat.types import Batch
+
+_TOLERANCE = 1e-3
+"""Of the largest margin or of 1: float32 answers of other devices and batches lie far below."""
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
@@ -40,3 +54,49 @@ def sound(batch: Batch) -> Batch:
 def check_labels(labels: Tensor, classes: int) -> None:
     """``ModelError`` for labels [B] beyond the model's classes."""
     check_classes(int(labels.max()), classes, smallest=int(labels.min()))
+
+
+def stored_clean(folder: Path | None, most: int) -> Outcomes | None:
+    """Up to ``most`` rows of clean images from one part of ``folder``; None where there is none.
+
+    Raises ``RunFolderError`` for a damaged part.
+    """
+    rows = None if folder is None else read_one_part(folder, NATURAL)
+    return None if rows is None else rows.select(np.arange(min(most, len(rows))))
+
+
+def check_answers(model: nn.Module, batch: Batch, stored: Outcomes, folder: Path) -> None:
+    """Refuse ``stored`` rows of clean images that ``model`` answers otherwise now.
+
+    ``batch``: those images, in any order. A model that does not repeat its own answers is not held
+    to them. Raises ``RunFolderError`` with the image and both margins.
+    """
+    index = batch.index.cpu().numpy()
+    rows = stored.at(index)
+    logits = classify(model, batch.images, index, NATURAL)
+    other = _differing(logits, batch.labels, rows)
+    if not len(other):
+        return
+    again = classify(model, batch.images, index, NATURAL)
+    if not torch.allclose(again, logits, rtol=_TOLERANCE, atol=_TOLERANCE):
+        return
+    at = other[0]
+    now = float(logit_margin(logits, batch.labels)[at])
+    raise RunFolderError(
+        f"{folder} is of a model that answers otherwise: image {index[at]} had the margin "
+        f"{rows.margin_clean[at]:.4g} and class {rows.prediction[at]}, and has {now:.4g} and "
+        f"{int(logits[at].argmax())} now ({len(other)} of {len(index)} images differ): its code "
+        "changed, so delete the folder or choose a new one"
+    )
+
+
+def _differing(logits: Tensor, labels: Tensor, rows: Outcomes) -> npt.NDArray[np.int64]:
+    """Positions whose margin or class is another one, beyond what rounding does."""
+    answers = logits.float().cpu()
+    margin = logit_margin(answers, labels.cpu()).numpy()
+    slack = _TOLERANCE * max(1.0, float(np.abs(rows.margin_clean).max()))
+    is_other = ~(np.abs(margin - rows.margin_clean) <= slack)
+    known = (rows.prediction >= 0) & (rows.prediction < answers.shape[1])
+    at_stored = torch.from_numpy(np.where(known, rows.prediction, 0))[:, None]
+    below = (answers.amax(1) - answers.gather(1, at_stored).squeeze(1)).numpy()
+    return np.flatnonzero(is_other | ~known | (below > slack))

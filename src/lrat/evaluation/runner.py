@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.adapters import protected_from, returned_images
-from lrat.attacks.base import Variant
+from lrat.attacks.base import Variant, spent
 from lrat.attacks.gradient import without_gradient
-from lrat.attacks.spent import spent
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.examination import examine
@@ -25,9 +24,8 @@ from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.storage.store import OutcomeStore
 from lrat.evaluation.suites import Member, Suite, describe_threat, replaced
 from lrat.evaluation.time_limit import OutOfTimeError
-from lrat.evaluation.watching import GradientWatch
 from lrat.hardware import full_float32
-from lrat.hooks import PassCounter
+from lrat.hooks import GradientWatch, PassCounter
 from lrat.losses import logit_margin
 from lrat.modes import tensors_kept
 from lrat.outputs import forward_logits

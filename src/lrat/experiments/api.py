@@ -14,6 +14,8 @@ from lrat import hardware
 from lrat.acceleration import View
 from lrat.checks import FUNCTION, MODULE, Rule, checked, instance, one_of
 from lrat.config import build, catalogue
+from lrat.config.catalogue import check_suite
+from lrat.config.fingerprints import own_names, without_addresses
 from lrat.config.settings import MethodSettings, TrainingSettings
 from lrat.data import (
     VALIDATION_FRACTION,
@@ -31,12 +33,10 @@ from lrat.evaluation.storage.store import IDENTITY
 from lrat.experiments.evaluate import EvaluationRequest, evaluate_network
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.monitoring import CLEAN_SUBSET, accuracy_measure, guards
-from lrat.experiments.own_names import own_names, without_addresses
-from lrat.experiments.suite_names import check_suite
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
-from lrat.models.hookless import hookable
+from lrat.models.wrappers import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept

@@ -10,13 +10,20 @@ from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult, compare
 from lrat.evaluation.comparison.group_scores import compare_groups
-from lrat.evaluation.comparison.group_table import GroupComparison
-from lrat.evaluation.comparison.groups import Group, Run
-from lrat.evaluation.comparison.spread import AttackSeedSpread, attack_seed_spread
-from lrat.experiments.found import checkpoint_of, of_other_seeds, one_of_each
+from lrat.evaluation.comparison.groups import Group, GroupComparison, Run
+from lrat.evaluation.comparison.seeds import AttackSeedSpread, attack_seed_spread
 from lrat.files.read import read_record
 from lrat.files.write import write_json
-from lrat.runs.folder import CONFIG, CONTENTS, EVALUATIONS, evaluated, read_config
+from lrat.runs.folder import (
+    CONFIG,
+    CONTENTS,
+    EVALUATIONS,
+    checkpoint_of,
+    evaluated,
+    of_other_seeds,
+    one_of_each,
+    read_config,
+)
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 

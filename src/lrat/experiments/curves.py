@@ -17,7 +17,6 @@ from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.statistics import percent
 from lrat.evaluation.storage.store import IDENTITY, claim
 from lrat.evaluation.suites import Member
-from lrat.experiments.seeing import evaluated_choices
 from lrat.files.read import read_record, read_whole
 from lrat.files.write import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
@@ -26,7 +25,7 @@ from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
 from lrat.runs.folder import CURVE, CURVES, OFF, read_config
 from lrat.runs.identity import Reading
-from lrat.runs.sources import Source, Subject, own_folder
+from lrat.runs.sources import Source, Subject, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
 

@@ -1,7 +1,11 @@
-"""Evaluation of a run or of somebody's model."""
+"""Evaluation of a run or of somebody's model.
+
+Which images of an evaluation are kept for reports.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,19 +20,17 @@ from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, SettingError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
-from lrat.evaluation.reading import check_answers, stored_clean
+from lrat.evaluation.forward import check_answers, stored_clean
+from lrat.evaluation.storage.gallery import Gallery
 from lrat.evaluation.storage.store import IDENTITY, PARTS
-from lrat.experiments.carried import prepare_sources, seen_alike
 from lrat.experiments.evaluation_request import EvaluationRequest, descriptions, digest_of_attacks
-from lrat.experiments.exhibits import chosen_gallery
-from lrat.experiments.seeing import evaluated_choices
 from lrat.files.read import is_there
 from lrat.hardware import move, processors
 from lrat.randomness import Keyed, keys, random_state_kept
 from lrat.runs.folder import OFF, evaluated
 from lrat.runs.identity import Reading
-from lrat.runs.sources import Source, Subject, model_identity, own_folder
-from lrat.runs.suites import suite
+from lrat.runs.sources import Source, Subject, evaluated_choices, model_identity, own_folder
+from lrat.runs.suites import prepare_sources, seen_alike, suite
 from lrat.threat import Ball, as_ball
 
 __all__ = [
@@ -47,6 +49,14 @@ _CHUNKS_PER_BLOCK = 4
 of the next one."""
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+IMAGES = 32
+"""So many where nobody says how many."""
+MOST_BYTES = 32 * 2**20
+"""Of an evaluation's gallery, unless a number of images is asked for: of 224x224 images under
+``paper`` six fit."""
+_SEED = 0
+_FLOAT32 = 4
 
 
 def evaluate_subject(
@@ -290,3 +300,27 @@ def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
         drawn = Keyed(keys(_LIMIT_SEED, images.index)).uniform((len(images),), "order")
         images = images.select(drawn.argsort(stable=True))
     return images
+
+
+def chosen_gallery(
+    wanted: int | None, images: ImageData, test: ImageData, suite: Suite, classes: int
+) -> Gallery | None:
+    """A fixed, seeded, class-stratified part of ``images``, of ``test``, that ``suite`` attacks.
+
+    ``wanted``: how many; these are then attacked again where their outcomes are known already. None
+    is the usual number, of images that are attacked anyway; 0 is no gallery.
+    """
+    count = IMAGES if wanted is None else wanted
+    if wanted is None:
+        each = _FLOAT32 * (prod(images.shape) + classes) * (1 + len(suite.steps))
+        count = min(count, MOST_BYTES // each)
+    if count == 0:
+        return None
+    some = stratified_subset(images, count, seed=_SEED)
+    about = {
+        "of": len(images),
+        "test_images": len(test),
+        "seed": _SEED,
+        "class_names": list(test.class_names),
+    }
+    return Gallery(index=some.index.cpu().numpy(), about=about, fill=wanted is not None)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lrat.checks import PATHS, TEXT, Rule, check_fields, one_of, whole
-from lrat.config.catalogue import names_users_code
+from lrat.config.catalogue import check_suite, names_a_file, names_users_code, run_name, slug
 from lrat.data import ImageData
 from lrat.distributed.launch import check_devices
 from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite
 from lrat.evaluation.runner import NoiseKind
-from lrat.experiments.suite_names import check_suite, names_a_file, run_name, slug
 from lrat.runs.folder import threat_slug
 
 _DIGITS = 8

@@ -14,12 +14,11 @@ from lrat.data import ImageData, stratified_subset
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
 from lrat.evaluation.storage.store import SUMMARY, digest_of
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.experiments.seeing import evaluated_choices
 from lrat.files.read import read_record, read_whole
 from lrat.files.write import write_json
 from lrat.hardware import move
 from lrat.runs.folder import PANEL
-from lrat.runs.sources import Subject
+from lrat.runs.sources import Subject, evaluated_choices
 from lrat.threat import as_ball
 
 IMAGES = 256

@@ -18,11 +18,18 @@ from lrat.data import ImageData, InMemory, in_order, stratified_subset
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.experiments.clocks import PhaseClock, image_pass_flop, weight_pass_flop
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.experiments.meter import DATA, REST, UPDATE, ClockedAttack, ClockedObjective, Meter
+from lrat.experiments.meter import (
+    DATA,
+    REST,
+    UPDATE,
+    ClockedAttack,
+    ClockedObjective,
+    Meter,
+    Profile,
+)
 from lrat.hardware import move
 from lrat.modes import evaluating, training_modes
 from lrat.outputs import forward_logits
-from lrat.reporting.profile import Profile
 from lrat.runs.sources import Source
 from lrat.runs.suites import suite
 from lrat.threat import as_ball

@@ -1,12 +1,19 @@
-"""One training run: configuration in, a folder with everything about it out."""
+"""One training run: configuration in, a folder with everything about it out.
+
+A training run spread over processes (``launching.py``).
+
+Each process runs the same training with its share of every batch; the first one alone claims the
+run's folder, writes into it and tells how far it is. All stop after the same step, saved once.
+"""
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +25,21 @@ from lrat.config.catalogue import names_users_code
 from lrat.config.settings import RunConfig
 from lrat.config.user_code import file_digest
 from lrat.data import ImageData, InMemory, Splits
-from lrat.distributed.group import Alone, Crew, first_to_differ
-from lrat.distributed.signals import check_minutes
-from lrat.errors import DataError, RunFolderError
-from lrat.experiments.crew import synchronised
-from lrat.experiments.environment import environment
-from lrat.experiments.monitoring import selection_key, watch
-from lrat.experiments.seeing import record_choices, recorded_choices
-from lrat.experiments.trackers import build_trackers
+from lrat.distributed.group import (
+    Alone,
+    Crew,
+    FabricCrew,
+    check_synchronised,
+    first_to_differ,
+    synchronised,
+    unused_parameters,
+)
+from lrat.distributed.launch import Spread, check_devices, in_processes, share_processors
+from lrat.distributed.signals import check_minutes, holding
+from lrat.errors import ConfigurationError, DataError, Interrupted, ModelError, RunFolderError
+from lrat.experiments.monitoring import build_trackers, selection_key, watch
 from lrat.files.write import appears, write_atomically, write_json, write_text
-from lrat.hardware import move
+from lrat.hardware import device_for_others, environment, move
 from lrat.randomness import random_state_kept
 from lrat.runs.folder import (
     CONFIG,
@@ -41,9 +53,15 @@ from lrat.runs.folder import (
 )
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
+from lrat.runs.sources import record_choices, recorded_choices
 from lrat.runs.weights import storage, write_safetensors
 from lrat.training import Progress, TrainingResult, Watch, train
 from lrat.training.watch import tell
+
+Watcher: TypeAlias = Callable[[RunConfig], AbstractContextManager[Progress]]
+_PATIENCE = timedelta(hours=2)
+"""How long one process waits for another one, which takes as long for its share of a step. Whoever
+started them notices at once when one dies; this is for a machine that does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,3 +263,92 @@ def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     write_json(folder / MODEL, about)
+
+
+def train_in_processes(
+    config: RunConfig,
+    folder: Path,
+    *,
+    devices: int,
+    nodes: int = 1,
+    watcher: Watcher | None = None,
+    max_minutes: float | None = None,
+    portable: bool = False,
+) -> TrainedRun | None:
+    """As ``train_run``, in ``devices`` processes on each of ``nodes`` machines: on CUDA one for
+    each GPU, on the CPU of ``config.threads`` threads (default: one) each.
+
+    ``training.batch_size`` is that of all processes together, which must divide it. ``watcher``
+    makes what the first process tells its progress; it must be picklable. None is returned in all
+    but the first of processes that torchrun or SLURM started.
+
+    Raises what the training raises in one of them, which ends the others; ``Interrupted`` after
+    SIGINT or SIGTERM to this process or its whole group; ``LratError`` for one that was killed.
+    """
+    check_minutes(max_minutes)
+    check_devices(config.device, devices, nodes)
+    spread = Spread(
+        device=config.device,
+        devices=devices,
+        nodes=nodes,
+        patience=_PATIENCE,
+        saves_itself=True,
+    )
+    batch = config.training.batch_size
+    if batch % spread.size:
+        fitting = max(spread.size, batch // spread.size * spread.size)
+        raise ConfigurationError(
+            f"training.batch_size={batch} is the batch of all processes together, and {spread.size}"
+            f" processes do not divide it: set training.batch_size={fitting}, or change devices"
+        )
+    if config.training.sync_batch_norm:
+        check_synchronised(device_for_others(config.device))
+    work = _Work(
+        config=config,
+        folder=folder,
+        spread=spread,
+        watcher=watcher,
+        max_minutes=max_minutes,
+        portable=portable,
+    )
+    return in_processes(work, spread)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What each process does; called with its Fabric.
+
+    A signal is held from the start: a process that left while it sets up would leave the others
+    waiting for it. All take one step and save it.
+    """
+
+    config: RunConfig
+    folder: Path
+    spread: Spread
+    watcher: Watcher | None
+    max_minutes: float | None
+    portable: bool
+
+    def __call__(self, fabric: Any) -> TrainedRun | None:
+        crew = FabricCrew(fabric)
+        share_processors(fabric.device, self.spread, self.config.threads)
+        first = crew.rank == 0
+        told = self.watcher(self.config) if first and self.watcher else nullcontext()
+        try:
+            with holding(), told as progress:
+                found = train_run(
+                    self.config,
+                    self.folder,
+                    progress=progress,
+                    crew=crew,
+                    device=fabric.device,
+                    max_minutes=self.max_minutes,
+                    portable=self.portable,
+                )
+        except Interrupted:
+            if first:
+                raise
+            return None  # the first one says it for all
+        except (RuntimeError, ModelError) as error:
+            raise unused_parameters(error) or error from None
+        return found if first else None

@@ -11,6 +11,7 @@ import torch
 from lrat import hardware
 from lrat.acceleration import View, describe
 from lrat.config import build, catalogue
+from lrat.config.catalogue import check_suite
 from lrat.data import ImageData
 from lrat.errors import DataError
 from lrat.evaluation import EvaluationResult, Outcomes, Suite
@@ -18,16 +19,13 @@ from lrat.evaluation.storage.records import read_identity
 from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
-from lrat.experiments.found import finished_at
-from lrat.experiments.seeing import evaluated_choices
-from lrat.experiments.suite_names import check_suite
 from lrat.experiments.why_text import Told, paths_table
 from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
-from lrat.runs.folder import OFF, evaluated
-from lrat.runs.sources import Source, Subject, own_folder
+from lrat.runs.folder import OFF, evaluated, finished_at
+from lrat.runs.sources import Source, Subject, evaluated_choices, own_folder
 from lrat.runs.suites import suite
 from lrat.threat import as_ball
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from lrat.checks import checked
-from lrat.models.checks import check_images
+from lrat.models.wrappers import check_images
 from lrat.types import Images, Logits
 
 

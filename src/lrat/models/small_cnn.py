@@ -4,7 +4,7 @@ from torch import nn
 
 from lrat.checks import checked
 from lrat.errors import SettingError
-from lrat.models.checks import check_images
+from lrat.models.wrappers import check_images
 from lrat.types import Images, Logits
 
 _SMALLEST = 4

@@ -1,13 +1,20 @@
-"""Per-channel normalisation as a layer, so that every attack sees images in [0, 1]."""
+"""Per-channel normalisation as a layer, so that every attack sees images in [0, 1].
 
-from collections.abc import Sequence
+One of several things that a network returns.
+
+Modules that lack parts of what every ``nn.Module`` does: TorchScript, exported programs.
+
+The refusal of images that a model was not built for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrat.checks import number
-from lrat.errors import SettingError
-from lrat.models.checks import check_images
+from lrat.errors import ModelError, SettingError
 from lrat.text import shown
 from lrat.types import Images
 
@@ -45,3 +52,75 @@ class Normalize(nn.Module):
         """[B C H W] in [0, 1] -> [B C H W] normalised; ModelError for another channel count."""
         check_images(images, "Normalize", len(self.mean), None)
         return (images - self.mean) / self.std
+
+
+class PickOutput(nn.Module):
+    """``model``, of whose output only the part under ``key`` is returned.
+
+    ``key``: the index in a tuple or list, or the name of a mapping's key or of a field. For a
+    network that returns several tensors, none of them under the name ``logits``. Weights are named
+    ``model.`` and their own name. What is not there raises as it does for the output itself.
+    """
+
+    def __init__(self, model: nn.Module, key: int | str) -> None:
+        super().__init__()
+        self.model = model
+        self.key = key
+        self.training = model.training
+
+    def forward(self, images: Images) -> Any:
+        output = self.model(images)
+        if isinstance(self.key, int) or isinstance(output, Mapping):
+            return output[self.key]
+        return getattr(output, self.key)
+
+
+class Hookable(nn.Module):
+    """A module that takes no hooks, or that refuses to switch its modes, inside one that does."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.training = bool(getattr(module, "training", False))
+
+    def train(self, mode: bool = True) -> "Hookable":
+        """A module without modes stays as it is."""
+        self.training = mode
+        try:
+            self.module.train(mode)
+        except (AttributeError, NotImplementedError, RuntimeError):
+            for part in self.module.modules():
+                if "training" in vars(part):
+                    part.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Any:
+        return self.module(images)
+
+
+def hookable(model: nn.Module) -> nn.Module:
+    """``model`` itself, or in a ``Hookable`` where it needs one."""
+    is_script = isinstance(model, torch.jit.ScriptModule)
+    is_exported = isinstance(model, torch.fx.GraphModule) and "eval" in vars(model)
+    return Hookable(model) if is_script or is_exported else model
+
+
+def check_images(images: Tensor, name: str, channels: int, size: int | None) -> None:
+    """ModelError unless ``images`` is [B channels size size]; looks at shapes only.
+
+    ``size`` None allows any height and width.
+    """
+    shape = tuple(images.shape)
+    if len(shape) == 4 and shape[1] == channels and (size is None or shape[2:] == (size, size)):
+        return
+    wanted = f"[B {channels} {size or 'H'} {size or 'W'}]"
+    found = f"[{' '.join(map(str, shape))}]"
+    cure = "channels come before height and width"
+    if len(shape) == 4 and shape[-1] != channels:
+        if shape[1] != channels:
+            cure = f"build it with channels={shape[1]}"
+        elif shape[2] == shape[3]:
+            cure = f"build it with size={shape[2]}"
+        else:
+            cure = "images must be square"
+    raise ModelError(f"{name} takes images {wanted}, but got {found}: {cure}")

@@ -14,7 +14,7 @@ from lrat.modes import evaluating
 from lrat.objectives.base import ObjectiveOutput, StepContext
 from lrat.objectives.criterion import as_criterion
 from lrat.outputs import forward_logits
-from lrat.printing import as_call
+from lrat.text import as_call
 from lrat.types import Batch
 
 _TERM = "kl"

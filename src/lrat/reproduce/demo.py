@@ -1,23 +1,32 @@
-"""The demonstration: Table 1's rows on bundled digits, and what they show."""
+"""The demonstration: Table 1's rows on bundled digits, and what they show.
+
+The demonstration's rows: trained and attacked in parallel worker processes.
+
+Tables of runs against attacks, from the summaries that evaluations store.
+"""
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lrat.config.catalogue import check_suite, slug
+from lrat.config.settings import load_config
 from lrat.evaluation import Comparison, EvaluationResult, compare
-from lrat.evaluation.comparison.words import p_in_words
-from lrat.experiments.demo_rows import FORWARDS, Plan, make_rows
-from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, LONG_STEP
+from lrat.experiments.evaluate import evaluate_run
+from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.experiments.train import train_run
 from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
 from lrat.reporting.report.records import WORST
-from lrat.reporting.tables import RunRow, results_table
-from lrat.reproduce.grid import Watcher
-from lrat.reproduce.paper import TABLE_1
-from lrat.text import to_markdown
+from lrat.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
+from lrat.reproduce.paper import DEMO_PRESET, TABLE_1
+from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_STEP, row_layer
+from lrat.runs.folder import EVALUATIONS
+from lrat.text import p_in_words, to_markdown
 
 ROWS = (BASELINE, LONG_BASELINE, *(name for name in TABLE_1 if name != BASELINE))
 PAPER_TITLE = "The paper: CIFAR-10, ResNet-18, Linf 8/255, 10,000 images"
@@ -26,6 +35,22 @@ _LEGEND = (
     f"epoch; {LONG_BASELINE}: SAT with steps of {LONG_STEP:g} epsilon, as the same group's code "
     "has, where the other rows have the paper's epsilon / 10."
 )
+
+FORWARDS = {
+    "lrat-saa+cw": 76,
+    "lrat-saa": 65,
+    "lsat-saa": 65,
+    "lrat-cw": 11,
+    "lsat-cw": 11,
+    "gairat": 11,
+    "sat": 11,
+    LONG_BASELINE: 11,
+}
+"""By row, per image and epoch, the costliest first: so no worker is idle for long."""
+_EVALUATION = {"quick": 12, "tier": 200, "paper": 460}
+"""An evaluation's forwards per training image, as most images stand until the end."""
+AUTOATTACKED = 200
+"""So many images meet AutoAttack, which costs two hundred times what PGD-20 does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +81,57 @@ class DemoReport:
                 self.conclusion,
             ]
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the demonstration does with each row; ``epochs`` None is the preset's."""
+
+    suite: str = "paper"
+    epochs: int | None = None
+    acceleration: Literal["auto", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_suite(self.suite)
+
+    @property
+    def preset(self) -> dict[str, Any]:
+        """The rows' common settings."""
+        chosen = {} if self.epochs is None else {"epochs": self.epochs}
+        training = {**DEMO_PRESET["training"], **chosen}
+        return {**DEMO_PRESET, "training": training, "acceleration": self.acceleration}
+
+    def evaluate(self, run: Path) -> list[EvaluationResult]:
+        """A row's evaluations; with AutoAttack the short attacks on all images come first."""
+        request = EvaluationRequest(suite=self.suite, acceleration=self.acceleration)
+        requests = [request]
+        if self.suite == "paper":
+            requests = [replace(request, suite="quick"), replace(request, limit=AUTOATTACKED)]
+        return [evaluate_run(run, each)[1] for each in requests]
+
+    def cells(self, out: Path) -> list[Cell]:
+        """The rows as cells of a grid, the costliest first."""
+        evaluation = Evaluation(
+            pattern=f"{EVALUATIONS}/*-{slug(self.suite)}-*/summary.json",
+            forwards=_EVALUATION.get(self.suite, max(_EVALUATION.values())),
+        )
+        return [
+            Cell(
+                name=row,
+                folder=out / row,
+                epochs=int(self.preset["training"]["epochs"]),
+                forwards=forwards,
+                evaluations=(evaluation,),
+            )
+            for row, forwards in FORWARDS.items()
+        ]
+
+    def __str__(self) -> str:
+        """``30 epochs each, seed 0, suite paper``."""
+        length = self.preset["training"]["epochs"]
+        made = f"{length} epoch{'' if length == 1 else 's'} each, seed {DEMO_PRESET['seed']}"
+        plain = ", without acceleration" if self.acceleration == "off" else ""
+        return f"{made}, suite {self.suite}{plain}"
 
 
 def run_demo(out: Path, plan: Plan, *, workers: int, watcher: Watcher) -> DemoReport:
@@ -149,3 +225,91 @@ def conclusion(comparisons: Mapping[str, Comparison], *, images: int) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return "; ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row that is done."""
+
+    name: str
+    folder: Path
+    seconds: float
+    forwards: float
+    """Passes per training image and epoch, of the network forwards."""
+
+
+def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator[Row]:
+    """The rows as they are done."""
+    make = partial(_make_row, plan=plan, preset=plan.preset, out=out)
+    return make_cells(make, plan.cells(out), workers=workers, watcher=watcher, out=out)
+
+
+def _make_row(name: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
+    started = time.perf_counter()
+    folder = out / name
+    config = load_config(preset, row_layer(name, preset["threat"]))
+    run = train_run(config, folder, progress=Quiet())
+    plan.evaluate(folder)
+    records = run.result.records
+    passes = sum(
+        (record.passes.get("attack_forwards") or 0) + (record.passes.get("update_forwards") or 0)
+        for record in records
+    )
+    return Row(
+        name=name,
+        folder=folder,
+        seconds=time.perf_counter() - started,
+        forwards=passes / len(records),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One run's line: its name and its evaluation's ``summary.json``."""
+
+    name: str
+    summary: Mapping[str, Any]
+
+    def cell(self, attack: str) -> str:
+        """``45.2 [40.1, 50.4]`` in per cent, or a dash where the attack was not run."""
+        share = self.share(attack)
+        if share is None:
+            return "–"
+        value, low, high = (100 * share[key] for key in ("value", "low", "high"))
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+    def share(self, attack: str) -> Mapping[str, Any] | None:
+        """Value, low, high (fractions) and n under one attack."""
+        if attack == WORST:
+            worst: Mapping[str, Any] = self.summary["worst_case"]
+            return worst
+        shares: Mapping[str, Mapping[str, Any]] = self.summary["accuracy"]
+        return shares.get(attack)
+
+    @property
+    def attacks(self) -> list[str]:
+        return list(self.summary["accuracy"])
+
+
+def results_table(
+    rows: Sequence[RunRow], extra: Mapping[str, Mapping[str, str]] | None = None
+) -> list[list[str]]:
+    """Header and one line per run: accuracy with its interval under each attack, the worst case.
+
+    ``extra``: further columns, each a mapping from a run's name to its cell.
+    """
+    attacks: list[str] = []
+    for row in rows:
+        attacks += [name for name in row.attacks if name not in attacks]
+    columns = [*attacks, WORST]
+    extra = extra or {}
+    header = ["", *columns, *extra]
+    lines = [
+        [
+            row.name,
+            *(row.cell(attack) for attack in columns),
+            *(cells.get(row.name, "–") for cells in extra.values()),
+        ]
+        for row in rows
+    ]
+    return [header, *lines]

@@ -1,28 +1,33 @@
-"""What finished runs left behind: results, costs, masking, read from their folders."""
+"""What finished runs left behind: results, costs, masking, read from their folders.
+
+An accuracy over several training seeds, with an interval that knows of seeds and of images.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from lrat.config import build
+from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.config.settings import DataSettings, RunConfig, differences
 from lrat.errors import LratError, RunFolderError
-from lrat.evaluation import EvaluationResult, Panel
-from lrat.experiments.found import finished_at
+from lrat.evaluation import EvaluationResult, Panel, mean_interval, wilson
 from lrat.files.read import NOT_AS_WRITTEN, read_record, read_text, trouble
 from lrat.reproduce.cell import Attacks, evaluation_name
 from lrat.reproduce.folder import RunPlace
 from lrat.reproduce.presets import Choice
-from lrat.runs.folder import ENVIRONMENT, METRICS, MODEL, PANEL, evaluated, read_config
+from lrat.runs.folder import ENVIRONMENT, METRICS, MODEL, PANEL, evaluated, finished_at, read_config
 from lrat.runs.weights import load_weights, weights_digest
 from lrat.training import EpochRecord
 
 _AGAIN = "bring it back, or move the run's folder away and train it again"
+
+Basis = Literal["images", "seeds", "seeds and images"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,3 +179,51 @@ def reported_epoch(run: Path, checkpoint: str) -> int:
         return int(read_record(run / MODEL, _AGAIN)["selected_epoch"])
     except NOT_AS_WRITTEN:
         raise RunFolderError(f"{run / MODEL} names no epoch; {_AGAIN}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededShare:
+    """The share of all images tested with all seeds, a fraction, with a 95 % interval.
+
+    ``n``: images of one seed, or of all seeds together where each tests others; ``values``: the
+    share of each seed; ``deviation``: their standard deviation, None for one seed. ``basis`` of the
+    interval:
+
+    * ``images``: Wilson's, for the one model that was measured;
+    * ``seeds``: Student's t over seeds that test different images, whose values differ by both,
+      corrected for the training images that folds share (Nadeau & Bengio 2003);
+    * ``seeds and images``: Student's t over seeds that test the same images, joined with Wilson's
+      over these (see ``lrat.evaluation.comparison.seeds``).
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    values: tuple[float, ...]
+    deviation: float | None
+    basis: Basis
+
+
+def over_seeds(counts: Sequence[tuple[int, int]], *, same_images: bool) -> SeededShare:
+    """From (right, tested) of each seed; ``same_images``: whether all seeds test the same, and are
+    no folds."""
+    right, tested = sum(count for count, _ in counts), sum(n for _, n in counts)
+    values = tuple(count / n for count, n in counts)
+    value = right / tested
+    n = counts[0][1] if same_images else tested
+    images = wilson(round(value * n), n)
+    if same_images:
+        mean = mean_interval(values, images=images)
+    else:
+        mean = mean_interval(values, overlap=FOLD_OVERLAP)
+    low, high = images.low, images.high
+    basis: Basis = "images"
+    # Of one seed, or of seeds without any spread, what remains is the images'.
+    if mean.deviation and mean.low is not None and mean.high is not None:
+        basis = "seeds and images" if same_images else "seeds"
+        low = max(0.0, value - (mean.value - mean.low))
+        high = min(1.0, value + (mean.high - mean.value))
+    return SeededShare(
+        value=value, low=low, high=high, n=n, values=values, deviation=mean.deviation, basis=basis
+    )

@@ -1,21 +1,25 @@
-"""Tables 1 and 2 of a results folder: what is missing is made, the rest is read."""
+"""Tables 1 and 2 of a results folder: what is missing is made, the rest is read.
+
+What ``lrat reproduce`` can be asked for, and who makes it.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrat.errors import LratError
-from lrat.experiments.reproduce import history
-from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE
 from lrat.files.write import write_json, write_text
-from lrat.reproduce import table_text
+from lrat.reproduce import folder, table_text
 from lrat.reproduce.cell import Attacks
 from lrat.reproduce.evidence import Evidence, read_runs
+from lrat.reproduce.figures.make import reproduce_figure
 from lrat.reproduce.folder import finished_runs
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import attacks_of, make_runs, wanted_rows
 from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
-from lrat.reproduce.request import Report, Request
+from lrat.reproduce.presets import BASELINE, LONG_BASELINE
+from lrat.reproduce.request import SENSITIVITY, TABLES, Report, Request
+from lrat.reproduce.sensitivity import reproduce_sensitivity
 from lrat.reproduce.tables import Table, make_table
 from lrat.text import to_markdown
 
@@ -54,7 +58,9 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     table = _written(request, rows, attacks, failed)
     seconds = time.perf_counter() - started
     about = f"{len(table.rows)} rows, {sum(len(row.seeds) for row in table.rows)} runs"
-    history.note(request.out, request.target, request.command, seconds=seconds, about=about)
+    folder.note_in_history(
+        request.out, request.target, request.command, seconds=seconds, about=about
+    )
     return Report(
         tables=table_text.in_brief(table),
         conclusion=table_text.conclusion(table),
@@ -178,3 +184,12 @@ def markdown(request: Request, attacks: Attacks, table: Table, other: Table | No
             "",
         ]
     )
+
+
+def reproduce_target(request: Request, watcher: Watcher) -> Report:
+    """Make what ``request.target`` names. Raises ``LratError`` in one line."""
+    if request.target in TABLES:
+        return reproduce_table(request, watcher)
+    if request.target == SENSITIVITY:
+        return reproduce_sensitivity(request, watcher)
+    return reproduce_figure(request, watcher)

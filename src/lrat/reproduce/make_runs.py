@@ -5,12 +5,10 @@ from dataclasses import replace
 
 from lrat import hardware
 from lrat.config import build
-from lrat.experiments.reproduce.claiming import check, claim
-from lrat.experiments.reproduce.work import seconds_per_forward
 from lrat.hardware import processors
-from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask
+from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask, seconds_per_forward
 from lrat.reproduce.evidence import image_counts
-from lrat.reproduce.folder import run_folder, run_name
+from lrat.reproduce.folder import check, claim, run_folder, run_name
 from lrat.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
 from lrat.reproduce.request import Request, check_rows
 from lrat.text import duration

@@ -9,9 +9,8 @@ from typing import Any
 from lrat.checks import PATHS, TEXT, Rule, check_fields, instance, tuple_of, whole
 from lrat.config import build, catalogue
 from lrat.errors import ConfigurationError, UnknownNameError
-from lrat.experiments.reproduce.rows import check_row
 from lrat.reproduce.paper import FIGURES, PARTS
-from lrat.reproduce.presets import Choice
+from lrat.reproduce.presets import Choice, check_row
 from lrat.reproduce.studies import check_studies
 
 TABLES = ("table1", "table2")

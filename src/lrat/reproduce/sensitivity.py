@@ -13,19 +13,24 @@ from lrat.errors import LratError
 from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.experiments.reproduce import history
-from lrat.experiments.reproduce.claiming import check, claim
-from lrat.experiments.reproduce.sensitivity_words import StudyRow, StudyTable, in_brief, markdown
-from lrat.experiments.reproduce.shares import over_seeds
 from lrat.files.write import write_json, write_text
 from lrat.reproduce.cell import Attacks, RunTask
-from lrat.reproduce.evidence import Evidence, image_counts, read_run
-from lrat.reproduce.folder import SENSITIVITY, RunPlace, run_name
+from lrat.reproduce.evidence import Evidence, image_counts, over_seeds, read_run
+from lrat.reproduce.folder import SENSITIVITY, RunPlace, check, claim, note_in_history, run_name
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import make_tasks, threads_of, workers_of
 from lrat.reproduce.presets import Choice
 from lrat.reproduce.request import Report, Request
-from lrat.reproduce.studies import Study, Varied, distinct, studies
+from lrat.reproduce.studies import (
+    Study,
+    StudyRow,
+    StudyTable,
+    Varied,
+    distinct,
+    in_brief,
+    markdown,
+    studies,
+)
 from lrat.reproduce.tables import common_seeds, contrasts_with, count_right
 from lrat.runs.weights import load_weights
 
@@ -141,7 +146,7 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     write_text(path, markdown(tables, about, request.command))
     seconds = time.perf_counter() - started
     done = f"{len(tables)} studies, {sum(map(len, rounds))} runs"
-    history.note(request.out, request.target, request.command, seconds=seconds, about=done)
+    note_in_history(request.out, request.target, request.command, seconds=seconds, about=done)
     shown, conclusion = in_brief(tables)
     return Report(
         tables=shown,

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from lrat.evaluation import NATURAL
 from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.statistics import ALPHA
-from lrat.experiments.reproduce.rows import BASELINE, LONG_BASELINE, method_of
-from lrat.experiments.reproduce.shares import SeededShare
+from lrat.reproduce.evidence import SeededShare
+from lrat.reproduce.presets import BASELINE, LONG_BASELINE, method_of
 from lrat.reproduce.tables import PAPER_COLUMNS, Table, TableRow, between_epochs
-from lrat.text import to_markdown
+from lrat.text import to_markdown, written_p
 
 Lines = list[list[str]]
 _DASH = "–"

@@ -12,10 +12,9 @@ from lrat.evaluation import NATURAL, Group, Run, compare_groups
 from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.experiments.reproduce.rows import method_of, reference_of
-from lrat.experiments.reproduce.shares import SeededShare, over_seeds
-from lrat.reproduce.evidence import Evidence
+from lrat.reproduce.evidence import Evidence, SeededShare, over_seeds
 from lrat.reproduce.paper import PaperRow
+from lrat.reproduce.presets import method_of, reference_of
 
 PAPER_COLUMNS: Mapping[str, str] = {
     NATURAL: "natural",

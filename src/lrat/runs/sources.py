@@ -1,22 +1,33 @@
-"""What is attacked: a run's model or somebody's, with the images to attack it on."""
+"""What is attacked: a run's model or somebody's, with the images to attack it on.
+
+What is analysed: a run's weights, and the very images that it was trained or tested on.
+
+How attacks see a model, kept so that whoever continues sees it the same way.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 
+from lrat.acceleration import Choices, View, describe
 from lrat.config import build, catalogue
 from lrat.config.model_code import program_of
 from lrat.config.settings import DataSettings, RunConfig, load_config
 from lrat.config.user_code import code_of, model_from_file
 from lrat.data import ImageData
-from lrat.errors import ConfigurationError
+from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
-from lrat.runs.folder import EVALUATIONS, evaluated, read_config
+from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
+from lrat.files.write import write_json
+from lrat.runs.folder import ACCELERATION, CONTENTS, EVALUATIONS, OFF, evaluated, read_config
 from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
+
+Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +160,79 @@ def own_folder(folder: Path, identity: Mapping[str, str], program: Program) -> P
     if stored is not None and differs_in_code(stored, program):
         folder = folder.with_name(f"{folder.name}-{program.digest()[:_DIGITS]}")
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysed:
+    """A run's model and the images of one of its parts."""
+
+    run: Path
+    config: RunConfig
+    network: nn.Module
+    images: ImageData
+    classes: int
+
+
+def open_run(
+    run: Path, checkpoint: str, part: Part, *, data: str | None, data_root: str | None
+) -> Analysed:
+    """The model with the weights called ``checkpoint``, and the run's images.
+
+    ``data`` and ``data_root``: where the run's data lie now, if they were moved. Raises
+    ``CheckpointError`` for weights that are not there and ``RunFolderError`` for images that are
+    not those that the run had.
+    """
+    config = read_config(run)
+    if part not in {"train", "test"}:
+        raise ConfigurationError(f"part {part!r}: analyse train or test")
+    weights = load_weights(run, config, checkpoint)
+    moved = {"name": data, "root": data_root}
+    place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
+    config = config.model_copy(update={"data": place})
+    splits = build.data(config.data, config.seed)
+    images = splits.training() if part == "train" else splits.test
+    _check_images(run, part, images)
+    network = build.model(config, images.shape, images.classes)
+    fill(network, weights, f"{run} ({checkpoint})")
+    classes = build.check_fit(network, images)
+    return Analysed(run=run, config=config, network=network, images=images, classes=classes)
+
+
+def _check_images(run: Path, part: Part, images: ImageData) -> None:
+    """Image numbers of other data would join weights and views of different images."""
+    # An earlier version kept no digests.
+    stored = read_record(run / CONTENTS, "bring it back", may_lack=True).get(part)
+    if stored is not None and stored != images.digest():
+        raise RunFolderError(
+            f"{images.name}: these are not the {part} images that {run} had: bring them back, or "
+            "name their place by --data or --data-root"
+        )
+
+
+def record_choices(folder: Path, view: nn.Module) -> None:
+    """Write how attacks see the model, so that whoever continues sees it the same way."""
+    if isinstance(view, View):
+        about = {"choices": str(view.choices), "in_words": describe(view)}
+        write_json(folder / ACCELERATION, about)
+
+
+def recorded_choices(folder: Path) -> Choices | None:
+    """What ``record_choices`` wrote into a run's folder; None where nothing was."""
+    return _stored_choices(folder / ACCELERATION, "choices")
+
+
+def evaluated_choices(folder: Path | None) -> Choices | None:
+    """How an evaluation that was begun in ``folder`` sees the model; None for a new one."""
+    if folder is None:
+        return None
+    return _stored_choices(folder / "identity.json", "acceleration")
+
+
+def _stored_choices(path: Path, key: str) -> Choices | None:
+    if not is_there(path):
+        return None
+    try:
+        text = read_json(path)[key]
+        return None if text == OFF else Choices.parse(text)
+    except (OSError, *NOT_AS_WRITTEN):
+        raise RunFolderError(f"{path} is damaged: choose another folder") from None

@@ -1,20 +1,66 @@
-"""Suites by name, from a YAML file, and with the attacks that a user adds to them."""
+"""Suites by name, from a YAML file, and with the attacks that a user adds to them.
 
+Suites from YAML files: attacks by name, kind and settings.
+
+Attacks that are made on the model of another run and carried over.
+"""
+
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from lrat.attacks import CW, PGD, SAA, Attack, AutoAttack
-from lrat.config import catalogue
-from lrat.errors import UnknownNameError
-from lrat.evaluation import Member, Suite, adaptive, paper, quick, strong, tier
-from lrat.experiments.carried import Origin
-from lrat.experiments.own_parts import loss_named
-from lrat.experiments.suite_files import suite_from_file
-from lrat.experiments.suite_names import names_a_file, run_name
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from torch import nn
+
+from lrat.acceleration import View
+from lrat.attacks import (
+    APGD,
+    CW,
+    FAB,
+    FGSM,
+    PGD,
+    SAA,
+    Attack,
+    AutoAttack,
+    LogitScaled,
+    Restarts,
+    Square,
+    Transfer,
+    Variant,
+)
+from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
+from lrat.config import build, catalogue
+from lrat.config.catalogue import names_a_file, names_users_code, run_name
+from lrat.config.user_code import loss_named, own_attack
+from lrat.data import ImageData
+from lrat.errors import (
+    ConfigurationError,
+    LratError,
+    ModelError,
+    NonFiniteError,
+    SettingError,
+    UnknownNameError,
+)
+from lrat.evaluation import Member, Suite, adaptive, custom, paper, quick, strong, tier
+from lrat.files.read import read_yaml, trouble
+from lrat.hardware import move
+from lrat.hooks import GradientWatch
+from lrat.randomness import NoiseLike
+from lrat.runs.sources import Source
+from lrat.runs.weights import weights_digest
+from lrat.text import cut, shown
 from lrat.threat import Ball
+from lrat.types import Images, Labels, Logits
 
 _DIGITS = 8
+
+_WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
+
+_DIGITS_OF_SOURCES = 16
 
 
 def suite(
@@ -74,3 +120,239 @@ def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
     """Named attacks as a suite of their own, for monitoring."""
     members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
     return Suite(name="+".join(names), threat=ball, members=members)
+
+
+def _number(value: Any) -> Any:
+    """``2/255`` too, which YAML reads as text."""
+    numerator, slash, denominator = value.partition("/") if isinstance(value, str) else ("", "", "")
+    try:
+        return float(numerator) / float(denominator) if slash else value
+    except (ValueError, ZeroDivisionError):
+        return value
+
+
+class AttackSettings(BaseModel):
+    """An attack of a suite file. ``attack``: its kind, or ``FILE.py:NAME`` for one's own.
+
+    ``step_size`` in [0, 1] units, also as 2/255, by default epsilon / 4. ``loss``: a name or
+    ``FILE.py:NAME``. ``restarts``: how often it runs, each time on what is left. ``logit_scale``:
+    the model's logits times this. ``transfer_from``: a run folder; the attack is made on that
+    model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attack: str
+    steps: int | None = Field(default=None, ge=1)
+    step_size: Annotated[float | None, BeforeValidator(_number)] = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )
+    start: Literal["uniform", "gaussian", "none", "surface"] | None = None
+    loss: str | None = None
+    targets: int | None = Field(default=None, ge=1)
+    queries: int | None = Field(default=None, ge=1)
+    restarts: int | None = Field(default=None, ge=1)
+    logit_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    transfer_from: str | None = None
+
+
+class SuiteFile(BaseModel):
+    """A suite in YAML: a name, and attacks by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "custom"
+    attacks: dict[str, AttackSettings] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How an attack is made from its threat and the settings that it takes."""
+
+    make: Callable[..., Attack]
+    takes: frozenset[str]
+    defaults: Mapping[str, Any]
+
+
+def _stepping(make: Callable[..., Attack], **defaults: Any) -> Callable[..., Attack]:
+    def made(*, threat: Ball, step_size: float | None = None, **settings: Any) -> Attack:
+        chosen = {**defaults, **settings}
+        return make(threat=threat, step_size=step_size or threat.epsilon / 4, **chosen)
+
+    return made
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "pgd": _Kind(_stepping(PGD, steps=20), frozenset({"steps", "step_size", "start", "loss"}), {}),
+    "cw": _Kind(_stepping(CW, steps=20), frozenset({"steps", "step_size", "start"}), {}),
+    "fgsm": _Kind(FGSM, frozenset({"start"}), {}),
+    "apgd": _Kind(APGD, frozenset({"steps", "start", "loss", "targets"}), {"retire_every": RETIRE}),
+    "saa": _Kind(SAA, frozenset({"steps", "targets"}), {}),
+    "fab": _Kind(FAB, frozenset({"steps", "targets", "loss"}), {"retire_every": RETIRE}),
+    "square": _Kind(Square, frozenset({"queries", "loss"}), {"retire_every": RETIRE_SQUARE}),
+    "autoattack": _Kind(AutoAttack, frozenset(), {}),
+}
+
+
+def suite_from_file(path: Path, ball: Ball) -> Suite:
+    """The suite that a YAML file describes, all its attacks inside ``ball``.
+
+    Raises ``ConfigurationError`` or ``SettingError`` in one line, with the file and the attack.
+    """
+    read = _read(path)
+    try:
+        found = SuiteFile.model_validate(read)
+    except ValidationError as error:
+        raise ConfigurationError(f"suite {path}: {_first_problem(error)}") from None
+    attacks = {name: _attack(path, name, wanted, ball) for name, wanted in found.attacks.items()}
+    return custom(ball, attacks, name=found.name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_yaml(path, follow=True)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"suite {path} {trouble(error)}; it must be a mapping with `attacks:`, a mapping from "
+            "names to settings"
+        ) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # A misspelt name is the cause of the right one's absence.
+    each = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    *path, key = each["loc"]
+    where = cut(".".join(map(str, each["loc"])))
+    if each["type"] == "extra_forbidden":
+        known = list((AttackSettings if path else SuiteFile).model_fields)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}"
+    if each["type"] == "model_type":
+        return f"{where}={shown(each['input'])}: write settings, as {{attack: pgd, steps: 50}}"
+    if each["type"] == "missing" and key == "attack":
+        return f"{where} is missing: one of {', '.join(_KINDS)}, or FILE.py:NAME"
+    if each["type"] == "missing" or each["input"] in ({}, None):
+        return f"{where}: name at least one attack, as `attacks: {{pgd: {{attack: pgd}}}}`"
+    return f"{where}={shown(each['input'])}: {each['msg'].lower()}"
+
+
+def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack:
+    given = {key: value for key, value in wanted.model_dump().items() if value is not None}
+    kind = given.pop("attack")
+    wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
+    recipe = _users_own(kind) if names_users_code(kind) else _KINDS.get(kind)
+    if recipe is None:
+        raise UnknownNameError("attack", kind, [*_KINDS, "FILE.py:NAME"])
+    idle = sorted(given.keys() - recipe.takes)
+    if idle:
+        takes = ", ".join(sorted(recipe.takes)) or "no settings"
+        raise ConfigurationError(f"suite {path}: {name}: {kind} takes {takes}, not {idle[0]}")
+    if "loss" in given:
+        given["loss"] = loss_named(given["loss"])
+    if kind == "apgd" and "loss" in given and given["loss"].targeted:
+        given.setdefault("targets", MOST_TARGETS)
+    try:
+        return _wrapped(recipe.make(threat=ball, **recipe.defaults, **given), wrapping, ball)
+    except SettingError as error:
+        raise SettingError(f"suite {path}: {name}: {error}") from None
+
+
+def _wrapped(attack: Attack, wrapping: Mapping[str, Any], ball: Ball) -> Attack:
+    if "logit_scale" in wrapping:
+        attack = LogitScaled(attack=attack, scale=wrapping["logit_scale"])
+    if "restarts" in wrapping:
+        attack = Restarts(attack=attack, count=wrapping["restarts"])
+    if "transfer_from" in wrapping:
+        attack = transferred(attack, wrapping["transfer_from"])
+    return attack
+
+
+def _users_own(place: str) -> _Kind:
+    def made(*, threat: Ball) -> Attack:
+        return own_attack(place)
+
+    return _Kind(made, frozenset(), {})
+
+
+class Carried(Transfer):
+    """``Transfer`` that refuses a source whose gradient is NaN: the attack would stand still there,
+    and its images would be as harmless as the clean ones."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        with GradientWatch(self.source) as watch:
+            variant = super().__call__(
+                model, images, labels, noise=noise, clean_logits=clean_logits
+            )
+        if watch.found:
+            raise NonFiniteError(
+                f"the gradient of the source of transferred attacks (model {self.name}) is NaN, so "
+                "gradient attacks stand still on it: carry attacks over from another run"
+            )
+        return variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A model that attacks are made on; ``digest`` stands for its weights."""
+
+    network: nn.Module
+    digest: str
+
+    @staticmethod
+    def of(run: Path | str) -> "Origin":
+        """The selected model of a run."""
+        network = Source(run=Path(run)).open().network.eval()
+        return Origin(
+            network=network, digest=weights_digest(network.state_dict())[:_DIGITS_OF_SOURCES]
+        )
+
+    def makes(self, attack: Attack) -> Transfer:
+        """``attack`` made on this model, which its digest names."""
+        return Carried(attack=attack, source=self.network, name=self.digest)
+
+
+def transferred(attack: Attack, run: Path | str) -> Transfer:
+    """``attack`` made on the selected model of another run, whose weights' digest names it."""
+    return Origin.of(run).makes(attack)
+
+
+def prepare_sources(suite: Suite, images: ImageData, device: torch.device) -> None:
+    """Put the models that attacks of ``suite`` are made on onto ``device``.
+
+    ``ModelError`` that names the attack where its source does not fit ``images``.
+    """
+    for step in suite.steps:
+        if isinstance(step.attack, Transfer):
+            move(step.attack.source, device)
+            try:
+                build.check_fit(step.attack.source, images)
+            except LratError as error:
+                raise ModelError(f"{step.name}, made on another run's model: {error}") from None
+
+
+def seen_alike(suite: Suite, view: nn.Module, images: ImageData) -> Suite:
+    """``suite`` whose attacks see the models that they are made on as ``view`` shows theirs: as
+    fast, checked on ``images`` too. What an evaluation records about its view holds for them."""
+    if not isinstance(view, View):
+        return suite
+    views: dict[nn.Module, nn.Module] = {}
+    members = []
+    for member in suite.members:
+        attack: Any = member.attack
+        if isinstance(attack, Transfer):
+            source = attack.source
+            if source not in views:
+                views[source] = build.view("auto", source, images, view.choices)
+            attack = replace(attack, source=views[source])
+        members.append(replace(member, attack=attack))
+    return replace(suite, members=tuple(members))

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lrat.config.fingerprints import without_addresses
 from lrat.config.settings import RunConfig
 from lrat.errors import CheckpointError, ModelError
-from lrat.experiments.own_names import without_addresses
 from lrat.files.read import NOT_AS_WRITTEN, is_there, parse_json, safetensors_metadata
 from lrat.runs.folder import BESIDE_TENSORS, WEIGHTS, read_weights
 from lrat.text import reason
 from lrat.training import Storage
-from lrat.training.resuming import misfit
 from lrat.training.state import reported
+from lrat.training.storage import misfit
 
 _logger = logging.getLogger(__name__)
 _WRAPPERS = ("module.", "_orig_mod.", "model.")

@@ -24,8 +24,15 @@ from lrat.checks import checked
 from lrat.errors import CheckpointError
 from lrat.files.read import listed, open_stored, trouble
 from lrat.files.write import discard, remove_leftovers, write_together
-from lrat.training.checkpoint_format import FORMAT, DamagedError, Description, Name
-from lrat.training.slices import portable, restored, without_momentum
+from lrat.training.checkpoint_format import (
+    FORMAT,
+    DamagedError,
+    Description,
+    Name,
+    portable,
+    restored,
+    without_momentum,
+)
 
 _logger = logging.getLogger(__name__)
 _PLAIN = (bool, int, float, str, bytes, torch.dtype)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lrat.errors import CheckpointError
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.text import reason
-from lrat.training.averaging import WeightAverage
 from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord, EpochSums
+from lrat.training.optimisation import WeightAverage
 from lrat.training.watch import Best
 from lrat.types import BatchSource
 

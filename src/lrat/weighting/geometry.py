@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from lrat.checks import FLAG, check_fields
 from lrat.errors import SettingError
-from lrat.printing import as_call
+from lrat.text import as_call
 from lrat.types import PerExample
 from lrat.weighting.base import Evidence
 

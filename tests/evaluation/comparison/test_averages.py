@@ -3,7 +3,7 @@ import pytest
 
 from evaluation.results import result
 from lrat.evaluation import wilson
-from lrat.evaluation.comparison.averages import average_accuracy, fooled_by_any
+from lrat.evaluation.comparison.shared import average_accuracy, fooled_by_any
 
 
 def stands(count, n=40):

@@ -6,7 +6,7 @@ import pytest
 from evaluation.results import result
 from lrat.errors import DataError, LratError, SettingError
 from lrat.evaluation import wilson
-from lrat.evaluation.comparison.spread import attack_seed_spread
+from lrat.evaluation.comparison.seeds import attack_seed_spread
 
 
 def stands(*fooled, n=20):

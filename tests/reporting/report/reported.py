@@ -12,9 +12,9 @@ from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage.gallery import Gallery, GalleryStore, gather
 from lrat.evaluation.storage.store import OutcomeStore
-from lrat.experiments.report.collecting import collect_report
 from lrat.files.write import write_json, write_text
 from lrat.reporting.report.records import ReportRecord, RunRecord
+from lrat.reporting.report.write import collect_report
 
 STAGES = ("autoattack.apgd-ce", "autoattack.square")
 

@@ -14,8 +14,8 @@ from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
-from lrat.experiments.report.digests import weights_digest as digest_of_file
 from lrat.reporting.report import write_run_report
+from lrat.reporting.report.collect.places import weights_digest as digest_of_file
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.collect.training import images_behind
 from lrat.reporting.report.records import Overfitting, RunRecord

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrat.reporting.report.charts_results import cost_figure, security_curves
-from lrat.reporting.report.configuration import differing_settings
 from lrat.reporting.report.page import numbers
-from lrat.reporting.report.page.gallery import gallery_data, spread_out
-from lrat.reporting.report.page.results import group_tables, without_group
+from lrat.reporting.report.page.charts import cost_figure, security_curves
+from lrat.reporting.report.page.gallery import gallery_data, png, scaling, spread_out
+from lrat.reporting.report.page.results import differing_settings, group_tables, without_group
 from lrat.reporting.report.page.training_charts import (
     compared_learning,
     in_open_bin,
@@ -20,7 +19,6 @@ from lrat.reporting.report.page.training_charts import (
     spaced,
     weight_histogram,
 )
-from lrat.reporting.report.pictures import png, scaling
 from reporting.report import made
 
 

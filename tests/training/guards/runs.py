@@ -14,7 +14,7 @@ from lrat.objectives import Objective, Reweighted, Term
 from lrat.threat import Linf
 from lrat.training import Optimisation, Watch, train
 from lrat.training.guards import Guards, Measured, Notice, Probe, Reading, standard_guards
-from lrat.training.guards.examination import Examined
+from lrat.training.guards.readings import Examined
 from lrat.training.watch import Measure
 from lrat.types import Batch
 from lrat.weighting import Uniform, Weighting

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
 from lrat.threat import Linf
-from lrat.training.guards.examination import Examination
+from lrat.training.guards.readings import Examination
 from lrat.types import Batch
 from training.guards.runs import batch, network
 

@@ -21,8 +21,7 @@ from lrat.training.guards import (
     SkippedSteps,
     SmallValidation,
 )
-from lrat.training.guards.examination import Examined
-from lrat.training.guards.readings import Load, noise
+from lrat.training.guards.readings import Examined, Load, noise
 from trained import digits
 from training.guards.runs import WORKING, reading, series
 

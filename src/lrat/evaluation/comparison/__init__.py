@@ -1,12 +1,17 @@
 """Results side by side: two models on the same images, runs over seeds, groups of runs."""
 
-from lrat.evaluation.comparison.averages import average_accuracy, fooled_by_any
 from lrat.evaluation.comparison.group_scores import compare_groups
-from lrat.evaluation.comparison.group_table import GroupComparison
-from lrat.evaluation.comparison.groups import Group, Run
+from lrat.evaluation.comparison.groups import Group, GroupComparison, Run
 from lrat.evaluation.comparison.pairs import Comparison, Contrast, compare
-from lrat.evaluation.comparison.seeds import Mean, mean_interval, paired_means, welch
-from lrat.evaluation.comparison.spread import AttackSeedSpread, attack_seed_spread
+from lrat.evaluation.comparison.seeds import (
+    AttackSeedSpread,
+    Mean,
+    attack_seed_spread,
+    mean_interval,
+    paired_means,
+    welch,
+)
+from lrat.evaluation.comparison.shared import average_accuracy, fooled_by_any
 
 __all__ = [
     "AttackSeedSpread",

@@ -9,9 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import DataError, SettingError
-from lrat.evaluation.comparison.averages import mean_difference
-from lrat.evaluation.comparison.group_table import GroupComparison
-from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, Group, GroupContrast, GroupRow, Run
+from lrat.evaluation.comparison.groups import (
+    IMAGES,
+    NO_TEST,
+    Group,
+    GroupComparison,
+    GroupContrast,
+    GroupRow,
+    Run,
+)
 from lrat.evaluation.comparison.pairs import contrasts_of
 from lrat.evaluation.comparison.seeds import (
     Mean,
@@ -25,6 +31,7 @@ from lrat.evaluation.comparison.shared import (
     Standing,
     common_images,
     image_error,
+    mean_difference,
     shared_attacks,
     standing,
 )

@@ -1,17 +1,37 @@
-"""Runs of one configuration with other training seeds, and what sets two such groups apart."""
+"""Runs of one configuration with other training seeds, and what sets two such groups apart.
 
-from dataclasses import dataclass
+A comparison of groups as tables to read, in per cent, at 100 columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from lrat.errors import SettingError
 from lrat.evaluation.comparison.seeds import Mean
-from lrat.evaluation.comparison.words import not_compared, untold, written_p
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import ALPHA, Proportion
+from lrat.text import (
+    WIDTH,
+    aligned,
+    better_by,
+    by_points,
+    interval,
+    not_compared,
+    not_told_apart,
+    paragraph,
+    points,
+    untold,
+    written_p,
+)
 
 IMAGES = "images"
 """The basis of a comparison of these very models: what other images of the same kind would show."""
 NO_TEST = "none"
 """The basis where groups have no images in common and too few runs, or runs without spread."""
+
+_MOST_SEEDS = 5
+_DASH = "–"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,3 +143,171 @@ class GroupContrast:
             f"{self.attack}: {self.group} is {self.verdict} than {self.first} by "
             f"{100 * abs(self.difference):.1f} points (p {written_p(self.p_adjusted)})"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupComparison:
+    """``rows``: the groups; ``contrasts``: every later group against the first, by attack."""
+
+    rows: tuple[GroupRow, ...]
+    contrasts: tuple[GroupContrast, ...]
+    threat: str
+
+    def __str__(self) -> str:
+        """The groups' scores, a table for every later group against the first, and sentences."""
+        blocks = [*_scores(self.rows), _about_scores(self.rows, self.threat)]
+        blocks += [
+            _against_first([each for each in self.contrasts if each.group == row.name])
+            for row in self.rows[1:]
+        ]
+        if self.contrasts:
+            blocks.append(_about_tests(self.contrasts))
+        return "\n\n".join(blocks)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values for JSON; shares and differences are fractions."""
+        contrasts = [
+            {**asdict(contrast), "verdict": contrast.verdict, "words": contrast.words}
+            for contrast in self.contrasts
+        ]
+        groups = [asdict(row) for row in self.rows]
+        return {"threat": self.threat, "groups": groups, "contrasts": contrasts}
+
+
+def _scores(rows: Sequence[GroupRow]) -> list[str]:
+    """Two lines per group, the ends of the intervals below the values; as many tables as the
+    width asks for."""
+    about = [("group", "seeds")]
+    for row in rows:
+        about += [(row.name, _seeds(row)), ("", "")]
+    columns = [
+        (name, *(cell for row in rows for cell in _cells(row.scores[name])))
+        for name in rows[0].scores
+    ]
+    tables: list[str] = []
+    while columns:
+        left = [[line[0] for line in about]] if tables else list(zip(*about, strict=True))
+        used = sum(_wide(column) for column in left)
+        taken = [list(columns.pop(0))]
+        while columns and used + sum(map(_wide, (*taken, columns[0]))) <= WIDTH + 2:
+            taken.append(list(columns.pop(0)))
+        tables.append(aligned(list(zip(*left, *taken, strict=True))))
+    return tables
+
+
+def _wide(column: Sequence[str]) -> int:
+    return max(map(len, column)) + 2
+
+
+def _cells(score: Mean | Proportion) -> tuple[str, str]:
+    value = f"{100 * score.value:.2f}"
+    if score.low is None or score.high is None:
+        return value, _DASH
+    return value, f"{100 * score.low:.1f}-{100 * score.high:.1f}"
+
+
+def _seeds(row: GroupRow) -> str:
+    """``0 1 2``, ``12: 0 to 11``; how many runs where their seeds are unknown."""
+    known = sorted(seed for seed in row.seeds if seed is not None)
+    if len(known) < len(row.seeds):
+        return _DASH
+    if len(known) > _MOST_SEEDS:
+        return f"{len(known)}: {known[0]} to {known[-1]}"
+    return " ".join(map(str, known))
+
+
+def _about_scores(rows: Sequence[GroupRow], threat: str) -> str:
+    single = any(len(row.runs) == 1 for row in rows)
+    several = any(len(row.runs) > 1 for row in rows)
+    over_seeds = (
+        "Student's t over training seeds for several runs; corrected where they are folds\n"
+        "(Nadeau & Bengio 2003), else joined with Wilson's over their images (Zou & Donner 2008)"
+    )
+    kinds = [
+        *([over_seeds] if several else []),
+        *(["Wilson's over images for a single run"] if single else []),
+    ]
+    least, most = min(row.images[0] for row in rows), max(row.images[1] for row in rows)
+    images = str(least) if least == most else f"{least} to {most}"
+    return (
+        f"accuracy in per cent, {images} images per run, {threat}; below it the 95 % interval:\n"
+        + ";\n".join(kinds)
+    )
+
+
+def _against_first(contrasts: Sequence[GroupContrast]) -> str:
+    over_seeds = any(each.basis != IMAGES for each in contrasts)
+    header = (
+        "attack",
+        "difference",
+        "95 % interval",
+        "basis",
+        "p",
+        "p Holm",
+        "p images",
+        "verdict",
+    )
+    cells = [
+        (
+            each.attack,
+            points(each.difference),
+            interval(each.low, each.high),
+            each.basis,
+            *map(_p, (each.p, each.p_adjusted, each.p_images_adjusted)),
+            each.verdict,
+        )
+        for each in contrasts
+    ]
+    # Where every test is over images, a column of its own would repeat it.
+    lines = [line if over_seeds else (*line[:-2], line[-1]) for line in (header, *cells)]
+    title = f"{contrasts[0].group} against {contrasts[0].first}"
+    return "\n".join([title, aligned(lines), "", *_conclusion(contrasts)])
+
+
+def _p(p: float | None) -> str:
+    return _DASH if p is None else written_p(p)
+
+
+def _conclusion(contrasts: Sequence[GroupContrast]) -> list[str]:
+    """Who is better where, and where nobody is known to be."""
+    group, first = contrasts[0].group, contrasts[0].first
+    gains = {each.attack: each.difference for each in contrasts if each.told_apart}
+    losses = {attack: -gain for attack, gain in gains.items()}
+    lines = [
+        *paragraph(better_by(group, first), by_points(gains)),
+        *paragraph(better_by(first, group), by_points(losses)),
+    ]
+    open_ = [each for each in contrasts if not each.told_apart and each.detectable is not None]
+    for size in dict.fromkeys(each.size for each in open_):
+        missed = {x.attack: x.detectable for x in open_ if x.size == size and x.detectable}
+        lines += paragraph(not_told_apart((group, first), size), by_points(missed))
+    without = [each.attack for each in contrasts if each.basis == NO_TEST]
+    return lines + paragraph(not_compared(group, first), without)
+
+
+def _about_tests(contrasts: Sequence[GroupContrast]) -> str:
+    """How the tests were made, and how far they reach."""
+    tests = sum(each.basis != NO_TEST for each in contrasts)
+    lines = ["difference in points" + (f"; p Holm: adjusted for {tests} comparisons" * bool(tests))]
+    bases = {each.basis for each in contrasts}
+    if IMAGES in bases:
+        lines += [
+            "basis images: exact sign-flip test over images (McNemar's for two runs under one",
+            "attack), Tango's interval; whether these models differ, not whether their methods do:",
+            "for that, evaluate several seeds of each",
+        ]
+    if bases & {"paired t", "Welch"}:
+        lines += [
+            "basis paired t, Welch: over training seeds, joined with the error over images where",
+            "all runs test the same (Zou & Donner 2008)",
+        ]
+    if bases & {"corrected t", "corrected Welch"}:
+        lines += [
+            "basis corrected t, corrected Welch: over folds, whose training images overlap",
+            "(Nadeau & Bengio 2003)",
+        ]
+    if bases - {IMAGES, NO_TEST}:
+        lines.append(
+            "p images: exact sign-flip test over the images of these very models, adjusted likewise"
+        )
+    return "\n".join(lines)

@@ -7,23 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.evaluation.comparison.averages import mean_difference
 from lrat.evaluation.comparison.shared import (
     AVERAGE,
     Standing,
     common_images,
+    mean_difference,
     shared_attacks,
     standing,
-)
-from lrat.evaluation.comparison.words import (
-    better_by,
-    by_points,
-    interval,
-    not_told_apart,
-    paragraph,
-    points,
-    untold,
-    written_p,
 )
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import (
@@ -39,7 +29,17 @@ from lrat.evaluation.statistics import (
     smallest_detectable,
     wilson,
 )
-from lrat.text import aligned
+from lrat.text import (
+    aligned,
+    better_by,
+    by_points,
+    interval,
+    not_told_apart,
+    paragraph,
+    points,
+    untold,
+    written_p,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

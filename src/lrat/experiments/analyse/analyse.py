@@ -1,4 +1,7 @@
-"""``lrat analyse``: how a run's model sees its images, kept in the run's folder."""
+"""``lrat analyse``: how a run's model sees its images, kept in the run's folder.
+
+What an analysis' numbers are of: the plain values of its ``summary.json``.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,15 +17,17 @@ from torch import nn
 
 from lrat import hardware
 from lrat.acceleration import View
+from lrat.analysis import margin_distributions
 from lrat.analysis.agreements import agreement, top_sets
-from lrat.analysis.embedding import LEAST, check_points, embed
+from lrat.analysis.embedding import LEAST, check_points, embed, engine_of, perplexity_of
 from lrat.analysis.views import Columns, Look, last_layer
-from lrat.analysis.weights import read_recorded, weight_statistics
+from lrat.analysis.weights import EDGES, LOW, read_recorded, weight_statistics
 from lrat.config import build
 from lrat.config.model_code import program_of
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
+from lrat.evaluation.statistics import wilson
 from lrat.evaluation.storage.records import read_identity
 from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.suites import Member
@@ -30,17 +35,7 @@ from lrat.experiments.analyse.figures import draw
 from lrat.experiments.analyse.ranking import Ranking, rank_folder
 from lrat.experiments.analyse.result import Analysis, AnalysisRequest
 from lrat.experiments.analyse.views import ProgressCallback, attack_images, looks_of
-from lrat.experiments.analysing_subject import Analysed, open_run
-from lrat.experiments.analysing_summary import (
-    about,
-    about_embedding,
-    about_weights,
-    floor_of,
-)
-from lrat.experiments.environment import environment
-from lrat.experiments.found import finished_at
-from lrat.experiments.seeing import evaluated_choices
-from lrat.hardware import move
+from lrat.hardware import environment, move
 from lrat.modes import evaluating
 from lrat.randomness import random_state_kept
 from lrat.runs.analysis import (
@@ -53,9 +48,9 @@ from lrat.runs.analysis import (
     WEIGHTS,
     AnalysisStore,
 )
-from lrat.runs.folder import OFF
+from lrat.runs.folder import OFF, finished_at
 from lrat.runs.lock import locked
-from lrat.runs.sources import model_identity
+from lrat.runs.sources import Analysed, evaluated_choices, model_identity, open_run
 from lrat.threat import as_ball
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
@@ -283,3 +278,59 @@ class _Work:
         table = {name: each[order] for name, each in zip(names, columns, strict=True)}
         store.write(EMBEDDING, table)
         return table
+
+
+def about(
+    subject: Analysed, request: AnalysisRequest, images: ImageData, views: Columns
+) -> dict[str, Any]:
+    """The run, the images and the margins that they were left with."""
+    config = subject.config
+    return {
+        "method": config.method.name,
+        "data": config.data.name,
+        "model": config.model.name,
+        "threat": config.threat,
+        "training_seed": config.seed,
+        "checkpoint": request.checkpoint,
+        "part": request.part,
+        "images": len(images),
+        "of": len(subject.images),
+        "classes": subject.classes,
+        "class_names": list(images.class_names),
+        "seed": request.seed,
+        "top": request.top,
+        "max_steps": config.attack.steps,
+        "right_when_clean": vars(wilson(int(views["correct"].sum()), len(images))),
+        "margins": margin_distributions(views),
+    }
+
+
+def about_weights(subject: Analysed, weights: Columns | None) -> dict[str, Any] | None:
+    """The recorded epochs and terms, and the histograms' edges, of which the last bin is open."""
+    if weights is None:
+        return None
+    return {
+        "epochs": [int(epoch) for epoch in np.unique(weights["epoch"])],
+        "terms": list(dict.fromkeys(str(term) for term in weights["term"])),
+        "edges": [float(edge) for edge in EDGES[:-1]],
+        "low": LOW,
+        "floor": floor_of(subject),
+    }
+
+
+def about_embedding(request: AnalysisRequest, embedding: Columns | None) -> dict[str, Any]:
+    """How the points were laid out; ``points`` 0 where there are none."""
+    points = 0 if embedding is None else len(embedding["index"])
+    return {
+        "points": points,
+        "engine": engine_of(points),
+        "perplexity": perplexity_of(points) if points >= LEAST else None,
+        "of": "last-layer outputs (logits) of clean images",
+        "seed": request.seed,
+    }
+
+
+def floor_of(subject: Analysed) -> float:
+    """C of Eq. 7 for methods that have it, else 0."""
+    method = subject.config.method
+    return method.min_weight if "min_weight" in build.METHODS[method.name].uses else 0.0

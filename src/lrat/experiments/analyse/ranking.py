@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from lrat.errors import ConfigurationError
 from lrat.evaluation import EvaluationResult
-from lrat.evaluation.comparison.words import written_p
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.statistics import (
     ALPHA,
@@ -23,9 +22,8 @@ from lrat.evaluation.statistics import (
     percent,
     wilson,
 )
-from lrat.experiments.found import checkpoint_of, one_of_each
-from lrat.runs.folder import CONFIG, EVALUATIONS, read_config
-from lrat.text import aligned
+from lrat.runs.folder import CONFIG, EVALUATIONS, checkpoint_of, one_of_each, read_config
+from lrat.text import aligned, written_p
 
 _Fooled: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]
 

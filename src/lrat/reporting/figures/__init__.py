@@ -6,9 +6,9 @@ from lrat.reporting.figures.agreement import (
     agreement_page,
     agreements,
     classes_figure,
+    overlap_figure,
 )
 from lrat.reporting.figures.idea import Instance, Pair, idea_figure
-from lrat.reporting.figures.overlap import overlap_figure
 from lrat.reporting.figures.ranking import RankedModel, ranking_figure
 from lrat.reporting.figures.security import security_curve_figure
 from lrat.reporting.figures.style import Drawn

@@ -1,14 +1,32 @@
-"""The report as a file."""
+"""The report as a file.
 
+Run folders to a ``ReportRecord``: reads, compares, says it in words.
+"""
+
+import logging
+import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from lrat.errors import ConfigurationError
-from lrat.experiments.report.collecting import collect_report
+import lrat
+from lrat.config.catalogue import SUITES
+from lrat.errors import ConfigurationError, LratError, RunFolderError, UnknownNameError
+from lrat.reporting.report.collect.findings import make_groups, over_seeds
+from lrat.reporting.report.collect.places import Place, find_runs
+from lrat.reporting.report.collect.runs import collect_run
+from lrat.reporting.report.collect.summary import summary
+from lrat.reporting.report.records import ReportRecord
+from lrat.runs.folder import evaluated, is_of
+from lrat.text import reason
 
 _PAGE = b"<!doctype html"
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_TITLE = "Robustness report"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +98,75 @@ def _check_place(path: Path) -> None:
         raise ConfigurationError(
             f"--out {path} is there and is no page of HTML: name another file, as report.html"
         )
+
+
+def collect_report(
+    places: Sequence[Path],
+    *,
+    title: str | None = None,
+    suite: str | None = None,
+    command: str | None = None,
+) -> ReportRecord:
+    """What the runs at ``places`` have stored (see ``places.find_runs``), ready to be shown.
+
+    ``suite``: only evaluations of it. ``command``: what made the report. What is damaged or missing
+    becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised where there
+    is no run at all.
+    """
+    found, problems = find_runs(places)
+    collected = []
+    for place in _of_suite(found, suite):
+        try:
+            collected.append(collect_run(place))
+        except Exception as error:
+            # What a file that somebody else wrote may hold has no end; the other runs are shown.
+            _logger.info("where %s could not be read", place.folder, exc_info=True)
+            kind = "" if isinstance(error, LratError | OSError) else f"{type(error).__name__}: "
+            problems.append(
+                f"{place.name} is left out: {kind}{reason(error).rstrip('.')}"
+                f"{f' ({error.filename})' if isinstance(error, OSError) else ''}."
+            )
+    if not collected:
+        raise RunFolderError(" ".join(problems).rstrip("."))
+    runs = [each.record for each in collected]
+    groups = make_groups(
+        {each.record.name: each.evaluations for each in collected},
+        {run.name: run.training_seed for run in runs},
+    )
+    return ReportRecord(
+        title=title or DEFAULT_TITLE,
+        command=command or shlex.join(["lrat", "report", *map(str, places)]),
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=lrat.__version__,
+        summary=summary(runs, groups, over_seeds(collected)),
+        groups=[group.record for group in groups],
+        runs=runs,
+        problems=problems,
+    )
+
+
+def _of_suite(places: Sequence[Place], suite: str | None) -> list[Place]:
+    """The places with their evaluations of ``suite`` alone; all of them where it is None."""
+    if suite is None:
+        return list(places)
+    chosen = [
+        replace(place, evaluations=tuple(each for each in place.evaluations if _is_of(each, suite)))
+        for place in places
+    ]
+    if any(place.evaluations for place in chosen):
+        return chosen
+    if suite not in SUITES:
+        there = {str(evaluated(each, "suite")) for place in places for each in place.evaluations}
+        raise UnknownNameError("suite", suite, {*SUITES, *there})
+    raise RunFolderError(
+        f"no run has an evaluation of {suite}: run `lrat evaluate RUN --suite {suite}`, or leave "
+        "--suite out"
+    )
+
+
+def _is_of(evaluation: Path, suite: str) -> bool:
+    """``found.is_of``; also True where nobody knows, which is told where the evaluation is read."""
+    try:
+        return is_of(evaluation, suite)
+    except RunFolderError:
+        return True

@@ -12,7 +12,6 @@ from lrat import hardware
 from lrat.config import build
 from lrat.evaluation.forward import classify
 from lrat.experiments.analyse.views import looks_of
-from lrat.experiments.analysing_subject import Analysed, open_run
 from lrat.hardware import move
 from lrat.losses import probability_margin
 from lrat.modes import evaluating
@@ -20,6 +19,7 @@ from lrat.randomness import Keyed, keys
 from lrat.reporting.figures import Instance, Pair
 from lrat.reproduce.figures.runs import FigureRun
 from lrat.reproduce.figures.stored_analysis import Columns, StoredAnalysis, sentences
+from lrat.runs.sources import Analysed, open_run
 from lrat.weighting import Evidence, GeometryTanh, MarginPower
 
 ATTACKS = ("pgd", "cw", "saa")

@@ -9,9 +9,9 @@ from lrat.errors import RunFolderError
 from lrat.experiments.analyse.analyse import AnalysisRequest, analyse_run
 from lrat.experiments.evaluate import evaluate_run
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.experiments.reproduce.claiming import read_preset
 from lrat.reproduce.figures.runs import FigureRun, different_images, runs_of
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
+from lrat.reproduce.folder import read_preset
 from lrat.reproduce.paper import PARTS, whole_and_part
 
 SUITE = Path(__file__).with_name("ranking.yaml")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, Outcomes
 from lrat.experiments.analyse.ranking import rank
-from lrat.experiments.reproduce.claiming import read_preset
 from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
 from lrat.reproduce.figures.needs import (
     RANKING,
@@ -16,6 +15,7 @@ from lrat.reproduce.figures.needs import (
 )
 from lrat.reproduce.figures.runs import FigureRun, different_images
 from lrat.reproduce.figures.stored_analysis import sentences
+from lrat.reproduce.folder import read_preset
 
 _LABELS = {"sat": "AT", "trades": "TRADES"}
 

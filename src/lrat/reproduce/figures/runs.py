@@ -16,15 +16,13 @@ from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
 from lrat.experiments.analyse.result import AnalysisRequest
-from lrat.experiments.found import checkpoint_of, finished_at
-from lrat.experiments.reproduce.claiming import read_preset
 from lrat.reporting.figures import AccuracyCurve, Mark
 from lrat.reproduce.evidence import image_counts, metrics_of, reported_epoch
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
-from lrat.reproduce.folder import finished_runs
+from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
 from lrat.runs.analysis import ANALYSES, SUMMARY
-from lrat.runs.folder import evaluated, read_config
+from lrat.runs.folder import checkpoint_of, evaluated, finished_at, read_config
 from lrat.runs.weights import load_weights, weights_digest
 
 _FOLDED = "digits"

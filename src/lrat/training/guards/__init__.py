@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 
-from lrat.training.guards.attacking import IdleAttack, ImageScale
 from lrat.training.guards.base import Guard, Guards, Notice
-from lrat.training.guards.finite import SkippedSteps
-from lrat.training.guards.learning import NothingLearnt
-from lrat.training.guards.probe import Probe, probe_size
-from lrat.training.guards.readings import Measured, Reading
-from lrat.training.guards.rules import CatastrophicOverfitting, RobustOverfitting
-from lrat.training.guards.selection import SmallValidation
-from lrat.training.guards.weights import CollapsedWeights, NoWeights
+from lrat.training.guards.readings import Measured, Probe, Reading, probe_size
+from lrat.training.guards.rules import (
+    CatastrophicOverfitting,
+    CollapsedWeights,
+    IdleAttack,
+    ImageScale,
+    NothingLearnt,
+    NoWeights,
+    RobustOverfitting,
+    SkippedSteps,
+    SmallValidation,
+)
 
 __all__ = [
     "CatastrophicOverfitting",

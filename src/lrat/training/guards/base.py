@@ -8,8 +8,7 @@ from torch import nn
 
 from lrat.attacks.base import Variant
 from lrat.distributed.group import Crew
-from lrat.training.guards.examination import Examination, Examined
-from lrat.training.guards.readings import Measured, Reading
+from lrat.training.guards.readings import Examination, Examined, Measured, Reading
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 

@@ -12,10 +12,9 @@ from lrat.config.catalogue import SUITES
 from lrat.config.settings import RunConfig
 from lrat.evaluation.storage.gallery import ABOUT, GALLERY
 from lrat.evaluation.storage.store import EXTENT
-from lrat.experiments.found import checkpoint_of
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
-from lrat.runs.folder import CONFIG, OFF, PANEL
+from lrat.runs.folder import CONFIG, OFF, PANEL, checkpoint_of
 
 _MOST_SETTINGS = 8
 """With more of them, the run's own configuration file is the shorter command."""

@@ -1,26 +1,55 @@
-"""The finished evaluations of a run, each with what its tests and its gallery need."""
+"""The finished evaluations of a run, each with what its tests and its gallery need.
+
+Which images each attack of an evaluation fooled: the few columns of the outcomes that tests on
+the same images need.
+"""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lrat.errors import LratError
+import numpy as np
+import numpy.typing as npt
+
+from lrat.errors import LratError, RunFolderError
+from lrat.evaluation.comparison.shared import WORST_CASE, Standing
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of
-from lrat.experiments.found import checkpoint_of
-from lrat.experiments.report.verdicts import Verdicts, count_right, read_verdicts
-from lrat.files.read import NOT_AS_WRITTEN, is_there
+from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of, parts_of
+from lrat.files.read import NOT_AS_WRITTEN, is_there, read_whole
+from lrat.files.write import read_table
 from lrat.reporting.report.collect.commands import evaluate_command
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
+from lrat.runs.folder import checkpoint_of
 
 _DIGITS = 12
 _WEIGHTS_FIRST = ("selected", "model", "last")
+
+_COLUMNS = ("index", "label", "attack", "fooled")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Verdicts:
+    """``index`` [N] ascending, ``label`` [N], and for ``natural`` and each attack whether an image
+    was right [N] under it. A cascade is one attack; its stages are there under their names."""
+
+    index: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    right: Mapping[str, npt.NDArray[np.bool_]]
+    names: tuple[str, ...]
+    identity: Mapping[str, Any]
+
+    @cached_property
+    def standing(self) -> Standing:
+        """For ``evaluation.comparison``: natural, each attack and the worst case, 0 or 1."""
+        rows = {name: self.right[name].astype(np.int64) for name in self.names}
+        return {**rows, WORST_CASE: np.minimum.reduce(list(rows.values()))}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,3 +240,53 @@ def _with_own_groups(found: Sequence[Evaluated]) -> list[Evaluated]:
 
 def _in_group(each: Evaluated, group: str) -> Evaluated:
     return replace(each, record=replace(each.record, group=group))
+
+
+def read_verdicts(folder: Path, result: EvaluationResult, images: int) -> Verdicts:
+    """Those of a finished evaluation of ``images`` images, whose ``result`` knows the names.
+
+    Raises ``RunFolderError`` for a damaged part and where a part is missing.
+    """
+    tables = [read_whole(path, _columns, _CURE) for path in parts_of(folder)]
+    columns = {
+        name: np.concatenate([table[name] for table in tables]) if tables else np.array([])
+        for name in ("index", "label", "fooled")
+    }
+    each = [np.full(len(table["index"]), str(table["attack"][0])) for table in tables]
+    attacks = np.concatenate(each) if each else np.array([], np.str_)
+    by_name: dict[str, npt.NDArray[np.int64]] = {}
+    index = np.unique(columns["index"]).astype(np.int64)
+    for name in (NATURAL, *result.identity["attacks"]):
+        rows = np.flatnonzero(attacks == name)
+        held, first = np.unique(columns["index"][rows], return_index=True)
+        by_name[name] = rows[first]
+        if len(held) != images or len(index) != images:
+            raise RunFolderError(
+                f"{folder} was finished with {images} images and holds {len(held)} of {name}: "
+                "parts are missing; run the same evaluation again, which makes them anew"
+            )
+    right = {name: ~columns["fooled"][rows].astype(bool) for name, rows in by_name.items()}
+    for cascade, stages in result.stages.items():
+        right[cascade] = right[stages[-1]]  # its rows repeat the earlier stages' successes
+    return Verdicts(
+        index=index,
+        label=columns["label"][by_name[NATURAL]].astype(np.int64),
+        right=right,
+        names=result.names,
+        identity=result.identity,
+    )
+
+
+_CURE = "delete it and evaluate again, the rest is reused"
+
+
+def _columns(path: Path) -> dict[str, npt.NDArray[Any]]:
+    table = read_table(path, _COLUMNS)
+    if len(set(table["attack"][:1]) | set(table["attack"][-1:])) > 1:
+        raise RunFolderError("rows of several attacks in one part")
+    return table
+
+
+def count_right(verdicts: Verdicts, names: Sequence[str]) -> int:
+    """Images that are right under all of these."""
+    return int(np.logical_and.reduce([verdicts.right[name] for name in names]).sum())

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.storage.gallery import ABOUT, GALLERY, Pictures, read_gallery
 from lrat.evaluation.storage.records import ball_of
-from lrat.experiments.report.verdicts import Verdicts
-from lrat.reporting.report.collect.evaluations import Evaluated
+from lrat.reporting.report.collect.evaluations import Evaluated, Verdicts
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord
 

@@ -1,27 +1,61 @@
-"""One run folder as far as it goes: everything that the report shows of it."""
+"""One run folder as far as it goes: everything that the report shows of it.
+
+What else a run keeps: its masking panel, security curves, recorded weights.
+
+Which images are vulnerable, and whether attacks agree on them.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from lrat.experiments.report.digests import digests
-from lrat.experiments.report.overlaps import analysed, fooled
-from lrat.experiments.report.stored import curves, masking, weights
+import numpy as np
+
+from lrat.analysis.overlaps import Mask, overlap
+from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
+from lrat.errors import LratError
+from lrat.evaluation.outcomes import NATURAL
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
 from lrat.reporting.report.collect.commands import train_command
 from lrat.reporting.report.collect.evaluations import Evaluated, read_evaluations
 from lrat.reporting.report.collect.gallery import gallery
-from lrat.reporting.report.collect.places import Place
-from lrat.reporting.report.collect.reading import Folder, at
-from lrat.reporting.report.records import RunRecord, State
-from lrat.runs.folder import CONFIG, ENVIRONMENT, METRICS, MODEL, WEIGHTS
+from lrat.reporting.report.collect.places import Place, digests
+from lrat.reporting.report.collect.reading import Folder, at, number
+from lrat.reporting.report.records import (
+    CheckRecord,
+    CheckStatus,
+    CurveRecord,
+    MaskingRecord,
+    OverlapRecord,
+    RunRecord,
+    Share,
+    State,
+    TermWeights,
+)
+from lrat.runs.analysis import ANALYSES, OVERLAP, SUMMARY
+from lrat.runs.folder import (
+    CONFIG,
+    CURVE,
+    CURVES,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    PANEL,
+    RECORDED,
+    WEIGHTS,
+)
 
 _UNKNOWN = "unknown"
 _KEPT_APART = ("seed", "device", "threads")
+
+_FROM_BEST: tuple[CheckStatus, ...] = ("passed", "not run", "suspicious", "failed")
+
+_VIEWS = {"v_gd": "V_GD", "v_pgd": "V_PGD", "v_cw": "V_CW"}
+_PAIRS = {"v_gd-v_cw": (0, 2), "v_gd-v_pgd": (0, 1), "v_pgd-v_cw": (1, 2)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,3 +183,159 @@ def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str |
         return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)
     except TypeError:  # keys of several kinds
         return None
+
+
+def masking(folder: Folder) -> MaskingRecord | None:
+    """The panel beside an evaluation; None where there is none."""
+    stored = folder.json(PANEL)
+    if not stored:
+        return None
+    try:
+        checks = [_check(values) for values in stored["checks"]]
+        statuses = [check.status for check in checks]
+        worst = max(statuses, key=_FROM_BEST.index, default=_FROM_BEST[1])
+        return MaskingRecord(status=worst, n=int(stored["n"]), checks=checks)
+    except NOT_AS_WRITTEN:
+        folder.tell(f"{folder.path / PANEL} is no masking panel, so it is left out.")
+        return None
+
+
+def _check(values: Mapping[str, Any]) -> CheckRecord:
+    status: CheckStatus = values["status"]
+    if status not in get_args(CheckStatus):
+        raise ValueError(status)
+    return CheckRecord(
+        name=str(values["name"]),
+        status=status,
+        sentence=str(values["sentence"]),
+        value=number(values.get("value")),
+        limit=number(values.get("limit")),
+    )
+
+
+def curves(home: Folder) -> list[CurveRecord]:
+    """The security curves that `lrat curve` finished in a run's folder."""
+    found = []
+    for path in home.inside(CURVES, CURVE):
+        folder = Folder(path.parent, home.problems)
+        stored = folder.json(CURVE)
+        if not stored:
+            continue
+        try:
+            found.append(_curve(stored))
+        except NOT_AS_WRITTEN:
+            folder.tell(f"{path} is no security curve, so it is left out.")
+    return found
+
+
+def _curve(stored: Mapping[str, Any]) -> CurveRecord:
+    ends = zip(stored["accuracy"], stored["low"], stored["high"], strict=True)
+    n = int(stored["n"])
+    return CurveRecord(
+        norm=str(stored["norm"]),
+        attack=str(stored["attack"]),
+        epsilon=[float(value) for value in stored["epsilon"]],
+        share=[Share(value=v, low=low, high=high, n=n) for v, low, high in ends],
+        trained_epsilon=number(stored.get("trained_epsilon")),
+    )
+
+
+def weights(home: Folder) -> list[TermWeights]:
+    """Raw weights by term over the recorded epochs; the sum of all terms last, where there are
+    several."""
+    try:
+        recorded = read_recorded(home.path / RECORDED)
+        table = weight_statistics(recorded, floor=0.0, kinds=("raw",), by_class=False)
+    except LratError as error:
+        home.tell(f"No weights: {str(error).rstrip('.')}.")
+        return []
+    if not table:
+        return []
+    whole = (table["kind"] == "raw") & (table["label"] == ALL_CLASSES)
+    terms = [str(term) for term in dict.fromkeys(table["term"]) if term != SUM]
+    shown = [*terms, SUM] if len(terms) > 1 else terms
+    return [_term(table, whole & (table["term"] == term), term) for term in shown]
+
+
+def _term(table: Mapping[str, Any], rows: Any, term: str) -> TermWeights:
+    bins = sorted(name for name in table if name.startswith("bin_"))
+    counts = np.stack([table[name][rows] for name in bins], axis=1)
+    return TermWeights(
+        term="all terms together" if term == SUM else term,
+        epochs=table["epoch"][rows].tolist(),
+        mean=table["mean"][rows].tolist(),
+        effective=table["effective_sample_size"][rows].tolist(),
+        below=table["share_below"][rows].tolist(),
+        edges=EDGES.tolist(),
+        counts=counts.tolist(),
+    )
+
+
+def analysed(home: Folder) -> list[OverlapRecord]:
+    """The most vulnerable images by view, as each analysis in the run's folder found them."""
+    found = []
+    for path in home.inside(ANALYSES, SUMMARY):
+        folder = Folder(path.parent, home.problems)
+        summary, stored = folder.json(SUMMARY), folder.json(OVERLAP)
+        if not summary or not stored:
+            continue
+        try:
+            found.append(_of_views(path.parent, summary, stored))
+        except NOT_AS_WRITTEN:
+            folder.tell(f"{path.parent / OVERLAP} is no overlap of views, so it is left out.")
+    return found
+
+
+def _of_views(folder: Path, summary: Mapping[str, Any], stored: Mapping[str, Any]) -> OverlapRecord:
+    """Two square matrices from what was stored by pairs."""
+    matrices = np.eye(3), np.eye(3)
+    for pair, (row, column) in _PAIRS.items():
+        values = stored["pairs"][pair]
+        for matrix, value in zip(
+            matrices, (values["jaccard"], values["chance"]["jaccard"]), strict=True
+        ):
+            matrix[row, column] = matrix[column, row] = float(value)
+    about = (
+        f"The {stored['size']} most vulnerable of {stored['n']} {summary['part']} images in each "
+        f"of three views (smallest values; {folder.name}), weights {summary['checkpoint']}."
+    )
+    return OverlapRecord(
+        about=about,
+        names=list(_VIEWS.values()),
+        jaccard=matrices[0].tolist(),
+        chance=matrices[1].tolist(),
+    )
+
+
+def fooled(evaluated: Evaluated) -> OverlapRecord | None:
+    """The images that each attack of an evaluation fooled, among those right when clean; None for
+    fewer than two attacks, or where no outcomes can be read."""
+    verdicts = evaluated.verdicts
+    if verdicts is None:
+        return None
+    clean = verdicts.right[NATURAL]
+    sets = {name: ~verdicts.right[name][clean] for name in verdicts.names if name != NATURAL}
+    if len(sets) < 2 or not clean.any():
+        return None
+    jaccard, chance = _matrices(list(sets.values()))
+    record = evaluated.record
+    return OverlapRecord(
+        about=(
+            f"The images that each attack of {record.suite} fooled, of {int(clean.sum())} test "
+            "images that are right when clean."
+        ),
+        names=list(sets),
+        jaccard=jaccard,
+        chance=chance,
+    )
+
+
+def _matrices(sets: Sequence[Mask]) -> tuple[list[list[float]], list[list[float]]]:
+    """Between every two sets; of empty ones the overlap is 0."""
+    jaccard, chance = np.eye(len(sets)), np.eye(len(sets))
+    for row, first in enumerate(sets):
+        for column in range(row):
+            found = overlap(first, sets[column])
+            jaccard[row, column] = jaccard[column, row] = found.jaccard
+            chance[row, column] = chance[column, row] = found.chance.jaccard
+    return jaccard.tolist(), chance.tolist()

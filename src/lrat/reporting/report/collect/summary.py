@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from lrat.config.catalogue import SPLIT_BY_SEED
-from lrat.experiments.report.group_words import listed
-from lrat.reporting.report.collect.findings import Grouped
+from lrat.reporting.report.collect.findings import Grouped, listed
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
 
 _NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lrat.files.write import remove_leftovers, write_atomically
-from lrat.reporting.report.charts_results import cost_figure, overview, security_curves
-from lrat.reporting.report.configuration import differing_settings
-from lrat.reporting.report.masking import masking_table
 from lrat.reporting.report.page import numbers
-from lrat.reporting.report.page.charts import Figure
+from lrat.reporting.report.page.charts import Figure, cost_figure, overview, security_curves
 from lrat.reporting.report.page.gallery import gallery_data
-from lrat.reporting.report.page.results import group_tables, without_group
+from lrat.reporting.report.page.results import (
+    differing_settings,
+    group_tables,
+    masking_table,
+    without_group,
+)
 from lrat.reporting.report.page.training_charts import (
     all_equal,
     compared_learning,

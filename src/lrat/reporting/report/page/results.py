@@ -1,11 +1,20 @@
-"""Runs against attacks and against each other, arranged as the page's tables."""
+"""Runs against attacks and against each other, arranged as the page's tables.
+
+Masking panels of all runs beside each other.
+
+In which settings the runs of a report differ.
+"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from lrat.files.read import parse_yaml
 from lrat.reporting.report.records import (
     WORST,
+    CheckRecord,
+    CheckStatus,
     EvaluationRecord,
     GroupRecord,
     PairRecord,
@@ -13,6 +22,17 @@ from lrat.reporting.report.records import (
     RunRecord,
     Share,
 )
+
+WORST_FIRST: tuple[CheckStatus, ...] = ("failed", "suspicious", "not run", "passed")
+MEANING: Mapping[CheckStatus, str] = {
+    "passed": "nothing speaks for masking",
+    "suspicious": "above what is usual: read the sentence before trusting the accuracy",
+    "failed": "the attacks fail rather than the model stands: do not report the accuracy",
+    "not run": "could not be asked here",
+}
+
+_UNSET = "–"
+_LONGEST = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,3 +216,85 @@ def _cell(row: str, column: str, known: dict[tuple[str, str], PairRecord]) -> Ce
         return Cell(pair=None)
     sign = (1 if difference > 0 else -1) if pair.distinguishable else 0
     return Cell(pair=pair, difference=difference, low=low, high=high, sign=sign)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelColumn:
+    """One run's panel: its checks by name, and how many there are of each status."""
+
+    place: int
+    run: RunRecord
+    status: CheckStatus
+    n: int
+    checks: Mapping[str, CheckRecord]
+
+    @property
+    def worst_first(self) -> list[CheckRecord]:
+        """The checks in the order in which they matter."""
+        return sorted(self.checks.values(), key=lambda each: WORST_FIRST.index(each.status))
+
+    @property
+    def counts(self) -> list[tuple[CheckStatus, int]]:
+        """How many checks ended with each status, the worst first; only what occurs."""
+        found = [each.status for each in self.checks.values()]
+        return [(status, found.count(status)) for status in WORST_FIRST if status in found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingTable:
+    """Every check asked of any run, and every run that has a panel."""
+
+    names: Sequence[str]
+    columns: Sequence[PanelColumn]
+    meaning: Mapping[CheckStatus, str]
+
+
+def masking_table(report: ReportRecord) -> MaskingTable:
+    """The panels of a report; without any the table is empty."""
+    columns = [
+        PanelColumn(
+            place=place,
+            run=run,
+            status=run.masking.status,
+            n=run.masking.n,
+            checks={check.name: check for check in run.masking.checks},
+        )
+        for place, run in enumerate(report.runs)
+        if run.masking is not None
+    ]
+    names = dict.fromkeys(name for column in columns for name in column.checks)
+    return MaskingTable(names=list(names), columns=columns, meaning=MEANING)
+
+
+def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Every setting whose values differ, as ``training.lr``, with each run's value as text.
+
+    A configuration that is no YAML mapping counts as empty; runs without one are left out by the
+    caller. One run differs from none.
+    """
+    settings = [_flat(run.config) for run in runs]
+    names = dict.fromkeys(name for each in settings for name in each)
+    table = [(name, [each.get(name, _UNSET) for each in settings]) for name in names]
+    return [(name, values) for name, values in table if len(set(values)) > 1]
+
+
+def _flat(text: str) -> dict[str, str]:
+    try:
+        loaded = parse_yaml(text)
+    except ValueError:
+        return {}
+    flat: dict[str, str] = {}
+    if isinstance(loaded, Mapping):
+        _add(loaded, "", flat)
+    return flat
+
+
+def _add(values: Mapping[Any, Any], prefix: str, flat: dict[str, str]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _add(value, f"{prefix}{key}.", flat)
+            continue
+        written = _UNSET if value is None else str(value)
+        flat[f"{prefix}{key}"] = (
+            written if len(written) <= _LONGEST else f"{written[: _LONGEST - 1]}…"
+        )
