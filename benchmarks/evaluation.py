@@ -29,7 +29,7 @@ from lrat.data import stratified_subset
 from lrat.evaluation import custom, evaluate_suite
 from lrat.files.write import write_json, write_text
 from lrat.hooks import PassCounter
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.threat import Ball, as_ball
 from lrat.types import Batch
 from measuring import say
@@ -52,7 +52,7 @@ class Subject:
 
 
 def subject(run: Path, images: int) -> Subject:
-    opened = Source(run=run).open()
+    opened = ModelSource(run=run).open()
     config = opened.config
     test = stratified_subset(opened.test, images, seed=0)
     return Subject(

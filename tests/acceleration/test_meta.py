@@ -13,7 +13,7 @@ from lrat.acceleration import Choices, FastView
 from lrat.attacks import CW, PGD, SAA
 from lrat.data import ImageData
 from lrat.data.inputs import trusting
-from lrat.distributed.group import Alone
+from lrat.distributed.group import SingleProcess
 from lrat.experiments.api import _objective
 from lrat.models import SmallCNN
 from lrat.objectives.base import StepContext
@@ -66,7 +66,7 @@ def test_a_training_step_waits_for_no_device_before_it_looks_at_its_gradient(met
     with trusting():
         variants = objective.attack(view.refresh(), batch, context)
         output = objective.loss(model, batch, variants, context)
-        Examination()(view, batch, variants, crew=Alone(), counts=True)
+        Examination()(view, batch, variants, crew=SingleProcess(), counts=True)
     output.total.backward()
     assert all(value.grad is not None and value.grad.is_meta for value in model.parameters())
 

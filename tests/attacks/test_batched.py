@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from builders import seeded
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
-from lrat.attacks.batched import Asked, attack_together, rows_that_pay
+from lrat.attacks.batched import PlannedAttack, attack_together, rows_that_pay
 from lrat.errors import SettingError
 from lrat.losses import Prepared, cross_entropy, cw, dlr, kl, targeted_dlr
 from lrat.randomness import Keyed, Sequential, keys
@@ -34,9 +34,9 @@ def network() -> nn.Module:
     return seeded(3, layers)
 
 
-def asked(attacks: list[Attack]) -> list[Asked]:
+def asked(attacks: list[Attack]) -> list[PlannedAttack]:
     noise = Keyed(keys(0, torch.arange(len(LABELS))))
-    return [Asked(attack=each, noise=noise.child(n)) for n, each in enumerate(attacks)]
+    return [PlannedAttack(attack=each, noise=noise.child(n)) for n, each in enumerate(attacks)]
 
 
 def together(attacks: list[Attack], net: nn.Module, most_rows: int = PLENTY) -> list[Variant]:
@@ -165,7 +165,7 @@ def test_a_third_attack_that_does_not_fit_begins_a_new_batch() -> None:
 def test_numbers_that_are_drawn_one_after_the_other_keep_their_order(adapt: Any) -> None:
     attacks: list[Attack] = [PGD(**STEPS), SAA(threat=LINF, steps=3), CW(**STEPS)]
     source = torch.Generator().manual_seed(5)
-    one_source = [Asked(attack=each, noise=adapt(source)) for each in attacks]
+    one_source = [PlannedAttack(attack=each, noise=adapt(source)) for each in attacks]
     found = attack_together(network(), IMAGES, LABELS, one_source, most_rows=PLENTY)
     source = torch.Generator().manual_seed(5)
     for attack, variant in zip(attacks, found, strict=True):
@@ -216,7 +216,7 @@ def test_nothing_waits_for_the_device() -> None:
         net = network()
         images, labels = torch.empty(3, 1, 6, 6), torch.zeros(3, dtype=torch.long)
         wanted = [
-            Asked(attack=each, noise=number)
+            PlannedAttack(attack=each, noise=number)
             for number, each in enumerate([PGD(**STEPS), PGD(**STEPS, loss=kl), CW(**STEPS)])
         ]
         found = attack_together(net, images, labels, wanted, most_rows=PLENTY)

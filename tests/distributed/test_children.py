@@ -12,7 +12,7 @@ import pytest
 from distributed.tasks import end
 from experiments.commands import one_thread, python
 from lrat.distributed import children
-from lrat.distributed.children import in_team
+from lrat.distributed.children import supervise
 from lrat.errors import Interrupted, LratError, SettingError
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -31,12 +31,12 @@ def test_the_end_that_explains_most_is_told(
     ends: tuple[str, str], kind: type[LratError], told: str
 ) -> None:
     with pytest.raises(kind, match=told):
-        in_team(end(*ends), 2, saves_itself=True)
+        supervise(end(*ends), 2, saves_itself=True)
     assert multiprocessing.active_children() == []
 
 
 def test_what_the_first_one_returns_comes_back_as_it_is() -> None:
-    assert in_team(end("a"), 1, saves_itself=False) == "a"
+    assert supervise(end("a"), 1, saves_itself=False) == "a"
 
 
 def test_a_signal_before_they_work_stops_them_in_one_line(
@@ -53,7 +53,7 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
 
     monkeypatch.setattr(children, "start_child", start_and_signal)
     with pytest.raises(Interrupted, match=r"^stopped by SIGTERM while no step was under way"):
-        in_team(end("hang", "hang", "hang"), 3, saves_itself=True)
+        supervise(end("hang", "hang", "hang"), 3, saves_itself=True)
     assert multiprocessing.active_children() == []
     assert capfd.readouterr().err == ""
 
@@ -70,7 +70,7 @@ def test_who_waits_for_one_that_was_stopped_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(children, "_SECONDS_TO_FOLLOW", 0.1)
     with pytest.raises(Interrupted, match=told):
-        in_team(end(*ends), 2, saves_itself=True)
+        supervise(end(*ends), 2, saves_itself=True)
     assert multiprocessing.active_children() == []
 
 

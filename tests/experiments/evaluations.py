@@ -9,7 +9,7 @@ import numpy as np
 from experiments.commands import one_thread
 from lrat.evaluation import EvaluationResult
 from lrat.experiments.evaluate import EvaluationRequest, evaluation_folder, processors
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 
 FLOAT_TOLERANCE = 1e-4
 """Float32 results depend on the batch size in their last bits."""
@@ -34,7 +34,7 @@ def short_suite(folder: Path) -> Path:
 def folder_of(run: Path, suite: Path, limit: int) -> Path:
     """Where an evaluation of a run by a suite file goes, also before it is there."""
     folder = evaluation_folder(
-        Source(run=run).open(), EvaluationRequest(suite=str(suite), limit=limit)
+        ModelSource(run=run).open(), EvaluationRequest(suite=str(suite), limit=limit)
     )
     assert folder is not None
     return folder

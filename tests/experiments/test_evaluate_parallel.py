@@ -32,7 +32,7 @@ from lrat.experiments.evaluate import EvaluationRequest, evaluate_subject, proce
 from lrat.experiments.evaluate_parallel import evaluate_in_processes
 from lrat.files.read import read_json
 from lrat.files.write import write_json
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 
 two = pytest.mark.skipif(not has_two_processors(), reason="needs two processors")
 
@@ -172,7 +172,7 @@ def test_an_error_in_a_process_is_the_error_of_the_call(run: Path) -> None:
     request = EvaluationRequest(limit=20, devices=2)
     port = os.environ.get("MASTER_PORT")
     with pytest.raises(RunFolderError, match=r"another evaluation \(seed: 7 there, 0 here\)"):
-        evaluate_in_processes(Source(run=run), request)
+        evaluate_in_processes(ModelSource(run=run), request)
     assert os.environ.get("MASTER_PORT") == port
 
 
@@ -190,7 +190,7 @@ def test_the_time_may_end_before_the_images_do(run: Path) -> None:
 @two
 def test_a_block_that_was_stopped_counts_with_none_of_its_images(run: Path) -> None:
     """Those that an attack fooled are done first: counting them alone would be a wrong number."""
-    source = Source(run=run)
+    source = ModelSource(run=run)
     request = EvaluationRequest(limit=50, batch_size=10, devices=1, seconds=1000)
     found = evaluate_in_processes(source, request)
     assert found is not None
@@ -221,7 +221,7 @@ def test_a_block_that_was_stopped_counts_with_none_of_its_images(run: Path) -> N
 
 @two
 def test_a_process_without_a_finished_block_does_not_end_the_others(run: Path) -> None:
-    source = Source(run=run)
+    source = ModelSource(run=run)
     request = EvaluationRequest(limit=40, batch_size=10, part=(1, 2), seconds=1000)
     _, first = evaluate_subject(source.open(), request)
     spread = replace(request, part=None, devices=2, seconds=1e-9)
@@ -293,9 +293,9 @@ def test_processes_of_torchrun_that_would_all_do_the_same_are_refused(
 def test_an_open_model_is_not_spread(trained: Path) -> None:
     request = EvaluationRequest(devices=1)
     with pytest.raises(ConfigurationError, match="evaluate_in_processes takes its source"):
-        evaluate_subject(Source(run=trained).open(), request)
+        evaluate_subject(ModelSource(run=trained).open(), request)
     with pytest.raises(ConfigurationError, match="say in how many processes"):
-        evaluate_in_processes(Source(run=trained), EvaluationRequest())
+        evaluate_in_processes(ModelSource(run=trained), EvaluationRequest())
 
 
 @pytest.mark.parametrize("options", [(), ("--devices", 1)])

@@ -16,7 +16,7 @@ from lrat.reproduce.evidence import read_run
 from lrat.reproduce.figures.runs import FigureRun
 from lrat.reproduce.folder import RunPlace
 from lrat.runs.folder import evaluated
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.runs.weights import weights_digest
 from reporting.report.reported import make_evaluation, make_run, only, report
 
@@ -121,7 +121,7 @@ def test_a_damaged_evaluation_is_not_made_again(damage: Damage, run: Path) -> No
 
 
 def _weights_of(run: Path) -> str:
-    return weights_digest(Source(run=run).open().network.state_dict())
+    return weights_digest(ModelSource(run=run).open().network.state_dict())
 
 
 @damaged

@@ -10,7 +10,7 @@ from lrat.evaluation import NATURAL
 from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
 from lrat.experiments.meter import Profile
 from lrat.experiments.profile import Budget, profile_evaluation, profile_training
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 
 SHORT = Budget(steps=3)
 PEAK = 1e9
@@ -111,7 +111,7 @@ def test_the_command_prints_a_table_and_writes_nothing(
 
 def test_an_evaluation_is_counted_as_the_evaluation_counts(run: Path) -> None:
     request = EvaluationRequest(limit=20)
-    profile = profile_evaluation(Source(run=run), request, budget=Budget(steps=3, seconds=1e9))
+    profile = profile_evaluation(ModelSource(run=run), request, budget=Budget(steps=3, seconds=1e9))
     assert profile.images == 40, "the same 20 images twice"
     _, result = evaluate_run(run, request)
     outcomes = result.outcomes
@@ -130,8 +130,8 @@ def test_an_evaluation_is_counted_as_the_evaluation_counts(run: Path) -> None:
 def test_a_profile_without_acceleration(run: Path) -> None:
     request = EvaluationRequest(limit=20, acceleration="off")
     budget = Budget(steps=3, seconds=1e9)
-    plain = profile_evaluation(Source(run=run), request, budget=budget)
-    fast = profile_evaluation(Source(run=run), EvaluationRequest(limit=20), budget=budget)
+    plain = profile_evaluation(ModelSource(run=run), request, budget=budget)
+    fast = profile_evaluation(ModelSource(run=run), EvaluationRequest(limit=20), budget=budget)
     assert plain.view == "the model itself"
     assert plain.activations == plain.plain_activations
     assert passes(plain).keys() == passes(fast).keys()
@@ -139,7 +139,9 @@ def test_a_profile_without_acceleration(run: Path) -> None:
 
 
 def test_slow_suites_are_measured_on_small_batches(run: Path) -> None:
-    profile = profile_evaluation(Source(run=run), EvaluationRequest(), budget=Budget(seconds=0))
+    profile = profile_evaluation(
+        ModelSource(run=run), EvaluationRequest(), budget=Budget(seconds=0)
+    )
     assert "16 images in 2 steps of at most 8" in profile.title
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lrat.distributed.group import Alone
+from lrat.distributed.group import SingleProcess
 from lrat.distributed.launch import Spread, in_processes
 from lrat.errors import MemoryShortError, RunFolderError
 from training.together import (
@@ -89,7 +89,7 @@ def test_with_batch_statistics_each_normalises_by_its_own_share(
     size, found = together["processes"], together["batch statistics"].weights
     scenario = scenarios()["batch statistics"]
     in_turn = replace(scenario, settings={"accumulate": size})
-    expected = trained(in_turn, Alone(), source=InShares(size)).weights
+    expected = trained(in_turn, SingleProcess(), source=InShares(size)).weights
     for name in ("1.weight", "2.weight", "2.bias", "4.weight", "4.bias"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
     whole = reference["batch statistics"].weights["1.weight"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
-from lrat.distributed.group import Alone, Crew, FabricCrew, shares
+from lrat.distributed.group import FabricGroup, ProcessGroup, SingleProcess, shares
 from lrat.errors import Paused
 from lrat.objectives import Objective, Reweighted, Term
 from lrat.objectives.base import ObjectiveOutput, StepContext
@@ -142,7 +142,7 @@ class Outcome:
 
 def trained(
     scenario: Scenario,
-    crew: Crew,
+    crew: ProcessGroup,
     folder: Path | None = None,
     *,
     max_minutes: float | None = None,
@@ -186,7 +186,7 @@ class AllScenarios:
 
     def __call__(self, fabric: Any) -> dict[str, Any]:
         torch.set_num_threads(1)
-        crew = FabricCrew(fabric)
+        crew = FabricGroup(fabric)
         found: dict[str, Any] = {
             name: trained(scenario, crew) for name, scenario in scenarios().items()
         }
@@ -207,7 +207,7 @@ class AllScenarios:
 
 
 def alone() -> dict[str, Outcome]:
-    return {name: trained(scenario, Alone()) for name, scenario in scenarios().items()}
+    return {name: trained(scenario, SingleProcess()) for name, scenario in scenarios().items()}
 
 
 class Narrow(nn.Module):
@@ -233,7 +233,7 @@ class Short:
     """In each process: a training whose steps fit into the memory of all but one."""
 
     def __call__(self, fabric: Any) -> None:
-        crew = FabricCrew(fabric)
+        crew = FabricGroup(fabric)
         train(
             Narrow(3 if crew.rank == 1 else 1000),
             ToySource(size=16),
@@ -250,9 +250,9 @@ class Apart:
     folder: str
 
     def __call__(self, fabric: Any) -> None:
-        crew = FabricCrew(fabric)
+        crew = FabricGroup(fabric)
         folder = Path(self.folder) / str(crew.rank)
         scenario = replace(scenarios()["batch, floor 0.1"])
         if crew.rank == 0 and not folder.exists():
-            trained(scenario, Alone(), folder)
+            trained(scenario, SingleProcess(), folder)
         trained(scenario, crew, folder)

@@ -27,7 +27,7 @@ def rows_that_pay(images: Images) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PlannedAttack:
     """An attack that is wanted, with its own noise."""
 
     attack: Attack
@@ -38,7 +38,7 @@ def attack_together(
     model: nn.Module,
     images: Images,
     labels: Labels,
-    asked: Sequence[Asked],
+    asked: Sequence[PlannedAttack],
     *,
     clean_logits: Logits | None = None,
     most_rows: int,
@@ -67,7 +67,7 @@ def attack_together(
     return [variants[place] for place in range(len(asked))]
 
 
-def _groups(asked: Sequence[Asked], batch: int, most_rows: int) -> list[list[int]]:
+def _groups(asked: Sequence[PlannedAttack], batch: int, most_rows: int) -> list[list[int]]:
     """The places of attacks that run together, the earliest attack's group first."""
     groups: list[list[int]] = []
     open_groups: list[tuple[object, int, list[int]]] = []
@@ -84,7 +84,7 @@ def _groups(asked: Sequence[Asked], batch: int, most_rows: int) -> list[list[int
     return groups
 
 
-def _stride(each: Asked) -> tuple[object, ...] | None:
+def _stride(each: PlannedAttack) -> tuple[object, ...] | None:
     """What has to be equal; None for what runs by itself."""
     attack = each.attack
     if isinstance(each.noise, Sequential | torch.Generator):
@@ -100,7 +100,7 @@ def _tries(attack: Attack) -> int:
 
 
 def _as_one_batch(
-    members: Sequence[Asked],
+    members: Sequence[PlannedAttack],
     model: nn.Module,
     images: Tensor,
     labels: Tensor,

@@ -82,7 +82,7 @@ def evaluate(
     from lrat.cli.progress import evaluation_progress
     from lrat.experiments.evaluate import evaluate_subject
     from lrat.experiments.evaluation_request import EvaluationRequest
-    from lrat.runs.sources import Source
+    from lrat.runs.sources import ModelSource
 
     request = EvaluationRequest(
         suite=suite,
@@ -103,7 +103,7 @@ def evaluate(
         nodes=nodes,
     )
     request.check()
-    source = Source(
+    source = ModelSource(
         run=run,
         checkpoint=checkpoint,
         model_file=model_file,

@@ -54,7 +54,7 @@ class ConnectionLostError(LratError):
     """Another process ended, or cannot be reached: no fault of the one that says so."""
 
 
-def in_team(member: Callable[[int], Any], size: int, *, saves_itself: bool) -> Any:
+def supervise(member: Callable[[int], Any], size: int, *, saves_itself: bool) -> Any:
     """``member(number)`` in ``size`` processes, numbered from 0; what the first one returned.
 
     ``member`` must be picklable. With ``saves_itself`` it sees the first of the ``SIGNALS`` of this

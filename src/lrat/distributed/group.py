@@ -24,7 +24,7 @@ _UNFINISHED = "Expected to have finished reduction in the prior iteration"
 
 
 @runtime_checkable
-class Crew(Protocol):
+class ProcessGroup(Protocol):
     """One process among those that train together. All call the same methods in the same order.
 
     ``rank`` counts from 0, the first one writes; ``size``: how many there are.
@@ -59,7 +59,7 @@ class Crew(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alone:
+class SingleProcess:
     """The crew of a single process."""
 
     rank: int = 0
@@ -81,7 +81,7 @@ class Alone:
         return
 
 
-def first_to_differ(crew: Crew, *numbers: int, device: torch.device) -> int | None:
+def first_to_differ(crew: ProcessGroup, *numbers: int, device: torch.device) -> int | None:
     """The lowest rank whose ``numbers`` are not those of the first process; None if all agree.
 
     Of each number the lowest 52 bits are compared. The same answer in all processes.
@@ -108,7 +108,7 @@ def shares(batch: Batch, size: int) -> list[Batch]:
     return [Batch(images=images, labels=labels, index=index) for images, labels, index in parts]
 
 
-def agree_on_buffers(model: nn.Module, crew: Crew) -> None:
+def agree_on_buffers(model: nn.Module, crew: ProcessGroup) -> None:
     """Give all processes the mean of BatchNorm's running statistics, and the first one's others.
 
     Each one's BatchNorm saw its own share. When they agree after every step the processes stay the
@@ -139,7 +139,7 @@ def _bytes(value: Tensor) -> Tensor:
     return value.detach().contiguous().flatten().view(torch.uint8)
 
 
-class FabricCrew:
+class FabricGroup:
     """A ``Crew`` of the processes that a launched Fabric connects.
 
     Sums over three or more processes are made in the order of ranks: those of DDP's own exchange

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from lrat.distributed.children import ConnectionLostError, in_team
+from lrat.distributed.children import ConnectionLostError, supervise
 from lrat.distributed.signals import left_at_the_second_signal
 from lrat.errors import ConfigurationError
 from lrat.hardware import device_for_others, float32_settings, processors, set_float32
@@ -109,7 +109,7 @@ def in_processes(work: "Work[Result]", spread: Spread) -> Result | None:
             node=int(environment.node_rank()),
             settings=_Settings.here(),
         )
-        first: Result = in_team(member, spread.devices, saves_itself=spread.saves_itself)
+        first: Result = supervise(member, spread.devices, saves_itself=spread.saves_itself)
         return first if member.node == 0 else None
 
 

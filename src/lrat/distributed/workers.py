@@ -26,7 +26,7 @@ _DEAF_TO = tuple(each for each in SIGNALS if each is not signal.SIGTERM)
 """SIGTERM ends a worker that still imports."""
 
 
-def in_workers(
+def run_tasks(
     make: Callable[[str], Result],
     tasks: Sequence[str],
     *,

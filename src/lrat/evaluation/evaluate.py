@@ -16,7 +16,7 @@ from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode
 from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
-from lrat.evaluation.runner import NoiseKind, Run
+from lrat.evaluation.runner import NoiseKind, SuiteRunner
 from lrat.evaluation.storage.gallery import Gallery
 from lrat.evaluation.storage.store import Identity, OutcomeStore
 from lrat.evaluation.suites import Suite, describe_threat
@@ -131,7 +131,7 @@ def evaluate_suite(
         whole=whole,
     )
     total = batches.size if isinstance(batches, _Sized) else None
-    run = Run(
+    run = SuiteRunner(
         model=model,
         view=model if view is None else view,
         suite=suite,

@@ -39,7 +39,7 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
-class Run:
+class SuiteRunner:
     """Everything that stays the same from block to block.
 
     ``chunk``: how many images an attack gets at once, None for all that a block has left.

@@ -25,7 +25,7 @@ from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
 from lrat.runs.folder import CURVE, CURVES, OFF, read_config
 from lrat.runs.identity import Reading
-from lrat.runs.sources import Source, Subject, evaluated_choices, own_folder
+from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
 
@@ -110,7 +110,7 @@ def measure_curves(
     names = _names(runs)
     measured = []
     for run, name in zip(runs, names, strict=True):
-        source = Source(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
+        source = ModelSource(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
         measured.append(_measure(source.open(), run, name, request, highest, progress))
     stem = out or runs[0] / FIGURES / ("security-curve" if len(runs) == 1 else "security-curves")
     drawn = security_curve_figure({each.name: each.as_dict() for each in measured}, stem)
@@ -145,7 +145,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _measure(
-    subject: Subject,
+    subject: LoadedModel,
     run: Path,
     name: str,
     request: CurveRequest,

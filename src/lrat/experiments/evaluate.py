@@ -29,7 +29,13 @@ from lrat.hardware import move, processors
 from lrat.randomness import Keyed, keys, random_state_kept
 from lrat.runs.folder import OFF, evaluated
 from lrat.runs.identity import Reading
-from lrat.runs.sources import Source, Subject, evaluated_choices, model_identity, own_folder
+from lrat.runs.sources import (
+    LoadedModel,
+    ModelSource,
+    evaluated_choices,
+    model_identity,
+    own_folder,
+)
 from lrat.runs.suites import prepare_sources, seen_alike, suite
 from lrat.threat import Ball, as_ball
 
@@ -60,7 +66,7 @@ _FLOAT32 = 4
 
 
 def evaluate_subject(
-    subject: Subject, request: EvaluationRequest, progress: ProgressCallback | None = None
+    subject: LoadedModel, request: EvaluationRequest, progress: ProgressCallback | None = None
 ) -> tuple[Path | None, EvaluationResult]:
     """Attack a subject; the evidence goes into a folder of its own among its evaluations.
 
@@ -90,7 +96,7 @@ def evaluate_subject(
 
 
 def evaluation_folder(
-    subject: Subject, request: EvaluationRequest, attacks: Suite | None = None
+    subject: LoadedModel, request: EvaluationRequest, attacks: Suite | None = None
 ) -> Path | None:
     """Where the evidence goes: a folder that nothing else has taken, be it other weights, data or
     attacks, or another way of seeing the model; None for nowhere. ``attacks``: the suite, if it is
@@ -110,7 +116,7 @@ def evaluation_folder(
     return folder
 
 
-def _attacks(subject: Subject, request: EvaluationRequest) -> Suite:
+def _attacks(subject: LoadedModel, request: EvaluationRequest) -> Suite:
     """The suite that ``request`` asks for, with the attacks that it adds."""
     classes = build.check_fit(subject.network, subject.test)
     return suite(
@@ -138,7 +144,7 @@ def evaluate_run(
     reuses as ``evaluate_subject`` does.
     """
     request.check()
-    source = Source(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
+    source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     folder, result = evaluate_subject(source.open(request.threat), request, progress)
     if folder is None:
         raise ConfigurationError(f"{run} has no place for evaluations")

@@ -28,14 +28,14 @@ from lrat.experiments.evaluate import (
     evaluation_folder,
 )
 from lrat.files.write import appears
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.threat import as_ball
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]
 
 
 def evaluate_in_processes(
-    source: Source, request: EvaluationRequest, watcher: Watcher | None = None
+    source: ModelSource, request: EvaluationRequest, watcher: Watcher | None = None
 ) -> tuple[Path | None, EvaluationResult] | None:
     """As ``evaluate_subject``, in ``request.devices`` processes on each of ``request.nodes``
     machines: on CUDA one for each GPU, on the CPU of one thread each.
@@ -54,7 +54,7 @@ def evaluate_in_processes(
     spread = Spread(device=request.device, devices=request.devices, nodes=request.nodes)
     place = nullcontext("") if kept else TemporaryDirectory(prefix="lrat-")
     with place as scratch:
-        work = _Work(
+        work = _EvaluationWork(
             source=source, request=request, spread=spread, scratch=scratch, watcher=watcher
         )
         ended = in_processes(work, spread)
@@ -68,10 +68,10 @@ tell those: of a block that was stopped, the images that are done are mostly tho
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
+class _EvaluationWork:
     """What each process does; called with its Fabric."""
 
-    source: Source
+    source: ModelSource
     request: EvaluationRequest
     spread: Spread
     scratch: str

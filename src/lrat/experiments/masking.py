@@ -18,7 +18,7 @@ from lrat.files.read import read_record, read_whole
 from lrat.files.write import write_json
 from lrat.hardware import move
 from lrat.runs.folder import PANEL
-from lrat.runs.sources import Subject, evaluated_choices
+from lrat.runs.sources import LoadedModel, evaluated_choices
 from lrat.threat import as_ball
 
 IMAGES = 256
@@ -29,7 +29,7 @@ _VERSION = 3
 
 
 def examine(
-    subject: Subject,
+    subject: LoadedModel,
     request: EvaluationRequest,
     *,
     folder: Path | None = None,
@@ -67,7 +67,7 @@ def examine(
 
 
 def _made_of(
-    subject: Subject,
+    subject: LoadedModel,
     request: EvaluationRequest,
     images: ImageData,
     result: EvaluationResult | None,

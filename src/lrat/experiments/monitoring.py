@@ -19,7 +19,7 @@ from lrat.config.settings import RunConfig
 from lrat.config.user_code import in_users_code, object_from_file
 from lrat.data import ImageData, Splits, in_order, stratified_subset
 from lrat.data.arrays import SCALE_WORDS
-from lrat.distributed.group import Alone, Crew
+from lrat.distributed.group import ProcessGroup, SingleProcess
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.evaluation import Suite, evaluate_suite
 from lrat.runs import suites
@@ -44,7 +44,7 @@ def accuracy_measure(
     seed: int,
     view: nn.Module,
     device: torch.device,
-    crew: Crew | None = None,
+    crew: ProcessGroup | None = None,
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     """A measure for training to call: accuracy on ``data``, natural and under each attack.
 
@@ -52,7 +52,7 @@ def accuracy_measure(
     takes every n-th image; all know the accuracy on all of them. The model is not looked at again:
     that was done before the run.
     """
-    crew = Alone() if crew is None else crew
+    crew = SingleProcess() if crew is None else crew
     alone = len(data) < crew.size  # then each takes all
     own = (
         data if alone else data.select(torch.arange(crew.rank, len(data), crew.size, device="cpu"))
@@ -125,7 +125,7 @@ def watch(
     view: nn.Module,
     device: torch.device,
     *,
-    crew: Crew,
+    crew: ProcessGroup,
     progress: Progress | None,
     trackers: Sequence[Tracker] = (),
     notes: tuple[str, ...] = (),

@@ -30,7 +30,7 @@ from lrat.experiments.meter import (
 from lrat.hardware import move
 from lrat.modes import evaluating, training_modes
 from lrat.outputs import forward_logits
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.runs.suites import suite
 from lrat.threat import as_ball
 from lrat.training.metrics import EpochSums
@@ -111,7 +111,7 @@ def _training(config: RunConfig, budget: Budget) -> Profile:
 
 
 def profile_evaluation(
-    source: Source, request: EvaluationRequest, *, budget: Budget | None = None
+    source: ModelSource, request: EvaluationRequest, *, budget: Budget | None = None
 ) -> Profile:
     """Some batches of the evaluation that ``evaluate_subject`` would do.
 

@@ -26,9 +26,9 @@ from lrat.config.settings import RunConfig
 from lrat.config.user_code import file_digest
 from lrat.data import ImageData, InMemory, Splits
 from lrat.distributed.group import (
-    Alone,
-    Crew,
-    FabricCrew,
+    FabricGroup,
+    ProcessGroup,
+    SingleProcess,
     check_synchronised,
     first_to_differ,
     synchronised,
@@ -94,7 +94,7 @@ def train_run(
     folder: Path,
     *,
     progress: Progress | None = None,
-    crew: Crew | None = None,
+    crew: ProcessGroup | None = None,
     device: torch.device | None = None,
     max_minutes: float | None = None,
     portable: bool = False,
@@ -108,7 +108,7 @@ def train_run(
     ``portable`` then if so asked for (``training.Storage``).
     """
     check_minutes(max_minutes)
-    crew = Alone() if crew is None else crew
+    crew = SingleProcess() if crew is None else crew
     place = hardware.device(config.device) if device is None else device
     if crew.rank > 0:
         return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
@@ -124,7 +124,7 @@ class _Training:
     config: RunConfig
     folder: Path
     progress: Progress | None
-    crew: Crew
+    crew: ProcessGroup
     device: torch.device
     max_minutes: float | None
     portable: bool
@@ -303,7 +303,7 @@ def train_in_processes(
         )
     if config.training.sync_batch_norm:
         check_synchronised(device_for_others(config.device))
-    work = _Work(
+    work = _TrainingWork(
         config=config,
         folder=folder,
         spread=spread,
@@ -315,7 +315,7 @@ def train_in_processes(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Work:
+class _TrainingWork:
     """What each process does; called with its Fabric.
 
     A signal is held from the start: a process that left while it sets up would leave the others
@@ -330,7 +330,7 @@ class _Work:
     portable: bool
 
     def __call__(self, fabric: Any) -> TrainedRun | None:
-        crew = FabricCrew(fabric)
+        crew = FabricGroup(fabric)
         share_processors(fabric.device, self.spread, self.config.threads)
         first = crew.rank == 0
         told = self.watcher(self.config) if first and self.watcher else nullcontext()

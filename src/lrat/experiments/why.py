@@ -19,13 +19,13 @@ from lrat.evaluation.storage.records import read_identity
 from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
-from lrat.experiments.why_text import Told, paths_table
+from lrat.experiments.why_text import ExplanationParts, paths_table
 from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
 from lrat.runs.folder import OFF, evaluated, finished_at
-from lrat.runs.sources import Source, Subject, evaluated_choices, own_folder
+from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.runs.suites import suite
 from lrat.threat import as_ball
 
@@ -37,7 +37,7 @@ _DEFAULT_SUITE = "quick"
 class Explanation:
     """``told``: the story with what is stored beside it; the figure, and the paths in full."""
 
-    told: Told
+    told: ExplanationParts
     drawn: Drawn
     paths: Path
 
@@ -70,7 +70,7 @@ def explain(
     if suite_name is not None:
         check_suite(suite_name)
     place = hardware.device(device)
-    source = Source(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
+    source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     subject = source.open(threat)
     row = _row_of(index, subject.test, run)
     classes = build.check_fit(subject.network, subject.test)
@@ -87,7 +87,7 @@ def explain(
             seed=found.seed,
             device=place,
         )
-    told = Told(
+    told = ExplanationParts(
         run=f"{run} ({checkpoint})",
         data=subject.test.name,
         class_names=subject.test.class_names,
@@ -141,7 +141,7 @@ class _Found:
 
     @staticmethod
     def largest(
-        run: Path, subject: Subject, suite_name: str | None, index: int, classes: int
+        run: Path, subject: LoadedModel, suite_name: str | None, index: int, classes: int
     ) -> "_Found":
         """The evaluation with the image, then with the most attacks, then with the most images."""
         ball = as_ball(subject.threat)
@@ -174,7 +174,7 @@ class _Found:
         return _Found(suite=asked, notes=(note,))
 
 
-def _finished(run: Path, subject: Subject, suite_name: str | None) -> list[Path]:
+def _finished(run: Path, subject: LoadedModel, suite_name: str | None) -> list[Path]:
     """Folders of finished evaluations of this model on these data, of a suite if one is named.
     ``RunFolderError`` for a damaged identity: nobody knows whether it is one of them."""
     wanted: dict[str, str] = {**subject.identity, "data": subject.test.digest()}
@@ -219,7 +219,7 @@ def _of(folder: Path, result: EvaluationResult, wanted: Suite, index: int) -> _F
     )
 
 
-def _pictures(told: Told) -> list[AttackPicture]:
+def _pictures(told: ExplanationParts) -> list[AttackPicture]:
     return [
         AttackPicture(
             name=attack.name,

@@ -18,7 +18,7 @@ _MOST_PATHS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class ExplanationParts:
     """A story, and what an evaluation has stored about the same image (None: nothing)."""
 
     run: str

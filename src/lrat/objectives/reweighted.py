@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.adapters import BOX, AttackLike, as_attack
 from lrat.attacks.base import Variant
-from lrat.attacks.batched import Asked, attack_together, rows_that_pay
+from lrat.attacks.batched import PlannedAttack, attack_together, rows_that_pay
 from lrat.checks import check_fields, instance, one_of, tuple_of
 from lrat.errors import SettingError
 from lrat.losses import LossLike, cross_entropy
@@ -110,7 +110,7 @@ class Reweighted:
             batch.images,
             batch.labels,
             [
-                Asked(attack=attack, noise=step.noise.child(name))
+                PlannedAttack(attack=attack, noise=step.noise.child(name))
                 for name, attack in attacks.items()
             ],
             clean_logits=clean_logits,

@@ -26,7 +26,7 @@ from lrat.experiments.train import train_run
 from lrat.reproduce.grid import EVALUATION_FORWARDS, STRONG, Cell, Evaluation, Quiet
 from lrat.runs.folder import EVALUATIONS, PANEL, threat_slug
 from lrat.runs.lock import alone
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.types import Images
 
 QUICK = "quick"
@@ -179,7 +179,7 @@ def _attack(task: RunTask, checkpoint: str) -> None:
     levels = task.attacks.levels(task.images[1])
     if not levels:
         return
-    source = Source(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
+    source = ModelSource(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
     subject = source.open()
     for suite, limit in levels:
         request = EvaluationRequest(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from lrat.distributed.signals import stopping
-from lrat.distributed.workers import in_workers
+from lrat.distributed.workers import run_tasks
 from lrat.errors import Interrupted
 from lrat.training import EpochRecord, StepProgress
 
@@ -169,7 +169,7 @@ def make_cells(
     with stopping(announce) as stop:
         try:
             for number, made in enumerate(
-                in_workers(
+                run_tasks(
                     make,
                     [cell.name for cell in cells],
                     workers=min(workers, len(cells)),

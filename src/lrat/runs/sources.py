@@ -31,7 +31,7 @@ Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class LoadedModel:
     """A model in hand: ``test`` are the images that it is attacked on, inside ``threat``.
 
     ``label`` says which of a run's weights these are; ``evaluations`` is where evidence goes, None
@@ -59,19 +59,19 @@ class Subject:
     @contextmanager
     def threads(self) -> Iterator[None]:
         """As many processor threads as the run took; for somebody's model as many as there are."""
-        if self.label == SOMEBODYS:
+        if self.label == EXTERNAL:
             yield
             return
         with build.threads(self.config):
             yield
 
 
-SOMEBODYS = "model"
+EXTERNAL = "model"
 _DIGITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ModelSource:
     """Where a subject comes from: a run folder, or ``FILE.py:FUNCTION`` with weights and data.
 
     ``data`` and ``data_root`` say for a run where its data lie now, if they were moved; ``out``
@@ -86,7 +86,7 @@ class Source:
     data_root: str | None = None
     out: Path | None = None
 
-    def open(self, threat: str | None = None) -> Subject:
+    def open(self, threat: str | None = None) -> LoadedModel:
         """The model with its weights, and its images; ``threat`` None is the one trained for.
 
         Raises ``ConfigurationError`` where it is not clear what is meant.
@@ -102,7 +102,7 @@ class Source:
             raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
         return self._of_file(self.model_file, self.data, threat)
 
-    def _of_run(self, run: Path, threat: str | None) -> Subject:
+    def _of_run(self, run: Path, threat: str | None) -> LoadedModel:
         config = read_config(run)
         moved = {"name": self.data, "root": self.data_root}
         place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
@@ -111,7 +111,7 @@ class Source:
         splits = build.data(config.data.model_copy(update=whole), config.seed)
         network = build.model(config, splits.test.shape, splits.test.classes)
         fill(network, load_weights(run, config, self.checkpoint), f"{run} ({self.checkpoint})")
-        return Subject(
+        return LoadedModel(
             name=str(run),
             label=self.checkpoint,
             network=network.eval(),
@@ -121,7 +121,7 @@ class Source:
             evaluations=run / EVALUATIONS,
         )
 
-    def _of_file(self, model_file: str, data: str, threat: str | None) -> Subject:
+    def _of_file(self, model_file: str, data: str, threat: str | None) -> LoadedModel:
         config = load_config(
             {"data": {"name": data, "root": self.data_root}, "model": {"name": model_file}},
             {} if threat is None else {"threat": threat},
@@ -131,9 +131,9 @@ class Source:
         network = model_from_file(model_file, seed=0)
         if self.weights is not None:
             fill(network, read_safetensors(self.weights, follow=True), str(self.weights))
-        return Subject(
+        return LoadedModel(
             name=model_file,
-            label=SOMEBODYS,
+            label=EXTERNAL,
             network=network.eval(),
             test=splits.test,
             threat=config.threat,

@@ -50,7 +50,7 @@ from lrat.files.read import read_yaml, trouble
 from lrat.hardware import move
 from lrat.hooks import GradientWatch
 from lrat.randomness import NoiseLike
-from lrat.runs.sources import Source
+from lrat.runs.sources import ModelSource
 from lrat.runs.weights import weights_digest
 from lrat.text import cut, shown
 from lrat.threat import Ball
@@ -311,7 +311,7 @@ class Origin:
     @staticmethod
     def of(run: Path | str) -> "Origin":
         """The selected model of a run."""
-        network = Source(run=Path(run)).open().network.eval()
+        network = ModelSource(run=Path(run)).open().network.eval()
         return Origin(
             network=network, digest=weights_digest(network.state_dict())[:_DIGITS_OF_SOURCES]
         )

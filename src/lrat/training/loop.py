@@ -20,7 +20,7 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.checks import FUNCTION, checked, instance
-from lrat.distributed.group import Alone, Crew, first_to_differ
+from lrat.distributed.group import ProcessGroup, SingleProcess, first_to_differ
 from lrat.distributed.signals import PLANNED, StopRequest, stopping, stopping_after
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, RunFolderError, StopNow
 from lrat.hardware import device_of, move
@@ -76,7 +76,7 @@ class TrainingResult:
     watch=instance(Watch, need="a Watch", example="Watch()"),
     storage=instance(Storage, need="a Storage", example="Storage(folder=..., identity=...)"),
     view=replace(FUNCTION, need="a function from the model to a module", example="accelerate"),
-    crew=instance(Crew, need="a Crew", example="Alone()"),
+    crew=instance(ProcessGroup, need="a Crew", example="Alone()"),
 )
 def train(
     model: nn.Module,
@@ -89,7 +89,7 @@ def train(
     view: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     max_minutes: float | None = None,
-    crew: Crew | None = None,
+    crew: ProcessGroup | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on the batches of ``source`` by ``objective``.
 
@@ -114,7 +114,7 @@ def train(
     without trainable parameters; ``DataError`` for an empty epoch; ``SettingError`` for a time
     that is none.
     """
-    crew = Alone() if crew is None else crew
+    crew = SingleProcess() if crew is None else crew
     place = torch.device(device or device_of(model) or "cpu")
     move(model, place)
     average = optimisation.average(model)
@@ -198,7 +198,7 @@ class Epochs:
     keeper: Keeper
     stop: StopRequest
     seen: nn.Module
-    crew: Crew
+    crew: ProcessGroup
     trackers: Trackers
     _started: float = field(default_factory=time.perf_counter, init=False)
     _view_notes: tuple[str, ...] = field(default=(), init=False)

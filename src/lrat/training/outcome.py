@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lrat.attacks.base import Variant
-from lrat.distributed.group import Crew, shares
+from lrat.distributed.group import ProcessGroup, shares
 from lrat.objectives.base import ObjectiveOutput
 from lrat.types import Batch, Labels, PerExample, Scalar
 
@@ -199,7 +199,7 @@ def empty(output: ObjectiveOutput) -> ObjectiveOutput:
 
 
 def exchange(
-    crew: Crew,
+    crew: ProcessGroup,
     batches: Sequence[Batch],
     outputs: Sequence[ObjectiveOutput],
     passes: Passes,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.base import Variant
 from lrat.data.inputs import trusting
-from lrat.distributed.group import Alone, Crew, agree_on_buffers, shares
+from lrat.distributed.group import ProcessGroup, SingleProcess, agree_on_buffers, shares
 from lrat.errors import NonFiniteError
 from lrat.hardware import device_of
 from lrat.hooks import PassCounter
@@ -82,11 +82,11 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         optimisation: Optimisation,
         memory: dict[str, Tensor],
-        crew: Crew | None = None,
+        crew: ProcessGroup | None = None,
     ) -> None:
         self.memory = memory
         self._model = model
-        self._crew = Alone() if crew is None else crew
+        self._crew = SingleProcess() if crew is None else crew
         self._device = device_of(model) or torch.device("cpu")
         self._bare = mixed(model, optimisation.precision, self._device)
         self._scored = self._crew.wrap(self._bare)

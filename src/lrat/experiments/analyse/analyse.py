@@ -81,11 +81,11 @@ def analyse_run(
     check_points(min(request.points, len(images)))
     with build.threads(subject.config):
         opening = time.perf_counter() - before
-        return _Work(subject, request, images, progress, {"opening": opening}).run()
+        return _Analysis(subject, request, images, progress, {"opening": opening}).run()
 
 
 @dataclass
-class _Work:
+class _Analysis:
     """One call: its parts in the order in which they are done."""
 
     subject: Analysed

@@ -25,8 +25,8 @@ from lrat.reproduce.figures.idea import idea_of
 from lrat.reproduce.figures.needs import (
     OUT,
     AnalysisNeed,
-    Asked,
     EvaluationNeed,
+    FigureRequest,
     analyses_needed,
     check_row,
     evaluations_needed,
@@ -75,7 +75,7 @@ def make_figure(
     for what is not there yet.
     """
     whole, part = whole_and_part(name)
-    asked = Asked(
+    asked = FigureRequest(
         whole=whole,
         part=part,
         folder=folder,
@@ -88,7 +88,7 @@ def make_figure(
     return [file for each in drawn for file in (each.pdf, each.png, each.pdf.with_suffix(".txt"))]
 
 
-def _maps(asked: Asked) -> list[Drawn]:
+def _maps(asked: FigureRequest) -> list[Drawn]:
     stored = asked.stored("sat")
     points, rows = stored.embedded
     shown = [each.at(rows) for each in stored.agreements]
@@ -103,7 +103,7 @@ def _maps(asked: Asked) -> list[Drawn]:
     return drawn
 
 
-def _histograms(asked: Asked) -> list[Drawn]:
+def _histograms(asked: FigureRequest) -> list[Drawn]:
     stored = asked.stored("gairat")
     pgd, cw, caption = stored.pgd, stored.cw, histogram_caption(stored)
     run = asked.runs("gairat")[0]
@@ -129,13 +129,13 @@ def _histograms(asked: Asked) -> list[Drawn]:
     return drawn
 
 
-def _idea(asked: Asked) -> list[Drawn]:
+def _idea(asked: FigureRequest) -> list[Drawn]:
     run = asked.runs("sat")[0]
     found = idea_of(run, asked.stored("sat"))
     return [idea_figure(found.instances, asked.stem(), caption=found.words)]
 
 
-_FIGURES: Mapping[str, Callable[[Asked], list[Drawn]]] = {
+_FIGURES: Mapping[str, Callable[[FigureRequest], list[Drawn]]] = {
     "figure1": extreme_weights,
     "figure2": attack_rankings,
     "figure3": _maps,

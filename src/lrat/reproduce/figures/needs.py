@@ -159,7 +159,7 @@ def check_row(name: str, folder: Path, row: str, seeds: Sequence[int] | None = N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class FigureRequest:
     """A figure to draw: ``part`` is empty for all of them; ``seeds`` None: of all runs."""
 
     whole: str

@@ -8,8 +8,8 @@ from lrat.experiments.analyse.ranking import rank
 from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
 from lrat.reproduce.figures.needs import (
     RANKING,
-    Asked,
     EvaluationNeed,
+    FigureRequest,
     ranking_request,
     rows_needed,
 )
@@ -20,7 +20,7 @@ from lrat.reproduce.folder import read_preset
 _LABELS = {"sat": "AT", "trades": "TRADES"}
 
 
-def attack_rankings(asked: Asked) -> list[Drawn]:
+def attack_rankings(asked: FigureRequest) -> list[Drawn]:
     """The attacks of ``ranking.yaml`` on each data set's models."""
     models, words = [], []
     for folder in (asked.folder, *asked.also):
@@ -52,7 +52,9 @@ def attack_rankings(asked: Asked) -> list[Drawn]:
     return [ranking_figure(models, asked.stem(), caption=caption)]
 
 
-def _pooled(asked: Asked, runs: Sequence[FigureRun], checkpoint: str | None) -> EvaluationResult:
+def _pooled(
+    asked: FigureRequest, runs: Sequence[FigureRun], checkpoint: str | None
+) -> EvaluationResult:
     """Over all test images of several folds, each by the model that did not train on it."""
     results = []
     for run in runs:

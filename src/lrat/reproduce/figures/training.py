@@ -10,12 +10,12 @@ from lrat.reporting.figures import (
     accuracy_limits,
     weight_histogram_figure,
 )
-from lrat.reproduce.figures.needs import Asked
+from lrat.reproduce.figures.needs import FigureRequest
 from lrat.reproduce.figures.runs import FigureRun, accuracy_curves, different_images, marks_of
 from lrat.reproduce.figures.stored_analysis import sentences
 
 
-def extreme_weights(asked: Asked) -> list[Drawn]:
+def extreme_weights(asked: FigureRequest) -> list[Drawn]:
     """Figure 1: GAIRAT's raw weights (a); SAT (b) and GAIRAT (c) on one accuracy axis."""
     drawn = []
     if "a" in asked.parts:
@@ -42,7 +42,7 @@ def extreme_weights(asked: Asked) -> list[Drawn]:
     return drawn
 
 
-def _weights(asked: Asked) -> Drawn:
+def _weights(asked: FigureRequest) -> Drawn:
     runs = asked.runs("gairat")
     found = [run.last_weights() for run in runs]
     epochs = [epoch for epoch, _ in found]
@@ -70,7 +70,7 @@ def _weights(asked: Asked) -> Drawn:
     )
 
 
-def unseen_weighting(asked: Asked) -> list[Drawn]:
+def unseen_weighting(asked: FigureRequest) -> list[Drawn]:
     """Figure 6: GAIRAT's weighting when CW is the attack simulated in training."""
     runs = asked.runs("gairat-cw")
     return [

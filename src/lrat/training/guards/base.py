@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from lrat.attacks.base import Variant
-from lrat.distributed.group import Crew
+from lrat.distributed.group import ProcessGroup
 from lrat.training.guards.readings import Examination, Examined, Measured, Reading
 from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
@@ -75,7 +75,7 @@ class Guards:
         batch: Batch,
         variants: Mapping[str, Variant],
         *,
-        crew: Crew | None = None,
+        crew: ProcessGroup | None = None,
         counts: bool = True,
     ) -> None:
         """Look at what the training attacks made of a batch; ``view`` is what they saw.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
-from lrat.distributed.group import Alone, Crew
+from lrat.distributed.group import ProcessGroup, SingleProcess
 from lrat.modes import evaluating
 from lrat.outputs import forward_logits
 from lrat.randomness import Keyed, keys
@@ -219,7 +219,7 @@ class Examination:
         batch: Batch,
         variants: Mapping[str, Variant],
         *,
-        crew: Crew | None = None,
+        crew: ProcessGroup | None = None,
         counts: bool = True,
     ) -> None:
         """Count what ``variants`` of ``batch`` do to ``view``, which no update has changed since
@@ -243,12 +243,12 @@ class Examination:
                         differs,
                     ],
                     batch.images,
-                    Alone() if crew is None else crew,
+                    SingleProcess() if crew is None else crew,
                     counts,
                 )
 
     def _add(
-        self, term: str, flags: list[Tensor], images: Images, crew: Crew, counting: bool
+        self, term: str, flags: list[Tensor], images: Images, crew: ProcessGroup, counting: bool
     ) -> None:
         own = torch.stack([flag.sum() for flag in flags])
         darkest, brightest = images.aminmax()
