@@ -52,7 +52,7 @@ class Subject:
 
 
 def subject(run: Path, images: int) -> Subject:
-    opened = ModelSource(run=run).open()
+    opened = ModelSource(run=run).load()
     config = opened.config
     test = stratified_subset(opened.test, images, seed=0)
     return Subject(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrat.config.settings import load_config
-from lrat.experiments.monitoring import scalars
+from lrat.experiments import scalars
 from lrat.experiments.train import train_run
 from lrat.training import EpochRecord
 

@@ -52,7 +52,10 @@ import pkgutil
 import lrat
 from torch import Tensor
 
-ABOVE = ("lrat.__main__", "lrat.cli", "lrat.experiments", "lrat.reporting")
+ABOVE = {
+    f"lrat.{name}"
+    for name in ("__main__", "cli", "reproduce", "experiments", "reporting", "runs", "config")
+}
 names = [module.name for module in pkgutil.iter_modules(lrat.__path__, "lrat.")]
 for package in [importlib.import_module(name) for name in names if name not in ABOVE]:
     for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__name__ + "."):

@@ -1,6 +1,6 @@
-"""What a device computes with, where a model lies, and how it comes to another device.
+"""What a device computes with, where a model lies, how it comes to another device.
 
-What a run was made with: versions, device, commit.
+``environment`` says what a run was made with: versions, device, commit.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""Counting passes: images sent through a model and gradients sent back.
-
-Gradients that are no numbers: attacks stand still on them and the model looks robust.
-"""
+"""Hooks around a model: one counts passes, one looks for gradients that are NaN."""
 
 from collections.abc import Callable
 from typing import Any

@@ -18,7 +18,7 @@ def exported(package: str, init: str) -> tuple[Callable[[str], Any], Callable[[]
     """
     stub = Path(init).with_suffix(".pyi").read_text(encoding="utf-8")
     places = {
-        alias.name: str(node.module)
+        alias.asname or alias.name: (str(node.module), alias.name)
         for node in ast.parse(stub).body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
@@ -26,7 +26,8 @@ def exported(package: str, init: str) -> tuple[Callable[[str], Any], Callable[[]
 
     def get(name: str) -> Any:
         if name in places:
-            return getattr(import_module(places[name]), name)
+            module, own = places[name]
+            return getattr(import_module(module), own)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return get, lambda: sorted(places)

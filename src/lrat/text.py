@@ -1,8 +1,8 @@
-"""Text that others wrote, made fit for one line of a terminal.
+"""Text for one line of a terminal or a table: what others wrote, values, numbers.
 
-How configured things print: as the call that makes them.
-
-Differences, intervals and p values as they are printed, and what not seeing one means.
+``visible``, ``cut``, ``shown``, ``in_one_line`` and ``reason`` make any text fit for a terminal;
+``as_call`` prints a configured thing as the call that makes it; the rest writes differences,
+intervals, p values and tables.
 """
 
 import re

@@ -113,10 +113,9 @@ process.kill()
 
 STUCK = """
 import ctypes, os, sys
-from lrat.distributed import children
-from lrat.distributed.signals import holding
-children.signals.SAME_WITHIN_SECONDS = signals._SECONDS_TO_LEAVE = 0.2
-with signals.left_at_the_second_signal(), holding():
+from lrat.distributed import signals
+signals.SAME_WITHIN_SECONDS = signals._SECONDS_TO_LEAVE = 0.2
+with signals.left_at_the_second_signal(), signals.holding():
     print("here", flush=True)
     libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
     for _ in range(2):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from builders import seeded
+from lrat import hardware
 from lrat.acceleration import View, accelerate
-from lrat.config import build
 from lrat.distributed.group import synchronised
 from lrat.distributed.launch import check_devices
 from lrat.errors import ConfigurationError
@@ -54,7 +54,7 @@ def test_who_only_starts_others_takes_no_memory_of_a_gpu(monkeypatch: pytest.Mon
         raise AssertionError(f"{name} is used")
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(build, "device", use)
+    monkeypatch.setattr(hardware, "device", use)
     for name in ("auto", "cuda"):
         check_devices(name, 2, 1)
         with pytest.raises(ConfigurationError, match=r"^devices 3: choose from 1 to 2, the cuda "):

@@ -34,7 +34,7 @@ def short_suite(folder: Path) -> Path:
 def folder_of(run: Path, suite: Path, limit: int) -> Path:
     """Where an evaluation of a run by a suite file goes, also before it is there."""
     folder = evaluation_folder(
-        ModelSource(run=run).open(), EvaluationRequest(suite=str(suite), limit=limit)
+        ModelSource(run=run).load(), EvaluationRequest(suite=str(suite), limit=limit)
     )
     assert folder is not None
     return folder

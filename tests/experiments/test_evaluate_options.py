@@ -77,7 +77,7 @@ def test_a_time_that_is_over_is_told_and_the_same_command_continues(
             now += 60
             return now
 
-    for module in ("evaluate", "running"):
+    for module in ("evaluate", "runner"):
         monkeypatch.setattr(f"lrat.evaluation.{module}.time", Clock)
     first = done("evaluate", run, *short, "--time", "9m")
     assert names(first) == NAMES

@@ -223,7 +223,7 @@ def test_a_block_that_was_stopped_counts_with_none_of_its_images(run: Path) -> N
 def test_a_process_without_a_finished_block_does_not_end_the_others(run: Path) -> None:
     source = ModelSource(run=run)
     request = EvaluationRequest(limit=40, batch_size=10, part=(1, 2), seconds=1000)
-    _, first = evaluate_subject(source.open(), request)
+    _, first = evaluate_subject(source.load(), request)
     spread = replace(request, part=None, devices=2, seconds=1e-9)
     found = evaluate_in_processes(source, spread)
     assert found is not None
@@ -293,7 +293,7 @@ def test_processes_of_torchrun_that_would_all_do_the_same_are_refused(
 def test_an_open_model_is_not_spread(trained: Path) -> None:
     request = EvaluationRequest(devices=1)
     with pytest.raises(ConfigurationError, match="evaluate_in_processes takes its source"):
-        evaluate_subject(ModelSource(run=trained).open(), request)
+        evaluate_subject(ModelSource(run=trained).load(), request)
     with pytest.raises(ConfigurationError, match="say in how many processes"):
         evaluate_in_processes(ModelSource(run=trained), EvaluationRequest())
 

@@ -121,7 +121,7 @@ def test_a_damaged_evaluation_is_not_made_again(damage: Damage, run: Path) -> No
 
 
 def _weights_of(run: Path) -> str:
-    return weights_digest(ModelSource(run=run).open().network.state_dict())
+    return weights_digest(ModelSource(run=run).load().network.state_dict())
 
 
 @damaged

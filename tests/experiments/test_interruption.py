@@ -19,8 +19,7 @@ from experiments.conftest import COMMAND
 from lrat.config.settings import load_config
 from lrat.errors import Interrupted
 from lrat.evaluation import EvaluationResult, Progress
-from lrat.experiments import monitoring
-from lrat.experiments import train as run_module
+from lrat.experiments import monitoring, train
 from lrat.files.write import read_table
 
 pytestmark = pytest.mark.xdist_group("interruption")  # one uninterrupted run for all tests here
@@ -131,11 +130,11 @@ def test_a_measurement_is_left_when_asked(tmp_path: Path, monkeypatch: pytest.Mo
         }
     )
     with pytest.raises(Interrupted, match="stopped by SIGTERM in epoch 1 after step 1; saved in"):
-        run_module.train_run(config, tmp_path)
+        train.train_run(config, tmp_path)
     assert heard == ["natural"], "the attack after it was left"
     assert (tmp_path / "checkpoints" / "epoch-001-step-000001-measuring.json").is_file()
     monkeypatch.undo()
-    (record,) = run_module.train_run(config, tmp_path).result.records
+    (record,) = train.train_run(config, tmp_path).result.records
     assert record.validation.keys() == {"natural", "pgd-10"}
 
 

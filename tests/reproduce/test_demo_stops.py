@@ -22,9 +22,9 @@ EPOCHS = 8
 PROGRAM = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from lrat.experiments import demo_rows
-demo_rows.DEMO_PRESET = {{
-    **demo_rows.DEMO_PRESET,
+from lrat.reproduce import demo
+demo.DEMO_PRESET = {{
+    **demo.DEMO_PRESET,
     "data": {{"name": "digits", "train_limit": 150}},
     "model": {{"name": "small-cnn", "width": 4}},
     "attack": {{"steps": 2, "saa_steps": 2}},

@@ -74,5 +74,5 @@ def test_every_line_of_markdown_has_as_many_cells(rows: list[RunRow]) -> None:
 
 
 def test_reporting_imports_no_torch() -> None:
-    program = "import sys, lrat.reproduce.demo; print('torch' in sys.modules)"
+    program = "import sys, lrat.reporting.report, lrat.text; print('torch' in sys.modules)"
     assert python(program) == "False\n"

@@ -1,9 +1,8 @@
 """What one forward shows of a model: which BatchNorm can be folded, its head, its FLOP, its hooks.
 
 Hooks sit on a private copy, and PyTorch's dispatch mode holds for this thread alone: nothing that
-another thread could see is changed, and a user's forward gets images and nothing else.
-
-Which BatchNorm layers can be folded into the layer before them, and the arithmetic of it.
+another thread could see is changed, and a user's forward gets images and nothing else. A BatchNorm
+layer can be folded into the layer before it where that layer is used once.
 """
 
 from collections import Counter

@@ -1,8 +1,7 @@
 """What an attack is, what it returns, and the frame that every attack of ours runs in.
 
-What an attack spent on its images: what it tells, else what was counted.
-
-Successes seen through an accelerated view, checked on the model itself.
+Also here: what an attack cost on its images (``whole``, ``spent``), and the check of successes that
+were found through an accelerated view on the model itself (``confirmed``).
 """
 
 import math

@@ -1,8 +1,7 @@
-"""How Square moves: the shrinking windows, and its start and proposals in an L_inf ball.
+"""How Square moves: the shrinking windows, its start and proposals in L_inf and in L2 balls.
 
-Square in an L2 ball: bumps of two signs, whose mass moves from window to window.
-
-Section 3.4 of Andriushchenko et al. (2020), in the version of AutoAttack.
+In an L_inf ball a window takes random signs. In an L2 ball bumps of two signs move their mass from
+window to window: Section 3.4 of Andriushchenko et al. (2020), in the version of AutoAttack.
 """
 
 import math

@@ -128,7 +128,7 @@ def evaluate(
         folder, result = joined
         subject = None
     else:
-        subject = source.open(threat)
+        subject = source.load(threat)
         with evaluation_progress() as progress:
             folder, result = evaluate_subject(subject, request, progress)
     print(result)
@@ -139,5 +139,5 @@ def evaluate(
     if by_itself if masking is None else masking:
         from lrat.experiments.masking import examine
 
-        subject = subject or source.open(threat)
+        subject = subject or source.load(threat)
         print(f"\n{examine(subject, request, folder=folder, result=result)}")

@@ -1,9 +1,4 @@
-"""What people see: bars on a terminal, plain lines elsewhere, and tables.
-
-What people see of an evaluation while it runs.
-
-What people see of security curves while they are measured.
-"""
+"""What people see while a command runs: bars on a terminal, plain lines elsewhere, and tables."""
 
 import re
 import sys

@@ -1,8 +1,7 @@
 """The names that commands and configurations know, each with a line of what it is; no torch here.
 
-``build`` maps every one of them to an object; a test holds the two together.
-
-What suites and runs are called in commands and folders; no torch here.
+``build`` maps every one of them to an object; a test holds the two together. ``run_name`` and
+``slug`` say what suites and runs are called in folders.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
 """``FILE.py:NAME``: a user's own model, loss or attack, from a file that is run as Python.
 
-Losses and attacks of users, ``FILE.py:NAME``: known by their file's content as well as by name.
-
 An evaluation is continued only with the attacks that it was begun with. The name of a function
-does not change when its code does, so what these print, which is their identity, has a digest.
+does not change when its code does, so what losses and attacks print, which is their identity, has
+a digest of their file.
 """
 
 import hashlib

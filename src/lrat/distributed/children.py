@@ -1,15 +1,10 @@
-"""A team of processes that we start and watch over: all of them end well, or all end.
+"""Child processes of one call: how they are started, watched and stopped.
 
-One that fails or dies ends the others and is the error of the call; none outlives the one that
-started it. A signal reaches them by way of their parent alone (see ``lifeline.py``), so that work
-that saves itself does so once.
-
-How a process that another one started is stopped: by its parent alone, and by each signal once.
-
-Signals from outside reach such a process several times (Ctrl-C goes to the whole process group, and
-so does the SIGTERM of many a supervisor), and the second would stop it before it has saved itself.
-So it is deaf to them, and holds one end of a *lifeline*: a pipe on which its parent hands on what
-the parent heard, and which closes when the parent dies, however it dies.
+All of them end well, or all end: one that fails or dies ends the others and is the error of the
+call; none outlives its parent. Signals from outside reach a child several times (Ctrl-C goes to the
+whole process group, and so does the SIGTERM of many a supervisor), and the second would stop it
+before it has saved itself. So a child ignores them and holds one end of a pipe (``lifeline``) on
+which its parent hands on what it received, and which closes when the parent dies, however it dies.
 """
 
 import _thread

@@ -1,10 +1,8 @@
-"""The processes that train one model together, as the engine sees them.
+"""The processes that train one model together: alone, or through lightning-fabric.
 
 Each holds the whole model and the whole source and takes its share of every batch, so that the
 images, their noise and the order are those of a single process; what differs is the order in which
 numbers are added up.
-
-The processes that train together, through lightning-fabric.
 """
 
 from collections.abc import Callable
@@ -60,7 +58,7 @@ class ProcessGroup(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SingleProcess:
-    """The crew of a single process."""
+    """The process group of a single process."""
 
     rank: int = 0
     size: int = 1
@@ -140,7 +138,7 @@ def _bytes(value: Tensor) -> Tensor:
 
 
 class FabricGroup:
-    """A ``Crew`` of the processes that a launched Fabric connects.
+    """A ``ProcessGroup`` of the processes that a launched Fabric connects.
 
     Sums over three or more processes are made in the order of ranks: those of DDP's own exchange
     depend on where a gradient lies in a bucket, and buckets change after the first step, so that a

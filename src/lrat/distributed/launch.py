@@ -1,7 +1,7 @@
 """Processes that work on one thing together: those that are there, or those that we start.
 
 Under torchrun or SLURM they are there and lightning-fabric finds them; otherwise as many are
-started on this machine (``team.py``) and told where to meet.
+started on this machine (``children.py``) and told where to meet.
 """
 
 import inspect

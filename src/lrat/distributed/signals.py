@@ -1,7 +1,4 @@
-"""Signals that end a process as a request that is answered between two steps.
-
-Signals that ask a process to end.
-"""
+"""Signals that end a process: as a request that is answered between two steps, or at once."""
 
 import logging
 import os

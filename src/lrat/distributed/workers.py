@@ -1,6 +1,6 @@
 """Tasks in worker processes that stop when asked, save themselves, and never outlive their parent.
 
-A worker holds one end of a lifeline (see ``lifeline.py``) on which nothing is ever sent. When the
+A worker holds one end of a lifeline (see ``children.py``) on which nothing is ever sent. When the
 other end closes, because the parent asks it to stop or because the parent died, however it died,
 the worker interrupts its own main thread.
 """

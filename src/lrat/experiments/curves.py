@@ -111,7 +111,7 @@ def measure_curves(
     measured = []
     for run, name in zip(runs, names, strict=True):
         source = ModelSource(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
-        measured.append(_measure(source.open(), run, name, request, highest, progress))
+        measured.append(_measure(source.load(), run, name, request, highest, progress))
     stem = out or runs[0] / FIGURES / ("security-curve" if len(runs) == 1 else "security-curves")
     drawn = security_curve_figure({each.name: each.as_dict() for each in measured}, stem)
     return CurvesReport(measured=tuple(measured), drawn=drawn)

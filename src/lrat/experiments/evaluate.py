@@ -145,7 +145,7 @@ def evaluate_run(
     """
     request.check()
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
-    folder, result = evaluate_subject(source.open(request.threat), request, progress)
+    folder, result = evaluate_subject(source.load(request.threat), request, progress)
     if folder is None:
         raise ConfigurationError(f"{run} has no place for evaluations")
     return folder, result

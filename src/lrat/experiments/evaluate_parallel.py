@@ -1,4 +1,4 @@
-"""An evaluation spread over processes (``launching.py``).
+"""An evaluation spread over processes (``launch.py``).
 
 Each process takes every n-th image and writes its outcomes into one folder. The first one begins
 the folder, so that all see the model in the same way; in the end the parts are joined. What was
@@ -81,7 +81,7 @@ class _EvaluationWork:
         rank, of = fabric.global_rank, fabric.world_size
         device: torch.device = fabric.device
         share_processors(device, self.spread)
-        subject = self.source.open(self.request.threat)
+        subject = self.source.load(self.request.threat)
         folder = evaluation_folder(subject, self.request) or Path(self.scratch)
         folder = Path(fabric.broadcast(str(folder)))
         ball = as_ball(subject.threat)

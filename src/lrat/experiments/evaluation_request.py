@@ -28,7 +28,7 @@ class EvaluationRequest:
     or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``gallery``: so many
     images are kept for reports with what every attack made of them, 0 for none; None is a few
     dozens, fewer of large ones, of those that are attacked anyway. ``devices``: so many
-    processes on each of ``nodes`` machines (see ``processes.py``), None for this process alone.
+    processes on each of ``nodes`` machines (``evaluate_parallel``), None for this process alone.
     """
 
     suite: str = "quick"

@@ -1,6 +1,6 @@
-"""What a run measures while it trains, each process its share.
+"""What a run measures while it trains, each process its share; and the trackers that are told.
 
-Trackers by name: TensorBoard, or one of the user's own. ``metrics.jsonl`` is written always.
+Trackers are TensorBoard or one of the user's own. ``metrics.jsonl`` is written always.
 """
 
 import inspect

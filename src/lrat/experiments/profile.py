@@ -120,7 +120,7 @@ def profile_evaluation(
     """
     request.check()
     place = hardware.device(request.device)
-    subject = source.open(request.threat)
+    subject = source.load(request.threat)
     with subject.threads():
         ball, classes = as_ball(subject.threat), build.check_fit(subject.network, subject.test)
         chosen = suite(request.suite, ball, classes, loss=request.loss, transfer=request.transfer)

@@ -1,9 +1,8 @@
 """One training run: configuration in, a folder with everything about it out.
 
-A training run spread over processes (``launching.py``).
-
-Each process runs the same training with its share of every batch; the first one alone claims the
-run's folder, writes into it and tells how far it is. All stop after the same step, saved once.
+``train_in_processes`` spreads it over processes (``distributed/launch.py``): each runs the same
+training with its share of every batch; the first one alone claims the run's folder, writes into it
+and reports progress. All stop after the same step, which is saved once.
 """
 
 import hashlib

@@ -71,7 +71,7 @@ def explain(
         check_suite(suite_name)
     place = hardware.device(device)
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
-    subject = source.open(threat)
+    subject = source.load(threat)
     row = _row_of(index, subject.test, run)
     classes = build.check_fit(subject.network, subject.test)
     found = _Found.largest(run, subject, suite_name, index, classes)

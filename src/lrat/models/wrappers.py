@@ -1,10 +1,9 @@
-"""Per-channel normalisation as a layer, so that every attack sees images in [0, 1].
+"""Wrappers around networks: normalisation of channels, the choice of an output, lacking parts.
 
-One of several things that a network returns.
-
-Modules that lack parts of what every ``nn.Module`` does: TorchScript, exported programs.
-
-The refusal of images that a model was not built for.
+``Normalize`` is a layer, so that every attack sees images in [0, 1]; ``PickOutput`` takes one of
+several things that a network returns; ``hookable`` wraps modules that lack parts of what every
+``nn.Module`` does (TorchScript, exported programs). ``check_images`` refuses images that a network
+was not built for.
 """
 
 from collections.abc import Mapping, Sequence

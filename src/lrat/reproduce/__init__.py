@@ -1,1 +1,6 @@
 """The paper's tables, figures and sensitivities for one preset, into one folder."""
+
+from lrat.lazily import exported
+
+__getattr__, __dir__ = exported(__name__, __file__)
+__all__ = __dir__()  # noqa: PLE0605 - the names of the stub

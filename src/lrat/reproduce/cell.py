@@ -1,7 +1,4 @@
-"""One cell of a reproduction: a run, its evaluations, its masking panel.
-
-How much work a run and its evaluations are, counted and in seconds of one worker.
-"""
+"""One cell of a reproduction: a run, its evaluations, its masking panel; and their cost."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -180,7 +177,7 @@ def _attack(task: RunTask, checkpoint: str) -> None:
     if not levels:
         return
     source = ModelSource(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
-    subject = source.open()
+    subject = source.load()
     for suite, limit in levels:
         request = EvaluationRequest(
             suite=suite,

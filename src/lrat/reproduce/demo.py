@@ -1,8 +1,7 @@
 """The demonstration: Table 1's rows on bundled digits, and what they show.
 
-The demonstration's rows: trained and attacked in parallel worker processes.
-
-Tables of runs against attacks, from the summaries that evaluations store.
+The rows are trained and attacked in worker processes; the table is made from the summaries that
+their evaluations store.
 """
 
 import shlex

@@ -1,6 +1,6 @@
-"""What finished runs left behind: results, costs, masking, read from their folders.
+"""What finished runs left behind: results, costs, masking panels, and accuracies over seeds.
 
-An accuracy over several training seeds, with an interval that knows of seeds and of images.
+An accuracy over several training seeds has an interval that takes account of seeds and of images.
 """
 
 import re

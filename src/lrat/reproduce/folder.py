@@ -1,8 +1,6 @@
-"""Where everything of a reproduction lies below its folder.
+"""The folder of a reproduction: where everything lies, whether it may be used, its history.
 
-Whether a results folder may be used, and what it says about its preset.
-
-What was made in a results folder, when, by which command, and the README that says so.
+Its history says what was made, when and by which command; a README is written from it.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""Tables 1 and 2 of a results folder: what is missing is made, the rest is read.
+"""What `lrat reproduce` makes: Tables 1 and 2 here, figures and sensitivities by their modules.
 
-What ``lrat reproduce`` can be asked for, and who makes it.
+What a table lacks is made, the rest is read.
 """
 
 import time

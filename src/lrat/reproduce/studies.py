@@ -1,6 +1,6 @@
-"""What is varied in `lrat reproduce sensitivity`: studies of rows, each against its reference.
+"""What is varied in `lrat reproduce sensitivity`, and the studies as tables in Markdown.
 
-The studies of a sensitivity as tables in Markdown.
+A study is a list of rows, each against its reference.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The run folder: what it is called, whether it may be used, what lies in it.
 
-The finished evaluations at the places that a user names, and which of them are meant.
+Also the finished evaluations at the places that a user names, and which of them are meant.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""What is attacked: a run's model or somebody's, with the images to attack it on.
+"""A model with its images, of a run or of a file: to attack, to analyse, to measure curves on.
 
-What is analysed: a run's weights, and the very images that it was trained or tested on.
-
-How attacks see a model, kept so that whoever continues sees it the same way.
+The images of an analysis are the very ones that the run was trained or tested on. How attacks saw a
+model is kept, so that a later call sees it in the same way.
 """
 
 from collections.abc import Iterator, Mapping
@@ -86,7 +85,7 @@ class ModelSource:
     data_root: str | None = None
     out: Path | None = None
 
-    def open(self, threat: str | None = None) -> LoadedModel:
+    def load(self, threat: str | None = None) -> LoadedModel:
         """The model with its weights, and its images; ``threat`` None is the one trained for.
 
         Raises ``ConfigurationError`` where it is not clear what is meant.

@@ -1,8 +1,6 @@
-"""Suites by name, from a YAML file, and with the attacks that a user adds to them.
+"""Suites by name, from a YAML file, with the attacks that a user adds, and transfer attacks.
 
-Suites from YAML files: attacks by name, kind and settings.
-
-Attacks that are made on the model of another run and carried over.
+A transfer attack is made on the model of another run.
 """
 
 import difflib
@@ -311,7 +309,7 @@ class Origin:
     @staticmethod
     def of(run: Path | str) -> "Origin":
         """The selected model of a run."""
-        network = ModelSource(run=Path(run)).open().network.eval()
+        network = ModelSource(run=Path(run)).load().network.eval()
         return Origin(
             network=network, digest=weights_digest(network.state_dict())[:_DIGITS_OF_SOURCES]
         )

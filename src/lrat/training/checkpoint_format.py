@@ -1,9 +1,8 @@
-"""The small file beside a checkpoint: what must be known of it before it is read.
+"""The small file beside a checkpoint, and checkpoints without momentum to carry away.
 
-Checkpoints small enough to carry away, for runs that are trained in slices on several machines.
-
-A portable state is a run's state without momentum, its parameters (and their average) as float16.
-Everything else stays as it is: the statistics of BatchNorm, the position in the data, the records.
+The small file says what must be known of a checkpoint before it is read. A portable state is a
+run's state without momentum, its parameters (and their average) as float16. Everything else stays
+as it is: the statistics of BatchNorm, the position in the data, the records.
 """
 
 import math

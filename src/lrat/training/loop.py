@@ -1,8 +1,7 @@
 """The only training loop: it knows ``Objective``, never a method.
 
-From one epoch to the next: steps, measurements, checkpoints, and stops in between.
-
-Everything that is measured at the end of an epoch, as one record.
+``train`` begins and ends a run; ``Epochs`` goes from one epoch to the next (steps, checkpoints,
+stops in between); ``measured`` makes the record of everything that is measured at an epoch's end.
 """
 
 import logging

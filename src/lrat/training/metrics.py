@@ -1,6 +1,7 @@
 """What an epoch was like: sums on the device while it runs, one record when it ends.
 
-Per-image weights of chosen epochs: the evidence behind the figures on weights.
+``WeightRecorder`` keeps the weights of single images in chosen epochs, the evidence behind the
+figures on weights.
 """
 
 import hashlib

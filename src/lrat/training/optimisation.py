@@ -1,8 +1,7 @@
 """How the weights are updated: stochastic gradient descent under a schedule in fractions.
 
-Which parameters weight decay pulls towards zero.
-
-An exponential moving average of a model's weights, beside the model itself.
+Also here: which parameters weight decay pulls towards zero, and an exponential moving average of
+the weights beside the model itself.
 """
 
 import math

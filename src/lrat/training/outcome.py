@@ -1,6 +1,6 @@
 """What a step leaves behind for records: sums aside, one table of rows per term.
 
-What each process found out about its share of a step, told to all in one exchange.
+Several processes tell each other in one exchange what each found out about its share.
 """
 
 import math

@@ -1,6 +1,6 @@
 """One step: attack, score, check, update.
 
-Steps whose loss or gradient is not finite: what to blame, and how to leave no trace of one.
+Where the loss or a gradient is not finite, ``blame`` says why and ``Undo`` leaves no trace.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
-"""t-SNE of training images: where views agree on the most vulnerable (Figure 3), and classes.
-
-How far views agree on the most vulnerable images: overlaps of sets, and rank correlations.
+"""How far views agree on the most vulnerable images: t-SNE of training images (Figure 3),
+overlaps of sets, rank correlations; and the classes of the images.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The report as a file.
-
-Run folders to a ``ReportRecord``: reads, compares, says it in words.
-"""
+"""The report as a file: run folders to a ``ReportRecord``, and that to a page."""
 
 import logging
 import shlex
@@ -63,7 +60,7 @@ def write_run_report(
     Raises ``LratError`` where there is no run at all, for a ``suite`` that nobody has, and for an
     ``out`` that is a folder, a file that is no page, or cannot be written.
     """
-    from lrat.reporting.report import write_report
+    from lrat.reporting.report.page.render import write_report
 
     started = time.perf_counter()
     path = Path(out)

@@ -1,9 +1,7 @@
-"""`lrat reproduce figureN`: from what runs left in their folders to the paper's figures.
+"""`lrat reproduce figureN`: trains the runs that a figure needs, prepares and draws it.
 
 ``rows_needed`` says which rows to train, ``prepare_figure`` makes the evaluations and analyses that
 are lacking, ``make_figure`` draws. All of them read a folder that `lrat reproduce` claimed.
-
-`lrat reproduce figureN`: trains the runs that a figure needs, prepares and draws it.
 """
 
 import time

@@ -1,8 +1,7 @@
 """What guards look at: an epoch in a few plain numbers.
 
-Does the training attack do anything? Looked at on the first batch of each epoch.
-
-A stronger attack on a few training images, where no held-out images meet one.
+``Examination`` asks on the first batch of each epoch whether the training attack does anything;
+``Probe`` is a stronger attack on a few training images, where no held-out images meet one.
 """
 
 import math

@@ -1,14 +1,7 @@
-"""Two ways in which robust accuracy is lost while the numbers of training improve.
+"""The rules of the guards: what goes wrong in a run, each as one class.
 
-An attack that does nothing: training is then not adversarial, whatever it is called.
-
-Steps that were skipped because their loss or gradient was not finite.
-
-Held-out images that are too few to choose an epoch by.
-
-Weights that leave most images out.
-
-A run whose model learns nothing.
+Catastrophic and robust overfitting, an attack that does nothing, skipped steps, too few held-out
+images, weights that leave most images out, a model that learns nothing.
 """
 
 import math

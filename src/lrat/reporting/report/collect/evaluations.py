@@ -1,7 +1,6 @@
 """The finished evaluations of a run, each with what its tests and its gallery need.
 
-Which images each attack of an evaluation fooled: the few columns of the outcomes that tests on
-the same images need.
+Tests on the same images need a few columns of the outcomes: which images each attack fooled.
 """
 
 import hashlib

@@ -1,9 +1,4 @@
-"""Runs that may be compared, and what tests on the same images tell of every two of them.
-
-What may be concluded from a group of runs on the same images, in short sentences.
-
-Methods over their training seeds: what the next run of each would give.
-"""
+"""Runs that may be compared, and what tests on the same images or over seeds say of them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
-"""The runs at the places that a user names: run folders, folders of them, evaluations alone.
+"""The runs at the places that a user names, and the digests by which evaluations know them.
 
-Digests of what a run keeps, by which evaluations know it.
+A place is a run folder, a folder of them, or an evaluation alone.
 """
 
 import hashlib

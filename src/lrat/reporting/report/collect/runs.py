@@ -1,8 +1,5 @@
-"""One run folder as far as it goes: everything that the report shows of it.
-
-What else a run keeps: its masking panel, security curves, recorded weights.
-
-Which images are vulnerable, and whether attacks agree on them.
+"""Everything that the report shows of one run folder: its state, weights, masking panel, curves,
+and which images are vulnerable.
 """
 
 import hashlib

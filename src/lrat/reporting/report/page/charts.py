@@ -1,6 +1,7 @@
-"""What the page's Plotly figures share: lines with bands, colours, axes, names made harmless.
+"""The page's Plotly figures of evaluated runs, and what all of its figures share.
 
-Figures of evaluated runs: every run at a glance, security curves, robustness against cost.
+Lines with bands, colours, axes, and names made harmless; then every run at a glance, security
+curves, robustness against cost.
 """
 
 import html

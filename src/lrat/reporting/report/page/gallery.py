@@ -1,6 +1,6 @@
 """The gallery as the page's script reads it: few, small pictures under a budget of bytes.
 
-Arrays as PNG files in data addresses, small enough for a page that carries them all.
+Arrays become PNG files in data addresses.
 """
 
 import base64

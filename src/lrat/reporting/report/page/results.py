@@ -1,9 +1,4 @@
-"""Runs against attacks and against each other, arranged as the page's tables.
-
-Masking panels of all runs beside each other.
-
-In which settings the runs of a report differ.
-"""
+"""The page's tables: runs against attacks and each other, masking panels, settings that differ."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
