@@ -8,14 +8,16 @@ from typing import Any
 
 __version__ = "0.1.0.dev0"
 
-_PLACES = {
-    "fit": "lrat.experiments.api",
-    "evaluate": "lrat.experiments.api",
-    "check_masking": "lrat.experiments.api",
-    "FitResult": "lrat.experiments.api",
-    "EvaluationResult": "lrat.evaluation",
-    "LratError": "lrat.errors",
-    "accelerate": "lrat.acceleration",
+_ADDRESSES = {
+    "fit": "lrat.experiments.api.fit",
+    "evaluate": "lrat.experiments.api.evaluate",
+    "check_masking": "lrat.experiments.api.check_masking",
+    "compare": "lrat.experiments.compare.compare",
+    "report": "lrat.reporting.report.write_run_report",
+    "FitResult": "lrat.experiments.api.FitResult",
+    "EvaluationResult": "lrat.evaluation.EvaluationResult",
+    "LratError": "lrat.errors.LratError",
+    "accelerate": "lrat.acceleration.accelerate",
 }
 _MODULES = (
     "acceleration",
@@ -35,12 +37,13 @@ _MODULES = (
     "weighting",
 )
 
-__all__ = ["__version__", *_PLACES, *_MODULES]  # noqa: PLE0604 - strings, all of them
+__all__ = ["__version__", *_ADDRESSES, *_MODULES]  # noqa: PLE0604 - strings, all of them
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PLACES:
-        return getattr(import_module(_PLACES[name]), name)
+    if name in _ADDRESSES:
+        module, _, own = _ADDRESSES[name].rpartition(".")
+        return getattr(import_module(module), own)
     if name in _MODULES:
         return import_module(f"lrat.{name}")
     raise AttributeError(f"module 'lrat' has no attribute {name!r}")

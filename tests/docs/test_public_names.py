@@ -99,6 +99,6 @@ def test_the_api_pages_name_every_public_module(hook: ModuleType) -> None:
 
     modules = {f"lrat.{name}" for name in lrat._MODULES} - {"lrat.experiments"}
     assert modules <= named
-    functions = {f"{place}.{name}" for name, place in lrat._PLACES.items()}
+    functions = set(lrat._ADDRESSES.values())
     described = {name for name in functions if any(name.startswith(each) for each in named)}
     assert described == functions

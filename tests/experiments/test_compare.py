@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+import lrat as library
 from experiments.commands import done, lrat
 from experiments.conftest import COMMAND
+from lrat.errors import ConfigurationError
+from lrat.evaluation import EvaluationResult
 
 pytestmark = pytest.mark.xdist_group("comparison")  # one pair of runs for all tests here
 
@@ -65,6 +68,16 @@ def test_two_runs_both_ways(pair: tuple[Path, Path]) -> None:
 def test_evaluation_folders_as_arguments(pair: tuple[Path, Path]) -> None:
     folders = [next((run / "evaluations").iterdir()) for run in pair]
     assert table(done("compare", *folders)) == table(done("compare", *pair))
+
+
+def test_from_python_folders_and_results_alike(pair: tuple[Path, Path]) -> None:
+    out = done("compare", *pair)
+    assert str(library.compare(*map(str, pair))) == out.rstrip("\n")
+    results = [EvaluationResult.from_folder(next((run / "evaluations").iterdir())) for run in pair]
+    assert str(library.compare(*results)) == table(out).rstrip("\n")
+    for odd in ((results[0],), (*results, results[0]), (pair[0], results[1])):
+        with pytest.raises(ConfigurationError, match="two at a time"):
+            library.compare(*odd)
 
 
 def test_of_several_evaluations_the_one_that_both_have_is_meant(

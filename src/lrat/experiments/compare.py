@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from lrat.config.catalogue import FOLD_OVERLAP, SPLIT_BY_SEED
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
-from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation import Comparison, EvaluationResult
+from lrat.evaluation import compare as compare_results
 from lrat.evaluation.comparison.group_scores import compare_groups
 from lrat.evaluation.comparison.groups import Group, GroupComparison, Run
 from lrat.evaluation.comparison.seeds import AttackSeedSpread, attack_seed_spread
@@ -53,6 +54,28 @@ class Compared:
         write_json(path, self.record())
 
 
+def compare(
+    *runs: Path | str | EvaluationResult, suite: str | None = None
+) -> "Compared | Comparison":
+    """Compare evaluated runs, as ``lrat compare`` does: ``print`` what comes back, or read it.
+
+    Each a run folder, an evaluation's folder, or the result of ``lrat.evaluate``. Two: paired tests
+    on the images that both have (the only form for results, which keep no training seed). Three or
+    more folders: runs that differ in their seed alone are one group. One folder: its evaluations
+    with several attack seeds. ``suite`` chooses where folders hold several evaluations. Raises
+    ``LratError`` in one line for what cannot be compared.
+    """
+    results = [run for run in runs if isinstance(run, EvaluationResult)]
+    if not results:
+        return compare_places([Path(str(run)) for run in runs], suite=suite)
+    if len(results) != len(runs) or len(results) != 2 or suite is not None:
+        raise ConfigurationError(
+            "results are compared two at a time, as lrat.compare(result, other); more of them, and "
+            "results beside folders, as folders: give lrat.evaluate an out= and name those"
+        )
+    return compare_results(*results)
+
+
 def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compared:
     """Compare runs or evaluation folders.
 
@@ -73,7 +96,7 @@ def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compa
     results = [EvaluationResult.from_folder(folder) for folder in folders]
     if len(places) == 2:
         _refuse_other_folds(places, folders)
-        return Compared(kind="pair", places=tuple(places), found=compare(*results))
+        return Compared(kind="pair", places=tuple(places), found=compare_results(*results))
     runs = [
         _evaluated(place, folder, result)
         for place, folder, result in zip(places, folders, results, strict=True)
