@@ -19,7 +19,7 @@ from lrat.attacks import APGD, CW, PGD, SAA, Attack, Square
 from lrat.attacks.ascent import ascend
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy, dlr, kl, targeted_dlr
-from lrat.models import ResNet18
+from lrat.models import ResNet18, SmallCNN
 from lrat.threat import L2, Ball, Linf
 
 LINF, EUCLIDEAN = Linf(epsilon=8 / 255), L2(epsilon=0.5)
@@ -155,7 +155,7 @@ def test_square_is_one_forward_per_query_and_little_else(threat: Ball, largest: 
 def test_nothing_waits_for_the_device(attack: Attack) -> None:
     """Reading a value back to the host raises under fake tensors."""
     with FakeTensorMode():
-        model = seeded(0, lambda: ResNet18(width=2))
+        model = seeded(0, lambda: SmallCNN(channels=3, size=8, width=2))
         images, labels = torch.empty(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
         assert attack(model, images, labels).images.shape == images.shape
 
@@ -164,7 +164,7 @@ def test_nothing_waits_for_the_device(attack: Attack) -> None:
 @pytest.mark.parametrize("threat", [LINF, EUCLIDEAN], ids=["linf", "l2"])
 def test_the_ascent_never_waits_for_the_device(threat: Any, loss: Any) -> None:
     with FakeTensorMode(), torch.no_grad():
-        model = seeded(0, lambda: ResNet18(width=2)).eval()
+        model = seeded(0, lambda: SmallCNN(channels=3, size=8, width=2)).eval()
         images, labels = torch.empty(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
         prepared = loss.prepare(labels, model(images), torch.ones_like(labels))
         found = ascend(model, prepared, images, images, labels, threat=threat, steps=30)
