@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from lrat.evaluation.masking.gradient_checks import (
 from lrat.evaluation.masking.panel import Check
 from lrat.evaluation.masking.subject import Subject
 from lrat.losses import targeted_dlr
-from lrat.threat import L2, Ball, Linf
+from lrat.threat import Ball
 
 AGREEMENT = "PGD, CW, AutoAttack agree"
 SCALING = "scaled logits"
@@ -34,7 +35,6 @@ BLACK_BOX = "white box beats Square"
 
 _RETIRE = 5
 """Oftener than AutoAttack does, whose attacks take more steps."""
-_LARGEST_L2 = 30.0
 
 
 def agreement(subject: Subject) -> Check:
@@ -185,9 +185,13 @@ def _scales(subject: Subject) -> list[float]:
 
 def _growing(subject: Subject) -> list[Ball]:
     """Larger balls of the same kind, the last of which reaches every corner of the box."""
-    threat, images = subject.threat, subject.batch.images
-    if not isinstance(threat, Linf | L2):
-        raise SettingError(f"{threat!r} cannot be grown: known are Linf and L2")
-    whole = min(float(threat.distance((images < 0.5).float(), images).amax()), _LARGEST_L2)
+    threat: Any = subject.threat
+    images = subject.batch.images
+    corner = float(threat.distance((images < 0.5).float(), images).amax())
+    whole = min(corner, threat.norm.largest)
     grown = [threat.epsilon * factor for factor in limits.GROWTH]
-    return [replace(threat, epsilon=each) for each in (*(g for g in grown if g < whole), whole)]
+    epsilons = [*(epsilon for epsilon in grown if epsilon < whole), whole]
+    try:
+        return [replace(threat, epsilon=each) for each in epsilons]
+    except TypeError:
+        raise SettingError(f"{threat!r} cannot be grown: use Linf or L2") from None
