@@ -90,9 +90,9 @@ class Runs:
         for path in now.keys() - self.stored.keys():
             path.unlink()
         for path, content in self.stored.items():
-            if now.get(path) != content:
+            if path.is_symlink() or now.get(path) != content:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                put(path, content)
 
     def files(self, pattern: str) -> list[Path]:
         return sorted(self.run.glob(pattern))
@@ -101,7 +101,9 @@ class Runs:
 Found = tuple[str, list[str]]
 """What a command found, and what it said beside it."""
 Read = Callable[[Runs], Found]
-Damage = tuple[str, Mapping[Path, bytes]]
+Content = bytes | Callable[[Path], object]
+"""Of a file, or what puts something else in its place."""
+Damage = tuple[str, Mapping[Path, Content]]
 
 
 def evaluates(runs: Runs) -> Found:
@@ -227,6 +229,17 @@ def not_drawn() -> Iterator[None]:
         yield
 
 
+def put(path: Path, content: Content) -> None:
+    """Let ``path`` hold this, whatever it was."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content(path)
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -306,7 +319,7 @@ class Trial:
         for what, files in damages:
             read = next(turn)
             for path, content in files.items():
-                path.write_bytes(content)
+                put(path, content)
             kind = self._read(read, f"{pattern}, {what}, {read.__name__}", tally, same_numbers)
             tally.counts[kind] += 1
             self._runs.restore()

@@ -4,6 +4,7 @@ A few bytes and contents of each kind of file in the usual tests; in `make soak`
 of each, and all odd contents.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -38,6 +39,22 @@ def _flipped(count: int) -> Callable[[Runs, str], Iterator[Damage]]:
             yield f"byte {place} of {path.name}", {path: bytes(content)}
 
     return damages
+
+
+NO_FILES: dict[str, Callable[[Path], object]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to nowhere": lambda path: path.symlink_to("/nowhere/file"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+def _replaced(runs: Runs, pattern: str) -> list[Damage]:
+    return [(what, {runs.files(pattern)[-1]: put}) for what, put in NO_FILES.items()]
+
+
+def _one_replaced(runs: Runs, pattern: str) -> list[Damage]:
+    return [random.Random(pattern).choice(_replaced(runs, pattern))]
 
 
 def _odd(runs: Runs, pattern: str) -> Iterator[Damage]:
@@ -89,6 +106,7 @@ def test_damaged_and_odd_files_are_noticed(tmp_path: Path) -> None:
     assert _wrong(_tallies(runs, KINDS, _flipped(1))) == []
     few = [*FORMATS["JSON"], "weights/*.parquet", *FORMATS["safetensors"]]
     assert _wrong(_tallies(runs, few, _few_odd)) == []
+    assert _wrong(_tallies(runs, KINDS, _one_replaced)) == []
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +124,25 @@ def test_200_flipped_bytes_of_each_kind_are_noticed(whole: Runs, part: str) -> N
         "A random byte becomes another one; then one of the commands that read such a file reads "
         "it, in turn (train, evaluate, compare, report, merge, why, curve, analyse).\n\n"
         f"{_table(tallies)}",
+        page="robustness.md",
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_no_file_is_not_taken_as_absent(whole: Runs, part: str) -> None:
+    everyone = Trial(whole)
+    tallies: dict[str, Tally] = {}
+    with not_drawn():
+        for pattern in PARTS[part]:
+            damages = [each for each in _replaced(whole, pattern) for _ in KINDS[pattern]]
+            tallies[pattern] = everyone.tallied(pattern, damages)
+    assert _wrong(tallies) == []
+    keep(
+        f"Folders, pipes and links in place of each kind of file of {part}",
+        "A folder, a pipe, a link to nowhere and one to itself; then each of the commands that "
+        "read such a file reads it. The same numbers: what was derived from other files is written "
+        f"anew.\n\n{_table(tallies)}",
         page="robustness.md",
     )
 

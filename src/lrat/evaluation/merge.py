@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import copyfileobj
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,11 @@ from lrat.evaluation.storage.store import (
     read_notes,
     read_parts,
 )
-from lrat.files.read import is_there, listed, open_stored, read_whole
-from lrat.files.write import is_temporary, read_tensors, write_atomically
+from lrat.files.read import is_there, listed, open_stored, read_whole, trouble
+from lrat.files.write import TABLE_SUFFIXES, is_temporary, read_tensors, write_atomically
 
 Rows = npt.NDArray[np.int64]
+_SUFFIXES = (*TABLE_SUFFIXES, ".safetensors", ".json")
 _VERDICT = ("label", "fooled")
 """What two rows of one image under one attack must agree in. The rest may differ in the last bits
 between machines, and with it which wrong class an attack ended at."""
@@ -173,17 +174,19 @@ def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
 def _copy(place: Path, out: Path) -> None:
     """Add what ``place`` has and ``out`` has not."""
     found = [path for kind in (PARTS, IMAGES, GALLERY) for path in listed(place / kind)]
-    for source in [*found, place / EXTENT, place / FINGERPRINT]:
-        target = out / source.relative_to(place)
-        if not is_temporary(source) and source.is_file() and not target.exists():
-            if source.suffix == ".safetensors":
-                read_whole(source, read_tensors, "delete it, or leave out its folder")
-            write_atomically(target, partial(_transfer, source))
-
-
-def _transfer(source: Path, file: BinaryIO) -> None:
-    with open_stored(source) as stream:
-        copyfileobj(stream, file)
+    ours = [each for each in found if each.suffix in _SUFFIXES and not is_temporary(each)]
+    for source in [*ours, place / EXTENT, place / FINGERPRINT]:
+        target, cure = out / source.relative_to(place), "delete it, or leave out its folder"
+        if not is_there(source) or is_there(target):
+            continue
+        if source.suffix == ".safetensors":
+            read_whole(source, read_tensors, cure)
+        try:
+            stream = open_stored(source)
+        except OSError as error:
+            raise RunFolderError(f"{source} {trouble(error)}; {cure}") from None
+        with stream:
+            write_atomically(target, partial(copyfileobj, stream))
 
 
 def _joined(

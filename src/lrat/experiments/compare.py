@@ -16,14 +16,13 @@ from lrat.evaluation.comparison.seeds import AttackSeedSpread, attack_seed_sprea
 from lrat.files.read import read_record
 from lrat.files.write import write_json
 from lrat.runs.folder import (
-    CONFIG,
     CONTENTS,
-    EVALUATIONS,
     checkpoint_of,
     evaluated,
     of_other_seeds,
     one_of_each,
     read_config,
+    run_of,
 )
 
 Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
@@ -115,7 +114,7 @@ class _Evaluated:
 
 
 def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluated:
-    home = _run_folder(folder)
+    home = run_of(folder)
     if home is None:
         # Somebody's model: nothing is known of how it was trained.
         run = Run(name=str(place), result=result)
@@ -178,7 +177,7 @@ def _over_attack_seeds(place: Path, suite: str | None) -> AttackSeedSpread:
 
 def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None:
     """Say why two runs on digits have other images, where the digests alone would say that."""
-    homes = [_run_folder(folder) for folder in folders]
+    homes = [run_of(folder) for folder in folders]
     configs = [None if home is None else read_config(home) for home in homes]
     if any(config is None or config.data.name != SPLIT_BY_SEED for config in configs):
         return
@@ -200,13 +199,6 @@ def _refuse_twice(places: Sequence[Path], folders: Sequence[Path]) -> None:
             also = "" if seen[real] == place else f" (also as {seen[real]})"
             raise ConfigurationError(f"{place} is named twice{also}: name every run once")
         seen[real] = place
-
-
-def _run_folder(evaluation: Path) -> Path | None:
-    """The run that an evaluation folder lies in; None for somebody's model."""
-    parent = evaluation.resolve().parent
-    home = parent.parent
-    return home if parent.name == EVALUATIONS and (home / CONFIG).is_file() else None
 
 
 def _seedless(config: RunConfig) -> RunConfig:

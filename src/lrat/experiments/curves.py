@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from lrat import hardware
 from lrat.acceleration import View
-from lrat.checks import ARGUMENTS, TEXT, check_fields, optional
+from lrat.checks import ARGUMENTS, TEXT, check_fields, optional, threat_parts
 from lrat.config import build
 from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
@@ -17,7 +17,7 @@ from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.statistics import percent
 from lrat.evaluation.storage.store import IDENTITY, claim
 from lrat.evaluation.suites import Member
-from lrat.files.read import read_record, read_whole
+from lrat.files.read import is_there, read_record, read_whole
 from lrat.files.write import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
@@ -28,7 +28,6 @@ from lrat.runs.identity import Reading
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
-from lrat.threat.norms import Norm, threat_parts
 
 FIGURES = "figures"
 _IMAGES = "images"
@@ -106,7 +105,7 @@ def measure_curves(
     if not runs:
         raise SettingError("no run to measure: name at least one run folder")
     norm, highest = _common_scale(runs, request)
-    suites.attack(request.attack, as_ball(f"{norm.text}:{highest!r}"))  # refused before any work
+    suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))  # refused before any work
     hardware.device(request.device)
     names = _names(runs)
     measured = []
@@ -118,10 +117,10 @@ def measure_curves(
     return CurvesReport(measured=tuple(measured), drawn=drawn)
 
 
-def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[Norm, float]:
+def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, float]:
     """The norm of all runs, and how far epsilon goes."""
     trained = [threat_parts(read_config(run).threat) for run in runs]
-    norms = sorted({norm.text for norm, _ in trained})
+    norms = sorted({norm for norm, _ in trained})
     if len(norms) > 1:
         raise SettingError(
             f"the runs were trained in {' and '.join(norms)}, which have no common axis: draw "
@@ -130,8 +129,8 @@ def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[Norm, fl
     highest = request.max_epsilon
     if highest is None:
         highest = _BEYOND_TRAINED * max(epsilon for _, epsilon in trained)
-        highest = float(f"{min(highest, trained[0][0].largest):.6g}")
-    return trained[0][0], highest
+        highest = float(f"{min(highest, 1.0) if norms[0] == 'linf' else highest:.6g}")
+    return norms[0], highest
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -156,20 +155,21 @@ def _measure(
     build.check_fit(subject.network, subject.test)
     place = hardware.device(request.device)
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
-    ball, trained = subject.threat, subject.threat.epsilon
-    name_of_folder = _folder_name(request, ball.norm.text, highest, len(images))
+    ball = as_ball(subject.threat)
+    norm, trained = threat_parts(subject.threat)
+    name_of_folder = _folder_name(request, norm, highest, len(images))
     folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-        largest = suites.attack(request.attack, as_ball(f"{ball.norm.text}:{highest!r}"))
+        largest = suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))
         identity = {
             **subject.identity,
             "data": subject.test.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
             "attack": request.attack,
             "settings": Member(name=request.attack, attack=largest).description,
-            "norm": ball.norm.name,
+            "norm": type(ball).__name__,
             "max_epsilon": highest,
             "levels": request.levels,
             "images": len(images),
@@ -232,7 +232,7 @@ class _Store:
         found = [
             self.folder / f"{_IMAGES}{suffix}"
             for suffix in TABLE_SUFFIXES
-            if (self.folder / f"{_IMAGES}{suffix}").is_file()
+            if is_there(self.folder / f"{_IMAGES}{suffix}")
         ]
         return _read_brackets(found[0]) if found else None
 

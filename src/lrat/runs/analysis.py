@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.evaluation.storage.store import differences
-from lrat.files.read import read_json, read_whole
+from lrat.files.read import is_there, read_json, read_whole
 from lrat.files.write import (
     TABLE_SUFFIXES,
     Columns,
@@ -63,7 +63,7 @@ class AnalysisStore:
         tables = [f"{name}{suffix}" for name in _TABLES for suffix in TABLE_SUFFIXES]
         names = (SUMMARY, *tables, OVERLAP, RANKINGS, IDENTITY)  # the summary first
         figures = (self.folder / FIGURES).glob("*.*")
-        return [path for name in names if (path := self.folder / name).is_file()] + [*figures]
+        return [path for name in names if is_there(path := self.folder / name)] + [*figures]
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -79,7 +79,7 @@ class AnalysisStore:
         """A table of this folder, if it is there; ``RunFolderError`` for a damaged one."""
         for suffix in TABLE_SUFFIXES:
             path = self.folder / f"{name}{suffix}"
-            if path.is_file():
+            if is_there(path):
                 return _checked(read_whole(path, read_table, _CURE), path, columns)
         return None
 

@@ -14,11 +14,10 @@ from lrat.config.catalogue import names_a_file, slug
 from lrat.config.settings import RunConfig, differences, load_config, read_settings
 from lrat.errors import CheckpointError, ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation.storage.records import ANEW
-from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY
+from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY, SUMMARY
 from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
 from lrat.files.write import is_temporary
 from lrat.runs.lock import LOCK
-from lrat.threat.norms import NORMS
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -224,6 +223,15 @@ def finished(places: Sequence[Path], suite: str | None) -> list[list[Path]]:
     return chosen
 
 
+def run_of(evaluation: Path) -> Path | None:
+    """The run that an evaluation folder lies in, be its configuration lost; None for somebody's
+    model."""
+    parent = evaluation.resolve().parent
+    home = parent.parent
+    is_run = parent.name == EVALUATIONS and any(is_there(home / each) for each in (CONFIG, MODEL))
+    return home if is_run else None
+
+
 def checkpoint_of(folder: Path) -> str:
     """Which of a run's weights an evaluation folder's name says: ``selected``, ``epoch-3``."""
     match = _CHECKPOINT.match(folder.name)
@@ -232,22 +240,22 @@ def checkpoint_of(folder: Path) -> str:
 
 def finished_at(place: Path) -> list[Path]:
     """The finished evaluations at one place; ``RunFolderError`` for one that cannot be read."""
-    if (place / "identity.json").is_file():
+    if is_there(place / IDENTITY):
         return [place]
     if not place.is_dir():
         raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
     try:
-        inside = [each for each in listed(place / EVALUATIONS) if (each / "summary.json").exists()]
+        folders = listed(place / EVALUATIONS) or listed(place)
+        return [each for each in folders if is_there(each / SUMMARY)]
     except OSError as error:
         raise RunFolderError(
             f"{error.filename or place} {trouble(error)}: make it readable, or name the evaluation"
         ) from None
-    return sorted([*inside, *(path.parent for path in place.glob("*/summary.json"))])
 
 
 def is_of(folder: Path, suite: str) -> bool:
     """Whether an evaluation folder is of this suite, as ``finished`` takes it."""
-    if suite == folder.name or any(f"-{slug(suite)}-{norm}-" in folder.name for norm in NORMS):
+    if suite == folder.name or re.search(rf"-{re.escape(slug(suite))}-(?:linf|l2)-", folder.name):
         return True
     # Ours are named after themselves: a file's suite that calls itself "quick" is another.
     return suite not in catalogue.SUITES and evaluated(folder, "suite") == suite

@@ -22,7 +22,7 @@ from lrat.evaluation.statistics import (
     percent,
     wilson,
 )
-from lrat.runs.folder import CONFIG, EVALUATIONS, checkpoint_of, one_of_each, read_config
+from lrat.runs.folder import checkpoint_of, one_of_each, read_config, run_of
 from lrat.text import aligned, written_p
 
 _Fooled: TypeAlias = Mapping[str, npt.NDArray[np.bool_]]
@@ -172,12 +172,11 @@ def rank_places(places: Sequence[Path], *, suite: str | None = None) -> list[Ran
 
 def rank_folder(folder: Path) -> Ranking:
     """The ranking of one finished evaluation, named by its run's configuration."""
-    home = folder.resolve().parent.parent
-    known = folder.resolve().parent.name == EVALUATIONS and (home / CONFIG).is_file()
-    config = read_config(home) if known else None
+    home = run_of(folder)
+    config = None if home is None else read_config(home)
     return rank(
         EvaluationResult.from_folder(folder),
-        name=home.name if known else folder.name,
+        name=folder.name if home is None else home.name,
         data=config.data.name if config else "",
         method=config.method.name if config else "",
         checkpoint=checkpoint_of(folder),

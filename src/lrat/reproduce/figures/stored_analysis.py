@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrat.errors import RunFolderError
 from lrat.experiments.analyse.figures import AGREEMENT_NOTES, noted_agreements
-from lrat.files.read import NOT_AS_WRITTEN, read_record, read_whole
+from lrat.files.read import NOT_AS_WRITTEN, is_there, read_record, read_whole
 from lrat.files.write import TABLE_SUFFIXES, read_table
 from lrat.reporting.figures import Agreement, View, tail_words
 from lrat.runs.analysis import EMBEDDING, OVERLAP, SUMMARY, VULNERABILITY
@@ -176,6 +176,6 @@ def _ties(stored: StoredAnalysis) -> str:
 def _table(folder: Path, name: str) -> Columns | None:
     for suffix in TABLE_SUFFIXES:
         path = folder / f"{name}{suffix}"
-        if path.is_file():
+        if is_there(path):
             return read_whole(path, read_table, _CURE)
     return None
