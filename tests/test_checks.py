@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from experiments.commands import python
-from lrat.checks import ARGUMENTS, FLAG, MODULE, PATH, Rule
+from lrat.checks import ARGUMENTS, FLAG, MODULE, PATH, Rule, threat_parts
 from lrat.errors import SettingError
 from lrat.text import shown
 from lrat.threat import BALL, L2, Linf, as_ball, parse
@@ -104,6 +104,20 @@ def test_what_is_no_number_is_refused_in_a_line(value: Any) -> None:
 def test_other_values_are_refused_in_a_line(rule: Rule, value: Any) -> None:
     with pytest.raises(SettingError, match=r"^[^\n]{5,400}$"):
         rule("name", value)
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400, np.uint64(2**63)])
+def test_a_whole_number_beyond_what_records_hold_is_refused(value: Any) -> None:
+    for name in ("limit", "seed"):
+        with pytest.raises(SettingError, match=rf"^{name}=\S+: must be below 2\^63"):
+            ARGUMENTS[name](name, value)
+    assert ARGUMENTS["seed"]("seed", 2**63 - 1) == 2**63 - 1
+
+
+@pytest.mark.parametrize("text", ["linf:nan", "linf:inf", "l2:1e999", "l2:-nan", "linf:1e999/2"])
+def test_a_threat_of_no_number_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="is no number"):
+        threat_parts(text)
 
 
 @pytest.mark.parametrize("value", ["runs", Path("runs/a"), "läufe"])

@@ -10,6 +10,7 @@ import inspect
 import math
 import operator
 import os
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any, TypeVar
 from lrat.errors import LratError, SettingError
 from lrat.text import shown
 
+MOST_WHOLE = 2**63
+"""Beyond it tensors and stored records hold no whole number."""
+MOST_NUMBER = sys.float_info.max
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -36,10 +40,11 @@ class Rule:
             return self.take(value)
         except LratError:
             raise
-        except (TypeError, ValueError, OverflowError, AttributeError):
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             given = f"{name}={shown(value)}"
             given = f"{owner}({given})" if owner else given
-            raise SettingError(f"{given}: must be {self.need}, as {name}={self.example}") from None
+            need = "below 2^63" if isinstance(error, OverflowError) else self.need
+            raise SettingError(f"{given}: must be {need}, as {name}={self.example}") from None
 
 
 def is_flag(value: Any) -> bool:
@@ -54,14 +59,17 @@ def _check(condition: bool) -> None:
 
 def _whole(value: Any) -> int:
     _check(not is_flag(value) and getattr(value, "ndim", 0) == 0)
-    return operator.index(value)
+    found = operator.index(value)
+    if not -MOST_WHOLE <= found < MOST_WHOLE:
+        raise OverflowError
+    return found
 
 
 def _number(value: Any) -> int | float:
     _check(not is_flag(value) and getattr(value, "ndim", 0) == 0)
     _check(not isinstance(value, str | bytes | bytearray))
     number = value if type(value) in (int, float) else float(value)
-    _check(math.isfinite(number))
+    _check(-MOST_NUMBER <= number <= MOST_NUMBER)
     return number
 
 
@@ -108,15 +116,16 @@ def _module(value: Any) -> Any:
     return value
 
 
-def whole(least: int | None = None, *, example: object) -> Rule:
-    """A whole number, of at least ``least``."""
+def whole(least: int | None = None, *, most: int = MOST_WHOLE - 1, example: object) -> Rule:
+    """A whole number, of at least ``least`` and at most ``most``."""
 
     def take(value: Any) -> int:
         found = _whole(value)
-        _check(least is None or found >= least)
+        _check((least is None or found >= least) and found <= most)
         return found
 
     need = "a whole number" if least is None else f"a whole number >= {least}"
+    need += "" if most == MOST_WHOLE - 1 else f" and <= {most}"
     return Rule(take, need, example)
 
 
@@ -215,7 +224,7 @@ ARGUMENTS: Mapping[str, Rule] = {
     "accumulate": whole(1, example=2),
     "limit": whole(1, example=1000),
     "chunk": whole(1, example=128),
-    "levels": whole(1, example=64),
+    "levels": whole(1, most=10_000, example=64),
     "seconds": number(above=0, example=600),
     "keep_last": whole(1, example=2),
     "monitor_every": whole(1, example=5),
@@ -323,3 +332,36 @@ def checked(**own: Rule) -> Callable[[_Function], _Function]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def threat_parts(text: str) -> tuple[str, float]:
+    """``linf:8/255`` -> ("linf", 0.0313...); also decimal numbers, and ``l2:0.5``.
+
+    Raises SettingError.
+    """
+    norm, _, radius = text.partition(":")
+    if norm not in {"linf", "l2"} or not radius:
+        raise SettingError(f"threat {shown(text)}: write linf:8/255, linf:0.1 or l2:0.5")
+    numerator, _, denominator = radius.partition("/")
+    try:
+        epsilon = float(numerator) / (float(denominator) if denominator else 1.0)
+        if not math.isfinite(epsilon):
+            raise ValueError
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise SettingError(
+            f"threat {shown(text)}: {shown(radius)} is no number like 8/255 or 0.1"
+        ) from None
+    if norm == "linf" and epsilon > 1:
+        raise SettingError(
+            f"threat {shown(text)}: epsilon is in [0, 1] pixel units; linf:{radius}/255 was "
+            "probably meant"
+        )
+    return norm, epsilon
+
+
+def threat_text(norm: str, epsilon: float) -> str:
+    """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
+    if float(f"{epsilon:g}") == epsilon:
+        return f"{norm}:{epsilon:g}"
+    levels = round(epsilon * 255)
+    return f"{norm}:{levels}/255" if levels / 255 == epsilon else f"{norm}:{epsilon!r}"

@@ -33,6 +33,11 @@ def _written_out(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def storable(text: str) -> str:
+    """``text`` with what no file can hold written out: bytes of a path that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def cut(text: str, most: int = _LONGEST_VALUE) -> str:
     """At most so many characters of ``text``; an ellipsis stands for the rest."""
     return text if len(text) <= most else f"{text[: most - 1]}…"

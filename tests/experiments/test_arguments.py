@@ -196,12 +196,15 @@ OTHERS: list[tuple[Any, dict[str, Any], str, Any]] = [
     (EvaluationRequest, {}, "device", 3),
     *((EvaluationRequest, {}, "transfer", value) for value in ("runs/a", [3], 3)),
     *((EvaluationRequest, {}, "gallery", value) for value in (-1, "3", 1.5)),
-    *((EvaluationRequest, {}, "part", value) for value in (2, (0, 2), (3, 2), ("1", 2), (1, 2, 3))),
+    *(
+        (EvaluationRequest, {}, "part", value)
+        for value in (2, (0, 2), (3, 2), ("1", 2), (1, 10**20))
+    ),
     *((EvaluationRequest, {}, "devices", value) for value in (0, "2")),
     *((EvaluationRequest, {}, "nodes", value) for value in (0, None)),
     *((CurveRequest, {}, "attack", value) for value in (None, 3, "")),
     *((CurveRequest, {}, "max_epsilon", value) for value in (0, "0.1", float("inf"))),
-    *((CurveRequest, {}, "levels", value) for value in (0, 2.0)),
+    *((CurveRequest, {}, "levels", value) for value in (0, 2.0, 10**9)),
     *((CurveRequest, {}, "limit", value) for value in (0, "5")),
     *((CurveRequest, {}, "batch_size", value) for value in (0, None)),
     *((CurveRequest, {}, "checkpoint", value) for value in (None, 3, "")),

@@ -31,6 +31,7 @@ def test_seeds_are_a_number_or_a_list(text: str, seeds: tuple[int, ...]) -> None
     [
         ("0", "at least 1"),
         ("-1", "at least 1"),
+        ("99999999999999999999", "at most"),
         ("0,-1", "-1 is negative"),
         ("1,2,1", "1 is there twice"),
         ("two", "write how many"),

@@ -101,12 +101,13 @@ def _status() -> int:
     except OSError as error:
         _logger.info("where the system refused", exc_info=True)
         return _complain(_refused(error))
-    except MemoryError:
-        _logger.info("where memory ran out", exc_info=True)
-        return _complain(
-            "memory ran out: use fewer images or runs at once, or a smaller batch, or free memory"
-        )
     except Exception as error:
+        if _is_memory_error(error):
+            _logger.info("where memory ran out", exc_info=True)
+            return _complain(
+                "memory ran out: use fewer images or runs at once, or a smaller batch, or free "
+                "memory"
+            )
         # typer's own: their classes live in typer or in click, depending on typer's version.
         explain = getattr(error, "format_message", None)
         if explain is None:
@@ -115,6 +116,14 @@ def _status() -> int:
     if status == 130:
         return _complain("interrupted", 130)
     return status if isinstance(status, int) else 0
+
+
+def _is_memory_error(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from lrat.outputs import is_memory_error
+
+    return is_memory_error(error)
 
 
 def _refused(error: OSError) -> str:

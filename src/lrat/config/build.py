@@ -35,7 +35,7 @@ from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective
 from lrat.randomness import seeded_randomness
-from lrat.text import shown
+from lrat.text import in_one_line, shown
 from lrat.threat import as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
@@ -166,9 +166,16 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
             f"{height}x{width}: use resnet-18 or a model of your own"
         )
     with seeded_randomness(config.seed):
-        if config.model.name == "resnet-18":
-            return ResNet18(channels=channels, classes=classes, **chosen)
-        return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
+        try:
+            if config.model.name == "resnet-18":
+                return ResNet18(channels=channels, classes=classes, **chosen)
+            return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
+        except (OverflowError, RuntimeError, TypeError) as error:
+            # Of a width beyond what a tensor or the memory holds.
+            raise ConfigurationError(
+                f"model {config.model.name} of width {config.model.width} cannot be made: "
+                f"{in_one_line(error)}"
+            ) from None
 
 
 def check_fit(network: nn.Module, images: ImageData) -> int:

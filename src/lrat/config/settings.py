@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
-from lrat.checks import ARGUMENTS
+from lrat.checks import ARGUMENTS, MOST_WHOLE
 from lrat.config import catalogue
 from lrat.errors import ConfigurationError, LratError
 from lrat.files.read import parse_yaml, read_yaml, trouble
-from lrat.text import cut, shown
+from lrat.text import cut, shown, storable
 
 _KEEPING = {
     "keep_last",
@@ -24,6 +32,8 @@ _KEEPING = {
     "guards",
 }
 """How a run is kept and watched, which decides nothing of its result."""
+
+_MOST_THREADS = 4096
 
 
 def _off(value: Any) -> Any:
@@ -38,6 +48,13 @@ def _decay(value: float | None) -> float | None:
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_stored(cls, value: Any) -> Any:
+        if type(value) is int and not -MOST_WHOLE <= value < MOST_WHOLE:
+            raise ValueError("must be below 2^63")
+        return value
 
 
 class MethodSettings(_Section):
@@ -175,7 +192,7 @@ class RunConfig(_Section):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     acceleration: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     device: str = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=_MOST_THREADS)
 
     def result_settings(self, *, defaults: bool = True) -> dict[str, Any]:
         """What decides the result: not what computes it (device, threads), nor where files lie.
@@ -203,7 +220,8 @@ class RunConfig(_Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """All settings as YAML that ``read_settings`` and ``load_config`` take back."""
+        """All settings as YAML that ``read_settings`` and ``load_config`` take back.
+        ``ConfigurationError`` for a path that no file can hold."""
         content = self.model_dump(mode="json")
         # JSON has no numbers for keys, YAML has.
         content["training"]["drops"] = dict(self.training.drops)
@@ -221,6 +239,12 @@ class RunConfig(_Section):
             str(Path(name).resolve()) if catalogue.names_users_code(name) else name
             for name in training["trackers"]
         ]
+        for path in (data["root"], data["name"], model["name"], *training["trackers"]):
+            if path is not None and path != storable(path):
+                raise ConfigurationError(
+                    f"{storable(path)}: this path is no UTF-8, so no configuration can hold it: "
+                    "rename its folder or file"
+                )
         return yaml.safe_dump(content, sort_keys=False)
 
 

@@ -7,6 +7,7 @@ a digest of their file.
 
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -94,7 +95,7 @@ def file_digest(place: str) -> str:
 def _importable(file: Path, what: str) -> Iterator[ModuleType]:
     """The file as a module that is registered (dataclasses look themselves up) and can import its
     neighbours; it stays registered, since its classes refer to it, the path is as before."""
-    name = f"_lrat_users_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    name = f"_lrat_users_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"{file} is no Python file")

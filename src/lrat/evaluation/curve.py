@@ -91,7 +91,7 @@ def security_curve(
     return Curve(
         attack=name,
         settings=settings,
-        norm=threat.norm.name,
+        norm=type(threat).__name__,
         max_epsilon=highest,
         levels=levels,
         seed=seed,

@@ -29,6 +29,7 @@ from lrat.experiments.evaluate import (
 )
 from lrat.files.write import appears
 from lrat.runs.sources import ModelSource
+from lrat.threat import as_ball
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]
 
@@ -83,12 +84,13 @@ class _EvaluationWork:
         subject = self.source.load(self.request.threat)
         folder = evaluation_folder(subject, self.request) or Path(self.scratch)
         folder = Path(fabric.broadcast(str(folder)))
+        ball = as_ball(subject.threat)
         alone = replace(self.request, devices=None, nodes=1)
         if rank == 0:
             begin_evaluation(
                 subject.network,
                 subject.test,
-                threat=subject.threat,
+                threat=ball,
                 request=alone,
                 folder=folder,
                 device=device,
@@ -101,7 +103,7 @@ class _EvaluationWork:
                 share = evaluate_network(
                     subject.network,
                     subject.test,
-                    threat=subject.threat,
+                    threat=ball,
                     request=replace(alone, part=(rank + 1, of)),
                     folder=folder,
                     device=device,

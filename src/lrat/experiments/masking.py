@@ -19,6 +19,7 @@ from lrat.files.write import write_json
 from lrat.hardware import move
 from lrat.runs.folder import PANEL
 from lrat.runs.sources import LoadedModel, evaluated_choices
+from lrat.threat import as_ball
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
@@ -54,7 +55,7 @@ def examine(
         panel = masking_panel(
             network,
             images.batch(torch.arange(len(images))).to(place),
-            subject.threat,
+            as_ball(subject.threat),
             view=view if isinstance(view, View) else None,
             seed=request.seed,
             result=result,
@@ -83,7 +84,7 @@ def _made_of(
     made_of = {
         "version": _VERSION,
         **subject.identity,
-        "threat": subject.threat.text,
+        "threat": subject.threat,
         "seed": request.seed,
         "acceleration": request.acceleration,
         "images": images.digest(),

@@ -10,6 +10,7 @@ import torch
 
 from lrat import hardware
 from lrat.acceleration import View, describe
+from lrat.checks import whole
 from lrat.config import build, catalogue
 from lrat.config.catalogue import check_suite
 from lrat.data import ImageData
@@ -27,6 +28,7 @@ from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
 from lrat.runs.folder import OFF, evaluated, finished_at
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.runs.suites import suite
+from lrat.threat import as_ball
 
 FIGURES = "figures"
 _DEFAULT_SUITE = "quick"
@@ -68,6 +70,7 @@ def explain(
     """
     if suite_name is not None:
         check_suite(suite_name)
+    index = whole(example=17)("index", index)
     place = hardware.device(device)
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     subject = source.load(threat)
@@ -143,9 +146,10 @@ class _Found:
         run: Path, subject: LoadedModel, suite_name: str | None, index: int, classes: int
     ) -> "_Found":
         """The evaluation with the image, then with the most attacks, then with the most images."""
+        ball = as_ball(subject.threat)
 
         def made(name: str) -> Suite:
-            return suite(name, subject.threat, classes)
+            return suite(name, ball, classes)
 
         asked = made(suite_name or _DEFAULT_SUITE)
         best: tuple[tuple[bool, int, int], _Found] | None = None

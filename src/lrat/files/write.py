@@ -33,7 +33,7 @@ from lrat.files.read import (
     read_json,
     safetensors_metadata,
 )
-from lrat.text import reason
+from lrat.text import reason, storable
 
 TABLE_SUFFIXES = (".parquet", ".npz")
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -43,6 +43,7 @@ _MOST_ROWS = 20_000_000
 """Of a table: a few bytes may stand for rows without end, a part of ours holds a batch's."""
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
+_HALVES = re.compile("[\ud800-\udfff]")
 _TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.(?:\d+\.tmp|[0-9a-f]{32}(?:\.tmp)?)")
 """Names of ``temporary``; those of earlier versions ended in a process's number."""
 
@@ -216,8 +217,9 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """UTF-8 text, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """UTF-8 text, atomically; see ``storable``."""
+    content = storable(text).encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -236,7 +238,11 @@ def write_if_new(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """A JSON object with its checksum as the last key; ``ValueError`` for NaN and infinity."""
+    """A JSON object with its checksum as the last key, its texts ``storable``; ``ValueError`` for
+    NaN and infinity."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if text != storable(text):
+        value = json.loads(_HALVES.sub(lambda half: f"\\\\u{ord(half[0]):04x}", text))
     whole = {**value, CHECKSUM: checksum(value)}
     return json.dumps(whole, indent=indent, allow_nan=False)
 

@@ -13,6 +13,7 @@ from lrat.reproduce.paper import FIGURES, PARTS
 from lrat.reproduce.presets import Choice, check_row
 from lrat.reproduce.studies import check_studies
 
+_MOST_SEEDS = 10_000
 TABLES = ("table1", "table2")
 SENSITIVITY = "sensitivity"
 TARGETS = (
@@ -91,8 +92,10 @@ def seeds_in(text: str) -> tuple[int, ...]:
         )
     numbers = [int(part) for part in parts]
     if "," not in text:
-        if numbers[0] < 1:
-            raise ConfigurationError(f"seeds {text}: at least 1 (which one: 0,)")
+        if not 1 <= numbers[0] <= _MOST_SEEDS:
+            raise ConfigurationError(
+                f"seeds {text}: at least 1, at most {_MOST_SEEDS} (which one: 0,)"
+            )
         return tuple(range(numbers[0]))
     for number in numbers:
         if number < 0:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.files.write import write_atomically, write_text
+from lrat.text import storable
 
 COLUMN = 3.25
 """Width of a paper's column, in inches; ``PAGE`` is that of its text."""
@@ -118,6 +119,9 @@ def save(figure: Any, stem: Path, caption: str) -> Drawn:
     """
     if stem.suffix in {".pdf", ".png", ".txt"}:
         stem = stem.with_suffix("")
+    caption = storable(caption)
+    for text in figure.findobj(_has_text):
+        text.set_text(storable(text.get_text()))
     pdf, png, words = (stem.with_name(f"{stem.name}{end}") for end in (".pdf", ".png", ".txt"))
     with warnings.catch_warnings():
         # Names may hold signs that the font lacks: they become boxes.
@@ -136,3 +140,7 @@ def save(figure: Any, stem: Path, caption: str) -> Drawn:
         )
     write_text(words, caption + "\n")
     return Drawn(pdf=pdf, png=png, caption=caption)
+
+
+def _has_text(artist: Any) -> bool:
+    return hasattr(artist, "set_text")

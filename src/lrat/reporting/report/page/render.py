@@ -26,6 +26,7 @@ from lrat.reporting.report.page.training_charts import (
     weight_histogram,
 )
 from lrat.reporting.report.records import ReportRecord
+from lrat.text import storable
 
 STYLES = ("base.css", "layout.css", "tables.css", "parts.css", "print.css")
 SCRIPTS = ("charts.js", "tables.js", "gallery.js", "controls.js")
@@ -36,7 +37,7 @@ def write_report(record: ReportRecord, path: Path) -> int:
 
     Raises ``RunFolderError`` on a full disk or a read-only folder.
     """
-    content = render_report(record).encode()
+    content = storable(render_report(record)).encode()
     remove_leftovers(path.parent, name=path.name)
     write_atomically(path, lambda file: file.write(content))
     return len(content)
