@@ -1,6 +1,7 @@
 """Attacks through scaled logits and through another model."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor, nn
 
 from attacks.stubs import Bright, Brighten, grey
 from builders import seeded
-from lrat.attacks import APGD, PGD, LogitScaled, Transfer
+from lrat.attacks import APGD, PGD, Attack, LogitScaled, Transfer, Variant
+from lrat.config.user_code import OwnAttack
 from lrat.errors import SettingError
 from lrat.losses import targeted_dlr
+from lrat.randomness import NoiseLike
 from lrat.threat import Linf
 from trained import THREAT, held_out, trained
 
@@ -55,10 +58,44 @@ def test_scaling_changes_no_attack_that_looks_at_ratios_of_logits() -> None:
         assert torch.equal(found, plain)
 
 
-def test_scaling_says_of_itself_what_the_attack_says() -> None:
+def test_wrappers_say_of_themselves_what_their_attack_says() -> None:
     targeted = APGD(threat=THREAT, steps=2, loss=targeted_dlr, targets=2)
-    assert LogitScaled(attack=targeted, scale=2).needs_clean
-    assert LogitScaled(attack=PLAIN, scale=2).provides == {"steps_survived"}
+    wrapped: list[Callable[[Attack], Attack]] = [
+        lambda attack: LogitScaled(attack=attack, scale=2),
+        lambda attack: OwnAttack(attack, "mine.py:attack", "0"),
+    ]
+    for wrap in wrapped:
+        assert wrap(targeted).needs_clean
+        assert wrap(PLAIN).provides == {"steps_survived"}
+    source = Transfer(attack=targeted, source=trained(), name="source")
+    assert (source.needs_clean, source.provides) == (False, frozenset())
+
+
+def test_a_wrapper_hands_on_noise_and_clean_logits_as_they_were_passed() -> None:
+    handed: list[object] = []
+
+    class Listening:
+        provides: frozenset[str] = frozenset()
+        needs_clean = True
+
+        def __call__(
+            self,
+            model: nn.Module,
+            images: Tensor,
+            labels: Tensor,
+            *,
+            noise: NoiseLike = None,
+            clean_logits: Tensor | None = None,
+        ) -> Variant:
+            handed.extend((noise, clean_logits))
+            return Variant(images=images)
+
+    images, labels = grey(0.4)
+    logits = torch.tensor([[1.0, 0.0]])
+    own = OwnAttack(Listening(), "mine.py:attack", "0")
+    own(Bright(scale=1), images, labels, noise=7, clean_logits=logits)
+    assert handed[0] == 7
+    assert handed[1] is logits
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack, protected_from
 from lrat.attacks.apgd import APGD
-from lrat.attacks.base import Attack, Given, Trace, Variant, confirmed, framed, spent, whole
+from lrat.attacks.base import Attack, GradientAttack, Trace, Variant, confirmed, spent, whole
 from lrat.attacks.fab import FAB
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
@@ -18,14 +17,14 @@ from lrat.errors import SettingError
 from lrat.hooks import PassCounter
 from lrat.losses import probability_margin, targeted_dlr
 from lrat.outputs import forward_logits
-from lrat.randomness import Noise, NoiseLike, as_noise
+from lrat.randomness import Noise
 from lrat.text import shown
 from lrat.threat import BALL, Ball
 from lrat.types import Images, Labels, Logits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cascade:
+class Cascade(GradientAttack):
     """Attacks by name, in order, each on the images that withstood the ones before.
 
     ``members``: attacks, or any callables ``(model, images, labels) -> images``.
@@ -40,7 +39,6 @@ class Cascade:
     """
 
     members: Mapping[str, AttackLike] = field(hash=False)
-    provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.members, Mapping) or not self.members:
@@ -59,24 +57,15 @@ class Cascade:
     def needs_clean(self) -> bool:
         return any(attack.needs_clean for attack in self.attacks.values())
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def perturb(
+        self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
-        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
-            own = as_noise(noise, len(images), images.device)
-            parts = [(attack, own.child(name)) for name, attack in self.attacks.items()]
-            return _one_after_the_other(parts, model, given)
+        parts = [(attack, noise.child(name)) for name, attack in self.attacks.items()]
+        return _one_after_the_other(parts, model, images, labels, clean)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restarts:
+class Restarts(GradientAttack):
     """One attack ``count`` times from different starts, each on the images not fooled yet.
 
     What is kept is as for ``Cascade``; the trace's ``source`` is the restart's number.
@@ -85,7 +74,6 @@ class Restarts:
 
     attack: AttackLike
     count: int
-    provides: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -95,21 +83,12 @@ class Restarts:
     def needs_clean(self) -> bool:
         return as_attack(self.attack).needs_clean
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def perturb(
+        self, model: nn.Module, images: Images, labels: Labels, noise: Noise, clean: Logits | None
     ) -> Variant:
-        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         attack = as_attack(self.attack)
-        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
-            own = as_noise(noise, len(images), images.device)
-            parts = [(attack, own.child(number)) for number in range(self.count)]
-            return _one_after_the_other(parts, model, given)
+        parts = [(attack, noise.child(number)) for number in range(self.count)]
+        return _one_after_the_other(parts, model, images, labels, clean)
 
 
 @checked(threat=BALL, retire=FLAG)
@@ -135,10 +114,13 @@ def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 -
 
 
 def _one_after_the_other(
-    parts: Iterable[tuple[Attack, Noise]], model: nn.Module, given: Given
+    parts: Iterable[tuple[Attack, Noise]],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    given: Tensor | None,
 ) -> Variant:
     """The first success of each image over these attacks, else its smallest margin."""
-    images, labels = given.images, given.labels
     zeros = torch.zeros_like(labels)
     kept = images.clone()
     margin = torch.full_like(zeros, torch.inf, dtype=torch.float32)
@@ -147,7 +129,7 @@ def _one_after_the_other(
     }
     left = torch.arange(len(labels), device=labels.device)
     for number, (attack, noise) in enumerate(parts):
-        clean = None if given.clean is None else given.clean[left]
+        clean = None if given is None else given[left]
         own = noise.select(left)
         # An attack of somebody else's may count on gradients being on.
         with PassCounter(model) as counted, torch.enable_grad(), protected_from(attack, model):

@@ -1,7 +1,8 @@
-"""Attacks through another model than the one attacked: scaled logits, transfer."""
+"""Attacks around other attacks: those that see scaled logits, and those made on another model."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias, final
 
 from torch import Tensor, nn
 
@@ -15,6 +16,45 @@ from lrat.modes import evaluating
 from lrat.outputs import logits_of
 from lrat.randomness import NoiseLike
 from lrat.types import Images, Labels, Logits
+
+Clean: TypeAlias = Logits | None
+"""The logits [B K] of the clean images, if the caller has them."""
+
+
+class Wrapped(ABC):
+    """An attack around another one, which provides and needs what that ``attack`` does.
+
+    Concrete attacks write ``run``; ``__call__`` is final.
+    """
+
+    attack: AttackLike
+
+    @property
+    def provides(self) -> frozenset[str]:
+        return as_attack(self.attack).provides
+
+    @property
+    def needs_clean(self) -> bool:
+        return as_attack(self.attack).needs_clean
+
+    @abstractmethod
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
+    ) -> Variant:
+        """The attack itself, called with the arguments as they were passed."""
+
+    @final
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Images,
+        labels: Labels,
+        *,
+        noise: NoiseLike = None,
+        clean_logits: Logits | None = None,
+    ) -> Variant:
+        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
+        return self.run(model, images, labels, noise, clean_logits)
 
 
 class _Scaled(nn.Module):
@@ -30,7 +70,7 @@ class _Scaled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitScaled:
+class LogitScaled(Wrapped):
     """An attack that sees the model's logits times ``scale``.
 
     The class of an image does not change, but the gradient of the cross-entropy does: it vanishes
@@ -48,25 +88,10 @@ class LogitScaled:
         check_fields(self)
         object.__setattr__(self, "attack", as_attack(self.attack))
 
-    @property
-    def provides(self) -> frozenset[str]:
-        return as_attack(self.attack).provides
-
-    @property
-    def needs_clean(self) -> bool:
-        return as_attack(self.attack).needs_clean
-
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
-        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
-        clean = None if clean_logits is None else clean_logits * self.scale
+        clean = None if clean is None else clean * self.scale
         with evaluating(model):
             scaled = _Scaled(model, self.scale).eval()
             attack = as_attack(self.attack)
@@ -74,7 +99,7 @@ class LogitScaled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer:
+class Transfer(Wrapped):
     """An attack made on ``source``, a second model, and shown to the model under evaluation.
 
     ``name`` says which model that is: it is part of an evaluation's identity. The images are made
@@ -93,16 +118,10 @@ class Transfer:
         check_fields(self, source=MODULE)
         object.__setattr__(self, "attack", as_attack(self.attack))
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
-        """Attack ``images`` [B C H W] with ``labels`` [B]; ``model`` is not called."""
+        """``model`` is not called."""
         images, labels, _ = entering(images, labels)
         place = device_of(self.source) or images.device
         with PassCounter(self.source) as counted:

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from lrat.attacks import Attack, Variant, as_attack
+from lrat.attacks.wrappers import Clean, Wrapped
 from lrat.config.catalogue import names_users_code
 from lrat.errors import ConfigurationError, LratError, ModelError, SettingError, UnknownNameError
 from lrat.losses import Loss, Prepared, as_loss, cross_entropy, cw, difference, dlr, targeted_dlr
@@ -209,33 +210,18 @@ def _watched(function: Callable[..., Tensor], place: str) -> Callable[..., Tenso
 
 
 @dataclass(frozen=True)
-class OwnAttack:
+class OwnAttack(Wrapped):
     """A user's attack, printed as its place and the digest of its file."""
 
     attack: Attack = field(repr=False)
     place: str
     code: str
 
-    @property
-    def provides(self) -> frozenset[str]:
-        return self.attack.provides
-
-    @property
-    def needs_clean(self) -> bool:
-        return self.attack.needs_clean
-
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
-        """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B], as every ``Attack``."""
         with in_users_code(f"attack {self.place!r}"):
-            return self.attack(model, images, labels, noise=noise, clean_logits=clean_logits)
+            return self.attack(model, images, labels, noise=noise, clean_logits=clean)
 
 
 def loss_named(name: str) -> Loss:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.base import Attack, Variant
+from lrat.attacks.wrappers import Clean, Wrapped
 from lrat.errors import DataError
 from lrat.evaluation.evaluate import evaluate_suite
 from lrat.evaluation.forward import classify
@@ -20,7 +21,7 @@ from lrat.losses import logit_margin
 from lrat.outputs import in_float32, logits_of
 from lrat.randomness import NoiseLike
 from lrat.threat import Region
-from lrat.types import Batch, Images, Labels, Logits
+from lrat.types import Batch, Images, Labels
 
 Pixels = npt.NDArray[np.float32]
 
@@ -113,7 +114,7 @@ def tell_story(
     label = int(batch.labels[0])
     watched = {
         step.name: _Watched(
-            inner=step.attack, region=suite.threat, center=batch.images.cpu().float()
+            attack=step.attack, region=suite.threat, center=batch.images.cpu().float()
         )
         for step in suite.steps
     }
@@ -147,39 +148,25 @@ def _pixels(images: Tensor) -> Pixels:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Watched:
+class _Watched(Wrapped):
     """An attack as it is, with a record of what it returned and of the model's answers."""
 
-    inner: Attack
+    attack: Attack
     region: Region
     center: Tensor
     returned: list[Tensor] = field(default_factory=list)
     recorders: list["_Recorder"] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        return repr(self.inner)
+        return repr(self.attack)
 
-    @property
-    def provides(self) -> frozenset[str]:
-        return self.inner.provides
-
-    @property
-    def needs_clean(self) -> bool:
-        return self.inner.needs_clean
-
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
         recorder = _Recorder(self.region, self.center)
         self.recorders.append(recorder)
         with recorder.watching(model):
-            variant = self.inner(model, images, labels, noise=noise, clean_logits=clean_logits)
+            variant = self.attack(model, images, labels, noise=noise, clean_logits=clean)
         self.returned.append(variant.images.detach())
         return variant
 

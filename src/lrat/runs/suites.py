@@ -31,6 +31,7 @@ from lrat.attacks import (
     Variant,
 )
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
+from lrat.attacks.wrappers import Clean
 from lrat.config import build, catalogue
 from lrat.config.catalogue import names_a_file, names_users_code, run_name
 from lrat.config.user_code import loss_named, own_attack
@@ -52,7 +53,7 @@ from lrat.runs.sources import ModelSource
 from lrat.runs.weights import weights_digest
 from lrat.text import cut, shown
 from lrat.threat import Ball
-from lrat.types import Images, Labels, Logits
+from lrat.types import Images, Labels
 
 _DIGITS = 8
 
@@ -278,19 +279,11 @@ class Carried(Transfer):
     """``Transfer`` that refuses a source whose gradient is NaN: the attack would stand still there,
     and its images would be as harmless as the clean ones."""
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Images,
-        labels: Labels,
-        *,
-        noise: NoiseLike = None,
-        clean_logits: Logits | None = None,
+    def run(
+        self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
         with GradientWatch(self.source) as watch:
-            variant = super().__call__(
-                model, images, labels, noise=noise, clean_logits=clean_logits
-            )
+            variant = super().run(model, images, labels, noise, clean)
         if watch.found:
             raise NonFiniteError(
                 f"the gradient of the source of transferred attacks (model {self.name}) is NaN, so "
