@@ -30,7 +30,7 @@ from lrat.evaluation import custom, evaluate_suite
 from lrat.files.write import write_json, write_text
 from lrat.hooks import PassCounter
 from lrat.runs.sources import ModelSource
-from lrat.threat import Ball, as_ball
+from lrat.threat import Ball
 from lrat.types import Batch
 from measuring import say
 
@@ -57,9 +57,9 @@ def subject(run: Path, images: int) -> Subject:
     test = stratified_subset(opened.test, images, seed=0)
     return Subject(
         name=f"{config.model.name} width {config.model.width}, {config.data.name}, "
-        f"{config.method.name}, {opened.threat}",
+        f"{config.method.name}, {opened.threat.text}",
         model=opened.network.eval(),
-        ball=as_ball(opened.threat),
+        ball=opened.threat,
         batch=test.batch(torch.arange(len(test))),
     )
 

@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lrat.config.catalogue import canonical_threat
 from lrat.errors import SettingError
+from lrat.evaluation.storage.records import ball_of
+from lrat.evaluation.suites import describe_threat
 from lrat.randomness import Keyed, keys
-from lrat.threat import L2, Ball, Linf, Region
+from lrat.threat import L2, Ball, Linf, Region, parse
+from lrat.threat.norms import stored_threat
 
 BALLS = {
     "linf": Linf(epsilon=0.2),
@@ -28,13 +32,32 @@ some = settings(deadline=None, max_examples=25)
 
 
 def norm(ball: Ball, offsets: Tensor) -> Tensor:
-    order = math.inf if isinstance(ball, Linf) else 2
-    return torch.linalg.vector_norm(offsets.flatten(1), ord=order, dim=1)
+    return torch.linalg.vector_norm(offsets.flatten(1), ord=ball.norm.order, dim=1)
 
 
 def dual_norm(ball: Ball, gradients: Tensor) -> Tensor:
-    order = 1 if isinstance(ball, Linf) else 2
+    order = 1 / (1 - 1 / ball.norm.order)
     return torch.linalg.vector_norm(gradients.flatten(1), ord=order, dim=1)
+
+
+@each_ball
+def test_what_results_store_is_read_back(ball: Ball) -> None:
+    text = stored_threat(describe_threat(ball))
+    assert text is not None
+    assert parse(text) == parse(ball.text) == ball
+
+
+@pytest.mark.parametrize(
+    "stored", ["", "Linf", "Box(epsilon=0.1)", "Linf(epsilon=a)", "Linf(epsilon=nan)", "L2 x"]
+)
+def test_other_stored_regions_are_no_ball(stored: str) -> None:
+    assert ball_of(stored) is None
+
+
+@pytest.mark.parametrize("text", ["linf:nan", "l2:nan", "l2:inf", "linf:1e999", "l2:31"])
+def test_numbers_that_are_no_radius(text: str) -> None:
+    with pytest.raises(SettingError, match="threat"):
+        canonical_threat(text)
 
 
 def drawn(seed: int, count: int = 6) -> tuple[Tensor, Tensor]:

@@ -332,36 +332,3 @@ def checked(**own: Rule) -> Callable[[_Function], _Function]:
         return call  # type: ignore[return-value]
 
     return decorate
-
-
-def threat_parts(text: str) -> tuple[str, float]:
-    """``linf:8/255`` -> ("linf", 0.0313...); also decimal numbers, and ``l2:0.5``.
-
-    Raises SettingError.
-    """
-    norm, _, radius = text.partition(":")
-    if norm not in {"linf", "l2"} or not radius:
-        raise SettingError(f"threat {shown(text)}: write linf:8/255, linf:0.1 or l2:0.5")
-    numerator, _, denominator = radius.partition("/")
-    try:
-        epsilon = float(numerator) / (float(denominator) if denominator else 1.0)
-        if not math.isfinite(epsilon):
-            raise ValueError
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise SettingError(
-            f"threat {shown(text)}: {shown(radius)} is no number like 8/255 or 0.1"
-        ) from None
-    if norm == "linf" and epsilon > 1:
-        raise SettingError(
-            f"threat {shown(text)}: epsilon is in [0, 1] pixel units; linf:{radius}/255 was "
-            "probably meant"
-        )
-    return norm, epsilon
-
-
-def threat_text(norm: str, epsilon: float) -> str:
-    """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
-    if float(f"{epsilon:g}") == epsilon:
-        return f"{norm}:{epsilon:g}"
-    levels = round(epsilon * 255)
-    return f"{norm}:{levels}/255" if levels / 255 == epsilon else f"{norm}:{epsilon!r}"

@@ -270,7 +270,6 @@ MANY = processors() + 1
         (("--devices", 1, "--nodes", 0), "nodes 0: at least one"),
         (("--devices", 1, "--nodes", 2), "--nodes 2: start it with torchrun or srun, or set "),
         (("--devices", 1, "--noise", "sequential"), "sequential noise depends on all images"),
-        (("--devices", 1, "--profile"), "--profile measures one process"),
         (("--devices", "two"), "Invalid value for '--devices'"),
     ],
 )

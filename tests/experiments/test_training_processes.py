@@ -264,7 +264,6 @@ class Idle(nn.Module):
             "training.batch_size=64 is the batch of all processes together, and 3 processes do not "
             "divide it: set training.batch_size=63, or change devices",
         ),
-        (("--devices", 1, "--profile"), "--profile measures one process"),
         (
             ("--devices", 1, "--set", "training.sync_batch_norm=true"),
             "training.sync_batch_norm needs CUDA, PyTorch has it for nothing else, and this is cpu",

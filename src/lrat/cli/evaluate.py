@@ -16,7 +16,6 @@ from lrat.cli.options import (
     Nodes,
     Noise,
     Out,
-    Profile,
     Run,
     Suite,
     Threat,
@@ -75,7 +74,6 @@ def evaluate(
         Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
     ] = Acceleration.auto,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    profile: Profile = False,
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.cli.options import fraction_of, seconds_in
@@ -112,13 +110,6 @@ def evaluate(
         data_root=data_root,
         out=out,
     )
-    if profile:
-        from lrat.experiments.profile import profile_evaluation
-
-        if devices is not None:
-            raise typer.BadParameter("--profile measures one process: leave out --devices")
-        print(profile_evaluation(source, request))
-        return
     if devices is not None:
         from lrat.experiments.evaluate_parallel import evaluate_in_processes
 

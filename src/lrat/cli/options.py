@@ -20,9 +20,6 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Threat = Annotated[str | None, typer.Option(help="linf:8/255, linf:0.1, l2:0.5, ...")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Root of every random number.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A fixed, stratified part of the images.")]
-Profile = Annotated[
-    bool, typer.Option("--profile", help="Only measure where the time goes; writes nothing.")
-]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting, as training.lr=0.05; repeatable.")
 ]

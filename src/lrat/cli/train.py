@@ -11,7 +11,6 @@ from lrat.cli.options import (
     Device,
     Devices,
     Nodes,
-    Profile,
     Seed,
     Set,
     Threat,
@@ -49,7 +48,6 @@ def train(
     ] = None,
     devices: Devices = None,
     nodes: Nodes = 1,
-    profile: Profile = False,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.cli.progress import training_progress
@@ -77,13 +75,6 @@ def train(
         parse_assignments(set_ or []),
     )
     check_devices(settings.device, devices, nodes)
-    if profile:
-        from lrat.experiments.profile import profile_training
-
-        if devices is not None:
-            raise typer.BadParameter("--profile measures one process: leave out --devices")
-        print(profile_training(settings))
-        return
     check_minutes(max_minutes, name="--max-minutes ")
     folder = default_folder(settings) if out is None else out
     report: TrainedRun | None

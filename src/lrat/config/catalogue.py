@@ -7,8 +7,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lrat.checks import threat_parts, threat_text
 from lrat.errors import UnknownNameError
+from lrat.threat.norms import threat_parts
 
 METHODS: Mapping[str, str] = {
     "natural": "clean images only",
@@ -111,7 +111,8 @@ def check_suite_name(name: str) -> str:
 
 def canonical_threat(text: str) -> str:
     """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
-    return threat_text(*threat_parts(text))
+    norm, epsilon = threat_parts(text)
+    return norm.threat(epsilon)
 
 
 def run_name(run: Path | str) -> str:

@@ -91,7 +91,7 @@ def security_curve(
     return Curve(
         attack=name,
         settings=settings,
-        norm=type(threat).__name__,
+        norm=threat.norm.name,
         max_epsilon=highest,
         levels=levels,
         seed=seed,

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from lrat import hardware
 from lrat.acceleration import View
-from lrat.checks import ARGUMENTS, TEXT, check_fields, optional, threat_parts
+from lrat.checks import ARGUMENTS, TEXT, check_fields, optional
 from lrat.config import build
 from lrat.data import in_order, stratified_subset
 from lrat.errors import SettingError
@@ -28,6 +28,7 @@ from lrat.runs.identity import Reading
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
+from lrat.threat.norms import Norm, threat_parts
 
 FIGURES = "figures"
 _IMAGES = "images"
@@ -105,7 +106,7 @@ def measure_curves(
     if not runs:
         raise SettingError("no run to measure: name at least one run folder")
     norm, highest = _common_scale(runs, request)
-    suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))  # refused before any work
+    suites.attack(request.attack, as_ball(f"{norm.text}:{highest!r}"))  # refused before any work
     hardware.device(request.device)
     names = _names(runs)
     measured = []
@@ -117,10 +118,10 @@ def measure_curves(
     return CurvesReport(measured=tuple(measured), drawn=drawn)
 
 
-def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, float]:
+def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[Norm, float]:
     """The norm of all runs, and how far epsilon goes."""
     trained = [threat_parts(read_config(run).threat) for run in runs]
-    norms = sorted({norm for norm, _ in trained})
+    norms = sorted({norm.text for norm, _ in trained})
     if len(norms) > 1:
         raise SettingError(
             f"the runs were trained in {' and '.join(norms)}, which have no common axis: draw "
@@ -129,8 +130,8 @@ def _common_scale(runs: Sequence[Path], request: CurveRequest) -> tuple[str, flo
     highest = request.max_epsilon
     if highest is None:
         highest = _BEYOND_TRAINED * max(epsilon for _, epsilon in trained)
-        highest = float(f"{min(highest, 1.0) if norms[0] == 'linf' else highest:.6g}")
-    return norms[0], highest
+        highest = float(f"{min(highest, trained[0][0].largest):.6g}")
+    return trained[0][0], highest
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -155,21 +156,20 @@ def _measure(
     build.check_fit(subject.network, subject.test)
     place = hardware.device(request.device)
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
-    ball = as_ball(subject.threat)
-    norm, trained = threat_parts(subject.threat)
-    name_of_folder = _folder_name(request, norm, highest, len(images))
+    ball, trained = subject.threat, subject.threat.epsilon
+    name_of_folder = _folder_name(request, ball.norm.text, highest, len(images))
     folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-        largest = suites.attack(request.attack, as_ball(f"{norm}:{highest!r}"))
+        largest = suites.attack(request.attack, as_ball(f"{ball.norm.text}:{highest!r}"))
         identity = {
             **subject.identity,
             "data": subject.test.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
             "attack": request.attack,
             "settings": Member(name=request.attack, attack=largest).description,
-            "norm": type(ball).__name__,
+            "norm": ball.norm.name,
             "max_epsilon": highest,
             "levels": request.levels,
             "images": len(images),

@@ -37,7 +37,7 @@ from lrat.runs.sources import (
     own_folder,
 )
 from lrat.runs.suites import prepare_sources, seen_alike, suite
-from lrat.threat import Ball, as_ball
+from lrat.threat import Ball
 
 __all__ = [
     "EvaluationRequest",
@@ -84,7 +84,7 @@ def evaluate_subject(
         result = evaluate_network(
             subject.network,
             subject.test,
-            threat=as_ball(subject.threat),
+            threat=subject.threat,
             request=request,
             attacks=attacks,
             folder=folder,
@@ -104,7 +104,7 @@ def evaluation_folder(
     if subject.evaluations is None:
         return None
     attacks = attacks or _attacks(subject, request)
-    name = request.folder_name(subject.label, subject.threat, subject.test, attacks)
+    name = request.folder_name(subject.label, subject.threat.text, subject.test, attacks)
     identity = {**subject.identity, "data": subject.test.digest()}
     folder = own_folder(subject.evaluations / name, identity, subject.program)
     if evaluated(folder, "attacks") not in (None, descriptions(attacks)):
@@ -121,7 +121,7 @@ def _attacks(subject: LoadedModel, request: EvaluationRequest) -> Suite:
     classes = build.check_fit(subject.network, subject.test)
     return suite(
         request.suite,
-        as_ball(subject.threat),
+        subject.threat,
         classes,
         loss=request.loss,
         transfer=request.transfer,

@@ -29,7 +29,6 @@ from lrat.experiments.evaluate import (
 )
 from lrat.files.write import appears
 from lrat.runs.sources import ModelSource
-from lrat.threat import as_ball
 
 Watcher: TypeAlias = Callable[[], AbstractContextManager[ProgressCallback]]
 
@@ -84,13 +83,12 @@ class _EvaluationWork:
         subject = self.source.load(self.request.threat)
         folder = evaluation_folder(subject, self.request) or Path(self.scratch)
         folder = Path(fabric.broadcast(str(folder)))
-        ball = as_ball(subject.threat)
         alone = replace(self.request, devices=None, nodes=1)
         if rank == 0:
             begin_evaluation(
                 subject.network,
                 subject.test,
-                threat=ball,
+                threat=subject.threat,
                 request=alone,
                 folder=folder,
                 device=device,
@@ -103,7 +101,7 @@ class _EvaluationWork:
                 share = evaluate_network(
                     subject.network,
                     subject.test,
-                    threat=ball,
+                    threat=subject.threat,
                     request=replace(alone, part=(rank + 1, of)),
                     folder=folder,
                     device=device,

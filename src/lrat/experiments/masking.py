@@ -19,7 +19,6 @@ from lrat.files.write import write_json
 from lrat.hardware import move
 from lrat.runs.folder import PANEL
 from lrat.runs.sources import LoadedModel, evaluated_choices
-from lrat.threat import as_ball
 
 IMAGES = 256
 """How many images the panel looks at: enough for its limits, a minute of one core at most on a
@@ -55,7 +54,7 @@ def examine(
         panel = masking_panel(
             network,
             images.batch(torch.arange(len(images))).to(place),
-            as_ball(subject.threat),
+            subject.threat,
             view=view if isinstance(view, View) else None,
             seed=request.seed,
             result=result,
@@ -84,7 +83,7 @@ def _made_of(
     made_of = {
         "version": _VERSION,
         **subject.identity,
-        "threat": subject.threat,
+        "threat": subject.threat.text,
         "seed": request.seed,
         "acceleration": request.acceleration,
         "images": images.digest(),

@@ -28,7 +28,6 @@ from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
 from lrat.runs.folder import OFF, evaluated, finished_at
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.runs.suites import suite
-from lrat.threat import as_ball
 
 FIGURES = "figures"
 _DEFAULT_SUITE = "quick"
@@ -146,10 +145,9 @@ class _Found:
         run: Path, subject: LoadedModel, suite_name: str | None, index: int, classes: int
     ) -> "_Found":
         """The evaluation with the image, then with the most attacks, then with the most images."""
-        ball = as_ball(subject.threat)
 
         def made(name: str) -> Suite:
-            return suite(name, ball, classes)
+            return suite(name, subject.threat, classes)
 
         asked = made(suite_name or _DEFAULT_SUITE)
         best: tuple[tuple[bool, int, int], _Found] | None = None

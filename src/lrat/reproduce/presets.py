@@ -14,10 +14,10 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lrat.checks import threat_parts
 from lrat.config import catalogue
 from lrat.config.settings import RunConfig, load_config, parse_assignments
 from lrat.errors import ConfigurationError, UnknownNameError
+from lrat.threat.norms import threat_parts
 
 _DROP = 0.6
 """The paper's epoch 60 as a fraction of the schedule, for schedules that have no first drop."""

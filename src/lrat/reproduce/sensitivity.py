@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrat.checks import threat_parts
 from lrat.config import build
 from lrat.errors import LratError
 from lrat.evaluation.comparison.group_scores import adjusted
@@ -33,6 +32,7 @@ from lrat.reproduce.studies import (
 )
 from lrat.reproduce.tables import common_seeds, contrasts_with, count_right
 from lrat.runs.weights import load_weights
+from lrat.threat.norms import threat_parts
 
 _logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY, SUMMARY
 from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
 from lrat.files.write import is_temporary
 from lrat.runs.lock import LOCK
+from lrat.threat.norms import NORMS
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -255,7 +256,7 @@ def finished_at(place: Path) -> list[Path]:
 
 def is_of(folder: Path, suite: str) -> bool:
     """Whether an evaluation folder is of this suite, as ``finished`` takes it."""
-    if suite == folder.name or re.search(rf"-{re.escape(slug(suite))}-(?:linf|l2)-", folder.name):
+    if suite == folder.name or any(f"-{slug(suite)}-{norm}-" in folder.name for norm in NORMS):
         return True
     # Ours are named after themselves: a file's suite that calls itself "quick" is another.
     return suite not in catalogue.SUITES and evaluated(folder, "suite") == suite

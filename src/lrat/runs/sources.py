@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 
 from lrat.acceleration import Choices, View, describe
-from lrat.config import build, catalogue
+from lrat.config import build
 from lrat.config.model_code import program_of
 from lrat.config.settings import DataSettings, RunConfig, load_config
 from lrat.config.user_code import code_of, model_from_file
@@ -25,6 +25,7 @@ from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
 from lrat.files.write import write_json
 from lrat.runs.folder import ACCELERATION, CONTENTS, EVALUATIONS, OFF, evaluated, read_config
 from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
+from lrat.threat import Ball, as_ball
 
 Part = Literal["train", "test"]
 
@@ -41,7 +42,7 @@ class LoadedModel:
     label: str
     network: nn.Module
     test: ImageData
-    threat: str
+    threat: Ball
     config: RunConfig
     evaluations: Path | None
 
@@ -115,7 +116,7 @@ class ModelSource:
             label=self.checkpoint,
             network=network.eval(),
             test=splits.test,
-            threat=catalogue.canonical_threat(threat or config.threat),
+            threat=as_ball(threat or config.threat),
             config=config,
             evaluations=run / EVALUATIONS,
         )
@@ -135,7 +136,7 @@ class ModelSource:
             label=EXTERNAL,
             network=network.eval(),
             test=splits.test,
-            threat=config.threat,
+            threat=as_ball(config.threat),
             config=config,
             evaluations=self.out,
         )

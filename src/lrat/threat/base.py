@@ -13,6 +13,7 @@ from torch import Tensor
 from lrat.checks import check_fields
 from lrat.errors import SettingError
 from lrat.randomness import Noise
+from lrat.threat.norms import Norm
 from lrat.types import Images, PerExample
 
 _TINY = 1e-12
@@ -35,6 +36,16 @@ class Region(Protocol):
 @runtime_checkable
 class Ball(Region, Protocol):
     """A region around the clean image (``center``) in which gradient attacks move."""
+
+    @property
+    def norm(self) -> Norm:
+        """The row of ``threat.norms`` that says how the ball is written."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """``linf:8/255``, as ``parse`` reads it."""
+        ...
 
     @property
     def epsilon(self) -> float:
@@ -79,9 +90,9 @@ class Projection(Protocol):
         ...
 
 
-def _check(ball: Any, largest: float) -> None:
+def _check(ball: Any) -> None:
     check_fields(ball)
-    if ball.epsilon > largest:
+    if ball.epsilon > ball.norm.largest:
         raise SettingError(
             f"{type(ball).__name__}(epsilon={ball.epsilon:g}): epsilon is in [0, 1] pixel units; "
             f"{ball.epsilon:g}/255 was probably meant"

@@ -1,12 +1,13 @@
 """The L2 ball."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lrat.checks import threat_text
 from lrat.randomness import Noise
+from lrat.threat import norms
 from lrat.threat.base import _TINY, Ball, Projection, _box_excess, _check, per_image
 from lrat.types import Images, PerExample
 
@@ -29,16 +30,17 @@ class _Around:
 class L2:
     """{x : |x - center|_2 <= epsilon} with x in [0, 1]. Refuses epsilon > 30."""
 
+    norm: ClassVar[norms.Norm] = norms.L2
     epsilon: float
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        _check(self, largest=30)
+        _check(self)
 
     @property
     def text(self) -> str:
         """``l2:0.5``, as ``parse`` reads it."""
-        return threat_text("l2", self.epsilon)
+        return self.norm.threat(self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin over the ball (scale the perturbation), then argmin over the box (clip).

@@ -1,13 +1,14 @@
 """The L_inf ball."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from lrat.checks import threat_text
 from lrat.randomness import Noise
 from lrat.threat.base import _TINY, Projection, _box_excess, _check, per_image
+from lrat.threat.norms import LINF, Norm
 from lrat.types import Images, PerExample
 
 
@@ -29,16 +30,17 @@ class _Clip:
 class Linf:
     """{x : max |x - center| <= epsilon} with x in [0, 1]. Refuses epsilon > 1."""
 
+    norm: ClassVar[Norm] = LINF
     epsilon: float
     tolerance: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check(self, largest=1)
+        _check(self)
 
     @property
     def text(self) -> str:
         """``linf:8/255``, as ``parse`` reads it."""
-        return threat_text("linf", self.epsilon)
+        return self.norm.threat(self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin_z |z - x|_2 over ball and box: both are boxes, so clipping is exact."""

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lrat.checks import Rule, threat_parts
+from lrat import threat as balls
+from lrat.checks import Rule
 from lrat.threat.base import Ball, Region
-from lrat.threat.l2 import L2
-from lrat.threat.linf import Linf
+from lrat.threat.norms import threat_parts
 
 if TYPE_CHECKING:
     BallLike: TypeAlias = Ball
@@ -39,7 +39,8 @@ REGION = Rule(_region, "a region, Linf(epsilon=8/255), or its text", "'linf:8/25
 def parse(text: str) -> Ball:
     """``linf:8/255`` or ``l2:0.5`` as a ball. Raises SettingError."""
     norm, epsilon = threat_parts(text)
-    return Linf(epsilon=epsilon) if norm == "linf" else L2(epsilon=epsilon)
+    ball: Ball = getattr(balls, norm.name)(epsilon=epsilon)
+    return ball
 
 
 def as_ball(threat: Any) -> Ball:

@@ -15,7 +15,9 @@ from evaluation.masking.masked import (
     digits_batch,
 )
 from lrat.evaluation.masking import Check, attack_checks, gradient_checks, input_checks
+from lrat.evaluation.masking.limits import NOISE_DRAWS, Limit
 from lrat.evaluation.masking.subject import Subject
+from lrat.hooks import PassCounter
 from lrat.threat import Linf
 from trained import THREAT, digits, trained
 
@@ -224,3 +226,20 @@ def test_square_beats_dead_gradients() -> None:
     assert check.status == "failed"
     assert check.value is not None
     assert check.value > 0.1
+
+
+def test_two_checks_share_the_draws_of_noise() -> None:
+    model = sound()
+    right = int(model.right.sum())
+    with PassCounter(model.model) as counted:
+        assert torch.equal(model.standing_noise, model.standing_noise)
+    assert 0 < counted.forwards <= NOISE_DRAWS * right
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(0.0, "passed"), (0.1, "passed"), (0.15, "suspicious"), (0.3, "failed")]
+)
+def test_a_limit_makes_the_check_and_chooses_its_sentence(value: float, status: str) -> None:
+    check = Limit(limit=0.1, certain=0.2).check_exact("a", value, good="well", bad="ill")
+    assert (check.name, check.status, check.value, check.limit) == ("a", status, value, 0.1)
+    assert check.sentence == ("well" if status == "passed" else "ill")

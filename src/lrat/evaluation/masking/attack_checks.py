@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,15 +17,16 @@ from lrat.errors import SettingError
 from lrat.evaluation.masking import limits
 from lrat.evaluation.masking.gradient_checks import (
     converged,
+    percent,
     pgd,
+    pgd_stands,
     saturated,
-    standing_noise,
     vanishing,
 )
 from lrat.evaluation.masking.panel import Check
 from lrat.evaluation.masking.subject import Subject
 from lrat.losses import targeted_dlr
-from lrat.threat import L2, Ball, Linf
+from lrat.threat import Ball
 
 AGREEMENT = "PGD, CW, AutoAttack agree"
 SCALING = "scaled logits"
@@ -33,7 +35,6 @@ BLACK_BOX = "white box beats Square"
 
 _RETIRE = 5
 """Oftener than AutoAttack does, whose attacks take more steps."""
-_LARGEST_L2 = 30.0
 
 
 def agreement(subject: Subject) -> Check:
@@ -42,33 +43,25 @@ def agreement(subject: Subject) -> Check:
     Failed only where another sign of hidden gradients is there too: PGD alone also overstates
     models that were trained little, or on it.
     """
-    ours = subject.standing("pgd-20", pgd(subject, 20))
+    ours = pgd_stands(subject, 20)
     others = {"CW-20": cw_stands(subject), "targeted Auto-PGD": targeted_stands(subject)}
     others |= {name: subject.right & ~fooled for name, fooled in subject.also_fooled.items()}
     theirs = torch.stack(list(others.values())).all(0)
-    gap, status = limits.DISAGREEMENT.of_gap(
-        int((ours & ~theirs).sum()), int((theirs & ~ours).sum()), subject.n
-    )
+    gap, status = limits.DISAGREEMENT.of_gap(ours, theirs)
     is_alone = status == "failed" and not _has_another_sign(subject)
     if is_alone:
         status = "suspicious"
     strongest = min(others, key=lambda name: int(others[name].sum()))
     numbers = (
-        f"{_percent(ours)} % stand under PGD-20, {_percent(others[strongest])} % under "
-        f"{strongest}, {_percent(theirs)} % under all others"
+        f"{percent(ours)} % stand under PGD-20, {percent(others[strongest])} % under "
+        f"{strongest}, {percent(theirs)} % under all others"
     )
-    return Check(
-        name=AGREEMENT,
-        status=status,
-        value=gap,
-        limit=limits.DISAGREEMENT.limit,
-        sentence=(
-            f"Other attacks find little that PGD does not ({numbers})."
-            if status == "passed"
-            else f"Another attack breaks much that PGD leaves standing ({numbers}): do not report "
-            "this model's accuracy under PGD, report AutoAttack or the worst case."
-            + (" No other check finds hidden gradients." if is_alone else "")
-        ),
+    return limits.DISAGREEMENT.check(
+        *(AGREEMENT, gap, status),
+        good=f"Other attacks find little that PGD does not ({numbers}).",
+        bad=f"Another attack breaks much that PGD leaves standing ({numbers}): do not report "
+        "this model's accuracy under PGD, report AutoAttack or the worst case."
+        + (" No other check finds hidden gradients." if is_alone else ""),
     )
 
 
@@ -83,7 +76,7 @@ def scaling(subject: Subject) -> Check:
 
     One scale more brings the median lead of the clean logits to 1, where it is outside the others.
     """
-    plain = subject.standing("pgd-20", pgd(subject, 20))
+    plain = pgd_stands(subject, 20)
     stands = {
         scale: subject.standing(
             f"pgd-20 on logits times {scale:g}",
@@ -92,47 +85,33 @@ def scaling(subject: Subject) -> Check:
         for scale in _scales(subject)
     }
     best = min(stands, key=lambda scale: int(stands[scale].sum()))
-    gap, status = limits.SCALING.of_gap(
-        int((plain & ~stands[best]).sum()), int((stands[best] & ~plain).sum()), subject.n
-    )
-    numbers = f"{_percent(plain)} % stand, {_percent(stands[best])} % at scale {best:g}"
-    return Check(
-        name=SCALING,
-        status=status,
-        value=gap,
-        limit=limits.SCALING.limit,
-        sentence=(
-            f"Multiplying the logits by a constant changes little, as it should ({numbers})."
-            if status == "passed"
-            else f"Multiplying the logits by a constant, which changes no answer, makes PGD "
-            f"stronger ({numbers}): the size of the logits hides the gradient; report scaled PGD "
-            "or AutoAttack."
-        ),
+    gap, status = limits.SCALING.of_gap(plain, stands[best])
+    numbers = f"{percent(plain)} % stand, {percent(stands[best])} % at scale {best:g}"
+    return limits.SCALING.check(
+        *(SCALING, gap, status),
+        good=f"Multiplying the logits by a constant changes little, as it should ({numbers}).",
+        bad="Multiplying the logits by a constant, which changes no answer, makes PGD "
+        f"stronger ({numbers}): the size of the logits hides the gradient; report scaled PGD "
+        "or AutoAttack.",
     )
 
 
 def growth(subject: Subject) -> Check:
     """PGD's accuracy when the ball holds every image."""
-    left = {1.0: subject.standing("pgd-20", pgd(subject, 20))}
+    left = {1.0: pgd_stands(subject, 20)}
     for threat in _growing(subject):
         name = f"pgd-20 at epsilon {threat.epsilon:g}"
         attack = PGD(threat=threat, steps=20, step_size=threat.epsilon / 4)
         left[threat.epsilon / subject.threat.epsilon] = subject.standing(name, attack)
     final = list(left.values())[-1]
     share, status = limits.UNBOUNDED.of_share(int(final.sum()), subject.n)
-    numbers = ", ".join(f"{_percent(stands)} % at {factor:.3g}" for factor, stands in left.items())
-    return Check(
-        name=GROWTH,
-        status=status,
-        value=share,
-        limit=limits.UNBOUNDED.limit,
-        sentence=(
-            f"With room enough the attack fools everything (times epsilon: {numbers})."
-            if status == "passed"
-            else f"Even free to change every pixel at will the attack fails on {_percent(final)} % "
-            f"(times epsilon: {numbers}), so it is the attack that is weak, not the model that is "
-            "strong: attack with CW, other step sizes, or Square."
-        ),
+    numbers = ", ".join(f"{percent(stands)} % at {factor:.3g}" for factor, stands in left.items())
+    return limits.UNBOUNDED.check(
+        *(GROWTH, share, status),
+        good=f"With room enough the attack fools everything (times epsilon: {numbers}).",
+        bad=f"Even free to change every pixel at will the attack fails on {percent(final)} % "
+        f"(times epsilon: {numbers}), so it is the attack that is weak, not the model that is "
+        "strong: attack with CW, other step sizes, or Square.",
     )
 
 
@@ -141,29 +120,21 @@ def black_box(subject: Subject) -> Check:
 
     Where these are few they are attacked again by Auto-PGD at its full length.
     """
-    stands = (
-        subject.standing("pgd-20", pgd(subject, 20)) & cw_stands(subject) & targeted_stands(subject)
-    )
+    stands = pgd_stands(subject, 20) & cw_stands(subject) & targeted_stands(subject)
     for steps in limits.STEPS:
-        stands = stands & subject.standing(f"pgd-{steps}", pgd(subject, steps))
+        stands = stands & pgd_stands(subject, steps)
     square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=RETIRE_SQUARE)
-    found = stands & ~(subject.standing("square", square, among=stands) & standing_noise(subject))
+    found = stands & ~(subject.standing("square", square, among=stands) & subject.standing_noise)
     if float(found.float().mean()) <= limits.SECOND_TRY:
         found = found & _second_try(subject, among=found)
     share, status = limits.BLACK_BOX.of_share(int(found.sum()), subject.n)
-    numbers = f"{int(found.sum())} of {subject.n} images, {_percent(stands)} % stood before"
-    return Check(
-        name=BLACK_BOX,
-        status=status,
-        value=share,
-        limit=limits.BLACK_BOX.limit,
-        sentence=(
-            f"Attacks that know the gradient are at least as strong as blind search ({numbers})."
-            if status == "passed"
-            else f"Blind search (Square, noise) fools images that gradient attacks do not "
-            f"({numbers}): the gradients mislead; count Square's result, run it with 5,000 "
-            "queries, and smooth or bypass what hides the gradient."
-        ),
+    numbers = f"{int(found.sum())} of {subject.n} images, {percent(stands)} % stood before"
+    return limits.BLACK_BOX.check(
+        *(BLACK_BOX, share, status),
+        good=f"Attacks that know the gradient are at least as strong as blind search ({numbers}).",
+        bad="Blind search (Square, noise) fools images that gradient attacks do not "
+        f"({numbers}): the gradients mislead; count Square's result, run it with 5,000 "
+        "queries, and smooth or bypass what hides the gradient.",
     )
 
 
@@ -214,13 +185,13 @@ def _scales(subject: Subject) -> list[float]:
 
 def _growing(subject: Subject) -> list[Ball]:
     """Larger balls of the same kind, the last of which reaches every corner of the box."""
-    threat, images = subject.threat, subject.batch.images
-    if not isinstance(threat, Linf | L2):
-        raise SettingError(f"{threat!r} cannot be grown: known are Linf and L2")
-    whole = min(float(threat.distance((images < 0.5).float(), images).amax()), _LARGEST_L2)
+    threat: Any = subject.threat
+    images = subject.batch.images
+    corner = float(threat.distance((images < 0.5).float(), images).amax())
+    whole = min(corner, threat.norm.largest)
     grown = [threat.epsilon * factor for factor in limits.GROWTH]
-    return [replace(threat, epsilon=each) for each in (*(g for g in grown if g < whole), whole)]
-
-
-def _percent(stands: Tensor) -> str:
-    return f"{100 * float(stands.float().mean()):.1f}"
+    epsilons = [*(epsilon for epsilon in grown if epsilon < whole), whole]
+    try:
+        return [replace(threat, epsilon=each) for each in epsilons]
+    except TypeError:
+        raise SettingError(f"{threat!r} cannot be grown: use Linf or L2") from None

@@ -20,6 +20,11 @@ def pgd(subject: Subject, steps: int) -> PGD:
     return PGD(threat=subject.threat, steps=steps, step_size=subject.threat.epsilon / 4)
 
 
+def pgd_stands(subject: Subject, steps: int) -> Tensor:
+    """[n]: right when clean and under PGD of so many steps."""
+    return subject.standing(f"pgd-{steps}", pgd(subject, steps))
+
+
 def vanishing(subject: Subject) -> Check:
     """Share of the correctly classified images whose input gradient is nearly zero, or not finite.
 
@@ -41,20 +46,14 @@ def vanishing(subject: Subject) -> Check:
         )
     count = int((~(largest > limits.VANISHED)).sum())
     share, status = limits.VANISHING.of_share(count, len(largest))
-    return Check(
-        name=VANISHING,
-        status=status,
-        value=share,
-        limit=limits.VANISHING.limit,
-        sentence=(
-            "Every image has a gradient that attacks can follow."
-            if count == 0
-            else f"On {100 * share:.1f} % of the correctly classified images the gradient is zero "
-            "or no number, so gradient attacks stand still there; look for rounding, steps or huge "
-            "logits in the model, and trust only attacks that need no gradient (Square)."
-            if status != "passed"
-            else f"The gradient is zero on {count} of {len(largest)} images only."
-        ),
+    return limits.VANISHING.check(
+        *(VANISHING, share, status),
+        good=f"The gradient is zero on {count} of {len(largest)} images only."
+        if count
+        else "Every image has a gradient that attacks can follow.",
+        bad=f"On {100 * share:.1f} % of the correctly classified images the gradient is zero or no "
+        "number, so gradient attacks stand still there; look for rounding, steps or huge logits in "
+        "the model, and trust only attacks that need no gradient (Square).",
     )
 
 
@@ -63,19 +62,13 @@ def saturated(subject: Subject) -> Check:
     top = subject.clean[subject.right].topk(2, dim=1).values
     lead = top[:, 0] - top[:, 1]
     share, status = limits.SATURATED.of_share(int((lead > limits.SATURATION).sum()), len(lead))
-    return Check(
-        name=SATURATED,
-        status=status,
-        value=share,
-        limit=limits.SATURATED.limit,
-        sentence=(
-            "The logits are of a size that the softmax can tell apart."
-            if status == "passed"
-            else f"On {100 * share:.0f} % of the images the logits are so far apart (median lead "
-            f"{float(lead.median()):.0f}) that the loss is exactly 0: divide the logits by a "
-            "constant before attacking, or trust attacks on the margin alone (CW, targeted "
-            "Auto-PGD)."
-        ),
+    return limits.SATURATED.check(
+        *(SATURATED, share, status),
+        good="The logits are of a size that the softmax can tell apart.",
+        bad=f"On {100 * share:.0f} % of the images the logits are so far apart (median lead "
+        f"{float(lead.median()):.0f}) that the loss is exactly 0: divide the logits by a "
+        "constant before attacking, or trust attacks on the margin alone (CW, targeted "
+        "Auto-PGD).",
     )
 
 
@@ -84,33 +77,24 @@ def converged(subject: Subject) -> Check:
     runs = [(f"pgd-{steps}", pgd(subject, steps)) for steps in limits.STEPS]
     stands = [subject.standing(*run) for run in runs]
     losses = [_mean_loss(subject, subject.after(*run)) for run in runs]
-    before, after = stands[-2], stands[-1]
-    gap, status = limits.STILL_FALLING.of_gap(
-        int((before & ~after).sum()), int((after & ~before).sum()), subject.n
-    )
+    gap, status = limits.STILL_FALLING.of_gap(*stands[-2:])
     rise = (losses[-1] - losses[-2]) / max(abs(losses[-1]), 1e-6)
     if status == "passed" and rise > limits.STILL_RISING:
         status = "suspicious"
-    shares = ", ".join(f"{100 * float(each.float().mean()):.1f}" for each in stands)
+    shares = ", ".join(map(percent, stands))
     numbers = f"accuracy after {', '.join(map(str, limits.STEPS))} steps: {shares} %"
-    return Check(
-        name=STEPS,
-        status=status,
-        value=gap,
-        limit=limits.STILL_FALLING.limit,
-        sentence=(
-            f"More steps no longer help the attack ({numbers})."
-            if status == "passed"
-            else f"The attack still gains from more steps ({numbers}; the loss grew by "
-            f"{100 * rise:.1f} % in the last doubling): use more until nothing changes."
-        ),
+    return limits.STILL_FALLING.check(
+        *(STEPS, gap, status),
+        good=f"More steps no longer help the attack ({numbers}).",
+        bad=f"The attack still gains from more steps ({numbers}; the loss grew by "
+        f"{100 * rise:.1f} % in the last doubling): use more until nothing changes.",
     )
 
 
 def against_noise(subject: Subject) -> Check:
     """Of the images that noise or PGD of as many forwards fools, the share that noise fools."""
-    by_gradient = subject.right & ~subject.standing("pgd-20", pgd(subject, limits.NOISE_DRAWS))
-    by_noise = subject.right & ~standing_noise(subject)
+    by_gradient = subject.right & ~pgd_stands(subject, limits.NOISE_DRAWS)
+    by_noise = subject.right & ~subject.standing_noise
     either = int((by_gradient | by_noise).sum())
     counts = f"{int(by_noise.sum())} against {int(by_gradient.sum())} of {subject.n}"
     if either == 0:
@@ -125,35 +109,20 @@ def against_noise(subject: Subject) -> Check:
             ),
         )
     share, status = limits.NOISE.of_share(int(by_noise.sum()), either)
-    return Check(
-        name=NOISE,
-        status=status,
-        value=share,
-        limit=limits.NOISE.limit,
-        sentence=(
-            f"Gradients fool far more images than random noise does ({counts} for PGD)."
-            if status == "passed"
-            else f"Random noise fools about as many images as gradients do ({counts} for PGD): "
-            "the gradients are no guide, or epsilon is so large that anything works; attack "
-            "without gradients (Square) and check epsilon."
-        ),
+    return limits.NOISE.check(
+        *(NOISE, share, status),
+        good=f"Gradients fool far more images than random noise does ({counts} for PGD).",
+        bad=f"Random noise fools about as many images as gradients do ({counts} for PGD): "
+        "the gradients are no guide, or epsilon is so large that anything works; attack "
+        "without gradients (Square) and check epsilon.",
     )
-
-
-def standing_noise(subject: Subject) -> Tensor:
-    """[n]: right when clean and under every one of NOISE_DRAWS uniform draws from the ball."""
-    stands = subject.right.clone()
-    for draw in range(limits.NOISE_DRAWS):
-        rows = stands.nonzero().flatten()
-        if len(rows) == 0:
-            break
-        noise = subject.noise.select(rows).child("draw").child(draw)
-        images = subject.threat.sample(subject.batch.images[rows], noise)
-        answers = subject.answers_to(images, "noise", rows)
-        stands[rows] = answers.argmax(1) == subject.batch.labels[rows]
-    return stands
 
 
 def _mean_loss(subject: Subject, logits: Tensor) -> float:
     losses = cross_entropy(logits, subject.batch.labels)[subject.right]
     return float(losses.mean())
+
+
+def percent(stands: Tensor) -> str:
+    """``87.5``: the share of the images that are true in ``stands`` [n], in percent."""
+    return f"{100 * float(stands.float().mean()):.1f}"

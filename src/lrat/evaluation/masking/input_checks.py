@@ -72,18 +72,11 @@ def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
 
 def real_logits(subject: Subject) -> Check:
     """Whether outputs are probabilities (1) or not (0). Raises ``NonFiniteError``."""
-    looks_so = looks_squashed(subject.clean)
-    return Check(
-        name=LOGITS,
-        status="failed" if looks_so else "passed",
-        value=float(looks_so),
-        limit=0.5,
-        sentence=(
-            "The model returns probabilities, whose gradients vanish where it is sure: remove its "
-            "last softmax (or sigmoid) and evaluate again."
-            if looks_so
-            else "The model returns finite logits, as attacks need them."
-        ),
+    return limits.PROBABILITIES.check_exact(
+        *(LOGITS, float(looks_squashed(subject.clean))),
+        good="The model returns finite logits, as attacks need them.",
+        bad="The model returns probabilities, whose gradients vanish where it is sure: remove its "
+        "last softmax (or sigmoid) and evaluate again.",
     )
 
 
@@ -92,19 +85,12 @@ def repeated(subject: Subject) -> Check:
     again = subject.answers_to(subject.batch.images, NATURAL)
     value = _relative_difference(subject.clean, again)
     flips = int((subject.clean.argmax(1) != again.argmax(1)).sum())
-    random = value > limits.REPEATED_FORWARD
-    return Check(
-        name=REPEATED,
-        status="failed" if random else "passed",
-        value=value,
-        limit=limits.REPEATED_FORWARD,
-        sentence=(
-            f"The model answers the same images differently each time ({flips} of {subject.n} "
-            "change class), so single gradients mislead: switch its randomness off (dropout, "
-            "noise), or let attacks average gradients over many forwards."
-            if random
-            else "Asked twice, the model gives the same answer."
-        ),
+    return limits.REPEATED_FORWARD.check_exact(
+        *(REPEATED, value),
+        good="Asked twice, the model gives the same answer.",
+        bad=f"The model answers the same images differently each time ({flips} of {subject.n} "
+        "change class), so single gradients mislead: switch its randomness off (dropout, noise), "
+        "or let attacks average gradients over many forwards.",
     )
 
 
@@ -122,25 +108,18 @@ def alone(subject: Subject) -> Check:
             name=ALONE,
             status="failed",
             value=None,
-            limit=limits.BATCH_MATES,
+            limit=limits.BATCH_MATES.limit,
             sentence=(
                 f"The model cannot classify a single image ({reason}): set its BatchNorm to "
                 "running statistics, as model.eval() should."
             ),
         )
     value = _relative_difference(among, torch.cat(singly))
-    depends = value > limits.BATCH_MATES
-    return Check(
-        name=ALONE,
-        status="failed" if depends else "passed",
-        value=value,
-        limit=limits.BATCH_MATES,
-        sentence=(
-            "The answer for an image changes with the images beside it, or from call to call: "
-            "BatchNorm or dropout still works as in training; make the model obey model.eval()."
-            if depends
-            else "An image gets the same answer alone as among others."
-        ),
+    return limits.BATCH_MATES.check_exact(
+        *(ALONE, value),
+        good="An image gets the same answer alone as among others.",
+        bad="The answer for an image changes with the images beside it, or from call to call: "
+        "BatchNorm or dropout still works as in training; make the model obey model.eval().",
     )
 
 

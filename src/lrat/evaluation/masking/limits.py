@@ -11,7 +11,9 @@ Fashion-MNIST at L_inf .1; 256 to 1,000 images); "the paper" is Table 1 of LRAT 
 
 from dataclasses import dataclass
 
-from lrat.evaluation.masking.panel import Status
+from torch import Tensor
+
+from lrat.evaluation.masking.panel import Check, Status
 from lrat.evaluation.statistics import paired_difference, wilson
 
 
@@ -33,20 +35,31 @@ class Limit:
         share = wilson(count, n)
         return share.value, self.judge(share.value, share.low)
 
-    def of_gap(self, only_a: int, only_b: int, n: int) -> tuple[float, Status]:
-        """Of the accuracy under a minus that under b on the same images (Tango)."""
-        gap = paired_difference(only_a, only_b, n)
+    def of_gap(self, a: Tensor, b: Tensor) -> tuple[float, Status]:
+        """Of the accuracy under a minus that under b, both [n], on the same images (Tango)."""
+        gap = paired_difference(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
         return gap.value, self.judge(gap.value, gap.low)
 
+    def check(self, name: str, value: float, status: Status, *, good: str, bad: str) -> Check:
+        """The check of this name; its sentence is ``good`` where it is passed, else ``bad``."""
+        sentence = good if status == "passed" else bad
+        return Check(name=name, status=status, value=value, limit=self.limit, sentence=sentence)
 
-REPEATED_FORWARD = 1e-4
+    def check_exact(self, name: str, value: float, *, good: str, bad: str) -> Check:
+        """The same for a value that does not depend on chance."""
+        return self.check(name, value, self.judge(value, low=value), good=good, bad=bad)
+
+
+REPEATED_FORWARD = Limit(limit=1e-4, certain=1e-4)
 """Largest difference of logits between two forwards of the same images, relative to the largest
 logit where that is above 1: AutoAttack's bound for a randomised defence (Croce et al. 2020)."""
 
-BATCH_MATES = 1e-3
+BATCH_MATES = Limit(limit=1e-3, certain=1e-3)
 """The same for an image alone and among others. Other batch sizes sum in another order: 3e-7 was
 measured; BatchNorm on the batch's own statistics makes .1 and more."""
 
+PROBABILITIES = Limit(limit=0.5, certain=0.5)
+"""Outputs that look like probabilities count 1, logits 0."""
 
 VANISHED = 1e-12
 """A gradient of the cross-entropy that is nowhere larger is (nearly) zero. A float32 softmax

@@ -11,6 +11,7 @@ from lrat.attacks.gradient import gradients_of, image_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import RegionViolationError
 from lrat.evaluation.forward import classify
+from lrat.evaluation.masking.limits import NOISE_DRAWS
 from lrat.hardware import full_float32
 from lrat.losses import cross_entropy
 from lrat.modes import evaluating, recordable
@@ -88,6 +89,20 @@ class Subject:
         """[n]: right when clean and after the attack."""
         answers = self.after(name, attack, among)
         return self.right & (answers.argmax(1) == self.batch.labels)
+
+    @cached_property
+    def standing_noise(self) -> Tensor:
+        """[n]: right when clean and under every one of NOISE_DRAWS uniform draws from the ball."""
+        stands = self.right.clone()
+        for draw in range(NOISE_DRAWS):
+            rows = stands.nonzero().flatten()
+            if len(rows) == 0:
+                break
+            noise = self.noise.select(rows).child("draw").child(draw)
+            images = self.threat.sample(self.batch.images[rows], noise)
+            answers = self.answers_to(images, "noise", rows)
+            stands[rows] = answers.argmax(1) == self.batch.labels[rows]
+        return stands
 
     @cached_property
     def gradients(self) -> Tensor:

@@ -1,14 +1,14 @@
 """What an evaluation says of itself: its model, attacks and images, and what was found."""
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrat.errors import RunFolderError
+from lrat.errors import RunFolderError, SettingError
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_record
 from lrat.files.write import write_if_new
+from lrat.threat.norms import stored_threat, threat_parts
 
 _logger = logging.getLogger(__name__)
 ANEW = "bring it back, or move its folder away and give the same command again"
@@ -102,10 +102,9 @@ def _is_identity(values: dict[str, Any]) -> bool:
 
 def ball_of(threat: str) -> tuple[str, float] | None:
     """``Linf(epsilon=8/255)``, as identities say it, as ("Linf", 0.0313...); None for others."""
-    found = re.fullmatch(r"(Linf|L2)\(epsilon=([0-9.e-]+)(?:/(\d+))?\)", threat)
-    if found is None:
-        return None
+    text = stored_threat(threat)
     try:
-        return found[1], float(found[2]) / float(found[3] or 1)
-    except (ValueError, ZeroDivisionError):
+        norm, epsilon = threat_parts(text or "")
+    except SettingError:
         return None
+    return norm.name, epsilon

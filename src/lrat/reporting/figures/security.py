@@ -16,10 +16,11 @@ from lrat.reporting.figures.style import (
     save,
     shortened,
 )
+from lrat.threat.norms import NORMS
 
 _HEIGHT = 2.3
 _LEGEND_LINE = 0.14
-_NORMS = {"Linf": "L∞", "L2": "L2"}
+_SYMBOLS = {norm.name: norm.symbol for norm in NORMS.values()}
 
 
 def security_curve_figure(curves: Mapping[str, Mapping[str, Any]], out: Path) -> Drawn:
@@ -102,7 +103,7 @@ def _axes(axes: Any, curves: Mapping[str, Mapping[str, Any]], norm: str) -> None
     axes.grid(visible=True, color="#d9d9d9", linewidth=0.4)
     axes.set_axisbelow(True)
     axes.set_ylabel("accuracy (%)")
-    axes.set_xlabel(f"epsilon ({_NORMS.get(norm, norm)}, pixels in [0, 1])")
+    axes.set_xlabel(f"epsilon ({_SYMBOLS.get(norm, norm)}, pixels in [0, 1])")
     trained = _trained(curves)
     if trained is not None and trained <= widest:
         axes.axvline(trained, color="black", linewidth=0.8, linestyle=":")
@@ -119,7 +120,7 @@ def _axes(axes: Any, curves: Mapping[str, Mapping[str, Any]], norm: str) -> None
 
 
 def _norm(curve: Mapping[str, Any]) -> str:
-    return _NORMS.get(str(curve["norm"]), str(curve["norm"]))
+    return _SYMBOLS.get(str(curve["norm"]), str(curve["norm"]))
 
 
 def _trained(curves: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -15,6 +15,7 @@ from lrat.evaluation.storage.store import EXTENT
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.runs.folder import CONFIG, OFF, PANEL, checkpoint_of
+from lrat.threat.norms import stored_threat
 
 _MOST_SETTINGS = 8
 """With more of them, the run's own configuration file is the shorter command."""
@@ -73,7 +74,7 @@ def evaluate_command(
         words += ["--checkpoint", checkpoint]
     suite = str(identity.get("suite"))
     words += ["--suite", suite if suite in SUITES else f"{suite.upper()}.yaml"]
-    attacked = threat_argument(str(identity.get("threat")))
+    attacked = stored_threat(str(identity.get("threat")))
     if attacked is not None and attacked != threat:
         words += ["--threat", attacked]
     images = at(folder.json(EXTENT), "images")
@@ -92,12 +93,6 @@ def evaluate_command(
     words += ["--acceleration", OFF] if identity.get("acceleration") == OFF else []
     words += ["--masking"] if _panel_was_asked_for(folder, identity) else []
     return shlex.join([*words, *extra])
-
-
-def threat_argument(described: str) -> str | None:
-    """``Linf(epsilon=8/255)`` as the command line takes it, ``linf:8/255``; None for another."""
-    found = re.fullmatch(r"(Linf|L2)\(epsilon=([0-9./e-]+)\)", described)
-    return None if found is None else f"{found[1].lower()}:{found[2]}"
 
 
 def _slug(threat: str | None) -> str:

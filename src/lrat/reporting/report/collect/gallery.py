@@ -17,6 +17,7 @@ from lrat.evaluation.storage.records import ball_of
 from lrat.reporting.report.collect.evaluations import Evaluated, Verdicts
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord
+from lrat.threat.norms import NORMS
 
 _SHOWN = 32
 
@@ -164,11 +165,10 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _distance(change: npt.NDArray[np.float32], norm: str | None) -> float:
     """In the threat's own norm; NaN for a region without one."""
-    if norm == "Linf":
-        return float(np.abs(change).max())
-    if norm == "L2":
-        return float(np.linalg.norm(change.astype(np.float64)))
-    return float("nan")
+    orders = {known.name: known.order for known in NORMS.values()}
+    if norm not in orders:
+        return float("nan")
+    return float(np.linalg.norm(change.astype(np.float64).ravel(), orders[norm]))
 
 
 def _names(names: Any, classes: int) -> list[str]:
