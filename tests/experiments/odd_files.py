@@ -1,5 +1,6 @@
 """Contents that no command of ours writes: JSON, Parquet and safetensors files, by what is odd."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -208,8 +209,8 @@ def odd_safetensors(whole: bytes, beside: str) -> Iterator[tuple[str, bytes]]:
     yield "metadata of numbers", _safetensors(header | {"__metadata__": {beside: 3}}, data)
 
 
-def without_digest(whole: bytes) -> bytes:
-    """``model.json`` as earlier versions wrote it: the weights are read whatever they are."""
+def with_digest(whole: bytes, weights: bytes) -> bytes:
+    """``model.json`` with the digest of ``weights``, so that they are read whatever they are."""
     value: Mapping[str, Any] = json.loads(whole)
-    kept = {key: each for key, each in value.items() if key not in {CHECKSUM, "sha256"}}
-    return json.dumps(kept).encode()
+    kept = {key: each for key, each in value.items() if key != CHECKSUM}
+    return json.dumps({**kept, "sha256": hashlib.sha256(weights).hexdigest()}).encode()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.odd_files import odd_json, odd_parquet, odd_safetensors, without_digest
+from experiments.odd_files import odd_json, odd_parquet, odd_safetensors, with_digest
 from experiments.readers import HEAD, KINDS, PANEL, Damage, Runs, Tally, Trial, not_drawn
 from lrat.runs.folder import BESIDE_TENSORS, MODEL
 from soaking import keep
@@ -64,9 +64,8 @@ def _odd(runs: Runs, pattern: str) -> Iterator[Damage]:
         yield from ((what, {path: content}) for what, content in odd_parquet(whole))
     elif path.suffix == ".safetensors":
         about = runs.run / MODEL
-        earlier = without_digest(runs.stored[about])
         for what, content in odd_safetensors(whole, BESIDE_TENSORS):
-            yield what, {path: content, about: earlier}
+            yield what, {path: content, about: with_digest(runs.stored[about], content)}
     else:
         *before, last = whole.splitlines(keepends=True) if path.suffix == ".jsonl" else [whole]
         for what, content in odd_json(last):

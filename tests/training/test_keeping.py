@@ -158,7 +158,7 @@ def test_settings_that_cannot_be_meant(
 def test_what_a_killed_process_left_half_written_is_gone(tmp_path: Path) -> None:
     run(tmp_path, epochs=1)
     left = [
-        tmp_path / ".metrics.jsonl.77.tmp",  # of an earlier version
+        temporary(tmp_path / "metrics.jsonl"),
         temporary(tmp_path / "checkpoints" / "epoch-002.pt"),
         temporary(tmp_path / "weights" / "epoch-002.parquet"),
     ]
@@ -235,10 +235,6 @@ ALTERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda state: state.update(records=[3]),
         r"no state of a run that this version of lrat knows \(Type\w+",
     ),
-    "a record of another version": (
-        lambda state: state.update(records=['{"energy": 3}']),
-        r"no state of a run .*record of an epoch",
-    ),
     "another optimiser": (
         lambda state: state["optimizer"].update(param_groups=[]),
         r"does not fit this model: .*different number of parameter groups",
@@ -272,25 +268,6 @@ def test_another_number_of_classes_is_one_line(tmp_path: Path) -> None:
         CheckpointError, match=r"5\.weight is \[3, 10\] there and \[7, 10\] in the model; .*classes"
     ):
         run(tmp_path, epochs=2, model=wider)
-
-
-def test_a_checkpoint_of_the_first_format_is_continued(tmp_path: Path) -> None:
-    whole, _ = run(tmp_path / "whole", epochs=2)
-    folder = tmp_path / "old"
-    run(folder, epochs=1)
-
-    def older(state: dict[str, Any]) -> None:
-        for name in ("average", "remarks", "guards"):
-            state.pop(name, None)
-        state["sums"].pop("skipped")
-        state["records"] = (folder / "metrics.jsonl").read_text().splitlines()
-
-    alter(folder, older)
-    path = folder / "checkpoints" / "epoch-001.json"
-    (folder / "metrics.jsonl").unlink()  # the checkpoint held it all
-    write_json(path, {**read_json(path), "format": 1, "version": ""})
-    model, _ = run(folder, epochs=2)
-    assert_same(model.state_dict(), whole.state_dict())
 
 
 def test_one_that_only_reads_takes_over_and_writes_nothing(tmp_path: Path) -> None:
@@ -457,23 +434,3 @@ def test_one_selected_by_several_measures_is_chosen_again_by_the_same() -> None:
     assert best_of(records, [1, 3, 4], lost) == Best(epoch=1, value=0.5)
     assert best_of(records, [3, 4], lost) == Best(epoch=4, value=0.4)
     assert best_of(records, [], lost) is None
-
-
-def test_one_that_was_saved_while_measuring_under_its_earlier_name_is_continued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its remarks were texts alone."""
-    monkeypatch.setattr("lrat.training.storage._SECONDS_WORTH_SAVING", 0.0)
-
-    def die(model: nn.Module) -> dict[str, float]:
-        raise PowerCutError
-
-    with pytest.raises(PowerCutError):
-        run(tmp_path, watch=Watch(validate=die))
-    alter(tmp_path, lambda state: state.update(remarks=["momentum started afresh"]))
-    for path in tuple((tmp_path / "checkpoints").iterdir()):
-        path.rename(path.with_name(path.name.replace("-measuring", "")))
-    parts, result = run(tmp_path, watch=Watch(validate=validate))
-    whole, _ = run(watch=Watch(validate=validate))
-    assert_same(parts.state_dict(), whole.state_dict())
-    assert result.records[0].notices == ({"guard": "portable", "text": "momentum started afresh"},)

@@ -44,8 +44,8 @@ _MOST_ROWS = 20_000_000
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 _HALVES = re.compile("[\ud800-\udfff]")
-_TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.(?:\d+\.tmp|[0-9a-f]{32}(?:\.tmp)?)")
-"""Names of ``temporary``; those of earlier versions ended in a process's number."""
+_TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.[0-9a-f]{32}(?:\.tmp)?")
+"""Names of ``temporary``."""
 
 
 def write_atomically(path: Path, write: Write) -> None:

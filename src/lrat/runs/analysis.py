@@ -45,8 +45,6 @@ class AnalysisStore:
         wanted = json.loads(json.dumps(identity))
         remove_leftovers(self.folder)
         stored = self._read(IDENTITY)
-        if stored is not None and "program" not in stored:  # of an earlier version
-            wanted.pop("program", None)
         if stored == wanted:
             return None
         stale = self.folder.is_dir() and any(self._files())

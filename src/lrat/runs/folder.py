@@ -67,7 +67,7 @@ def read_weights(path: Path, *, follow: bool = False, checked: bool = True) -> b
     """The content of a file of weights, ``follow`` as in ``reading.open_stored``.
 
     ``CheckpointError`` where it cannot be read, and if ``checked`` for a run's selected weights of
-    another digest than ``model.json`` says; runs of earlier versions have none.
+    another digest than ``model.json`` says.
     """
     try:
         with open_stored(path, follow=follow) as file:
@@ -78,7 +78,7 @@ def read_weights(path: Path, *, follow: bool = False, checked: bool = True) -> b
         raise CheckpointError(f"{path} {trouble(error)}") from None
     try:
         about = read_json(path.parent / MODEL) if checked and path.name == WEIGHTS else {}
-        is_whole = about.get("sha256") in {None, hashlib.sha256(content).hexdigest()}
+        is_whole = not about or about.get("sha256") == hashlib.sha256(content).hexdigest()
         reason = "" if is_whole else "is damaged: its digest differs"
     except FileNotFoundError:
         return content

@@ -76,8 +76,8 @@ class Reading:
         return same is None or stored is None or stored.differs(same) is None
 
     def check(self, folder: Path, trained: Callable[[], Iterable[Weights]] = tuple) -> None:
-        """Refuse a folder of another model; one of an earlier version, without a fingerprint, is
-        not refused. ``RunFolderError`` with what differs.
+        """Refuse a folder of another model; one whose fingerprint was removed is not refused.
+        ``RunFolderError`` with what differs.
 
         ``trained``: weights that a training in this folder came to; it raises what is to be said
         first. A model that holds some of them is the one that was trained: of it the code is

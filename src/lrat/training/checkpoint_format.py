@@ -21,8 +21,7 @@ from lrat.files.read import NOT_AS_WRITTEN, read_json
 from lrat.files.write import to_json
 
 FORMAT = 3
-READABLE = (1, 2, FORMAT)
-"""Format 1 knew neither averages nor portable checkpoints, formats 1 and 2 held all records."""
+"""Of a checkpoint and its description; others are refused."""
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+)(-measuring)?)?(-portable)?")
 _LARGEST = 10**9
 
@@ -96,8 +95,8 @@ class Description:
     identity: str
     format: int
     sha256: str
-    portable: bool = False
-    version: str = ""
+    portable: bool
+    version: str
 
     def belongs_to(self, name: Name) -> bool:
         return (self.epoch, self.step, self.portable) == (name.epoch, name.step, name.portable)
@@ -117,10 +116,10 @@ class Description:
             raise DamagedError(f"{path.name} cannot be read") from error
         if type(values.get("format")) is not int:
             raise DamagedError(f"{path.name} cannot be read")
-        if values["format"] not in READABLE:
+        if values["format"] != FORMAT:
             raise CheckpointError(
                 f"checkpoint {path.with_suffix('.pt')} has format {values['format']}"
-                f"{_written_by(values)}, this version reads {' and '.join(map(str, READABLE))}: "
+                f"{_written_by(values)}, this version reads {FORMAT}: "
                 "continue with the version that wrote it, or in another folder"
             )
         if not _fits(values):
@@ -136,12 +135,11 @@ def _written_by(values: dict[str, Any]) -> str:
 def _fits(values: dict[str, Any]) -> bool:
     """Whether these are the fields of a description, each of its kind."""
     known = {field.name: field for field in fields(Description)}
-    given = {"portable": False, "version": "", **values}
-    return given.keys() == known.keys() and (
-        all(_is_count(given[name]) for name in ("epoch", "step"))
-        and (given["selected"] is None or _is_count(given["selected"]))
-        and all(isinstance(given[name], str) for name in ("identity", "sha256", "version"))
-        and isinstance(given["portable"], bool)
+    return values.keys() == known.keys() and (
+        all(_is_count(values[name]) for name in ("epoch", "step"))
+        and (values["selected"] is None or _is_count(values["selected"]))
+        and all(isinstance(values[name], str) for name in ("identity", "sha256", "version"))
+        and isinstance(values["portable"], bool)
     )
 
 

@@ -218,7 +218,7 @@ class EpochSums:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.steps = state["steps"]
         self.images = state["images"]
-        self.skipped = state.get("skipped", 0)  # absent in older checkpoints
+        self.skipped = state["skipped"]
         self.seconds = state["seconds"]
         self._counts = dict(state["counts"])
         self._sums = {name: value.to(self._device) for name, value in state["sums"].items()}

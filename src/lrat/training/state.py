@@ -110,16 +110,15 @@ class RunState:
             ) from error
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        watched = state.get("guards")  # absent in older checkpoints
-        if self.guards is not None and watched is not None:
-            self.guards.load_state_dict(watched, records)
+        if self.guards is not None and state["guards"] is not None:
+            self.guards.load_state_dict(state["guards"], records)
         self.source.load_state_dict(state["source"])
         self.memory.clear()
         self.memory.update({name: value.to(self.device) for name, value in state["memory"].items()})
         self.epoch = state["epoch"]
         self.step = state["step"]
-        self.measuring = state.get("measuring", False)  # absent in older checkpoints
-        self.rate = state.get("rate", self.optimizer.param_groups[0]["lr"])  # there too
+        self.measuring = state["measuring"]
+        self.rate = state["rate"]
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
         self.records = list(records)
@@ -136,7 +135,7 @@ def reported(saved: Mapping[str, Any]) -> dict[str, Any]:
     ``CheckpointError`` where it holds no model."""
     try:
         weights: dict[str, Any] = dict(saved["model"])
-        average = saved.get("average")  # absent in older checkpoints
+        average = saved["average"]
         for name, value in ({} if average is None else average["values"]).items():
             weights[name].copy_(value)  # in place: tied weights share their memory
     except (RuntimeError, *NOT_AS_WRITTEN) as error:

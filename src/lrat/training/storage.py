@@ -131,11 +131,9 @@ class FolderKeeper:
 
     def _take_over(self, state: RunState, saved: dict[str, Any]) -> str | None:
         light = saved.pop("portable", None)
-        remarks = saved.pop("remarks", [])  # absent in older checkpoints, or texts alone
+        remarks = saved.pop("remarks")
         take_over(state, self._recorder, self._metrics, saved, self._checkpoints.folder)
-        self._remarks = [
-            _remark("portable", each) if isinstance(each, str) else each for each in remarks
-        ]
+        self._remarks = list(remarks)
         self._note_saved(state)
         found = [self._select_anew(state), _lost_records(state)]
         if light is not None:
@@ -324,11 +322,9 @@ def take_over(
     optimizer = saved.get("optimizer")
     try:
         check_fit(state.model, saved["model"], f"the newest checkpoint in {folder}")
-        lines = saved["records"]  # themselves in checkpoints of format 1 and 2
-        lines = lines if isinstance(lines, list) else metrics.lines(lines)
         state.load_state_dict(
             {**saved, "optimizer": ours["optimizer"] if optimizer is None else optimizer},
-            [EpochRecord.from_json(line) for line in lines],
+            [EpochRecord.from_json(line) for line in metrics.lines(saved["records"])],
         )
         recorder.load_state_dict(saved["recorder"])
     except (RuntimeError, *NOT_AS_WRITTEN) as error:

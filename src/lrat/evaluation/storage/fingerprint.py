@@ -3,8 +3,8 @@
 ``fingerprint.json`` holds the code of the model (and of the attacks) as a reading found it, and how
 the model answered a few images when the folder was begun: its logits, and their gradients, without
 which a model whose gradients were hidden looks like the one that shows them. Both are compared
-with a tolerance, so that other processors, threads and devices find the same. A folder of an
-earlier version has none and is held to what it has.
+with a tolerance, so that other processors, threads and devices find the same. A folder from which
+it was removed is taken as it is.
 """
 
 import hashlib
@@ -202,7 +202,7 @@ def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 
 
 def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """That of the model that ``folder`` was begun with; None where an earlier version began it.
+    """That of the model that ``folder`` was begun with; None where it was removed.
 
     Raises ``RunFolderError`` for a damaged file.
     """

@@ -257,7 +257,7 @@ class OutcomeStore:
 
 
 def read_notes(folder: Path) -> tuple[str, ...]:
-    """What must be known about the outcomes in ``folder``; by an earlier version, its summary's."""
+    """What must be known about the outcomes in ``folder``; without the file, its summary's."""
     if is_there(folder / NOTES):
         return notes_of(read_record(folder / NOTES, f"delete it and {_AGAIN}"))
     return notes_of(stored_summary(folder / SUMMARY) or {})
