@@ -58,11 +58,8 @@ def handing_copies(model: nn.Module) -> Iterator[None]:
     def copied(module: nn.Module, given: Any, named: Any) -> tuple[Any, Any]:
         return tuple(map(_copy, given)), {name: _copy(value) for name, value in named.items()}
 
-    handle = model.register_forward_pre_hook(copied, with_kwargs=True)
-    try:
+    with model.register_forward_pre_hook(copied, with_kwargs=True):
         yield
-    finally:
-        handle.remove()
 
 
 def _copy(value: Any) -> Any:

@@ -198,15 +198,11 @@ class _Recorder:
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        handles = (
+        with (
             model.register_forward_pre_hook(self._take, with_kwargs=True),
             model.register_forward_hook(self._note, with_kwargs=True),
-        )
-        try:
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def paths(self, label: int) -> tuple[Path, ...]:
         return tuple(self._path(row, label) for row in self._rows)

@@ -83,16 +83,12 @@ def _outside_autocast(module: nn.Module, kind: str) -> Iterator[None]:
     def after(module: nn.Module, inputs: Any, output: Any) -> None:
         calls.close()
 
-    hooks = [
+    with (
+        calls,
         module.register_forward_pre_hook(before, with_kwargs=True),
         module.register_forward_hook(after, always_call=True),
-    ]
-    try:
+    ):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        calls.close()
 
 
 def in_float32(output: Any) -> Any:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -216,9 +216,7 @@ def noticing(stop: StopRequest, *modules: nn.Module) -> Iterator[None]:
         if stop:
             raise StopNow
 
-    hooks = [module.register_forward_pre_hook(check) for module in dict.fromkeys(modules)]
-    try:
+    with ExitStack() as hooks:
+        for module in dict.fromkeys(modules):
+            hooks.enter_context(module.register_forward_pre_hook(check))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
