@@ -34,17 +34,18 @@ def test_it_agrees_with_the_stored_evaluation(run: Path) -> None:
     assert "every verdict is the stored one" in out
     assert "seed 3" in out
     assert f"image {right} of digits" in out
-    paths = read_table(run / "figures" / f"why-{right}-paths.parquet")
+    story = explain(run, right, out=run / "again").told.story
     for name in ("pgd-20", "cw-20"):
         row = stored.outcomes.under(name).at(np.array([right]))
-        rows = paths["attack"] == name
-        assert rows.sum() == row.forwards[0]
+        (told,) = [attack for attack in story.attacks if attack.name == name]
+        (path,) = told.paths
+        assert len(path.forward) == row.forwards[0]
         (line,) = [line for line in out.splitlines() if re.match(rf"{name} +(fooled|robust)", line)]
         verdict = "fooled" if row.fooled[0] else "robust"
         assert line.split()[1] == verdict
         assert f"{verdict} {row.margin[0]:+.4f}" in line
         # PGD's last step comes after its last forward: nearly there already.
-        assert paths["margin"][rows][-1] == pytest.approx(row.margin[0], abs=0.2)
+        assert path.margin[-1] == pytest.approx(row.margin[0], abs=0.2)
     for ending in (".pdf", ".png", ".txt"):
         assert (run / "figures" / f"why-{right}{ending}").stat().st_size > 100
 
@@ -84,7 +85,6 @@ def test_without_an_evaluation_it_is_quick_and_says_so(run: Path, tmp_path: Path
         "there.pdf",
         "there.png",
         "there.txt",
-        "there-paths.parquet",
     }
     assert not (run / "figures").exists()
 

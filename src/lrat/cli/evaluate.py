@@ -54,7 +54,7 @@ def evaluate(
         typer.Option(
             min=0,
             help="So many images are kept for `lrat report`, also of a finished evaluation; "
-            "32 by default, fewer of large ones.",
+            "32 by default.",
         ),
     ] = None,
     noise: Annotated[

@@ -5,7 +5,6 @@ Which images of an evaluation are kept for reports.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -58,11 +57,7 @@ ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 IMAGES = 32
 """So many where nobody says how many."""
-MOST_BYTES = 32 * 2**20
-"""Of an evaluation's gallery, unless a number of images is asked for: of 224x224 images under
-``paper`` six fit."""
 _SEED = 0
-_FLOAT32 = 4
 
 
 def evaluate_subject(
@@ -281,7 +276,7 @@ def _planned(
         "noise": request.noise,
         "chunk": request.batch_size,
         "keep_images": request.keep_images,
-        "gallery": chosen_gallery(request.gallery, images, test, chosen, classes),
+        "gallery": chosen_gallery(request.gallery, images, test),
         "whole": images.index.cpu().numpy(),
     }
     return _Plan(
@@ -308,18 +303,13 @@ def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
     return images
 
 
-def chosen_gallery(
-    wanted: int | None, images: ImageData, test: ImageData, suite: Suite, classes: int
-) -> Gallery | None:
-    """A fixed, seeded, class-stratified part of ``images``, of ``test``, that ``suite`` attacks.
+def chosen_gallery(wanted: int | None, images: ImageData, test: ImageData) -> Gallery | None:
+    """A fixed, seeded, class-stratified part of ``images``, of ``test``, that are attacked.
 
     ``wanted``: how many; these are then attacked again where their outcomes are known already. None
     is the usual number, of images that are attacked anyway; 0 is no gallery.
     """
     count = IMAGES if wanted is None else wanted
-    if wanted is None:
-        each = _FLOAT32 * (prod(images.shape) + classes) * (1 + len(suite.steps))
-        count = min(count, MOST_BYTES // each)
     if count == 0:
         return None
     some = stratified_subset(images, count, seed=_SEED)

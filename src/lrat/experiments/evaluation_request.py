@@ -26,8 +26,8 @@ class EvaluationRequest:
     ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
     ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
     or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``gallery``: so many
-    images are kept for reports with what every attack made of them, 0 for none; None is a few
-    dozens, fewer of large ones, of those that are attacked anyway. ``devices``: so many
+    images are kept for reports with what every attack made of them, 0 for none; None is 32
+    of those that are attacked anyway. ``devices``: so many
     processes on each of ``nodes`` machines (``evaluate_parallel``), None for this process alone.
     """
 

@@ -20,8 +20,7 @@ from lrat.evaluation.storage.records import read_identity
 from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
-from lrat.experiments.why_text import ExplanationParts, paths_table
-from lrat.files.write import write_table
+from lrat.experiments.why_text import ExplanationParts
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
@@ -35,15 +34,13 @@ _DEFAULT_SUITE = "quick"
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """``told``: the story with what is stored beside it; the figure, and the paths in full."""
+    """``told``: the story with what is stored beside it, and the figure."""
 
     told: ExplanationParts
     drawn: Drawn
-    paths: Path
 
     def __str__(self) -> str:
-        files = f"figure in {self.drawn.pdf} and {self.drawn.png}\npaths in full in {self.paths}"
-        return f"{self.told}\n\n{files}"
+        return f"{self.told}\n\nfigure in {self.drawn.pdf} and {self.drawn.png}"
 
 
 @random_state_kept()
@@ -112,8 +109,7 @@ def explain(
         stem,
         caption=told.caption,
     )
-    paths = write_table(stem.with_name(f"{stem.name}-paths"), paths_table(story))
-    return Explanation(told=told, drawn=drawn, paths=paths)
+    return Explanation(told=told, drawn=drawn)
 
 
 def _row_of(index: int, test: ImageData, run: Path) -> int:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lrat.evaluation import NATURAL, Outcomes
 from lrat.evaluation.outcomes import UNKNOWN
@@ -155,26 +154,6 @@ class ExplanationParts:
                 ("class", *(str(path.prediction[at]) for at in places)),
             ]
             yield f"{title}\n{aligned(rows)}"
-
-
-def paths_table(story: Story) -> dict[str, npt.NDArray[Any]]:
-    """Every point of every path in columns: attack, path, forward, margin, prediction, inside."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("attack", "path", "forward", "margin", "prediction", "inside")
-    }
-    for attack in story.attacks:
-        for number, path in enumerate(attack.paths):
-            count = len(path.forward)
-            columns["attack"] += [attack.name] * count
-            columns["path"] += [number] * count
-            columns["forward"] += path.forward.tolist()
-            columns["margin"] += path.margin.tolist()
-            columns["prediction"] += path.prediction.tolist()
-            columns["inside"] += path.inside.tolist()
-    types: dict[str, Any] = {"attack": np.str_, "margin": np.float32, "inside": np.bool_}
-    return {
-        name: np.array(values, dtype=types.get(name, np.int64)) for name, values in columns.items()
-    }
 
 
 def _points(path: Path) -> list[int]:

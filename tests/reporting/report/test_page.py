@@ -212,8 +212,8 @@ def test_ten_runs_with_many_pictures_stay_below_ten_megabytes() -> None:
         name = f"run-{k}"
         runs[k] = replace(run, name=name, gallery=replace(run.gallery, images=images))
     page = render_report(made.report(runs))
-    assert 8_000_000 < len(page.encode()) < 10_000_000
-    assert "so that the page stays under 10 MB" in page
+    assert len(page.encode()) < 10_000_000
+    assert "of the 50 at hand" in page
 
 
 def test_an_unweighted_method_gets_a_sentence_and_no_chart() -> None:

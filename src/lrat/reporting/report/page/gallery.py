@@ -1,4 +1,4 @@
-"""The gallery as the page's script reads it: few, small pictures under a budget of bytes.
+"""The gallery as the page's script reads it: few, small pictures.
 
 Arrays become PNG files in data addresses.
 """
@@ -16,11 +16,9 @@ import numpy.typing as npt
 from lrat.reporting.report.page.numbers import counted
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord, RunRecord
 
-BUDGET = 3_600_000
-"""Characters of galleries in the page; plotly.js takes 4.8 MB of the 10 MB that ten runs may."""
+MOST = 64
+"""Images of the page, divided evenly among its runs."""
 _LIKELIEST = 3
-_TEXT = 200
-"""Characters about one attacked image beside its pictures."""
 
 LARGEST_SIDE = 128
 """Longer images are drawn by every second, third, ... pixel: their number, not their depth."""
@@ -29,11 +27,10 @@ _GREY_LEVEL = 0.5
 
 @dataclass(kw_only=True)
 class Pictures:
-    """The pictures of the page, each once however often it is shown. ``spent``: characters."""
+    """The pictures of the page, each once however often it is shown."""
 
     addresses: list[str] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
-    spent: int = 0
 
     def add(self, image: npt.NDArray[Any]) -> int:
         """The picture's number in ``addresses``."""
@@ -41,52 +38,36 @@ class Pictures:
         if address not in self.places:
             self.places[address] = len(self.addresses)
             self.addresses.append(address)
-            self.spent += len(address) + 3
         return self.places[address]
 
 
-def gallery_data(runs: Sequence[RunRecord], budget: int = BUDGET) -> dict[str, Any]:
+def gallery_data(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """``pictures``: data addresses; ``runs``: of every run with a gallery its images, which name
-    pictures by number. What a run leaves of its part of the budget is the next ones'."""
+    pictures by number."""
     pictures = Pictures()
     galleries = [
-        (place, run.gallery)
-        for place, run in enumerate(runs)
+        (number, run.gallery)
+        for number, run in enumerate(runs)
         if run.gallery is not None and run.gallery.images
     ]
-    made = []
-    for turn, (place, gallery) in enumerate(galleries):
-        part = (budget - pictures.spent) // (len(galleries) - turn)
-        made.append({"run": place, **_of_run(gallery, pictures, part)})
-    return {"pictures": pictures.addresses, "runs": made}
+    most = max(1, MOST // max(1, len(galleries)))
+    shown = [{"run": number, **_of_run(gallery, pictures, most)} for number, gallery in galleries]
+    return {"pictures": pictures.addresses, "runs": shown}
 
 
-def spread_out(count: int) -> list[int]:
-    """0 … ``count`` − 1 in an order whose every beginning is spread over all of them (van der
-    Corput's), so that what is left out is not one class or one outcome."""
-    bits = max(count - 1, 1).bit_length()
-    return sorted(range(count), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
-
-
-def _of_run(gallery: GalleryRecord, pictures: Pictures, part: int) -> dict[str, Any]:
+def _of_run(gallery: GalleryRecord, pictures: Pictures, most: int) -> dict[str, Any]:
+    """Every image, or every second, third, ... one where there are more than ``most``."""
     attacks = list(dict.fromkeys(name for image in gallery.images for name in image.attacks))
     scale = scaling(gallery.norm, gallery.epsilon, _largest_change(gallery))
-    before = pictures.spent
-    entries: dict[int, dict[str, Any]] = {}
-    for place in spread_out(len(gallery.images)):
-        spent = pictures.spent - before
-        # The next image costs about as much as those before it.
-        if entries and spent + spent / len(entries) > part:
-            break
-        entries[place] = _entry(gallery.images[place], attacks, scale, pictures)
-    kept = [gallery.images[place] for place in sorted(entries)]
+    kept = gallery.images[:: math.ceil(len(gallery.images) / most)]
+    entries = [_entry(image, attacks, scale, pictures) for image in kept]
     return {
         "about": gallery.about,
         "scale": scale.words,
         "notes": _notes(gallery, len(kept)),
         "attacks": attacks,
-        "classes": _class_names(gallery, [entries[place] for place in sorted(entries)]),
-        "images": [entries[place] for place in sorted(entries)],
+        "classes": _class_names(gallery, entries),
+        "images": entries,
     }
 
 
@@ -106,7 +87,6 @@ class Scaling:
 def _entry(
     image: GalleryImage, attacks: Sequence[str], scale: Scaling, pictures: Pictures
 ) -> dict[str, Any]:
-    pictures.spent += _TEXT * (1 + len(image.attacks))
     return {
         "index": image.index,
         "label": image.label,
@@ -175,8 +155,8 @@ def _notes(gallery: GalleryRecord, kept: int) -> list[str]:
     notes = []
     if kept < len(gallery.images):
         notes.append(
-            f"{counted(kept, 'image')} of the {len(gallery.images)} at hand, "
-            "so that the page stays under 10 MB."
+            f"{counted(kept, 'image')} of the {len(gallery.images)} at hand: "
+            f"the page shows at most {MOST}."
         )
     first = gallery.images[0].image
     step = stride(first)
