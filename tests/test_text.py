@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrat.text import cut, reason, shown, visible
+from lrat.text import cut, percent, reason, shown, visible, written_p
 
 
 class _Unprintable:
@@ -39,3 +39,8 @@ def test_a_reason_is_one_line_and_never_empty() -> None:
     assert reason(ValueError("a\n  b\x1b")) == r"a b\x1b"
     assert reason(FileNotFoundError(2, "No such file", "x")) == "No such file"
     assert len(reason(ValueError("x" * 10**6))) <= 300
+
+
+def test_shares_and_p_values_are_numbers_or_a_dash() -> None:
+    assert (percent(0.5114), percent(0.0), percent(None)) == ("51.1 %", "0.0 %", "–")
+    assert (written_p(0.04312), written_p(1e-5), written_p(None)) == ("0.0431", "<.0001", "–")

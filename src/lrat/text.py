@@ -21,6 +21,8 @@ SMALLEST_P = 1e-12
 """What ``sign_flip`` gives for every p that is not larger."""
 
 WIDTH = 100
+DASH = "–"
+"""Stands where there is no number."""
 
 
 def visible(text: str) -> str:
@@ -176,6 +178,11 @@ def untold(row: str, names: tuple[str, str], size: str, detectable: float) -> st
     )
 
 
+def percent(share: float | None) -> str:
+    """``51.1 %``; a dash where there is none."""
+    return DASH if share is None else f"{100 * share:.1f} %"
+
+
 def points(difference: float) -> str:
     """``+3.10``: a difference of fractions in percentage points."""
     return f"{100 * difference:+.2f}"
@@ -183,7 +190,7 @@ def points(difference: float) -> str:
 
 def interval(low: float | None, high: float | None) -> str:
     """``-0.52 to +6.71`` in percentage points; a dash where there is none."""
-    return "–" if low is None or high is None else f"{points(low)} to {points(high)}"
+    return DASH if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
 def p_in_words(p: float) -> str:
@@ -191,6 +198,8 @@ def p_in_words(p: float) -> str:
     return f"p = {p:.2g}" if p > SMALLEST_P else f"p < {SMALLEST_P:g}"
 
 
-def written_p(p: float) -> str:
-    """``0.0431``, ``<.0001``."""
+def written_p(p: float | None) -> str:
+    """``0.0431``, ``<.0001``; a dash where there is none."""
+    if p is None:
+        return DASH
     return f"{p:.4f}" if p >= 1e-4 else "<.0001"

@@ -14,6 +14,7 @@ from lrat.hardware import full_float32
 from lrat.modes import evaluating, outside_autocast, tensors_kept
 from lrat.outputs import forward_logits
 from lrat.randomness import random_state_kept
+from lrat.text import percent
 from lrat.types import Images
 
 FLOAT32_TOLERANCE = 1e-4
@@ -77,7 +78,7 @@ def disagreement(view: View, images: Images) -> str | None:
     share = float((same | tied).float().mean())
     if share >= AGREEMENT:
         return None
-    return f"the same class on {100 * share:.1f} % of images, needed are {100 * AGREEMENT:.1f} %"
+    return f"the same class on {percent(share)} of images, needed are {percent(AGREEMENT)}"
 
 
 @cache

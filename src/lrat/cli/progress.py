@@ -22,7 +22,7 @@ from lrat.evaluation.curve import CurveProgress
 from lrat.experiments.curves import ProgressCallback as CurveCallback
 from lrat.experiments.evaluate import ProgressCallback as EvaluationCallback
 from lrat.reproduce.grid import RowsProgress
-from lrat.text import duration, visible
+from lrat.text import duration, percent, visible
 from lrat.training import EpochRecord, Progress, StepProgress
 
 _FORECAST_STEPS = 5
@@ -33,20 +33,16 @@ _QUIET_SECONDS = 5.0
 _BETWEEN_LINES = 10.0
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def epoch_line(record: EpochRecord, epochs: int) -> str:
     """One epoch in a line."""
     held_out = "".join(
-        f"  held-out {name} {_percent(value)}" for name, value in record.validation.items()
+        f"  held-out {name} {percent(value)}" for name, value in record.validation.items()
     )
-    monitored = "".join(f"  {name} {_percent(value)}" for name, value in record.monitor.items())
+    monitored = "".join(f"  {name} {percent(value)}" for name, value in record.monitor.items())
     loss = "–" if record.loss is None else f"{record.loss:.4f}"
     return (
         f"epoch {record.epoch}/{epochs}  loss {loss}  "
-        f"robust {_percent(record.robust_accuracy)}  clean {_percent(record.clean_accuracy)}"
+        f"robust {percent(record.robust_accuracy)}  clean {percent(record.clean_accuracy)}"
         f"{held_out}{monitored}  {record.images_per_second:.0f} images/s"
     )
 
@@ -127,8 +123,8 @@ class _TrainingBar:
         self._bars.update(
             self._task,
             completed=record.epoch,
-            accuracy=f"robust {_percent(record.robust_accuracy)}  "
-            f"clean {_percent(record.clean_accuracy)}",
+            accuracy=f"robust {percent(record.robust_accuracy)}  "
+            f"clean {percent(record.clean_accuracy)}",
         )
 
     def say(self, line: str) -> None:
@@ -281,7 +277,7 @@ class _AttackLines:
         say(
             self._console,
             f"{progress.attack}: {progress.done}{'' if total is None else f' of {total}'} images, "
-            f"{100 * progress.robust / progress.done:.1f} % stand"
+            f"{percent(progress.robust / progress.done)} stand"
             + (f", about {duration(left)} left" if left else ""),
         )
 

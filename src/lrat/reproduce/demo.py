@@ -214,16 +214,12 @@ def conclusion(comparisons: Mapping[str, Comparison], *, images: int) -> str:
         f"network than the paper's, so compare the order of rows, not their values. By the worst "
         f"case over the suite, against {LONG_BASELINE} and on the same images (exact McNemar test, "
         f"5 % level, not corrected for {len(comparisons)} comparisons): "
-        f"{_listed(told) or 'no row can be told apart from it'}"
+        f"{'; '.join(told) or 'no row can be told apart from it'}"
         f"{'' if not (told and untold) else '; not told apart: ' + ', '.join(untold)}. "
         "A row that gains under PGD and loses under the other attacks, as GAIRAT does in the "
         "paper, shows masking rather than robustness; a claim about small differences needs "
         "several seeds.\n"
     )
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return "; ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from lrat.evaluation.statistics import ALPHA
 from lrat.reproduce.evidence import SeededShare
 from lrat.reproduce.presets import LONG_STEP
 from lrat.reproduce.table_text import share_cell, signed
-from lrat.text import to_markdown, written_p
+from lrat.text import DASH, to_markdown, written_p
 
 LRAT, SAT, GAIRAT = "lrat-saa+cw", "sat", "gairat"
 SCALE, EXPONENT, FLOOR = 2.0, 0.5, 0.1
@@ -25,8 +25,6 @@ CURVE = (0.001, 0.5, 2.0, 8.0, 32.0)
 UNNORMALISED = (0.001, 0.5, 2.0)
 ACTING_FLOOR = 4.0
 _WEIGHT_DECAYS = (2e-4, 5e-4)
-
-_DASH = "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +236,7 @@ class StudyTable:
             line += _against(row, self.reference)
             line += [_weights(row.weights.get(term)) for term in terms]
             if measured:
-                line.append(_DASH if row.farthest is None else f"{row.farthest:.2g}")
+                line.append(DASH if row.farthest is None else f"{row.farthest:.2g}")
             lines.append(line)
         return lines
 
@@ -316,9 +314,9 @@ def _against(row: StudyRow, reference: str) -> list[str]:
     if row.name == reference:
         return ["reference", ""]
     if row.contrast is None:
-        return [_DASH, _DASH]
+        return [DASH, DASH]
     p = row.contrast.p_images_adjusted
-    return [signed(row.contrast.difference), _DASH if p is None else written_p(p)]
+    return [signed(row.contrast.difference), written_p(p)]
 
 
 def _differs(contrast: GroupContrast | None) -> bool:
@@ -330,7 +328,7 @@ def _differs(contrast: GroupContrast | None) -> bool:
 def _weights(term: Mapping[str, float] | None) -> str:
     """``0.51, 99 %``: share and effective sample size."""
     if not term:
-        return _DASH
+        return DASH
     size = term.get("effective_sample_size")
     told = "" if size is None else f", {100 * size:.0f} %"
     return f"{term.get('share', 0.0):.2f}{told}"

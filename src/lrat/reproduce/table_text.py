@@ -9,10 +9,9 @@ from lrat.evaluation.statistics import ALPHA
 from lrat.reproduce.evidence import SeededShare
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, method_of
 from lrat.reproduce.tables import PAPER_COLUMNS, Table, TableRow, between_epochs
-from lrat.text import to_markdown, written_p
+from lrat.text import DASH, to_markdown, written_p
 
 Lines = list[list[str]]
-_DASH = "–"
 _MINUS = "−"
 _OVER_SEEDS, _OVER_IMAGES = "*", "°"
 
@@ -31,7 +30,7 @@ def _score_line(table: Table, row: TableRow) -> list[str]:
         line.append(share_cell(row.scores[column]))
         if _has_paper(table, column):
             theirs = None if row.paper is None else getattr(row.paper, PAPER_COLUMNS[column])
-            line.append(_DASH if theirs is None else f"{theirs:.2f}")
+            line.append(DASH if theirs is None else f"{theirs:.2f}")
     return [*line, " ".join(map(str, row.seeds))]
 
 
@@ -67,7 +66,7 @@ def in_brief(table: Table) -> dict[str, Lines]:
 
 
 def _brief(contrast: GroupContrast | None) -> str:
-    return _DASH if contrast is None else f"{signed(contrast.difference)}{mark(contrast)}"
+    return DASH if contrast is None else f"{signed(contrast.difference)}{mark(contrast)}"
 
 
 def share_cell(share: SeededShare) -> str:
@@ -103,7 +102,7 @@ def differences(table: Table) -> Lines:
 def difference_cell(contrast: GroupContrast | None) -> str:
     """``−8.3 [−10.1, −6.5] *``: told apart after Holm's correction; see ``LEGEND``."""
     if contrast is None:
-        return _DASH
+        return DASH
     cell = signed(contrast.difference)
     if contrast.low is not None and contrast.high is not None:
         cell += f" [{signed(contrast.low)}, {signed(contrast.high)}]"
@@ -137,7 +136,7 @@ def signed(difference: float) -> str:
 
 def _papers_difference(row: TableRow, base: TableRow, column: str) -> str:
     if row.paper is None or base.paper is None or row.paper is base.paper:
-        return _DASH
+        return DASH
     name = PAPER_COLUMNS[column]
     return signed((getattr(row.paper, name) - getattr(base.paper, name)) / 100)
 
@@ -151,8 +150,8 @@ def costs(table: Table) -> Lines:
     ]
     for row in table.rows:
         forwards, backwards = row.cost.forwards, row.cost.backwards
-        ratio = _DASH if not base or forwards is None else f"{forwards / base:.1f}"
-        masking, checks = _DASH, _DASH
+        ratio = DASH if not base or forwards is None else f"{forwards / base:.1f}"
+        masking, checks = DASH, DASH
         if row.masking is not None:
             of = row.masking.panels
             masking = ", ".join(f"{name} {n}/{of}" for name, n in row.masking.statuses.items())
@@ -160,8 +159,8 @@ def costs(table: Table) -> Lines:
         lines.append(
             [
                 row.name,
-                _DASH if forwards is None else f"{forwards:.0f}",
-                _DASH if backwards is None else f"{backwards:.0f}",
+                DASH if forwards is None else f"{forwards:.0f}",
+                DASH if backwards is None else f"{backwards:.0f}",
                 ratio,
                 f"{row.cost.seconds:.0f}",
                 masking,

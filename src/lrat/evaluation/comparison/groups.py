@@ -12,6 +12,7 @@ from lrat.evaluation.comparison.seeds import Mean
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import ALPHA, Proportion
 from lrat.text import (
+    DASH,
     WIDTH,
     aligned,
     better_by,
@@ -31,7 +32,6 @@ NO_TEST = "none"
 """The basis where groups have no images in common and too few runs, or runs without spread."""
 
 _MOST_SEEDS = 5
-_DASH = "–"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +202,7 @@ def _wide(column: Sequence[str]) -> int:
 def _cells(score: Mean | Proportion) -> tuple[str, str]:
     value = f"{100 * score.value:.2f}"
     if score.low is None or score.high is None:
-        return value, _DASH
+        return value, DASH
     return value, f"{100 * score.low:.1f}-{100 * score.high:.1f}"
 
 
@@ -210,7 +210,7 @@ def _seeds(row: GroupRow) -> str:
     """``0 1 2``, ``12: 0 to 11``; how many runs where their seeds are unknown."""
     known = sorted(seed for seed in row.seeds if seed is not None)
     if len(known) < len(row.seeds):
-        return _DASH
+        return DASH
     if len(known) > _MOST_SEEDS:
         return f"{len(known)}: {known[0]} to {known[-1]}"
     return " ".join(map(str, known))
@@ -253,7 +253,7 @@ def _against_first(contrasts: Sequence[GroupContrast]) -> str:
             points(each.difference),
             interval(each.low, each.high),
             each.basis,
-            *map(_p, (each.p, each.p_adjusted, each.p_images_adjusted)),
+            *map(written_p, (each.p, each.p_adjusted, each.p_images_adjusted)),
             each.verdict,
         )
         for each in contrasts
@@ -262,10 +262,6 @@ def _against_first(contrasts: Sequence[GroupContrast]) -> str:
     lines = [line if over_seeds else (*line[:-2], line[-1]) for line in (header, *cells)]
     title = f"{contrasts[0].group} against {contrasts[0].first}"
     return "\n".join([title, aligned(lines), "", *_conclusion(contrasts)])
-
-
-def _p(p: float | None) -> str:
-    return _DASH if p is None else written_p(p)
 
 
 def _conclusion(contrasts: Sequence[GroupContrast]) -> list[str]:

@@ -188,11 +188,6 @@ def noise(first: float, second: float, images: int) -> float:
     return math.sqrt(total)
 
 
-def percent(share: float) -> str:
-    """``51.1 %``."""
-    return f"{100 * share:.1f} %"
-
-
 def epochs(readings: Sequence[Reading]) -> str:
     """``epoch 7`` or ``epochs 5 to 7``."""
     first, last = readings[0].epoch, readings[-1].epoch

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lrat.data.arrays import odd_scale
+from lrat.text import percent
 from lrat.training.guards.readings import (
     LEAST_GAIN,
     SURE,
@@ -18,7 +19,6 @@ from lrat.training.guards.readings import (
     Reading,
     epochs,
     noise,
-    percent,
 )
 
 CATASTROPHIC = "catastrophic-overfitting"

@@ -23,7 +23,7 @@ from lrat.evaluation.statistics import ALPHA, holm, wilson
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.collect.runs import Collected
 from lrat.reporting.report.records import GroupRecord, PairRecord, Share
-from lrat.text import written_p
+from lrat.text import percent, written_p
 
 _MOST_RUNS = 16
 """Of more runs, every two are tested under the worst case alone."""
@@ -200,7 +200,7 @@ def written_share(share: Share) -> str:
     """``65.5 % [58.7, 71.7] of 200 images``."""
     low, high = 100 * share.low, 100 * share.high
     images = f"{share.n} image" if share.n == 1 else f"{share.n} images"
-    return f"{100 * share.value:.1f} % [{low:.1f}, {high:.1f}] of {images}"
+    return f"{percent(share.value)} [{low:.1f}, {high:.1f}] of {images}"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -264,7 +264,7 @@ def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
         ends = f" [{100 * max(mean.low, 0):.1f}, {100 * min(mean.high, 1):.1f}], {basis}"
     sentences = [
         f"Over {mean.n} training seeds, {best} has the best mean worst case: "
-        f"{100 * mean.value:.1f} %{ends}."
+        f"{percent(mean.value)}{ends}."
     ]
     tests = {name: _difference(methods[best], methods[name], folds=folds) for name in others}
     known = {name: test for name, test in tests.items() if test is not None}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lrat.config.catalogue import SPLIT_BY_SEED
 from lrat.reporting.report.collect.findings import Grouped, listed
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
+from lrat.text import percent
 
 _NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
 _OTHER_FOLDS = "test images, which follow the training seed"
@@ -74,7 +75,7 @@ def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
     others = [name for name in losses if name != worst]
     return [
         f"{worst} lost robust accuracy while it trained on: under {found.on}{size} it fell "
-        f"from {100 * found.best:.1f} % (epoch {found.best_epoch}) to {100 * found.last:.1f} % "
+        f"from {percent(found.best)} (epoch {found.best_epoch}) to {percent(found.last)} "
         f"(the last epoch){_kept(run)}.{f' So, less, did {listed(others)}.' if others else ''}"
     ]
 

@@ -2,9 +2,10 @@
 
 import math
 
+from lrat import text
 from lrat.reporting.report.records import Share
+from lrat.text import DASH
 
-DASH = "–"
 MINUS = "−"
 
 
@@ -62,12 +63,7 @@ def duration(seconds: float | None) -> str:
         return DASH
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return text.duration(seconds)
 
 
 def counted(count: int, noun: str) -> str:
