@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
-from lrat.outputs import logits_of
+from lrat.outputs import tensors_in
 
 
 class PassCounter:
@@ -41,10 +42,13 @@ class PassCounter:
         self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: object
     ) -> None:
         rows = len(given[0] if given else next(iter(named.values())))
-        logits = logits_of(output, rows)
         self.forwards += rows
-        if logits.requires_grad:
-            logits.register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
+        # All of them: which are the logits is for the caller to say, or for an objective to know.
+        differentiable = [value for value in tensors_in(output) if value.requires_grad]
+        if len(differentiable) == 1:
+            differentiable[0].register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
+        elif differentiable:
+            register_multi_grad_hook(differentiable, self._on_gradient(rows), mode="any")
 
     def _on_gradient(self, rows: int) -> Callable[[Tensor], None]:
         def count(gradient: Tensor) -> None:

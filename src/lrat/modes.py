@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +95,12 @@ def _has_own_switch(module: nn.Module) -> bool:
 
 @contextmanager
 def usual_autograd() -> Iterator[None]:
-    """Inside, autograd records and nothing is cast, whatever the caller switched on around it."""
+    """Inside, autograd records and nothing is cast, whatever the caller switched on around it.
+
+    The default type of floats is afterwards what it was, whatever a model sets it to.
+    """
     with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
@@ -154,12 +159,34 @@ def ordinary(value: Any) -> Any:
     return copy
 
 
+_WRITING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Models of which a forward in eval mode was seen to write tensors, and whether parameters too."""
+
+
+@contextmanager
+def forward_tried(model: nn.Module) -> Iterator[list[str]]:
+    """``tensors_kept`` around a forward before the work: whoever keeps the buffers of a model that
+    writes parameters in it keeps these too from then on."""
+    with tensors_kept(model) as changed:
+        yield changed
+    if changed:
+        weights = any(name in changed for name, _ in model.named_parameters())
+        _WRITING[model] = _WRITING.get(model, False) or weights
+
+
+def looked_at(model: nn.Module) -> AbstractContextManager[object]:
+    """Forwards inside, in eval mode, leave no trace in a model that ``forward_tried`` saw to write
+    its tensors; they cost nothing with any other."""
+    return tensors_kept(model, buffers_only=True) if model in _WRITING else nullcontext()
+
+
 @contextmanager
 def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[list[str]]:
     """Parameters, buffers, submodules and hooks, or buffers alone, are afterwards what they were.
 
     The list that is given holds afterwards the names of those that had to be put back.
     """
+    buffers_only = buffers_only and not _WRITING.get(model, False)
     kept = [
         (f"{path}.{name}".lstrip("."), tensors, name, value, value.detach().clone())
         for path, module in model.named_modules()

@@ -39,7 +39,8 @@ def raw_logits(model: nn.Module, images: Tensor) -> Tensor:
     """As ``forward_logits``, in the precision in which the model answers and with its -inf."""
     with failing_in_one_line(model, images):
         output = model(images.clone(memory_format=torch.contiguous_format))
-    return logits_of(output, len(images))
+        logits = logits_of(output, len(images))
+        return logits if logits.device == images.device else logits.to(images.device)
 
 
 def in_float32(logits: Tensor) -> Tensor:
@@ -74,6 +75,7 @@ class failing_in_one_line:  # noqa: N801 - a context manager; a generator would 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self._model = model
         self._shape = images.shape
+        self._device = images.device
 
     def __enter__(self) -> None:
         return
@@ -84,7 +86,8 @@ class failing_in_one_line:  # noqa: N801 - a context manager; a generator would 
         if is_memory_error(error):
             return
         count, shape = self._shape[0], list(self._shape[1:])
-        cure = float_cure(self._model) or (
+        cure = _device_cure(self._model, self._device) or float_cure(self._model)
+        cure = cure or (
             "; call it on such a batch by itself to see where it fails, or pass another batch_size"
         )
         if "does not require grad" in str(error) and not torch.is_grad_enabled():
@@ -92,6 +95,17 @@ class failing_in_one_line:  # noqa: N801 - a context manager; a generator would 
         raise ModelError(
             f"the model fails on {count} images {shape}: {in_one_line(error)}{cure}"
         ) from error
+
+
+def _device_cure(model: nn.Module, device: torch.device) -> str:
+    """What to add to the cause when a model fails whose weights lie elsewhere than the images."""
+    found = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if not found or device in found:
+        return ""
+    there = ", ".join(sorted(map(str, found)))
+    return (
+        f"; the images are on {device}, its weights on {there}: move both to one device, by .to()"
+    )
 
 
 def is_memory_error(error: BaseException) -> bool:
@@ -132,13 +146,15 @@ def logits_of(output: Any, count: int | None = None) -> Tensor:
         number = len(found) if count is None and found.dim() else count
         raise ModelError(
             f"the model returns shape {tuple(found.shape)} for {number} images: needed are logits "
-            f"({number}, K) of K >= 2 classes, floating-point numbers"
+            f"({number}, K) of K >= 2 classes, a dense tensor of floating-point numbers"
         )
     return found
 
 
 def _fits(value: Tensor, count: int | None) -> bool:
-    if value.dim() != 2 or value.shape[1] < 2 or not value.is_floating_point():
+    if value.layout is not torch.strided or not value.is_floating_point():
+        return False
+    if value.dim() != 2 or value.shape[1] < 2:
         return False
     return count is None or len(value) == count
 
@@ -172,6 +188,11 @@ def _tensors(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Tenso
     elif depth < _DEPTH:
         for name, part in _parts(value):
             yield from _tensors(part, f"{path}[{name!r}]", depth + 1)
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """The floating tensors of an output, whatever they are."""
+    return [value for _, value in _tensors(output, "output") if value.is_floating_point()]
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:

@@ -222,6 +222,16 @@ def seeded_randomness(seed: int, *names: str | int) -> Iterator[None]:
         yield
 
 
+def global_states() -> dict[str, int]:
+    """A number that stands for the state of each global generator of the processor, by library."""
+    _, key, position, *_ = np.random.get_state()
+    return {
+        "torch": hash(torch.random.get_rng_state().numpy().tobytes()),
+        "NumPy": hash((np.asarray(key).tobytes(), position)),
+        "Python": hash(random.getstate()),
+    }
+
+
 def _cuda_devices() -> list[int]:
     in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return list(range(torch.cuda.device_count())) if in_use else []

@@ -1,9 +1,14 @@
 """A view that raises or no longer agrees is left: in words, and attacked again."""
 
 import logging
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,9 +16,12 @@ from torch.nn import functional
 
 import lrat
 from builders import seeded
+from experiments.commands import lrat as command
 from lrat.acceleration import Choices, accelerate
 from lrat.attacks import PGD
+from lrat.errors import Interrupted
 from lrat.outputs import forward_logits
+from lrat.runs.sources import recorded_choices
 from lrat.threat import Linf
 
 IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -225,3 +233,73 @@ def test_the_record_of_the_epoch_says_that_a_view_was_left(monkeypatch: pytest.M
     ]
     assert [len(each) for each in said] == [0, 1, 0]
     assert "was left" in said[1][0]
+
+
+BUILT: WeakSet[nn.Module] = WeakSet()
+
+
+class Alone(Flat):
+    """Its copies refuse batches of five images, as they come in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        BUILT.add(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self not in BUILT and len(images) == 5:
+            raise RuntimeError("no five")
+        return self.head(self.norm(self.layer(images)).relu().flatten(1))
+
+
+class Stopping:
+    """Asks the run to stop in its second epoch, the view being left in the first."""
+
+    def on_step(self, progress: Any) -> None:
+        if progress.epoch == 1 and progress.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_epoch(self, record: Any) -> None:
+        return
+
+
+def test_a_view_that_was_left_is_known_to_the_run_that_goes_on(tmp_path: Path) -> None:
+    """Its note is in the record and the result, and attacks go on as they did."""
+
+    def fit(folder: Path, progress: Any = None) -> Any:
+        model = seeded(0, Alone)
+        settings: dict[str, Any] = {"method": "sat", "epochs": 2, "batch_size": 5, "lr": 0.01}
+        data = (IMAGES[:10], LABELS[:10])
+        result = lrat.fit(
+            model, data, threat=THREAT, validation=0, out=folder, progress=progress, **settings
+        )
+        return result, model.head.weight.detach()
+
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "stopped", Stopping())
+    (result, weight), (whole, expected) = fit(tmp_path / "stopped"), fit(tmp_path / "whole")
+    assert torch.equal(weight, expected)
+    (note,) = result.notes
+    assert "was left" in note
+    assert whole.notes == result.notes
+    said = [[each["guard"] for each in record.notices] for record in result.records]
+    assert said == [["view"], []]
+
+
+def test_the_folder_of_a_run_says_how_attacks_see_the_model_since(tmp_path: Path) -> None:
+    images, labels = IMAGES[:10].numpy(), LABELS[:10].numpy()
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(tmp_path / "data.npz", **arrays)
+    (tmp_path / "model.py").write_text(
+        "from acceleration.test_leaving import Alone, seeded\n\n\n"
+        "def make():\n    return seeded(0, Alone)\n"
+    )
+    out = tmp_path / "run"
+    done = command(
+        *("train", "sat", "--data", f"npz:{tmp_path / 'data.npz'}", "--out", out),
+        *("--model", f"{tmp_path / 'model.py'}:make", "--threat", "linf:0.1", "--epochs", "1"),
+        *("--set", "training.batch_size=5", "--set", "data.validation=0"),
+        *("--set", "training.selection=last"),
+    )
+    assert done.status == 0, done.err
+    assert "was left" in done.out
+    assert recorded_choices(out) == Choices.plain()

@@ -138,6 +138,81 @@ def test_only_weights_changed_costs_one_copy() -> None:
     torch.testing.assert_close(view(IMAGES), forward_logits(model.eval(), IMAGES))
 
 
+class Counting(nn.Module):
+    """Keeps a record of its calls, in all the ways in which models do; ``way`` is what it does."""
+
+    def __init__(self, way: int = 0) -> None:
+        super().__init__()
+        self.way, self.offset = way, 0.0
+        self.calls, self.losses, self.seen = 0, [0.0], {"eval": Counter()}
+        self.meter, self.features = Setting(), torch.zeros(1)
+        self.layer, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.norm.running_mean.copy_(torch.tensor([0.5, -0.5, 1.0, 0.0]))
+        self.head = nn.Linear(256, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.layer(images)
+        hidden = first if self.way == 1 else self.norm(first)
+        hidden = hidden + first if self.way == 2 else hidden
+        hidden = hidden * self.norm.bias[:, None, None] if self.way == 3 else hidden
+        self.features = hidden.relu().flatten(1)
+        self.calls, self.losses = self.calls + 1, [*self.losses, 0.0]
+        self.seen["eval"]["calls"] += 1
+        self.meter.factor += 1
+        logits = self.head(self.features) + self.offset
+        return logits.softmax(1) if self.way == 4 else logits
+
+
+@pytest.mark.parametrize("choices", [Choices(), Choices(precision="bfloat16")], ids=str)
+def test_a_changed_attribute_is_taken_over_without_a_copy_of_the_model(choices: Choices) -> None:
+    model = seeded(0, Counting).eval()
+    view = FastView(model, choices, IMAGES)
+    assert view.folded == 1
+    fast: Any = view.fast
+    for count in (12, 5):
+        model(IMAGES[:count])
+        view(IMAGES[:7])
+        model.offset += 1
+        expected = model(IMAGES)
+        view.refresh()
+        assert view.fast is fast
+        assert (fast.calls, fast.losses, fast.seen) == (model.calls, model.losses, model.seen)
+        assert fast.meter.factor == model.meter.factor
+        assert fast.seen is not model.seen
+        torch.testing.assert_close(view(IMAGES), expected, rtol=0.02, atol=0.02)
+        assert not fast.features.requires_grad
+
+
+@pytest.mark.parametrize("way", [1, 2, 3, 4])
+def test_a_flag_that_changes_what_may_be_folded_is_followed(way: int) -> None:
+    """A norm that is left out, whose input or weight is read elsewhere, another head."""
+    model = seeded(0, Counting).eval()
+    with torch.no_grad():
+        model.norm.bias.fill_(0.5)
+    view = FastView(model, Choices(), IMAGES)
+    model.way = way
+    torch.testing.assert_close(view.refresh()(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
+    assert view.folded == (way == 4)
+
+
+def test_a_flag_that_wakes_a_hook_is_followed() -> None:
+    model = seeded(0, Counting).eval()
+    model.head.register_forward_hook(lambda module, inputs, output: -output if model.way else None)
+    view = FastView(model, Choices(), IMAGES)
+    model.way = 5
+    torch.testing.assert_close(view.refresh()(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_an_attribute_that_shares_an_object_with_another_stays_shared() -> None:
+    model = seeded(0, Counting).eval()
+    model.other = model.seen
+    view = FastView(model, Choices(), IMAGES)
+    model.seen["eval"]["calls"] += 1
+    fast: Any = view.refresh().fast
+    assert fast.other is fast.seen
+    assert fast.seen == model.seen
+
+
 def test_a_refresh_waits_for_no_device() -> None:
     """On meta, whatever reads a value raises."""
     model = seeded(0, Scheduled).to("meta").eval()

@@ -1,8 +1,10 @@
 """Attacks of other libraries: adapted, checked against their region, and kept from leaking."""
 
+import random
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 import lrat
 from builders import seeded
 from lrat.attacks import PGD, Foreign, as_attack
+from lrat.attacks.base import Variant
 from lrat.errors import RegionViolationError, SettingError
-from lrat.evaluation import custom
+from lrat.evaluation import EvaluationResult, custom
+from lrat.objectives import Reweighted, Term
 from lrat.threat import Linf
 
 THREAT = Linf(epsilon=0.1)
@@ -198,7 +202,26 @@ def with_a_forward_of_its_own(model, images, labels):
     return images
 
 
-CHANGING = [in_training, writing_data, writing_in_place, replacing, in_half, leaving_a_hook]
+def without_eval(model, images, labels):
+    model.norm.train()
+    return images
+
+
+def freezing(model, images, labels):
+    model.requires_grad_(False)
+    return images
+
+
+CHANGING = [
+    in_training,
+    without_eval,
+    freezing,
+    writing_data,
+    writing_in_place,
+    replacing,
+    in_half,
+    leaving_a_hook,
+]
 CHANGING += [leaving_a_backward_hook, without_head, with_a_forward_of_its_own]
 
 
@@ -218,13 +241,94 @@ def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, capl
     )
     assert result.worst_case.value == 1
     assert function.__name__ in caplog.text
+    (note,) = result.notes
+    assert f"attack {function.__name__} changes the model" in note
     now = [*model.parameters(), *model.buffers()]
     assert all(value is other for value, other in zip(now, tensors, strict=True))
     assert all(torch.equal(value, copy) for value, copy in zip(now, before, strict=True))
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     parts = [model, *model.children()]
     assert not any(part._forward_hooks or part._backward_hooks for part in parts)
+    assert not any(part.training for part in parts)
+    assert all(value.requires_grad for value in model.parameters())
     assert "forward" not in vars(model)
+
+
+def seeding_torch(model, images, labels):
+    torch.manual_seed(0)
+    return images
+
+
+def seeding_numpy(model, images, labels):
+    numpy.random.seed(0)
+    return images
+
+
+def seeding_python(model, images, labels):
+    random.seed(0)
+    return images
+
+
+def drawing(model, images, labels):
+    push(model, images, labels)
+    return images * (1 - random.random() / 50) * (1 - numpy.random.rand() / 50)
+
+
+class Protocol:
+    """An attack of the protocol that does what a function does."""
+
+    provides, needs_clean = frozenset(), False
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, model, images, labels, *, noise=None, clean_logits=None):
+        return Variant(images=self.function(model, images, labels))
+
+
+def data():
+    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    return images, torch.arange(4) % 3
+
+
+@pytest.mark.parametrize("function", [seeding_torch, seeding_numpy, seeding_python, drawing])
+@pytest.mark.parametrize("adapt", [as_attack, Protocol])
+def test_an_attack_that_seeds_random_numbers_is_noted(function, adapt):
+    suite = custom(THREAT, {"a": adapt(function)})
+    result = lrat.evaluate(
+        seeded(0, Counted), data(), threat=Linf(epsilon=0.1), suite=suite, batch_size=1
+    )
+    said = [note for note in result.notes if "follow from the seed" in note]
+    assert len(said) == (function is not drawing)
+
+
+@pytest.mark.parametrize("function", [in_training, freezing, seeding_torch])
+@pytest.mark.parametrize("adapt", [as_attack, Protocol])
+def test_what_an_attack_changes_is_in_the_notes_of_a_training_and_of_a_folder(
+    function, adapt, tmp_path
+):
+    method = Reweighted(terms=[Term(name="a", attack=adapt(function))])
+    fitted = lrat.fit(
+        *(seeded(0, Counted), data()),
+        threat=THREAT,
+        method=method,
+        epochs=2,
+        batch_size=2,
+        lr=0.01,
+        validation=0,
+        out=tmp_path / "run",
+        acceleration="off",
+    )
+    (note,) = fitted.notes
+    said = [[each["guard"] for each in record.notices] for record in fitted.records]
+    assert said == [["attack"], []]
+    suite = custom(THREAT, {"a": adapt(function)})
+    model, folder = seeded(0, Counted).eval(), tmp_path / "eval"
+    result = lrat.evaluate(
+        model, data(), threat=THREAT, suite=suite, folder=folder, acceleration="off"
+    )
+    assert note in result.notes
+    assert note in EvaluationResult.from_folder(folder).notes
 
 
 class Kept:

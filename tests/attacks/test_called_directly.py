@@ -1,5 +1,6 @@
 """Attacks called directly look at what they get, once, and say in one line what is wrong."""
 
+import copy
 import logging
 from typing import Any
 
@@ -63,6 +64,21 @@ def test_what_is_not_right_is_refused_in_a_line(
 def test_labels_beyond_the_classes_are_refused(attack: Attack) -> None:
     with pytest.raises(ModelError, match=r"labels go up to 5, which takes 6 classes"):
         attack(NETWORK, IMAGES, LABELS + 2)
+
+
+class ToMeta(nn.Module):
+    """Answers on another device than it is asked on."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :5].to("meta")
+
+
+@pytest.mark.parametrize("attack", OWN[:10], ids=lambda attack: type(attack).__name__)
+@pytest.mark.parametrize("model", [NETWORK, ToMeta()], ids=["weights", "answer"])
+def test_images_and_model_on_two_devices_are_one_line(attack: Attack, model: nn.Module) -> None:
+    model = copy.deepcopy(model).to("meta")
+    with pytest.raises(ModelError, match=r"^[^\n]*meta[^\n]*$"):
+        attack(model, IMAGES, LABELS)
 
 
 TYPES = """

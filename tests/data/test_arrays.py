@@ -150,6 +150,15 @@ def test_layouts_with_one_reading_are_taken(
         assert torch.equal(data.images[:, 1], torch.from_numpy(pixels[..., 1]))
 
 
+def test_a_view_of_negated_numbers_is_an_image_as_any() -> None:
+    """As the imaginary part of a conjugate is: NumPy does not take such a view."""
+    plain = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for negated in (torch._neg_view(-plain), torch.complex(plain, -plain).conj().imag):
+        assert negated.is_neg()
+        data = image_data(negated, torch.zeros(4, dtype=torch.int64))
+        assert data.digest() == image_data(plain, torch.zeros(4, dtype=torch.int64)).digest()
+
+
 def test_a_layout_with_two_readings_is_refused() -> None:
     with pytest.raises(DataError, match="may be"):
         image_data(np.zeros((5, 3, 8, 3), dtype=np.uint8), np.zeros(5, dtype=np.int64))

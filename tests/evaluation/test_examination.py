@@ -245,6 +245,32 @@ def test_a_look_costs_a_handful_of_forwards() -> None:
     assert model.sizes == [2, 1]
 
 
+@pytest.mark.parametrize("size", [1, 7, 16])
+def test_the_batch_size_that_a_network_was_written_for_is_said(size: int) -> None:
+    """One that it names in its error, and usual ones."""
+    model = Changed(before=lambda images: images.view(size, 64))
+    with pytest.raises(ModelError, match=rf"batches of {size} images, .*\.flatten\(1\)") as error:
+        check_forward(model, IMAGES[:2], classes=10, data="digits")
+    assert "\n" not in str(error.value)
+
+
+def at_most(images: Tensor) -> Tensor:
+    if len(images) > 10:
+        raise ValueError("no more")
+    return images
+
+
+def test_a_limit_on_the_batch_is_found_before_the_first_attack(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"threat": THREAT, "suite": SUITE, "folder": tmp_path}
+    with pytest.raises(ModelError, match=r"takes 10 images at once, not 20 .* batch_size=10 "):
+        lrat.evaluate(Changed(before=at_most), (IMAGES, LABELS), batch_size=20, **settings)
+    result = lrat.evaluate(Changed(before=at_most), (IMAGES, LABELS), batch_size=10, **settings)
+    assert len(result.index) == 40
+    for entry, count in ((lrat.fit, 34), (lrat.check_masking, 40)):
+        with pytest.raises(ModelError, match=rf"images at once, not {count} .* out of the model"):
+            entry(Changed(before=at_most), (IMAGES, LABELS), threat=THREAT)
+
+
 ONE_BY_ONE = {
     "squeezed": lambda logits: logits.squeeze(),
     "sixteen at a time": lambda logits: logits.view(16, 10),
@@ -255,7 +281,7 @@ ONE_BY_ONE = {
 
 @pytest.mark.parametrize("change", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
 def test_answers_to_one_image_or_two_are_refused(change: Callable[[Tensor], Any]) -> None:
-    with pytest.raises(ModelError, match=r"for 1 images|2 images|without logits") as error:
+    with pytest.raises(ModelError, match=r"for 1 images|2 images|of 2|without logits") as error:
         check_forward(Changed(change), IMAGES[:2], classes=10, data="digits")
     assert "\n" not in str(error.value)
 
@@ -284,10 +310,10 @@ class Odd(nn.Module):
         return self.change(logits) if self.training else logits
 
 
-def checked(model: nn.Module, smallest: int = 8, larger: int = 16) -> None:
-    check_training(
-        model, IMAGES[:smallest], IMAGES[:larger], classes=10, what="the last batch of an epoch"
-    )
+def checked(model: nn.Module, smallest: int = 8, **settings: Any) -> None:
+    others = [(size, [IMAGES[:size]]) for size in (4, 16)]
+    what = "the last batch of an epoch"
+    check_training(model, IMAGES[:smallest], others, classes=10, what=what, **settings)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -325,7 +351,7 @@ TRAINING = {
     "detached": (lambda logits: logits.detach(), "no gradient"),
     "a list of them": (lambda logits: [logits, logits[:, :9]], "in train mode"),
     "a key": (fails(KeyError("targets")), r"fails in train mode: KeyError: 'targets'$"),
-    "too few": (few, "at least 10; choose another batch size$"),
+    "too few": (few, r"at least 10; choose batch_size=16 \(--set training.batch_size=16\)$"),
 }
 
 
@@ -334,6 +360,16 @@ def test_what_fails_in_train_mode_alone(change: Callable[[Tensor], Any], said: s
     with pytest.raises(ModelError, match=said) as error:
         checked(Odd(change).eval())
     assert "\n" not in str(error.value)
+
+
+def test_an_answer_that_the_objective_reads_itself_may_be_anything() -> None:
+    several = Odd(lambda logits: {"a": [logits], "b": logits[:, :9]})
+    checked(several, reads_logits=False)
+    with pytest.raises(ModelError, match="may be its logits"):
+        checked(several)
+    for change, said in ((lambda logits: (logits.detach(), 3), "no gradient"), (few, "=16")):
+        with pytest.raises(ModelError, match=said):
+            checked(Odd(change), reads_logits=False)
 
 
 def test_a_frozen_model_may_have_no_gradient() -> None:

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 import lrat
 from builders import seeded
 from lrat.attacks import PGD
+from lrat.attacks.base import Variant
 from lrat.errors import LratError, NonFiniteError, SettingError
 from lrat.evaluation import custom
+from lrat.models import PickOutput
+from lrat.objectives import ObjectiveOutput, StepContext
 from lrat.threat import Linf
+from lrat.types import Batch
 
 THREAT = Linf(epsilon=0.1)
 LABELS = torch.arange(12) % 3
@@ -114,3 +118,65 @@ def test_what_the_model_raises_backward_in_training_is_one_line() -> None:
         lrat.fit(
             model, (IMAGES, LABELS), threat=THREAT, method="natural", batch_size=6, validation=0
         )
+
+
+class Exits(nn.Module):
+    """Two answers in train mode, each with logits of its own; the last one alone in eval mode."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.early, self.late = nn.Linear(25, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+        self.change = change
+
+    def forward(self, images: Tensor) -> Any:
+        hidden = self.body(images.flatten(1)).relu()
+        late = self.late(hidden)
+        return self.change(self.early(hidden), late) if self.training else late
+
+
+class Both:
+    """An objective of the user's that descends the loss of both."""
+
+    def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
+        return {"a": PGD(threat=THREAT, steps=1, step_size=0.1)(view, batch.images, batch.labels)}
+
+    def loss(self, model: nn.Module, batch: Batch, variants: Any, step: Any) -> ObjectiveOutput:
+        answer = model(variants["a"].images)
+        answer = list(answer.values()) if isinstance(answer, dict) else answer
+        each = sum(plain(logits, batch.labels) for logits in answer)
+        return ObjectiveOutput(
+            total=each.sum(), normalizer=torch.tensor(float(len(each))), per_example={}
+        )
+
+
+SEVERAL = {
+    "tuple": lambda early, late: (early, late),
+    "dictionary": lambda early, late: {"early": early, "late": late},
+}
+
+
+@pytest.mark.parametrize("change", SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("acceleration", ["auto", "off"])
+@pytest.mark.parametrize("precision", ["float32", "bf16-mixed"])
+def test_an_objective_may_read_what_a_network_answers_in_training(
+    change: Any, acceleration: Any, precision: Any
+) -> None:
+    model = seeded(0, lambda: Exits(change))
+    before = [value.detach().clone() for value in model.parameters()]
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 4, "lr": 0.01, "validation": 0}
+    result = lrat.fit(
+        *(model, (IMAGES, LABELS)),
+        threat=THREAT,
+        method=Both(),
+        acceleration=acceleration,
+        precision=precision,
+        **settings,
+    )
+    assert not any(map(torch.equal, before, model.parameters()))
+    passes = result.records[0].passes
+    assert passes["update_forwards"] == passes["update_backwards"] == 1
+    with pytest.raises(LratError, match=r"^[^\n]*PickOutput[^\n]*$"):
+        lrat.fit(model, (IMAGES, LABELS), threat=THREAT, method="sat", **settings)
+    key: Any = 1 if isinstance(change(0, 1), tuple) else "late"
+    picked = PickOutput(model, key)
+    lrat.fit(picked, (IMAGES, LABELS), threat=THREAT, method="sat", **settings)

@@ -452,6 +452,27 @@ class Observing(Net):
         return super().forward(images * self.range)
 
 
+class ScalesWeights(Net):
+    """Shrinks weights in every forward, behind autograd's back."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.head.weight.data = 0.99 * self.head.weight.data
+        return super().forward(images)
+
+
+class DefaultType(Net):
+    """Sets a setting of the whole process."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return super().forward(images)
+
+
+class Sparse(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).to_sparse()
+
+
 class CallsEval(Net):
     """Switches its own modes while it computes."""
 
@@ -577,6 +598,9 @@ MODELS: Mapping[str, Odd] = {
     "straight through": _odd(StraightThrough, like_plain=False),
     "lists its inputs": _odd(Listing),
     "observes": _odd(Observing, like_plain=False, note="buffer"),
+    "scales its weights": _odd(ScalesWeights, like_plain=False, note="weights"),
+    "sets the default type": _odd(DefaultType),
+    "sparse logits": _odd(Sparse, *_EVERYWHERE),
     "switches modes": _odd(CallsEval),
     "hook that keeps": _odd(
         lambda: _hooked(lambda layer, given, out: KEPT.append(out)), note="hooks"

@@ -61,6 +61,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "tensors": {name: value.clone() for name, value in tensors.items()},
         "modes": [getattr(module, "training", None) for module in model.modules()],
         "trainable": [parameter.requires_grad for parameter in model.parameters()],
+        "type": torch.get_default_dtype(),
     }
 
 
@@ -68,7 +69,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     kept, now = before["tensors"], after["tensors"]
     found = [name for name in kept if name not in now or not torch.equal(kept[name], now[name])]
     found += [name for name in now if name not in kept]
-    return found + [key for key in ("modes", "trainable") if before[key] != after[key]]
+    return found + [key for key in ("modes", "trainable", "type") if before[key] != after[key]]
 
 
 @contextmanager
@@ -79,6 +80,7 @@ def untouched(model: nn.Module, *, but: tuple[str, ...] = ()) -> Iterator[None]:
     finally:
         found = [name for name in differences(before, state(model)) if not name.startswith(but)]
         torch.random.set_rng_state(before["tensors"]["torch"])
+        torch.set_default_dtype(before["type"])
         assert found == []
 
 

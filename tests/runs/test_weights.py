@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,72 @@ def test_a_quantised_model_is_attacked_by_square(tmp_path: Path) -> None:
     assert str(lrat.evaluate(quantised, (IMAGES, LABELS), **options)) == str(first)
     with pytest.raises(LratError, match="model: "):
         lrat.evaluate(quantised_model(), (IMAGES, LABELS), **options)
+
+
+ONES = torch.ones(2, 2)
+UNWRITABLE = {
+    "quantised": lambda: torch.quantize_per_tensor(ONES, 0.1, 0, torch.qint8),
+    "by channel": lambda: torch.quantize_per_channel(
+        ONES, torch.ones(2), torch.zeros(2), 0, torch.quint8
+    ),
+    "complex": lambda: ONES.to(torch.complex128),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_tensor_that_no_file_of_weights_holds_is_one_line(make: Callable[[], Tensor]) -> None:
+    value = make()
+    with pytest.raises(ModelError, match=rf"^[^\n]*holds odd, a tensor of {value.dtype}[^\n]*: "):
+        write_safetensors({"layer": torch.ones(2), "odd": value})
+
+
+@pytest.mark.parametrize(
+    "kind", ["float8_e4m3fn", "float8_e5m2", "complex64", "uint16", "bool", "bfloat16"]
+)
+def test_tensors_of_other_types_are_kept(kind: str, tmp_path: Path) -> None:
+    value = torch.ones(2).to(getattr(torch, kind))
+    found = read_back({"odd": value}, tmp_path)["odd"]
+    assert found.dtype == value.dtype
+    assert torch.equal(found.view(torch.uint8), value.view(torch.uint8))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        "torch.quantize_per_tensor(torch.ones(2), .1, 0, torch.qint8)",
+        "torch.ones(2).to(torch.complex128)",
+    ],
+)
+def test_a_run_that_could_not_be_kept_is_not_begun(buffer: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(64, 10)\n"
+        f"        self.register_buffer('odd', {buffer})\n"
+        "    def forward(self, images):\n"
+        "        return self.layer(images.flatten(1))\n"
+    )
+    run = tmp_path / "run"
+    model = ("--model", f"{tmp_path / 'mine.py'}:Net", "--set", "data.train_limit=60")
+    done = command("train", "natural", *model, "--epochs", "1", "--out", str(run))
+    assert done.status == 2
+    assert "odd" in done.complaint
+    assert not (run / "metrics.jsonl").exists()
+
+
+def test_a_model_that_does_not_load_its_own_state_is_refused_before_training() -> None:
+    class Renamed(nn.Linear):
+        def state_dict(self, *given: Any, **named: Any) -> Any:
+            return {f"my.{name}": value for name, value in super().state_dict().items()}
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(25, 2))
+    model.state_dict = Renamed(2, 2).state_dict  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match=r"^[^\n]*does not load its own state_dict[^\n]*$"):
+        lrat.fit(model, (IMAGES, LABELS), threat=BALL, method="natural", epochs=1)
 
 
 PREFIXES = ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module.", "net."]

@@ -211,7 +211,7 @@ def test_a_checkpoint_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
         state.epoch = count
         keeper.epoch_ended(state)
         sizes.append((tmp_path / "checkpoints" / f"epoch-{count:03d}.pt").stat().st_size)
-    assert sizes[1] <= 1.01 * sizes[0]
+    assert sizes[1] <= sizes[0] + 128  # files in an archive begin at multiples of 64 bytes
 
 
 def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -36,7 +36,6 @@ class CheckedView(View):
     ) -> None:
         super().__init__()
         self.__dict__["original"] = original
-        self.notes: tuple[str, ...] = ()
         self._reported = 0
         self._asked = choices
         self._probe: Images | None = None
@@ -84,6 +83,10 @@ class CheckedView(View):
             if not self.gives_way(error):
                 raise
         return self
+
+    def use(self, choices: Choices) -> None:
+        if choices != self.choices:
+            self._try([choices, *_simpler(choices)])
 
     def check(self) -> tuple[str, ...]:
         """Refresh, and compare with the original on a few images: what was noted since the last

@@ -6,6 +6,7 @@ layer can be folded into the layer before it where that layer is used once.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,7 @@ def observed(model: nn.Module, images: Images) -> Observation:
         logits = logits_of(
             copied(images.detach().clone(memory_format=torch.contiguous_format)), len(images)
         )
+    head = flow.head(logits)
     idle = [key for key, hook in hooks.items() if hook.is_idle]
     for name, kind, number in idle:
         del getattr(copied.get_submodule(name), kind)[number]
@@ -83,28 +85,39 @@ def observed(model: nn.Module, images: Images) -> Observation:
             for layer, norm in flow.neighbours(logits)
             if {names[layer], names[norm]} <= once and can_fold(layer, norm)
         ),
-        head=next(
-            (
-                names[layer]
-                for layer, output in flow.outputs
-                if output is logits and type(layer) is nn.Linear
-            ),
-            None,
-        ),
+        head=names[head] if type(head) is nn.Linear else None,
         flop=flow.flop / len(images),
         idle=tuple(idle),
     )
 
 
+def flows_alike(fast: nn.Module, images: Images, found: Observation) -> bool:
+    """Whether one forward of a copy, in which the pairs of ``found`` are folded, shows that they
+    still can be, and that the same layer makes the logits."""
+    names = {module: name for name, module in fast.named_modules()}
+    folded = {fast.get_submodule(pair.norm) for pair in found.pairs}
+    try:
+        with random_state_kept(), _Flow(fast, folded) as flow:
+            logits = logits_of(fast(images.clone()), len(images))
+    except Exception:  # as of one that reads a weight of a norm
+        return False
+    pairs = {Pair(names[layer], names[norm]) for layer, norm in flow.neighbours(logits)}
+    head = flow.head(logits)
+    return pairs >= set(found.pairs) and found.head in (None, head and names[head])
+
+
 class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the outputs of layers through one forward of ``model``, and counts FLOP."""
+    """Follows the outputs of layers through one forward of ``model``, and counts FLOP.
+
+    ``folded``: modules where a norm was, which pass on what they get.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """No: to skip the compiler, PyTorch would import it, which takes a second or two."""
         return False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, folded: Collection[nn.Module] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flop = 0
         self.outputs: list[tuple[nn.Module, Tensor]] = []
@@ -115,8 +128,9 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._handles: list[Any] = []
         self._depth = 0
         self._read_outside: set[int] = set()
+        self._norms = {*folded, *(each for each in model.modules() if isinstance(each, NORMS))}
         for module in model.modules():
-            if isinstance(module, LAYERS + NORMS):
+            if module in self._norms or isinstance(module, LAYERS):
                 self._handles.append(module.register_forward_pre_hook(self._before))
                 self._handles.append(module.register_forward_hook(self._after))
 
@@ -156,6 +170,10 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found.append((layer, norm))
         return found
 
+    def head(self, logits: Tensor) -> nn.Module | None:
+        """The layer whose output the ``logits`` are."""
+        return next((layer for layer, output in self.outputs if output is logits), None)
+
     def _is_read_outside(self, *modules: nn.Module) -> bool:
         """Whether a weight or statistic of theirs is used beside their own calls."""
         tensors = [value for each in modules for value in (*each.parameters(), *each.buffers())]
@@ -163,18 +181,22 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _before(self, module: nn.Module, inputs: Any) -> None:
         self._depth += 1
-        if isinstance(module, NORMS):
+        if module in self._norms:
             source = inputs[0] if inputs else None
             self._inputs[module] = source, self._reads[id(source)]
 
-    def _after(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _after(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         self._depth -= 1
         self._calls[module] += 1
-        if isinstance(module, NORMS):
-            self._reads_by_norm[module] = self._reads[id(inputs[0])] if inputs else 0
-        else:
+        if module not in self._norms:
             self.outputs.append((module, output))  # kept, so that its id stays its own
             self._reads[id(output)] = 0
+            return output
+        if inputs and output is inputs[0]:
+            # Another tensor: who reads what a folded norm passes on does not read what it got.
+            output = output.view_as(output)
+        self._reads_by_norm[module] = self._reads[id(inputs[0])] if inputs else 0
+        return output
 
 
 class _WatchedHook:

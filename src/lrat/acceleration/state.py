@@ -25,58 +25,92 @@ _LONGEST = 1000
 """Deeper nesting and longer lists are compared by identity and length alone."""
 
 
+Attribute = tuple[str, str]
+"""Of a plain attribute: the path of its module, and its name there."""
+
+
 @dataclass
 class State:
     """What a model consists of at one moment, compared on the host: no tensor is read.
 
     ``tensors``: parameters, buffers and tensors in plain attributes, by name. ``others``: names
-    with values: modules, hooks, layouts of tensors, numbers, flags, and what lists, dictionaries
-    and objects in attributes hold.
+    with values: modules, hooks, layouts of tensors. ``attributes``: the same of each plain
+    attribute of a module: numbers, flags, and what lists, dictionaries and objects hold. ``bound``:
+    attributes that hold modules, or share an object with the rest of the model. ``holders``: the
+    attribute of each tensor that is in one.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     others: list[tuple[str, Any]] = field(default_factory=list)
-    _names: dict[int, str] = field(default_factory=dict)
+    attributes: dict[Attribute, list[tuple[str, Any]]] = field(default_factory=dict)
+    bound: set[Attribute | None] = field(default_factory=set)
+    holders: dict[str, Attribute] = field(default_factory=dict)
+    _names: dict[int, tuple[str, Attribute | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, module: nn.Module) -> "State":
         state = cls()
-        state._add("", module, 0)
+        state._add("", module, 0, None)
         return state
 
-    def differs(self, other: "State") -> bool:
-        """Whether anything but the values of tensors differs."""
-        return len(self.others) != len(other.others) or not all(
-            map(_same, self.others, other.others)
-        )
+    def changed(self, other: "State") -> set[Attribute | None] | None:
+        """The attributes in which more than the values of tensors differs; None where more than
+        attributes that can be copied by themselves does."""
+        if self.attributes.keys() != other.attributes.keys() or _differ(self.others, other.others):
+            return None
+        theirs = other.attributes
+        found: set[Attribute | None] = {
+            key for key, own in self.attributes.items() if _differ(own, theirs[key])
+        }
+        return None if found & (self.bound | other.bound) else found
 
     def without_tensors(self) -> "State":
         """For a later comparison, which keeps no tensor (and no graph behind it) alive."""
-        return State(others=self.others)
+        return State(others=self.others, attributes=self.attributes, bound=self.bound)
 
-    def _add(self, name: str, value: Any, depth: int) -> None:
+    def _add(self, name: str, value: Any, depth: int, within: Attribute | None) -> None:
+        """``within``: the attribute that this is a part of."""
+        found = self.others if within is None else self.attributes[within]
         if type(value) in _NUMBERS:
-            self.others.append((name, value))
+            found.append((name, value))
             return
-        known = self._names.setdefault(id(value), name)
+        known, first = self._names.setdefault(id(value), (name, within))
+        if first != within:
+            self.bound |= {first, within}
         if isinstance(value, Tensor):
             self.tensors[name] = value
+            if within is not None:
+                self.holders[name] = within
             # With the name of the tensor that it is tied to: untied ones differ.
-            self.others.append((name, (known, value.shape, value.dtype, value.device)))
+            found.append((name, (known, value.shape, value.dtype, value.device)))
         elif known != name:
-            self.others.append((name, known))
+            found.append((name, known))
         else:
             parts = _parts(value) if depth < _DEEPEST else []
-            is_whole = isinstance(value, nn.Module) or not parts or len(parts) > _LONGEST
-            self.others.append((name, value if is_whole else type(value)))
-            self.others.append((name, len(parts)))
+            is_module = isinstance(value, nn.Module)
+            is_whole = is_module or not parts or len(parts) > _LONGEST
+            found.append((name, value if is_whole else type(value)))
+            found.append((name, len(parts)))
             if len(parts) <= _LONGEST:
-                deeper = 0 if isinstance(value, nn.Module) else depth + 1
+                deeper = 0 if is_module else depth + 1
                 for key, part in parts:
-                    self._add(f"{name}.{key}" if name else key, part, deeper)
-        if isinstance(value, nn.Module):
-            for number, hook in enumerate(hooks_of(value).values()):
-                self.others.append((f"{name} hook {number}", hook))
+                    self._add(f"{name}.{key}" if name else key, part, deeper, within)
+            if is_module:
+                self._add_module(name, value, within)
+
+    def _add_module(self, name: str, module: nn.Module, within: Attribute | None) -> None:
+        """What a module has beside its registered parts: hooks and plain attributes."""
+        if within is not None:
+            self.bound.add(within)
+        for number, hook in enumerate(hooks_of(module).values()):
+            (self.others if within is None else self.attributes[within]).append(
+                (f"{name} hook {number}", hook)
+            )
+        for key, part in vars(module).items():
+            if key not in _INTERNAL:
+                holder = (name, key) if within is None else within
+                self.attributes.setdefault(holder, [])
+                self._add(f"{name}.{key}" if name else key, part, 0, holder)
 
 
 def registered(module: nn.Module) -> dict[str, Tensor]:
@@ -128,6 +162,10 @@ def _all_hooks(module: nn.Module) -> dict[tuple[str, int], Any]:
     }
 
 
+def _differ(some: list[tuple[str, Any]], others: list[tuple[str, Any]]) -> bool:
+    return len(some) != len(others) or not all(map(_same, some, others))
+
+
 def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
     (name, value), (other_name, other_value) = one, other
     if name != other_name or type(value) is not type(other_value):
@@ -141,9 +179,8 @@ def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
 def _parts(value: Any) -> list[tuple[str, Any]]:
     """Names and values of what an object consists of; nothing for what is compared as a whole."""
     if isinstance(value, nn.Module):
-        own = [(name, part) for name, part in vars(value).items() if name not in _INTERNAL]
         registered = (value._parameters, value._buffers, value._modules)
-        return [*(item for kind in registered for item in kind.items()), *own]
+        return [item for kind in registered for item in kind.items()]
     if isinstance(value, type | types.ModuleType | types.FunctionType | enum.Enum | logging.Logger):
         return []
     if isinstance(value, dict):

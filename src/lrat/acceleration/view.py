@@ -1,6 +1,8 @@
 """The attack's view of a model: an evaluation-mode copy that computes the same thing faster."""
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration.graphs import GraphedNetwork
-from lrat.acceleration.observe import NORMS, OBSERVED, Pair, folded, observed
-from lrat.acceleration.state import State, private_copy, registered
+from lrat.acceleration.observe import NORMS, OBSERVED, Pair, flows_alike, folded, observed
+from lrat.acceleration.state import Attribute, State, private_copy, registered
 from lrat.errors import SettingError
 from lrat.modes import evaluating
 from lrat.outputs import logits_of
@@ -70,11 +72,13 @@ class View(nn.Module, ABC):
     """A model as attacks see it: [B C H W] float32 in, logits [B K] float32 out.
 
     ``original`` is the model that verdicts are confirmed on. After its weights have changed call
-    ``refresh()``. ``folded`` and ``unfolded`` count BatchNorm layers.
+    ``refresh()``. ``folded`` and ``unfolded`` count BatchNorm layers. ``notes``: that it was left
+    for another one, in sentences.
     """
 
     original: nn.Module
     choices: Choices
+    notes: tuple[str, ...] = ()
     folded: int = 0
     unfolded: int = 0
 
@@ -89,6 +93,9 @@ class View(nn.Module, ABC):
 
     def begin_attack(self) -> None:
         """From here on it is another attack that calls the view."""
+
+    def use(self, choices: Choices) -> None:
+        """See the model in these choices, as an earlier process did, where the view may choose."""
 
     def check(self) -> tuple[str, ...]:
         """What there is to say since the last check: that a view was left, which attacks saw."""
@@ -129,6 +136,7 @@ class FastView(View):
     """
 
     fast: nn.Module
+    _folded_names: set[str]
 
     def __init__(self, original: nn.Module, choices: Choices, images: Images | None = None) -> None:
         super().__init__()
@@ -147,9 +155,7 @@ class FastView(View):
         if self._images is None:
             self._copy(images)
         with self._precision(images):
-            if self.choices.channels_last and images.dim() == 4:
-                images = images.contiguous(memory_format=torch.channels_last)
-            return logits_of(self._run(images), len(images)).float()
+            return logits_of(self._run(self._laid_out(images)), len(images)).float()
 
     def begin_attack(self) -> None:
         if self._images is not None and isinstance(self._run, GraphedNetwork):
@@ -160,21 +166,25 @@ class FastView(View):
         return super().train(False)
 
     def refresh(self) -> "FastView":
-        """Take over the original's weights and statistics, in place and by name; where anything
-        else of it changed, a number, a flag, a module, the copy is made anew."""
+        """Take over the original's weights and statistics, in place and by name, and attributes
+        that changed; where more did, a module, a hook, the copy is made anew."""
         if self._images is None:
             return self
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
             state = State.of(self.original)
-            sources, targets = state.tensors, registered(self.fast)
+            sources = state.tensors
             names = [name for name in sources if name.rpartition(".")[0] not in self._folded_names]
-            if not targets.keys() >= set(names):  # some are in plain attributes
-                targets = State.of(self.fast).tensors
-            if state.differs(self._state) or any(
-                name not in targets or targets[name].shape != sources[name].shape for name in names
-            ):
+            targets, changed = self._targets(names), state.changed(self._state)
+            odd = {
+                state.holders.get(name)
+                for name in names
+                if name not in targets or targets[name].shape != sources[name].shape
+            }
+            if changed is None or not self._takes_over(changed | odd, state, self._images):
                 self._copy(self._images)
                 return self
+            if changed | odd:
+                targets = self._targets(names)
             to, of = [targets[name] for name in names], [sources[name] for name in names]
             for pair in self._pairs:
                 layer = self.original.get_submodule(pair.layer)
@@ -186,11 +196,42 @@ class FastView(View):
                 torch._foreach_copy_(to, of)
         return self
 
+    def _targets(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The copy's tensors by name, at least those of these ``names`` that it has."""
+        found = registered(self.fast)
+        # Some are in plain attributes.
+        return found if found.keys() >= set(names) else State.of(self.fast).tensors
+
+    def _takes_over(self, changed: set[Attribute | None], state: State, images: Images) -> bool:
+        """Give the copy these attributes of the original, as ``state`` found them; False where that
+        may not be enough: what was observed of the model depends on them, or they cannot be copied
+        by themselves."""
+        if not changed:
+            return True
+        attributes = {key for key in changed if key and key[0] not in self._folded_names}
+        is_fixed = self.choices.compiled or self.choices.graphs or self._found.idle
+        if is_fixed or attributes != changed or attributes & state.bound:
+            return False
+        self._set(attributes, state)
+        with self._precision(images):
+            if not flows_alike(self.fast, self._laid_out(images), self._found):
+                return False
+        self._set(attributes, state)  # which this forward may have changed in the copy
+        self._state = state.without_tensors()
+        return True
+
+    def _set(self, attributes: set[Attribute], state: State) -> None:
+        tensors = [state.tensors[name] for name in state.holders]
+        copies: dict[int, Any] = {id(value): value.detach().clone() for value in tensors}
+        for path, name in attributes:
+            value = vars(self.original.get_submodule(path))[name]
+            vars(self.fast.get_submodule(path))[name] = copy.deepcopy(value, dict(copies))
+
     def _copy(self, images: Images) -> None:
         """Make the copy, with what one forward of ``images`` shows of the original."""
         choices = self.choices
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
-            found = observed(self.original, images)
+            found = self._found = observed(self.original, images)
             self._state = State.of(self.original).without_tensors()
             fast = private_copy(self.original)
             self._images = images.detach()[:OBSERVED].clone()
@@ -211,6 +252,11 @@ class FastView(View):
         self.fast = fast
         run: Any = torch.compile(fast) if choices.compiled else fast
         self._run = GraphedNetwork(run) if choices.graphs else run
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        if self.choices.channels_last and images.dim() == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def _precision(self, images: Tensor) -> AbstractContextManager[object]:
         if self.choices.precision == "float32":

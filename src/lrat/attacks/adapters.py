@@ -1,10 +1,10 @@
 """Attacks of other libraries as attacks of ours."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import cache
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -16,7 +16,7 @@ from lrat.errors import LratError, RegionViolationError, SettingError
 from lrat.hardware import differentiable
 from lrat.modes import evaluating, outside_autocast, recordable, tensors_kept
 from lrat.outputs import handing_copies
-from lrat.randomness import NoiseLike, as_noise, seeded_randomness
+from lrat.randomness import NoiseLike, as_noise, global_states, seeded_randomness
 from lrat.text import in_one_line, shown
 from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
@@ -28,33 +28,89 @@ BOX = Linf(epsilon=1)
 """All of [0, 1]: where what is trained on must lie, when no threat is known."""
 
 
+@dataclass
+class Changes:
+    """What attacks of others change beside their work, in sentences: the first of each kind.
+
+    ``drawn``: by attack and generator, in which state of global random numbers it began and ended.
+    """
+
+    said: dict[tuple[str, str], str] = field(default_factory=dict)
+    drawn: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self.said.values())
+
+    def say(self, attack: str, kind: str, what: str) -> None:
+        if (attack, kind) not in self.said:
+            self.said[attack, kind] = f"the attack {attack} {what}"
+            _logger.warning(self.said[attack, kind])
+
+    def note_parts(self, attack: str, parts: Sequence[str]) -> None:
+        """``parts`` of the model were not as before and were put back."""
+        if parts:
+            what = f"changes the model ({len(parts)} of its parts, as {parts[0]}), which was put "
+            self.say(attack, "model", what + "back: attack a copy of the model, in eval mode")
+
+    def note_draws(self, attack: str, before: Mapping[str, int], seed: int) -> None:
+        """Since ``before``, where torch had this ``seed``, all draws were to follow from both."""
+        for kind, ended in global_states().items():
+            began, other = self.drawn.setdefault((attack, kind), (before[kind], ended))
+            is_seeded = kind == "torch" and torch.initial_seed() != seed
+            if is_seeded or (began != before[kind] and other == ended):
+                what = f"seeds the random numbers of {kind} itself, so that what it draws does not "
+                self.say(attack, kind, what + "follow from the seed of the run: leave that out")
+
+
+_changes: ContextVar[Changes] = ContextVar("changes")
+_outside = Changes()
+"""Of attacks that are called directly."""
+
+
+@contextmanager
+def noting_changes() -> Iterator[Changes]:
+    """Inside, what attacks of others change is gathered for the notes of a result."""
+    token = _changes.set(Changes())
+    try:
+        yield _changes.get()
+    finally:
+        _changes.reset(token)
+
+
 @contextmanager
 def protected(model: nn.Module, name: str) -> Iterator[None]:
     """``model`` in the hands of code that is not ours, the attack ``name``, which may call
-    ``backward``, freeze parameters, or train the model: parameters, buffers and gradients come back
-    as they were, and the model is handed copies of what it is called with."""
-    parameters = list(model.parameters())
-    kept = [(parameter.requires_grad, parameter.grad) for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
+    ``backward``, freeze parameters, or train the model: parameters, buffers, modes and gradients
+    come back as they were, and the model is handed copies of what it is called with."""
+    found, states, seed = _changes.get(_outside), global_states(), torch.initial_seed()
+    parameters = list(model.named_parameters())
+    kept = [(value.requires_grad, value.grad) for _, value in parameters]
+    for _, value in parameters:
+        value.grad = None
     try:
-        with handing_copies(model), tensors_kept(model) as changed:
+        with evaluating(model), handing_copies(model), tensors_kept(model) as changed:
+            modes = _modes(model)
             yield
+            switched = _modes(model).items() - modes.items()
+            others = [f"the mode of {where or 'the whole'}" for where, _ in sorted(switched)]
+            others += [
+                f"requires_grad of {where}"
+                for (where, value), (wanted, _) in zip(parameters, kept, strict=True)
+                if value.requires_grad != wanted
+            ]
     finally:
-        if changed:
-            _warn_of_changes(name, len(changed), changed[0])
-        for parameter, (requires_grad, grad) in zip(parameters, kept, strict=True):
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
+        for (_, value), (requires_grad, grad) in zip(parameters, kept, strict=True):
+            value.requires_grad_(requires_grad)
+            value.grad = grad
+    found.note_parts(name, [*changed, *others])
+    found.note_draws(name, states, seed)
 
 
-@cache
-def _warn_of_changes(name: str, count: int, first: str) -> None:
-    _logger.warning(
-        "the attack %s changes the model (%s of its parts, as %s), which was put back: attack a "
-        "copy of the model, in eval mode",
-        *(name, count, first),
-    )
+def _modes(model: nn.Module) -> dict[str, bool]:
+    return {
+        where: part.training for where, part in model.named_modules() if hasattr(part, "training")
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

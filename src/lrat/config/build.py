@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
@@ -25,6 +25,7 @@ from lrat.data import (
 )
 from lrat.errors import (
     ConfigurationError,
+    ModelError,
     NonFiniteError,
     SettingError,
 )
@@ -33,7 +34,7 @@ from lrat.evaluation.examination import check_forward
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.models import ResNet18, SmallCNN
-from lrat.objectives import Objective
+from lrat.objectives import Objective, Phases
 from lrat.randomness import seeded_randomness
 from lrat.text import in_one_line, shown
 from lrat.threat import as_ball
@@ -43,6 +44,8 @@ from lrat.training.schedules import schedule as named_schedule
 from lrat.types import Batch
 
 _PROBE_IMAGES = 128
+_NEAR = 8
+"""How far from a batch size that fails others are looked for, and how often it is halved."""
 
 
 @dataclass(frozen=True)
@@ -189,20 +192,51 @@ def check_fit(network: nn.Module, images: ImageData) -> int:
 
 
 def check_training(
-    network: nn.Module, images: ImageData, batch_size: int, *, classes: int, processes: int = 1
+    network: nn.Module,
+    images: ImageData,
+    batch_size: int,
+    *,
+    classes: int,
+    processes: int = 1,
+    objective: Objective | None = None,
 ) -> None:
     """The smallest batch of an epoch, or the smallest share that one of several ``processes`` has
     of it, through the network in train mode; it is as before afterwards.
 
-    ``classes``: what ``check_fit`` found. ``ModelError`` as
+    ``classes``: what ``check_fit`` found. ``objective``: what is trained with; one that is not ours
+    may read in train mode whatever the network answers. ``ModelError`` as
     ``evaluation.examination.check_training`` says.
     """
-    smallest = min(len(images) % batch_size or batch_size, len(images))
-    batch = _first(network, images, max(1, smallest // processes)).images
-    larger = _first(network, images, max(batch_size // processes, len(batch) + 1)).images
+
+    def batches(size: int) -> list[Tensor]:
+        """The smallest and the largest of an epoch."""
+        last = min(len(images) % size or size, len(images))
+        counts = (last, min(size, len(images)))
+        return [_first(network, images, max(1, count // processes)).images for count in counts]
+
+    smallest = batches(batch_size)[0]
+    nearest = sorted(range(1, 2 * batch_size), key=lambda size: abs(size - batch_size))
+    tried = [*nearest[1 : 2 * _NEAR], *(batch_size >> power for power in range(1, _NEAR))]
     share = "a process's share of " if processes > 1 else ""
-    what = f"{share}the last batch of an epoch, {len(batch)} of {len(images)} images"
-    examination.check_training(network, batch, larger, classes=classes, what=what)
+    try:
+        examination.check_training(
+            network,
+            smallest,
+            ((size, batches(size)) for size in tried if size),
+            classes=classes,
+            what=f"{share}the last batch of an epoch, {len(smallest)} of {len(images)} images",
+            reads_logits=_is_ours(objective),
+        )
+    except ModelError:
+        examined(network, images)  # where it takes few images in eval mode too, this says so
+        raise
+
+
+def _is_ours(objective: Objective | None) -> bool:
+    """Whether it is, in all its phases: then it takes the logits out of what a model answers."""
+    if isinstance(objective, Phases):
+        return all(_is_ours(part) for _, part in objective.starts)
+    return objective is None or type(objective).__module__.startswith("lrat.")
 
 
 def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
@@ -215,6 +249,8 @@ def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
         return examination.examine(network, batch.images, batch.index.cpu().numpy())
     except NonFiniteError:
         return ()
+    except ModelError as error:
+        raise examination.too_many(network, batch.images, error, examination.NO_LIMIT) from error
 
 
 def _first(network: nn.Module, images: ImageData, count: int) -> Batch:

@@ -46,7 +46,7 @@ def plain_tensor(what: str, values: Any) -> Tensor:
         ):
             if found and not isinstance(values, FakeTensor):
                 raise DataError(f"{what} are {kind}: pass a dense tensor of numbers, as .{cure}")
-        return values.detach()
+        return values.detach().resolve_neg()
     array = _array(what, values)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} of type {array.dtype} are not an array of numbers")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lrat.attacks.adapters import noting_changes
 from lrat.checks import MODULE, checked, instance, one_of
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode
@@ -148,7 +149,7 @@ def evaluate_suite(
     done: list[Outcomes] = []
     seen: set[int] = set()
     stopped = False
-    with evaluating(model), evaluating(run.view):
+    with evaluating(model), evaluating(run.view), noting_changes() as run.changes:
         blocks = _blocks(batches, noise)
         if seconds is not None:
             blocks = growing(blocks, seconds, lambda: run.attacked)

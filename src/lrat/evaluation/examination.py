@@ -4,8 +4,9 @@ What makes the work impossible is refused in one line; what makes its numbers le
 a note, which every result carries.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,8 @@ from lrat.data.inputs import channels_cure, from_zero
 from lrat.errors import LratError, ModelError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
-from lrat.modes import equal, evaluating, tensors_kept, training_modes
-from lrat.outputs import NEVER, forward_logits, raw_logits
+from lrat.modes import equal, evaluating, forward_tried, tensors_kept, training_modes
+from lrat.outputs import NEVER, failing_in_one_line, forward_logits, raw_logits, tensors_in
 from lrat.randomness import random_state_kept
 from lrat.text import in_one_line
 
@@ -36,6 +37,10 @@ _ENOUGH = 16
 _FEW = 16
 """Images of the forward whose graph is followed."""
 _SATURATED = 0.95
+NO_LIMIT = "take the limit out of the model, which is looked at on so many images at once"
+"""The cure where no option chooses how many images a model gets."""
+_USUAL_SIZES = (1, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 256)
+"""Batch sizes that a network may have been written for."""
 _SQUASHING = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 _PASSING_ON = frozenset(
     {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "ToCopy", "Clone", "Alias"}
@@ -58,7 +63,7 @@ def examine(
 
     def answer(some: Tensor, numbers: npt.NDArray[np.int64]) -> Tensor:
         """Each time from the same buffers: that a model writes them is a finding of its own."""
-        with tensors_kept(model, buffers_only=True) as changed:
+        with forward_tried(model) as changed:
             found = classify(model, some, numbers, NATURAL)
         written[:] = written or changed
         return found
@@ -66,7 +71,7 @@ def examine(
     with random_state_kept():
         if logits is None:
             logits = answer(images, index)
-        with tensors_kept(model, buffers_only=True):
+        with forward_tried(model):
             traced = _traced(model, images[:_FEW])
         is_low = _is_low_precision(logits) or computes_in(traced, torch.float16, torch.bfloat16)
         slack = _LOW_ROUNDING if is_low else _ROUNDING
@@ -81,12 +86,7 @@ def examine(
             )
         else:
             found += _influenced(answer, images, index, logits, slack)
-    if written:
-        found.append(
-            f"the model writes into its buffers in eval mode ({len(written)} of them, as "
-            f"{written[0]}), so its answers depend on what it saw before; each batch of an attack "
-            "starts from the buffers that came with it: switch observers and moving averages off"
-        )
+    found += writing(model, written)
     scale = odd_scale(float(images.min()), float(images.max()))
     return (*found, *([scale] if scale else []), *beside_answers(model, logits))
 
@@ -101,6 +101,20 @@ def beside_answers(model: nn.Module, logits: Tensor) -> tuple[str, ...]:
         "may meet gradients too small for float16; evaluate it in float32 (model.float(), without "
         "autocast)",
         *_hooked(model),
+    )
+
+
+def writing(model: nn.Module, changed: Sequence[str]) -> tuple[str, ...]:
+    """A sentence where a forward in eval mode changed tensors of ``model``, by name."""
+    buffers = [name for name, _ in model.named_buffers() if name in changed]
+    weights = [name for name, _ in model.named_parameters() if name in changed]
+    if not (buffers or weights):
+        return ()
+    what, names = ("weights", weights) if weights else ("buffers", buffers)
+    return (
+        f"the model writes into its {what} in eval mode ({len(names)} of them, as {names[0]}), so "
+        "its answers depend on what it saw before; each batch of an attack starts from those that "
+        "came with it: switch observers, moving averages and what scales weights off",
     )
 
 
@@ -261,15 +275,25 @@ def check_forward(
     """These images [B C H W] and the first of them alone, in eval mode; returns the model's number
     of classes.
 
-    ``ModelError`` where the model cannot take them, returns no logits [B K], or has fewer than the
-    ``classes`` of ``data``. More are allowed: a test set need not show every class. ``smallest``:
-    the smallest label of ``data``.
+    ``ModelError`` where the model cannot take them (with the batch size that it takes instead),
+    returns no logits [B K], or has fewer than the ``classes`` of ``data``. More are allowed: a test
+    set need not show every class. ``smallest``: the smallest label of ``data``.
     """
-    with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
+    with forward_tried(model), evaluating(model), torch.no_grad():
         try:
             found = forward_logits(model, images).shape[1]
         except ModelError as error:
-            raise ModelError(f"{error}{channels_cure(images.shape[1:])}") from error
+            said = in_one_line(error.__cause__ or error)
+            likely = {*_USUAL_SIZES, *map(int, re.findall(r"\b\d{1,3}\b", said))}
+            size = next(_taken(model, images, sorted(likely - {0, len(images)})), None)
+            if size is None:
+                raise ModelError(f"{error}{channels_cure(images.shape[1:])}") from error
+            raise ModelError(
+                f"the model takes batches of {size} images, not of {len(images)} ({said}): "
+                f"write -1 or len(images) where its forward holds {size}, as .view(-1, K) or "
+                ".flatten(1); attacks go on with the images that are left, so that no batch_size "
+                "cures it"
+            ) from error
         if len(images) > 1:
             try:
                 forward_logits(model, images[:1])
@@ -284,35 +308,79 @@ def check_forward(
     return found
 
 
+def too_many(model: nn.Module, images: Tensor, error: ModelError, cure: str) -> ModelError:
+    """What to raise for the ``error`` of a forward of these images in eval mode: with ``cure``,
+    which has a place for ``size``, where the model takes half, a quarter, ... of them."""
+    sizes = (len(images) >> power for power in range(len(images).bit_length()))
+    with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
+        size = next(_taken(model, images, sizes), len(images))
+    if size == len(images):
+        return error
+    said = in_one_line(error.__cause__ or error)
+    return ModelError(
+        f"the model takes {size} images at once, not {len(images)} ({said}): "
+        + cure.format(size=size)
+    )
+
+
+def _taken(model: nn.Module, images: Tensor, counts: Iterable[int]) -> Iterator[int]:
+    """The batch sizes that the model takes, of these."""
+    for count in counts:
+        rows = torch.arange(count, device=images.device) % len(images)
+        with suppress(ModelError):
+            forward_logits(model, images[rows])
+            yield count
+
+
 def check_training(
-    model: nn.Module, smallest: Tensor, larger: Tensor, *, classes: int, what: str
+    model: nn.Module,
+    smallest: Tensor,
+    others: Iterable[tuple[int, Sequence[Tensor]]],
+    *,
+    classes: int,
+    what: str,
+    reads_logits: bool = True,
 ) -> None:
     """The ``smallest`` batch of an epoch [B C H W] in train mode, with everything in the model put
     back afterwards.
 
-    ``what`` says which batch that is; ``larger`` is one that another batch size would give.
-    ``ModelError`` where the model fails (BatchNorm on 1x1 maps refuses a single image), gives other
-    than the ``classes`` of its eval mode, or an answer that no gradient leaves.
+    ``what`` says which batch that is; ``others``: batches that other batch sizes would give, with
+    these. ``reads_logits``: whether what is trained with takes the logits out of the model's
+    answer, or else reads that itself. ``ModelError`` where the model fails (BatchNorm on 1x1 maps
+    refuses a single image), gives other than the ``classes`` of its eval mode, or an answer that no
+    gradient leaves.
     """
+
+    def answer(images: Tensor) -> list[Tensor]:
+        if reads_logits:
+            return [forward_logits(model, images)]
+        with failing_in_one_line(model, images):
+            return tensors_in(model(images.clone()))
+
+    def passes(batches: Sequence[Tensor]) -> bool:
+        with suppress(ModelError):
+            return all(map(answer, batches))
+        return False
+
     with _unchanged(model), training_modes(model), torch.enable_grad():
         try:
-            logits = forward_logits(model, smallest)
+            found = answer(smallest)
         except ModelError as error:
             cause = in_one_line(error.__cause__ or error)
-            try:
-                forward_logits(model, larger)
-            except ModelError:
+            size = next((size for size, batches in others if passes(batches)), None)
+            if size is None:
                 raise ModelError(f"the model fails in train mode: {cause}") from error
             raise ModelError(
-                f"the model fails in training on {what}: {cause}; choose another batch size"
+                f"the model fails in training on {what}: {cause}; choose batch_size={size} "
+                f"(--set training.batch_size={size})"
             ) from error
-        if logits.shape[1] != classes:
+        if reads_logits and found[0].shape[1] != classes:
             raise ModelError(
-                f"in train mode the model gives {logits.shape[1]} classes, in eval mode {classes}: "
-                "both must answer for the same classes"
+                f"in train mode the model gives {found[0].shape[1]} classes, in eval mode "
+                f"{classes}: both must answer for the same classes"
             )
         is_trained = any(value.requires_grad for value in model.parameters())
-        if is_trained and not logits.requires_grad:
+        if is_trained and not any(value.requires_grad for value in found):
             raise ModelError(
                 "in train mode no gradient leaves the model's answer, so it cannot learn: take "
                 "detach() or no_grad() out of its forward"

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
-from lrat.attacks.adapters import protected_from, returned_images
+from lrat.attacks.adapters import Changes, protected_from, returned_images
 from lrat.attacks.base import Variant, spent
 from lrat.attacks.gradient import without_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.examination import examine
+from lrat.evaluation.examination import examine, too_many
 from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.storage.store import OutcomeStore
@@ -46,7 +46,8 @@ class SuiteRunner:
     ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
     each chunk when it is done. ``known_notes``: what an earlier look at the model found, None to
     look at it. ``classes``: of the model, once it was called. ``notes``: what a reader of the
-    numbers must know about it. ``attacked``: how many images were not read back.
+    numbers must know about it. ``attacked``: how many images were not read back. ``changes``: what
+    attacks of others changed.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class SuiteRunner:
     classes: int | None = None
     notes: tuple[str, ...] = ()
     attacked: int = 0
+    changes: Changes = field(default_factory=Changes)
 
     def block(self, batch: Batch) -> Outcomes:
         """The rows of a block's images for ``natural`` and each step, or ``OutOfTimeError``."""
@@ -133,8 +135,13 @@ class SuiteRunner:
     def _classified(self, images: Tensor, index: Rows, attack: str) -> Tensor:
         parts = []
         for rows in self._chunks(np.arange(len(index))):
+            some = images[_on(rows, images)]
             with self._apart(attack, index[rows]):
-                parts.append(classify(self.model, images[_on(rows, images)], index[rows], attack))
+                try:
+                    parts.append(classify(self.model, some, index[rows], attack))
+                except ModelError as error:
+                    cure = "pass batch_size={size} (--batch-size {size})"
+                    raise too_many(self.model, some, error, cure) from error
         return torch.cat(parts)
 
     def _found(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
@@ -209,6 +216,7 @@ class SuiteRunner:
                 variant = step.attack(
                     model, images[some], labels[some], noise=noise, clean_logits=clean[some]
                 )
+            self._note(self.changes.notes)
             if not isinstance(variant, Variant):
                 raise SettingError(
                     f"{step.name} returned {type(variant).__name__}: an Attack returns "
@@ -260,9 +268,14 @@ class SuiteRunner:
             return False
         with self._apart("checked", index):
             notes = self.view.check()
-        self.notes += notes
-        self.store.keep_notes(notes)
+        self._note(notes)
         return bool(notes)
+
+    def _note(self, notes: Sequence[str]) -> None:
+        """Before the outcomes that these are about."""
+        new = tuple(note for note in notes if note not in self.notes)
+        self.notes += new
+        self.store.keep_notes(new)
 
     def _noise(self, step: Member, index: Tensor) -> Noise:
         if self.noise == "keyed":

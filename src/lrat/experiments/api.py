@@ -45,6 +45,7 @@ from lrat.runs.folder import has_begun
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.suites import suite as suite_named
+from lrat.runs.weights import check_state
 from lrat.text import shown
 from lrat.threat import BALL, Ball, as_ball
 from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
@@ -105,7 +106,8 @@ class FitResult:
     validation_accuracy: float | None
     """Accuracy under PGD-10 on the held-out images, a fraction; None without held-out images."""
     notes: tuple[str, ...] = ()
-    """What was found odd about the model and the images before the run, in sentences."""
+    """What was found odd about the model and the images before the run, and what attacks came upon
+    while it ran, in sentences."""
 
 
 @usual_autograd()
@@ -162,7 +164,8 @@ def fit(
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
     classes = build.check_fit(model, images)
-    build.check_training(model, train_part, batch_size, classes=classes)
+    check_state(model)
+    build.check_training(model, train_part, batch_size, classes=classes, objective=objective)
     move(model, place)
     chosen = build.schedule(schedule, drops)
     optimisation = Optimisation(

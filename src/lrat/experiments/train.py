@@ -53,7 +53,7 @@ from lrat.runs.folder import (
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.sources import record_choices, recorded_choices
-from lrat.runs.weights import storage, write_safetensors
+from lrat.runs.weights import check_state, storage, write_safetensors
 from lrat.training import Progress, TrainingResult, Watch, train
 from lrat.training.watch import tell
 
@@ -134,6 +134,8 @@ class _Training:
         images = splits.training()
         network = build.model(config, images.shape, images.classes)
         classes = build.check_fit(network, images)
+        check_state(network)
+        write_safetensors(network.state_dict())  # what cannot be kept is not trained
         size, processes = config.training.batch_size, self.crew.size
         build.check_training(network, images, size, classes=classes, processes=processes)
         objective = build.objective(config)
@@ -150,18 +152,22 @@ class _Training:
         if config.training.sync_batch_norm:
             network = synchronised(network, place, self.crew.size)
         view, watched = self._begin(network, splits)
-        result = train(
-            network,
-            source,
-            objective,
-            optimisation,
-            watch=watched,
-            storage=storage(config, self.folder, portable=self.portable),
-            view=lambda model: view,
-            device=place,
-            max_minutes=self.max_minutes,
-            crew=self.crew,
-        )
+        try:
+            result = train(
+                network,
+                source,
+                objective,
+                optimisation,
+                watch=watched,
+                storage=storage(config, self.folder, portable=self.portable),
+                view=lambda model: view,
+                device=place,
+                max_minutes=self.max_minutes,
+                crew=self.crew,
+            )
+        finally:
+            if self.crew.rank == 0:
+                record_choices(self.folder, view)  # which may have been left
         if self.crew.rank == 0:
             _save_model(self.folder, self.config, result, images)
         return TrainedRun(config=config, folder=self.folder, result=result)

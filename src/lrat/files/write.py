@@ -14,8 +14,8 @@ import re
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -108,6 +108,24 @@ def _opened(beside: Path, held: ExitStack) -> "_Watched":
     if os.name != "nt":  # an open file cannot be renamed there
         held.callback(os.close, os.dup(raw.fileno()))
     return raw
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """What processes and threads do inside with one ``folder``, they do one after the other, where
+    folders can be locked."""
+    if os.name == "nt":
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        _lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:

@@ -57,8 +57,9 @@ class PickOutput(nn.Module):
     """``model``, of whose output only the part under ``key`` is returned.
 
     ``key``: the index in a tuple or list, or the name of a mapping's key or of a field. For a
-    network that returns several tensors, none of them under the name ``logits``. Weights are named
-    ``model.`` and their own name. What is not there raises as it does for the output itself.
+    network that returns several tensors, none of them under the name ``logits``; where it returns
+    one tensor, as many do in eval mode, that is it. Weights are named ``model.`` and their own
+    name. What is not there raises as it does for the output itself.
     """
 
     def __init__(self, model: nn.Module, key: int | str) -> None:
@@ -69,6 +70,8 @@ class PickOutput(nn.Module):
 
     def forward(self, images: Images) -> Any:
         output = self.model(images)
+        if isinstance(output, Tensor):
+            return output
         if isinstance(self.key, int) or isinstance(output, Mapping):
             return output[self.key]
         return getattr(output, self.key)

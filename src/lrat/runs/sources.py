@@ -22,7 +22,7 @@ from lrat.data import ImageData
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
-from lrat.files.write import write_json
+from lrat.files.write import write_if_new
 from lrat.runs.folder import ACCELERATION, CONTENTS, EVALUATIONS, OFF, evaluated, read_config
 from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
 from lrat.threat import Ball, as_ball
@@ -213,7 +213,7 @@ def record_choices(folder: Path, view: nn.Module) -> None:
     """Write how attacks see the model, so that whoever continues sees it the same way."""
     if isinstance(view, View):
         about = {"choices": str(view.choices), "in_words": describe(view)}
-        write_json(folder / ACCELERATION, about)
+        write_if_new(folder / ACCELERATION, about)
 
 
 def recorded_choices(folder: Path) -> Choices | None:

@@ -21,7 +21,7 @@ from lrat.config.settings import RunConfig
 from lrat.errors import CheckpointError, ModelError
 from lrat.files.read import NOT_AS_WRITTEN, is_there, parse_json, safetensors_metadata
 from lrat.runs.folder import BESIDE_TENSORS, WEIGHTS, read_weights
-from lrat.text import reason
+from lrat.text import in_one_line, reason
 from lrat.training import Storage
 from lrat.training.state import reported
 from lrat.training.storage import misfit
@@ -70,7 +70,19 @@ def _add(sha: Any, name: str, value: Any) -> None:
 
 
 def write_safetensors(weights: Mapping[str, Any]) -> bytes:
-    """The content of a file that ``read_safetensors`` reads back."""
+    """The content of a file that ``read_safetensors`` reads back; ModelError that names what such
+    a file cannot hold."""
+    try:
+        return _written(weights)
+    except Exception as error:
+        name = next(name for name, value in weights.items() if not _can_write(name, value))
+        raise ModelError(
+            f"the model's state holds {name}, {_kind(weights[name])}, which a file of weights "
+            f"(safetensors) cannot ({reason(error)}): {_cure(weights[name])}"
+        ) from error
+
+
+def _written(weights: Mapping[str, Any]) -> bytes:
     from safetensors.torch import save
 
     # Copies: tied weights share memory, which the format refuses.
@@ -81,6 +93,28 @@ def write_safetensors(weights: Mapping[str, Any]) -> bytes:
         if packed != {"tensor": name}:
             beside[name] = packed
     return save(tensors, {BESIDE_TENSORS: json.dumps(beside)} if beside else None)
+
+
+def _can_write(name: str, value: Any) -> bool:
+    try:
+        _written({name: value})
+    except Exception:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    return (
+        f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    )
+
+
+def _cure(value: Any) -> str:
+    if isinstance(value, Tensor) and value.is_quantized:
+        return "keep value.int_repr() and its scale as buffers, or quantise after the training"
+    if isinstance(value, Tensor):
+        return "convert it, as to torch.float32 or torch.complex64, or register it persistent=False"
+    return "return numbers, text, tensors, lists and dictionaries of them from get_extra_state"
 
 
 def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
@@ -165,6 +199,17 @@ def _not_loaded(path: Path, content: bytes) -> str | None:
         f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})`"
         " (of a checkpoint that holds more than weights, its 'state_dict')"
     )
+
+
+def check_state(network: nn.Module) -> None:
+    """Refuse a model that does not take back its own state, which a training ends with."""
+    try:
+        network.load_state_dict(network.state_dict())
+    except Exception as error:
+        raise ModelError(
+            f"the model does not load its own state_dict: {in_one_line(error)}; mend its "
+            "state_dict or load_state_dict, with which a training ends"
+        ) from error
 
 
 def fill(network: nn.Module, weights: Mapping[str, Any], origin: str) -> None:

@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from lrat.acceleration import View
+from lrat.acceleration import Choices, View
+from lrat.attacks.adapters import Changes, noting_changes
 from lrat.checks import FUNCTION, checked, instance
 from lrat.distributed.group import ProcessGroup, SingleProcess, first_to_differ
 from lrat.distributed.signals import PLANNED, StopRequest, stopping, stopping_after
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, RunFolderError, StopNow
 from lrat.hardware import device_of, move
-from lrat.modes import training_modes, usual_autograd
+from lrat.modes import looked_at, training_modes, usual_autograd
 from lrat.objectives.base import Objective
 from lrat.training.metrics import EpochRecord
 from lrat.training.optimisation import Optimisation
@@ -31,6 +32,7 @@ from lrat.training.state import RunState
 from lrat.training.step import Stepper, step_randomness
 from lrat.training.storage import FolderKeeper, Keeper, MemoryKeeper, Storage
 from lrat.training.watch import (
+    ATTACK,
     MODEL,
     VIEW,
     StepProgress,
@@ -53,7 +55,8 @@ class TrainingResult:
 
     ``records``: one per epoch. ``selected_epoch`` (from 1) with its ``selected_value`` (None
     without selection: then it is the last epoch); ``weights``: its state dictionary, on the CPU.
-    ``notes``: what was found odd about the model and its images before the first step.
+    ``notes``: what was found odd about the model and its images before the first step, and what
+    attacks came upon while it was trained.
     """
 
     records: tuple[EpochRecord, ...]
@@ -63,8 +66,9 @@ class TrainingResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        first = self.records[0].notices if self.records else ()
-        return tuple(said["text"] for said in first if said["guard"] == MODEL)
+        said = [each for record in self.records for each in record.notices]
+        about = (MODEL, VIEW, ATTACK)
+        return tuple(dict.fromkeys(each["text"] for each in said if each["guard"] in about))
 
 
 @usual_autograd()
@@ -139,6 +143,8 @@ def train(
     for note in watch.notes if crew.rank == 0 else ():
         tell(watch.progress, note, level=logging.WARNING)
     seen = model if view is None else view(model)
+    if isinstance(seen, View) and state.view is not None:
+        seen.use(Choices.parse(state.view))
     stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory, crew)
 
     def announce(reason: str) -> None:
@@ -150,6 +156,7 @@ def train(
         stopping(announce) as stop,
         stopping_after(max_minutes, stop),
         Trackers(watch.trackers, state.records) as trackers,
+        noting_changes() as changes,
         stepper,
     ):
         epochs = Epochs(
@@ -162,6 +169,7 @@ def train(
             seen=seen,
             crew=crew,
             trackers=trackers,
+            changes=changes,
         )
         while state.epoch < optimisation.epochs:
             epochs.next()
@@ -187,7 +195,7 @@ def _where(state: RunState, epochs: int) -> str:
 class Epochs:
     """Takes a run from epoch to epoch.
 
-    ``seen``: what attacks see, also while measuring.
+    ``seen``: what attacks see, also while measuring. ``changes``: what attacks of others changed.
     """
 
     state: RunState
@@ -199,8 +207,8 @@ class Epochs:
     seen: nn.Module
     crew: ProcessGroup
     trackers: Trackers
+    changes: Changes
     _started: float = field(default_factory=time.perf_counter, init=False)
-    _view_notes: tuple[str, ...] = field(default=(), init=False)
     _images_here: int = field(default=0, init=False)
 
     def next(self) -> None:
@@ -209,14 +217,18 @@ class Epochs:
         if not state.measuring:
             self._steps()
             self._check_steps()
-            self._check_view()
+            if isinstance(self.seen, View):
+                self.seen.check()
+            self._note()
             state.measuring = True
             self.keeper.steps_ended(state)
         try:
             with self._noticing():
                 record = measured(state, self.watch, self.optimisation)
         except StopNow:
+            self._note()
             self._save_and_stop(self.stop.urgency)
+        self._note()
         record = self._guarded(record)
         key = self.watch.select_by
         state.end_epoch(record, None if key is None else choose(state.best, record, key))
@@ -229,10 +241,14 @@ class Epochs:
                 self.keeper.save(state)
             raise self._stopped(urgency)
 
-    def _check_view(self) -> None:
-        """Compare what attacks see with the model; what was noted goes into the epoch's record."""
+    def _note(self) -> None:
+        """Keep how attacks see the model, and what there is to say of attacks so far."""
         if isinstance(self.seen, View):
-            self._view_notes = self.seen.check()
+            self.state.view = str(self.seen.choices)
+            for note in self.seen.notes:
+                self.state.remark(VIEW, note)
+        for note in self.changes.notes:
+            self.state.remark(ATTACK, note)
 
     def _check_steps(self) -> None:
         """Raise where the epoch was none."""
@@ -255,9 +271,7 @@ class Epochs:
         said = [{"guard": notice.guard, "text": notice.text} for notice in notices]
         if record.epoch == 1:  # these were told before the first step
             said = [{"guard": MODEL, "text": note} for note in self.watch.notes] + said
-        said += [{"guard": VIEW, "text": note} for note in self._view_notes]
-        self._view_notes = ()
-        return replace(record, notices=(*record.notices, *said))
+        return replace(record, notices=(*record.notices, *said, *self.state.remarks))
 
     def _steps(self) -> None:
         state = self.state
@@ -277,6 +291,7 @@ class Epochs:
             if state.average is not None and not outcome.skipped:
                 state.average.update(state.model)
             state.step += 1
+            self._note()
             # A short group says that the source has come to its end, and stands at the next epoch.
             state.measuring = len(group) < self.optimisation.accumulate
             state.sums.add(outcome)
@@ -342,12 +357,13 @@ class Epochs:
 
 
 def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> EpochRecord:
-    """The record of the epoch whose steps are done; the weights are as they were before."""
+    """The record of the epoch whose steps are done; the model is as it was before."""
     epoch = state.epoch
     started = time.perf_counter()
     is_last = epoch + 1 == optimisation.epochs
     due = is_last or (epoch + 1) % watch.monitor_every == 0
-    with step_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS):
+    randomness = step_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS)
+    with randomness, looked_at(state.model):
         found = _numbers(state, watch, monitors=due)
         probe = {} if watch.probe is None else measure(state.model, watch.probe)
         average: Mapping[str, float | None] = {}

@@ -26,8 +26,10 @@ class RunState:
     ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
     source stands at the start of the epoch after. ``rate``: of the last step. ``memory``: the
     objective's named tensors. ``average``: of the weights, None without; what a run reports are
-    then the averaged ones. ``guards``: what they have seen and said. All
-    randomness is a function of (seed, epoch, step, image), so there is no generator to keep.
+    then the averaged ones. ``guards``: what they have seen and said. ``view``: how attacks see the
+    model, in words that ``Choices.parse`` reads. ``remarks``: what the record of the epoch under
+    way will say beside the guards. All randomness is a function of (seed, epoch, step, image), so
+    there is no generator to keep.
     """
 
     def __init__(
@@ -53,6 +55,14 @@ class RunState:
         self.sums = EpochSums(device)
         self.records: list[EpochRecord] = []
         self.best: Best | None = None
+        self.view: str | None = None
+        self.remarks: list[dict[str, str]] = []
+
+    def remark(self, about: str, text: str) -> None:
+        """Have the record of the epoch under way say it, once in the run."""
+        new = {"guard": about, "text": text}
+        if not any(new in said for said in (self.remarks, *(r.notices for r in self.records))):
+            self.remarks.append(new)
 
     def end_epoch(self, record: EpochRecord, best: Best | None) -> None:
         """Move to the start of the next epoch."""
@@ -60,6 +70,7 @@ class RunState:
         self.step = 0
         self.measuring = False
         self.sums = EpochSums(self.device)
+        self.remarks = []
         self.records.append(record)
         self.best = best
 
@@ -94,6 +105,8 @@ class RunState:
             "guards": None if self.guards is None else self.guards.state_dict(),
             "sums": self.sums.state_dict(),
             "best": None if self.best is None else asdict(self.best),
+            "view": self.view,
+            "remarks": [dict(said) for said in self.remarks],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], records: Sequence[EpochRecord]) -> None:
@@ -122,6 +135,12 @@ class RunState:
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
         self.records = list(records)
+        self.view = state.get("view")  # there too
+        self.remarks = [
+            # Texts alone there.
+            {"guard": "portable", "text": said} if isinstance(said, str) else dict(said)
+            for said in state.get("remarks", ())
+        ]
         self.best = None if state["best"] is None else Best(**state["best"])
 
 

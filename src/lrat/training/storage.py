@@ -5,7 +5,7 @@ A saved state is taken over whole, or refused in one line.
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,7 +114,6 @@ class FolderKeeper:
         self._checkpoints = storage.checkpoints()
         self._metrics = MetricsFile(storage.folder / "metrics.jsonl")
         self._recorder = WeightRecorder(storage.folder / "weights", epochs=storage.record_epochs)
-        self._remarks: list[dict[str, str]] = []
         self._saved: tuple[int, int, bool] | None = None
         self._carried: tuple[int, int, bool] | None = None
         self._saved_at = time.monotonic()
@@ -131,19 +130,18 @@ class FolderKeeper:
 
     def _take_over(self, state: RunState, saved: dict[str, Any]) -> str | None:
         light = saved.pop("portable", None)
-        remarks = saved.pop("remarks")
         take_over(state, self._recorder, self._metrics, saved, self._checkpoints.folder)
-        self._remarks = list(remarks)
         self._note_saved(state)
-        found = [self._select_anew(state), _lost_records(state)]
+        found = {"selection": self._select_anew(state), "records": _lost_records(state)}
         if light is not None:
             self._carried = _place(state)
-            found.append(_remark("portable", _afresh(state, light)))
-        new = [remark for remark in found if remark is not None]
-        self._remarks += new
-        return "; ".join(remark["text"] for remark in new) or None
+            found["portable"] = _afresh(state, light)
+        new = {about: text for about, text in found.items() if text is not None}
+        for about, text in new.items():
+            state.remark(about, text)
+        return "; ".join(new.values()) or None
 
-    def _select_anew(self, state: RunState) -> dict[str, str] | None:
+    def _select_anew(self, state: RunState) -> str | None:
         """Where the selected weights are lost, the best of those that are not are selected."""
         lost = state.best
         if lost is None or self._checkpoints.holds(lost.epoch):
@@ -152,11 +150,10 @@ class FolderKeeper:
         instead = "the best of the epochs to come"
         if state.best is not None:
             instead = f"epoch {state.best.epoch}, the best of those kept"
-        text = (
+        return (
             f"the checkpoint of epoch {lost.epoch}, the best so far, is damaged or gone: "
             f"{instead}, is selected instead"
         )
-        return _remark("selection", text)
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
         if not self._writes:
@@ -172,7 +169,6 @@ class FolderKeeper:
             self._save(state)
 
     def epoch_ended(self, state: RunState) -> None:
-        self._put_remarks(state)
         if not self._writes:
             return
         # The checkpoint comes last: what a kill leaves in the other files is then written again.
@@ -223,36 +219,23 @@ class FolderKeeper:
             **state.state_dict(),
             "records": self._metrics.state_dict(),
             "recorder": self._recorder.state_dict(),
-            "remarks": list(self._remarks),
         }
 
     def _note_saved(self, state: RunState) -> None:
         self._saved = _place(state)
         self._saved_at = time.monotonic()
 
-    def _put_remarks(self, state: RunState) -> None:
-        """Into the record of the epoch that they are about."""
-        if self._remarks:
-            record = state.records[-1]
-            state.records[-1] = replace(record, notices=(*record.notices, *self._remarks))
-        self._remarks = []
-
 
 def _place(state: RunState) -> tuple[int, int, bool]:
     return state.epoch, state.step, state.measuring
 
 
-def _remark(about: str, text: str) -> dict[str, str]:
-    """What a record's notices say beside the guards'."""
-    return {"guard": about, "text": text}
-
-
-def _lost_records(state: RunState) -> dict[str, str] | None:
+def _lost_records(state: RunState) -> str | None:
     known = {record.epoch for record in state.records}
     lost = [epoch for epoch in range(1, state.epoch + 1) if epoch not in known]
     if not lost:
         return None
-    return _remark("records", f"the records of {len(lost)} of {state.epoch} epochs are lost")
+    return f"the records of {len(lost)} of {state.epoch} epochs are lost"
 
 
 def _afresh(state: RunState, light: Mapping[str, str]) -> str:

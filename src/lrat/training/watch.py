@@ -21,9 +21,9 @@ from lrat.training.metrics import EpochRecord
 from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
-MODEL, VIEW = "model", "view"
-"""What stands for a guard's name where a look at the model before the run found something, and
-where attacks left their view of it."""
+MODEL, VIEW, ATTACK = "model", "view", "attack"
+"""What stands for a guard's name where a look at the model before the run found something, where
+attacks left their view of it, and where an attack of others changed it."""
 Measure: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
 """Accuracies (or other numbers) of a model by name; the model is in eval mode."""
 

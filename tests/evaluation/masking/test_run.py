@@ -103,6 +103,33 @@ def test_nan_logits_are_a_finding() -> None:
     assert panel["same images, same answer"].status == "not run"
 
 
+class Observing(nn.Module):
+    """Moves a buffer at each forward, by writing or by a new one."""
+
+    def __init__(self, *, replaces: bool) -> None:
+        super().__init__()
+        self.inner, self.replaces = linear(2), replaces
+        self.register_buffer("seen", torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.replaces:
+            self.seen = self.seen + 1
+        else:
+            self.seen += 1
+        logits: Tensor = self.inner(images) * self.seen.cos()
+        return logits
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_buffers_that_a_forward_writes_are_a_note_and_put_back(replaces: bool) -> None:
+    model = Observing(replaces=replaces).eval()
+    panel = masking_panel(model, two_classes(10), SMALL)
+    assert ["buffers" in note for note in panel.notes] == [True]
+    assert float(model.seen) == 1
+    assert panel["same images, same answer"].status == "passed"
+    assert masking_panel(linear(2), two_classes(10), SMALL).notes == ()
+
+
 def test_nothing_right_is_nothing_to_attack() -> None:
     batch = two_classes(10)
     batch = Batch(images=batch.images, labels=torch.zeros_like(batch.labels), index=batch.index)

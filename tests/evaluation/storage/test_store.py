@@ -108,3 +108,24 @@ def test_notes_are_kept_from_the_first_outcome_on(tmp_path: Path) -> None:
     store.keep_notes(("probabilities", "two classes"))
     again = OutcomeStore.open(tmp_path, {"seed": 0})
     assert again.notes == ("two classes", "probabilities"), "whoever found them"
+
+
+def test_notes_of_several_processes_at_once_are_united(tmp_path: Path) -> None:
+    OutcomeStore.open(tmp_path, {"seed": 0})
+    together = threading.Barrier(8)
+
+    def note(number: int) -> None:
+        store = OutcomeStore(folder=tmp_path)
+        together.wait()
+        for each in range(3):
+            store.keep_notes((f"note {number}.{each}",))
+
+    threads = [threading.Thread(target=note, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(OutcomeStore(folder=tmp_path).notes) == {
+        f"note {number}.{each}" for number in range(8) for each in range(3)
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity.json", "notes.json"]

@@ -1,5 +1,7 @@
 """The model under examination, and what attacks on it left standing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,12 +16,12 @@ from lrat.evaluation.forward import classify
 from lrat.evaluation.masking.limits import NOISE_DRAWS
 from lrat.hardware import full_float32
 from lrat.losses import cross_entropy
-from lrat.modes import evaluating, recordable
+from lrat.modes import evaluating, recordable, tensors_kept
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch
 
-_CHUNK = 256
+CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +38,8 @@ class Subject:
     threat: Ball
     seed: int
     also_fooled: dict[str, Tensor] = field(default_factory=dict)
+    written: dict[str, None] = field(default_factory=dict)
+    """Buffers that a forward changed. They are put back: each starts from those that came."""
     _answers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -63,10 +67,11 @@ class Subject:
     def answers_to(self, images: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
         """Float32 logits of the original model, by which every verdict is given."""
         index = self.batch.index if rows is None else self.batch.index[rows]
-        parts = [
-            classify(self.model, images[chunk], index[chunk].cpu().numpy(), name)
-            for chunk in _chunks(len(images))
-        ]
+        parts = []
+        for chunk in _chunks(len(images)):
+            with self._buffers_kept():
+                numbers = index[chunk].cpu().numpy()
+                parts.append(classify(self.model, images[chunk], numbers, name))
         return torch.cat(parts)
 
     def after(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
@@ -117,13 +122,14 @@ class Subject:
             rows = torch.arange(self.n, device=self.batch.labels.device)
             for chunk in _chunks(self.n):
                 part = loss.select(rows[chunk])
-                gradient = image_gradient(model, part, self.batch.images[chunk])[0]
+                with self._buffers_kept():
+                    gradient = image_gradient(model, part, self.batch.images[chunk])[0]
                 parts.append(gradient.abs().flatten(1).amax(1))
         return torch.cat(parts)
 
     def _attacked(self, name: str, attack: Attack, rows: Tensor) -> Tensor:
         images, labels = self.batch.images[rows], self.batch.labels[rows]
-        with trusting():
+        with trusting(), self._buffers_kept():
             variant = attack(
                 self.view,
                 images,
@@ -137,6 +143,15 @@ class Subject:
             raise RegionViolationError(f"{name} left {region} by {excess:.2e}")
         return self.answers_to(variant.images, name, rows)
 
+    @contextmanager
+    def _buffers_kept(self) -> Iterator[None]:
+        with (
+            tensors_kept(self.view, buffers_only=True),
+            tensors_kept(self.model, buffers_only=True) as changed,
+        ):
+            yield
+        self.written.update(dict.fromkeys(changed))
+
 
 def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]

@@ -34,6 +34,7 @@ from lrat.files.read import is_there, listed, read_record, read_whole, trouble
 from lrat.files.write import (
     TABLE_SUFFIXES,
     discard,
+    one_at_a_time,
     read_table,
     remove_leftovers,
     temporary,
@@ -218,7 +219,9 @@ class OutcomeStore:
 
     def keep_notes(self, notes: Sequence[str]) -> None:
         """Keep these too for those who only read the outcomes; nothing to say is not written."""
-        if self.folder is not None and notes:
+        if self.folder is None or not notes:
+            return
+        with one_at_a_time(self.folder):  # other processes have notes of their own
             known = read_notes(self.folder) if is_there(self.folder / NOTES) else ()
             joined = list(dict.fromkeys((*known, *notes)))
             write_if_new(self.folder / NOTES, {"notes": joined})
