@@ -207,6 +207,34 @@ def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[li
 
 
 @contextmanager
+def all_kept(model: nn.Module) -> Iterator[None]:
+    """``tensors_kept``, and attributes of before come back afterwards.
+
+    Not a copy: a model that holds a lock or an open file has none.
+    """
+    modules = list(model.modules())
+    tables = [
+        (table, dict(table))
+        for part in modules
+        for table in (vars(part), part._parameters, part._buffers)
+        if isinstance(table, dict)  # those of a ScriptModule are none
+    ]
+    plain = {id(v): v for part in modules for v in vars(part).values() if isinstance(v, Tensor)}
+    kept = [(value, value.detach().clone()) for value in plain.values()]
+    with tensors_kept(model):
+        try:
+            yield
+        finally:
+            for table, before in tables:
+                table.clear()
+                table.update(before)
+            with torch.no_grad():
+                for value, copy in kept:
+                    if not equal(value, copy):
+                        value.copy_(copy)
+
+
+@contextmanager
 def _structure_kept(model: nn.Module, changed: list[str]) -> Iterator[None]:
     """Submodules, hooks and a forward that was put in the place of the class's are afterwards as
     they were; ``changed`` gets the names of what was not. What one of our views consists of, it

@@ -246,11 +246,10 @@ def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
     """
     batch = _first(network, images, _PROBE_IMAGES)
     try:
-        return examination.examine(network, batch.images, batch.index.cpu().numpy())
+        with examination.limit_said(network, batch.images):
+            return examination.examine(network, batch.images, batch.index.cpu().numpy())
     except NonFiniteError:
         return ()
-    except ModelError as error:
-        raise examination.too_many(network, batch.images, error, examination.NO_LIMIT) from error
 
 
 def _first(network: nn.Module, images: ImageData, count: int) -> Batch:

@@ -20,7 +20,7 @@ from lrat.data.inputs import channels_cure, from_zero
 from lrat.errors import LratError, ModelError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
-from lrat.modes import equal, evaluating, forward_tried, tensors_kept, training_modes
+from lrat.modes import all_kept, evaluating, forward_tried, tensors_kept, training_modes
 from lrat.outputs import NEVER, failing_in_one_line, forward_logits, raw_logits, tensors_in
 from lrat.randomness import random_state_kept
 from lrat.text import in_one_line
@@ -37,6 +37,7 @@ _ENOUGH = 16
 _FEW = 16
 """Images of the forward whose graph is followed."""
 _SATURATED = 0.95
+SMALLER_BATCH = "pass batch_size={size} (--batch-size {size})"
 NO_LIMIT = "take the limit out of the model, which is looked at on so many images at once"
 """The cure where no option chooses how many images a model gets."""
 _USUAL_SIZES = (1, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 256)
@@ -308,19 +309,23 @@ def check_forward(
     return found
 
 
-def too_many(model: nn.Module, images: Tensor, error: ModelError, cure: str) -> ModelError:
-    """What to raise for the ``error`` of a forward of these images in eval mode: with ``cure``,
-    which has a place for ``size``, where the model takes half, a quarter, ... of them."""
-    sizes = (len(images) >> power for power in range(len(images).bit_length()))
-    with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
-        size = next(_taken(model, images, sizes), len(images))
-    if size == len(images):
-        return error
-    said = in_one_line(error.__cause__ or error)
-    return ModelError(
-        f"the model takes {size} images at once, not {len(images)} ({said}): "
-        + cure.format(size=size)
-    )
+@contextmanager
+def limit_said(model: nn.Module, images: Tensor, cure: str = NO_LIMIT) -> Iterator[None]:
+    """Around a forward of these images in eval mode: where the model fails, and takes half, a
+    quarter, ... of them, the error says so with ``cure``, which has a place for ``size``."""
+    try:
+        yield
+    except ModelError as error:
+        sizes = (len(images) >> power for power in range(len(images).bit_length()))
+        with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
+            size = next(_taken(model, images, sizes), len(images))
+        if size == len(images):
+            raise
+        said = in_one_line(error.__cause__ or error)
+        raise ModelError(
+            f"the model takes {size} images at once, not {len(images)} ({said}): "
+            + cure.format(size=size)
+        ) from error
 
 
 def _taken(model: nn.Module, images: Tensor, counts: Iterable[int]) -> Iterator[int]:
@@ -362,7 +367,7 @@ def check_training(
             return all(map(answer, batches))
         return False
 
-    with _unchanged(model), training_modes(model), torch.enable_grad():
+    with random_state_kept(), all_kept(model), training_modes(model), torch.enable_grad():
         try:
             found = answer(smallest)
         except ModelError as error:
@@ -385,31 +390,3 @@ def check_training(
                 "in train mode no gradient leaves the model's answer, so it cannot learn: take "
                 "detach() or no_grad() out of its forward"
             )
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Attributes, tensors and global random numbers of before come back afterwards.
-
-    Not a copy: a model that holds a lock or an open file has none.
-    """
-    modules = list(model.modules())
-    tables = [
-        (table, dict(table))
-        for part in modules
-        for table in (vars(part), part._parameters, part._buffers)
-        if isinstance(table, dict)  # those of a ScriptModule are none
-    ]
-    plain = {id(v): v for part in modules for v in vars(part).values() if isinstance(v, Tensor)}
-    kept = [(value, value.detach().clone()) for value in plain.values()]
-    with random_state_kept(), tensors_kept(model):
-        try:
-            yield
-        finally:
-            for table, before in tables:
-                table.clear()
-                table.update(before)
-            with torch.no_grad():
-                for value, copy in kept:
-                    if not equal(value, copy):
-                        value.copy_(copy)

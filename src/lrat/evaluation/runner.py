@@ -18,7 +18,7 @@ from lrat.attacks.base import Variant, spent
 from lrat.attacks.gradient import without_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.examination import examine, too_many
+from lrat.evaluation.examination import SMALLER_BATCH, examine, limit_said
 from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.storage.store import OutcomeStore
@@ -45,9 +45,8 @@ class SuiteRunner:
     ``chunk``: how many images an attack gets at once, None for all that a block has left.
     ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
     each chunk when it is done. ``known_notes``: what an earlier look at the model found, None to
-    look at it. ``classes``: of the model, once it was called. ``notes``: what a reader of the
-    numbers must know about it. ``attacked``: how many images were not read back. ``changes``: what
-    attacks of others changed.
+    look at it. ``classes``: of the model, once it was called. ``notes``: what to know of the
+    numbers. ``attacked``: how many images were not read back. ``changes``: of attacks of others.
     """
 
     model: nn.Module
@@ -136,12 +135,8 @@ class SuiteRunner:
         parts = []
         for rows in self._chunks(np.arange(len(index))):
             some = images[_on(rows, images)]
-            with self._apart(attack, index[rows]):
-                try:
-                    parts.append(classify(self.model, some, index[rows], attack))
-                except ModelError as error:
-                    cure = "pass batch_size={size} (--batch-size {size})"
-                    raise too_many(self.model, some, error, cure) from error
+            with self._apart(attack, index[rows]), limit_said(self.model, some, SMALLER_BATCH):
+                parts.append(classify(self.model, some, index[rows], attack))
         return torch.cat(parts)
 
     def _found(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
@@ -267,8 +262,7 @@ class SuiteRunner:
         if not isinstance(self.view, View):
             return False
         with self._apart("checked", index):
-            notes = self.view.check()
-        self._note(notes)
+            self._note(notes := self.view.check())
         return bool(notes)
 
     def _note(self, notes: Sequence[str]) -> None:

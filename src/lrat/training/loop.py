@@ -219,16 +219,16 @@ class Epochs:
             self._check_steps()
             if isinstance(self.seen, View):
                 self.seen.check()
-            self._note()
+            state.note(self.seen, self.changes)
             state.measuring = True
             self.keeper.steps_ended(state)
         try:
             with self._noticing():
                 record = measured(state, self.watch, self.optimisation)
         except StopNow:
-            self._note()
+            state.note(self.seen, self.changes)
             self._save_and_stop(self.stop.urgency)
-        self._note()
+        state.note(self.seen, self.changes)
         record = self._guarded(record)
         key = self.watch.select_by
         state.end_epoch(record, None if key is None else choose(state.best, record, key))
@@ -240,15 +240,6 @@ class Epochs:
             if state.epoch < self.optimisation.epochs:
                 self.keeper.save(state)
             raise self._stopped(urgency)
-
-    def _note(self) -> None:
-        """Keep how attacks see the model, and what there is to say of attacks so far."""
-        if isinstance(self.seen, View):
-            self.state.view = str(self.seen.choices)
-            for note in self.seen.notes:
-                self.state.remark(VIEW, note)
-        for note in self.changes.notes:
-            self.state.remark(ATTACK, note)
 
     def _check_steps(self) -> None:
         """Raise where the epoch was none."""
@@ -291,7 +282,7 @@ class Epochs:
             if state.average is not None and not outcome.skipped:
                 state.average.update(state.model)
             state.step += 1
-            self._note()
+            state.note(self.seen, self.changes)
             # A short group says that the source has come to its end, and stands at the next epoch.
             state.measuring = len(group) < self.optimisation.accumulate
             state.sums.add(outcome)

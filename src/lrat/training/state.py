@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrat.acceleration import View
+from lrat.attacks.adapters import Changes
 from lrat.errors import CheckpointError
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.text import reason
 from lrat.training.guards import Guards
 from lrat.training.metrics import EpochRecord, EpochSums
 from lrat.training.optimisation import WeightAverage
-from lrat.training.watch import Best
+from lrat.training.watch import ATTACK, VIEW, Best
 from lrat.types import BatchSource
 
 
@@ -57,6 +59,15 @@ class RunState:
         self.best: Best | None = None
         self.view: str | None = None
         self.remarks: list[dict[str, str]] = []
+
+    def note(self, seen: nn.Module, changes: Changes) -> None:
+        """Keep how attacks see the model, and what there is to say of them so far."""
+        if isinstance(seen, View):
+            self.view = str(seen.choices)
+            for text in seen.notes:
+                self.remark(VIEW, text)
+        for text in changes.notes:
+            self.remark(ATTACK, text)
 
     def remark(self, about: str, text: str) -> None:
         """Have the record of the epoch under way say it, once in the run."""
@@ -135,12 +146,8 @@ class RunState:
         self.sums = EpochSums(self.device)
         self.sums.load_state_dict(state["sums"])
         self.records = list(records)
-        self.view = state.get("view")  # there too
-        self.remarks = [
-            # Texts alone there.
-            {"guard": "portable", "text": said} if isinstance(said, str) else dict(said)
-            for said in state.get("remarks", ())
-        ]
+        self.view = state["view"]
+        self.remarks = [dict(said) for said in state["remarks"]]
         self.best = None if state["best"] is None else Best(**state["best"])
 
 

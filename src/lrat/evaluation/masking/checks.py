@@ -10,18 +10,12 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.checks import MODULE, Rule, checked, instance
-from lrat.errors import DataError, LratError, ModelError, NonFiniteError, SettingError
-from lrat.evaluation.examination import (
-    NO_LIMIT,
-    beside_answers,
-    in_train_mode,
-    too_many,
-    writing,
-)
+from lrat.errors import DataError, LratError, NonFiniteError, SettingError
+from lrat.evaluation.examination import beside_answers, in_train_mode, writing
 from lrat.evaluation.forward import check_labels
 from lrat.evaluation.masking import attack_checks, gradient_checks, input_checks
 from lrat.evaluation.masking.panel import Check, Panel
-from lrat.evaluation.masking.subject import CHUNK, Subject
+from lrat.evaluation.masking.subject import Subject
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.suites import describe_threat
@@ -146,9 +140,6 @@ def _checks(subject: Subject) -> Iterator[Check]:
         yield _failed(input_checks.LOGITS, error)
         yield from _skipped(rest, "the logits must be finite first")
         return
-    except ModelError as error:
-        some = subject.batch.images[:CHUNK]
-        raise too_many(subject.model, some, error, NO_LIMIT) from error
     yield input_checks.real_logits(subject)
     for name, make in _FORWARD.items():
         yield _made(name, make, subject)

@@ -12,6 +12,7 @@ from lrat.attacks.base import Attack
 from lrat.attacks.gradient import gradients_of, image_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import RegionViolationError
+from lrat.evaluation.examination import limit_said
 from lrat.evaluation.forward import classify
 from lrat.evaluation.masking.limits import NOISE_DRAWS
 from lrat.hardware import full_float32
@@ -21,7 +22,7 @@ from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch
 
-CHUNK = 256
+_CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +54,8 @@ class Subject:
     @cached_property
     def clean(self) -> Tensor:
         """Logits [n K] of the clean images."""
-        return self.answers_to(self.batch.images, "natural")
+        with limit_said(self.model, self.batch.images[:_CHUNK]):
+            return self.answers_to(self.batch.images, "natural")
 
     @cached_property
     def right(self) -> Tensor:
@@ -154,4 +156,4 @@ class Subject:
 
 
 def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
