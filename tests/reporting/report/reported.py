@@ -1,5 +1,6 @@
 """Run folders as training and evaluation leave them, made by hand in no time."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from lrat.evaluation.outcomes import Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage.gallery import Gallery, GalleryStore, gather
 from lrat.evaluation.storage.store import OutcomeStore
+from lrat.files.read import read_json
 from lrat.files.write import write_json, write_text
 from lrat.reporting.report.records import ReportRecord, RunRecord
 from lrat.reporting.report.write import collect_report
@@ -63,8 +65,15 @@ def make_run(
     )
     write_json(folder / "environment.json", {"lrat": "0.1", "torch": "2.8", "device": "cpu"})
     # The header of a safetensors file without tensors.
-    (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    write_weights(folder, b"\x02\0\0\0\0\0\0\0{}")
     return folder
+
+
+def write_weights(run: Path, content: bytes) -> None:
+    """The selected weights of ``run``, and their digest."""
+    (run / "model.safetensors").write_bytes(content)
+    about = {**read_json(run / "model.json"), "sha256": hashlib.sha256(content).hexdigest()}
+    write_json(run / "model.json", about)
 
 
 def make_evaluation(

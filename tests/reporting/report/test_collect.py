@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from experiments.commands import lrat, python
 from lrat.config.settings import load_config, parse_assignments, read_settings
@@ -20,7 +20,7 @@ from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.collect.training import images_behind
 from lrat.reporting.report.records import Overfitting, RunRecord
 from lrat.runs.weights import weights_digest
-from reporting.report.reported import make_evaluation, make_run, only, report
+from reporting.report.reported import make_evaluation, make_run, only, report, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_weights_that_changed_since_they_were_evaluated_are_told(tmp_path: Path)
         "a": torch.tensor(3),
         "half": torch.ones(2, dtype=torch.bfloat16),
     }
-    save_file(weights, run / "model.safetensors")
+    write_weights(run, save(weights))
     digest = weights_digest(weights)
     assert digest_of_file((run / "model.safetensors").read_bytes()) == digest
     make_evaluation(run, model="0" * 64)
