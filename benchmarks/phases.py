@@ -33,7 +33,6 @@ from lrat.outputs import forward_logits, logits_of
 from lrat.runs.sources import ModelSource
 from lrat.runs.suites import suite
 from lrat.text import to_markdown
-from lrat.threat import as_ball
 from lrat.training import EpochRecord, StepProgress, Watch, train
 from lrat.types import Batch
 
@@ -202,7 +201,7 @@ def evaluation(run: Path, name: str, limit: int) -> str:
         device = hardware.device(subject.config.device)
         network = hardware.move(subject.network, device)
         images = stratified_subset(subject.test, limit, seed=0)
-        chosen = suite(name, as_ball(subject.threat), images.classes)
+        chosen = suite(name, subject.threat, images.classes)
         view, clock = build.view("auto", network, images), Clock(device)
         members = tuple(
             replace(step, attack=ClockedAttack(name=step.name, attack=step.attack, clock=clock))

@@ -171,7 +171,7 @@ def test_printed_as_its_own_configuration(name: str) -> None:
     for module in (
         lrat.attacks, lrat.losses, lrat.objectives, lrat.threat, lrat.weighting
     ):  # fmt: skip
-        names |= vars(module)
+        names |= {each: getattr(module, each) for each in dir(module)}
     assert eval(repr(METHODS[name]), names) == METHODS[name]  # noqa: S307
 
 

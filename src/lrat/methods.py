@@ -65,7 +65,7 @@ class Simulated:
         return Term(name=name, attack=self.make(name), weighting=weighting)
 
 
-def natural() -> Reweighted:
+def natural(_simulated: Simulated | None = None) -> Reweighted:
     """Plain training on clean images: no attack, the floor alone."""
     return Reweighted(terms=[], min_weight=1.0, anchor="clean")
 

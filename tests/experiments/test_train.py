@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from experiments.commands import TINY, assert_same_result, done, lrat, records
 from experiments.conftest import COMMAND
 from experiments.own import write_model, write_npz
-from lrat.config.build import METHODS
+from lrat.config.catalogue import METHODS
 from lrat.config.settings import load_config, read_settings
 from lrat.files.read import parse_object
 from lrat.files.write import read_table

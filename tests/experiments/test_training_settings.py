@@ -9,7 +9,7 @@ import torch
 import lrat
 from builders import seeded
 from experiments.commands import lrat as command
-from lrat.config import build
+from lrat.config import build, catalogue
 from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import ConfigurationError, SettingError
 from lrat.losses import smoothed_cross_entropy
@@ -69,7 +69,7 @@ def test_all_settings_reach_the_loop_and_the_objective() -> None:
     found = optimisation(*assignments)
     assert (found.ema, found.ema_warm_up, found.decay) == (0.99, False, "weights")
     assert (found.precision, found.clip) == ("bf16-mixed", 0.5)
-    for name in build.METHODS:
+    for name in catalogue.METHODS:
         config = load_config(parse_assignments([*assignments, f"method.name={name}"]))
         method: Any = build.objective(config)
         for part in [part for _, part in getattr(method, "starts", [(0, method)])]:

@@ -1,8 +1,7 @@
 """Configuration to objects: the only place where names become threats, methods, data and models."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,19 +9,11 @@ from torch import Tensor, nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
+from lrat.config import catalogue
 from lrat.config.catalogue import names_users_code
 from lrat.config.settings import DataSettings, MethodSettings, RunConfig
 from lrat.config.user_code import model_from_file
-from lrat.data import (
-    CropAndFlip,
-    ImageData,
-    Splits,
-    cifar10,
-    digits,
-    fashion_mnist,
-    load_npz,
-    mnist,
-)
+from lrat.data import CropAndFlip, ImageData, Splits
 from lrat.errors import (
     ConfigurationError,
     ModelError,
@@ -33,7 +24,6 @@ from lrat.evaluation import examination
 from lrat.evaluation.examination import check_forward
 from lrat.hardware import device_of
 from lrat.methods import Simulated
-from lrat.models import ResNet18, SmallCNN
 from lrat.objectives import Objective, Phases
 from lrat.randomness import seeded_randomness
 from lrat.text import in_one_line, shown
@@ -48,137 +38,82 @@ _NEAR = 8
 """How far from a batch size that fails others are looked for, and how often it is halved."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A method's objective from its settings, and the settings that it uses."""
-
-    make: Callable[[Simulated, MethodSettings], Objective]
-    uses: frozenset[str] = frozenset()
+_ARGUMENTS = {"gairat_lambda": "lambda_", "gairat_begin": "begin", "trades_beta": "beta"}
+"""Settings of methods that their functions call otherwise; the others are ``LocalSettings``."""
 
 
-_MARGIN = frozenset({"alpha", "beta", "min_weight", "normalization", "anchor"})
-_GEOMETRY = frozenset({"gairat_lambda", "gairat_begin"})
-
-
-def _local(settings: MethodSettings) -> methods.LocalSettings:
-    return methods.LocalSettings(**{name: getattr(settings, name) for name in _MARGIN})
-
-
-def _lrat(*attacks: str) -> Recipe:
-    return Recipe(
-        lambda simulated, settings: methods.lrat(simulated, attacks, settings=_local(settings)),
-        _MARGIN,
-    )
-
-
-def _gd(*attacks: str) -> Recipe:
-    return Recipe(
-        lambda simulated, settings: methods.gd(
-            simulated,
-            attacks,
-            lambda_=settings.gairat_lambda,
-            begin=settings.gairat_begin,
-            settings=_local(settings),
-        ),
-        _MARGIN | _GEOMETRY,
-    )
-
-
-def _gairat(attack: str) -> Recipe:
-    return Recipe(
-        lambda simulated, settings: methods.gairat(
-            simulated, attack, lambda_=settings.gairat_lambda, begin=settings.gairat_begin
-        ),
-        _GEOMETRY,
-    )
-
-
-def _lsat(*attacks: str) -> Recipe:
-    return Recipe(lambda simulated, settings: methods.lsat(simulated, *attacks))
-
-
-METHODS: Mapping[str, Recipe] = {
-    "natural": Recipe(lambda simulated, settings: methods.natural()),
-    "sat": Recipe(lambda simulated, settings: methods.sat(simulated)),
-    "gairat": _gairat("pgd"),
-    "gairat-cw": _gairat("cw"),
-    "lsat-cw": _lsat("cw"),
-    "lsat-saa": _lsat("saa"),
-    "lsat-saa+cw": _lsat("saa", "cw"),
-    "lrat-pgd": _lrat("pgd"),
-    "lrat-cw": _lrat("cw"),
-    "lrat-saa": _lrat("saa"),
-    "lrat-saa+cw": _lrat("saa", "cw"),
-    "gd+cw": _gd("cw"),
-    "gd+saa": _gd("saa"),
-    "saa+cw+gd": _gd("saa", "cw"),
-    "pgd+fgsm": Recipe(lambda simulated, settings: methods.weak_mix(simulated)),
-    "trades": Recipe(
-        lambda simulated, settings: methods.trades(simulated, beta=settings.trades_beta),
-        frozenset({"trades_beta"}),
-    ),
-}
+def method(name: str, simulated: Simulated, settings: MethodSettings) -> Objective:
+    """The objective of the method called ``name``, with those of the ``settings`` that it takes."""
+    row = catalogue.METHODS[name]
+    taken = {key: getattr(settings, key) for key in row.takes}
+    named = {name: taken.pop(key) for key, name in _ARGUMENTS.items() if key in taken}
+    if taken:
+        named["settings"] = methods.LocalSettings(**taken)
+    made: Objective = row.build(simulated, **named)
+    return made
 
 
 def objective(config: RunConfig) -> Objective:
     """The method's objective under the run's threat."""
     simulated = Simulated(threat=as_ball(config.threat), **config.attack.model_dump())
-    recipe = METHODS[config.method.name]
+    takes = set(catalogue.METHODS[config.method.name].takes)
     changed = config.method.model_dump(exclude_defaults=True).keys() - {"name"}
-    idle = sorted(changed - recipe.uses)
+    idle = sorted(changed - takes)
     if idle:
-        used = ", ".join(sorted(recipe.uses)) or "no setting"
+        used = ", ".join(sorted(takes)) or "no setting"
         raise ConfigurationError(
             f"method.{idle[0]} does nothing in {config.method.name!r}, which uses {used}: leave it "
             "out or choose another method"
         )
-    made = recipe.make(simulated, config.method)
-    return methods.smoothed(made, config.training.label_smoothing)
+    plain = method(config.method.name, simulated, config.method)
+    return methods.smoothed(plain, config.training.label_smoothing)
 
 
 def data(settings: DataSettings, seed: int) -> Splits:
     """The data set, split: ``seed`` decides the held-out images and, for digits, the test fold."""
-    split = {
-        "seed": seed,
-        "validation": settings.validation,
-        "train_limit": settings.train_limit,
-    }
-    if settings.name.startswith("npz:"):
-        return load_npz(settings.name.removeprefix("npz:"), **split)  # type: ignore[arg-type]
-    if settings.name == "digits":
-        return digits(**split)  # type: ignore[arg-type]
-    loaders = {"cifar10": cifar10, "mnist": mnist, "fashion-mnist": fashion_mnist}
-    return loaders[settings.name](settings.root, **split)  # type: ignore[arg-type]
+    row = catalogue.data_row(settings.name)
+    places = {"root": settings.root, "path": settings.name.removeprefix("npz:")}
+    splits: Splits = row.build(
+        seed=seed,
+        validation=settings.validation,
+        train_limit=settings.train_limit,
+        **{name: places[name] for name in row.takes},
+    )
+    return splits
 
 
 def augmentation(settings: DataSettings) -> CropAndFlip | None:
     """Crop and flip where asked for, by default for CIFAR-10 alone."""
-    wanted = settings.name == "cifar10" if settings.augment is None else settings.augment
-    return CropAndFlip() if wanted else None
+    by_default = catalogue.data_row(settings.name).augment
+    return CropAndFlip() if (by_default if settings.augment is None else settings.augment) else None
 
 
 def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
+    name = config.model.name
+    if names_users_code(name):
+        return model_from_file(name, config.seed)
+    row = catalogue.MODELS[name]
     channels, height, width = shape
-    chosen = {} if config.model.width is None else {"width": config.model.width}
-    if names_users_code(config.model.name):
-        return model_from_file(config.model.name, config.seed)
-    if config.model.name == "small-cnn" and height != width:
-        raise ConfigurationError(
-            f"model 'small-cnn' needs square images, {config.data.name!r} has "
-            f"{height}x{width}: use resnet-18 or a model of your own"
-        )
+    chosen: dict[str, int] = {"channels": channels, "classes": classes}
+    if config.model.width is not None:
+        chosen["width"] = config.model.width
+    if "size" in row.takes:
+        if height != width:
+            raise ConfigurationError(
+                f"model {name!r} needs square images, {config.data.name!r} has {height}x{width}: "
+                "use resnet-18 or a model of your own"
+            )
+        chosen["size"] = height
     with seeded_randomness(config.seed):
         try:
-            if config.model.name == "resnet-18":
-                return ResNet18(channels=channels, classes=classes, **chosen)
-            return SmallCNN(channels=channels, size=height, classes=classes, **chosen)
+            network: nn.Module = row.build(**chosen)
         except (OverflowError, RuntimeError, TypeError) as error:
             # Of a width beyond what a tensor or the memory holds.
             raise ConfigurationError(
-                f"model {config.model.name} of width {config.model.width} cannot be made: "
-                f"{in_one_line(error)}"
+                f"model {name} of width {config.model.width} cannot be made: {in_one_line(error)}"
             ) from None
+    return network
 
 
 def check_fit(network: nn.Module, images: ImageData) -> int:
@@ -333,8 +268,8 @@ def view(
 def threads(config: RunConfig) -> Iterator[None]:
     """The run's number of processor threads inside, the former number back afterwards."""
     before = torch.get_num_threads()
-    chosen = config.threads or (1 if config.model.name == "small-cnn" else before)
-    torch.set_num_threads(chosen)
+    row = catalogue.MODELS.get(config.model.name)
+    torch.set_num_threads(config.threads or (row and row.threads) or before)
     try:
         yield
     finally:

@@ -1,81 +1,197 @@
-"""The names that commands and configurations know, each with a line of what it is; no torch here.
+"""The names that commands and configurations know: one row each; no torch here.
 
-``build`` maps every one of them to an object; a test holds the two together. ``run_name`` and
-``slug`` say what suites and runs are called in folders.
+A row says what the name is, what makes its object, and which settings that takes.
+``run_name`` and ``slug`` say what suites and runs are called in folders.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lrat.errors import UnknownNameError
 from lrat.threat.norms import threat_parts
 
-METHODS: Mapping[str, str] = {
-    "natural": "clean images only",
-    "sat": "standard adversarial training: PGD, weight 1 (Madry et al. 2018)",
-    "gairat": "PGD weighted by steps survived, after a bootstrap period (Zhang et al. 2021)",
-    "gairat-cw": "GAIRAT with CW as the simulated attack (the paper's Figure 6)",
-    "lsat-cw": "CW, weight 1",
-    "lsat-saa": "SAA, weight 1",
-    "lsat-saa+cw": "SAA and CW, weight 1 each: what lrat-saa+cw is without its weights",
-    "lrat-pgd": "PGD weighted by its own margin",
-    "lrat-cw": "CW weighted by its own margin",
-    "lrat-saa": "SAA weighted by its own margin",
-    "lrat-saa+cw": "SAA and CW, each weighted by its own margin: the paper's LRAT",
-    "gd+cw": "lrat-cw plus a PGD variant weighted by steps survived (Table 2)",
-    "gd+saa": "lrat-saa plus a PGD variant weighted by steps survived (Table 2)",
-    "saa+cw+gd": "lrat-saa+cw plus a PGD variant weighted by steps survived (Table 2)",
-    "pgd+fgsm": "sat with a weak attack's images mixed in, weight 1 each (Appendix D)",
-    "trades": "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
+
+@dataclass(frozen=True)
+class Row:
+    """A name's row. ``about``: its line in ``lrat list``; without one it is not listed.
+
+    ``make``: ``module:name`` of the class or function, imported when used; ``parts``, its further
+    arguments; ``takes``, the settings that it takes. Attacks: ``by_steps`` have a number of steps
+    in their name and a step of epsilon / 4; ``member`` is that of the cascade which ``make`` makes.
+    Models: ``threads`` of a run by default. Data: ``default_threat``; ``augment`` by default;
+    ``folds_by_seed``: the test images depend on the seed.
+    """
+
+    about: str
+    make: str = ""
+    parts: tuple[Any, ...] = ()
+    takes: tuple[str, ...] = ()
+    by_steps: bool = False
+    member: str | None = None
+    threads: int | None = None
+    default_threat: str | None = None
+    augment: bool = False
+    folds_by_seed: bool = False
+
+    def build(self, *positional: Any, **named: Any) -> Any:
+        """What ``make`` returns for these arguments."""
+        module, _, name = self.make.partition(":")
+        return getattr(import_module(module), name)(*positional, *self.parts, **named)
+
+
+_MARGIN = ("alpha", "beta", "min_weight", "normalization", "anchor")
+_GEOMETRY = ("gairat_lambda", "gairat_begin")
+
+
+def _lsat(about: str, *attacks: str) -> Row:
+    return Row(about, "lrat.methods:lsat", attacks)
+
+
+def _lrat(about: str, *attacks: str) -> Row:
+    return Row(about, "lrat.methods:lrat", (attacks,), _MARGIN)
+
+
+def _gairat(about: str, attack: str) -> Row:
+    return Row(about, "lrat.methods:gairat", (attack,), _GEOMETRY)
+
+
+def _gd(of: str, *attacks: str) -> Row:
+    about = f"{of} plus a PGD variant weighted by steps survived (Table 2)"
+    return Row(about, "lrat.methods:gd", (attacks,), (*_MARGIN, *_GEOMETRY))
+
+
+METHODS: Mapping[str, Row] = {
+    "natural": Row("clean images only", "lrat.methods:natural"),
+    "sat": Row(
+        "standard adversarial training: PGD, weight 1 (Madry et al. 2018)", "lrat.methods:sat"
+    ),
+    "gairat": _gairat(
+        "PGD weighted by steps survived, after a bootstrap period (Zhang et al. 2021)", "pgd"
+    ),
+    "gairat-cw": _gairat("GAIRAT with CW as the simulated attack (the paper's Figure 6)", "cw"),
+    "lsat-cw": _lsat("CW, weight 1", "cw"),
+    "lsat-saa": _lsat("SAA, weight 1", "saa"),
+    "lsat-saa+cw": _lsat(
+        "SAA and CW, weight 1 each: what lrat-saa+cw is without its weights", "saa", "cw"
+    ),
+    "lrat-pgd": _lrat("PGD weighted by its own margin", "pgd"),
+    "lrat-cw": _lrat("CW weighted by its own margin", "cw"),
+    "lrat-saa": _lrat("SAA weighted by its own margin", "saa"),
+    "lrat-saa+cw": _lrat(
+        "SAA and CW, each weighted by its own margin: the paper's LRAT", "saa", "cw"
+    ),
+    "gd+cw": _gd("lrat-cw", "cw"),
+    "gd+saa": _gd("lrat-saa", "saa"),
+    "saa+cw+gd": _gd("lrat-saa+cw", "saa", "cw"),
+    "pgd+fgsm": Row(
+        "sat with a weak attack's images mixed in, weight 1 each (Appendix D)",
+        "lrat.methods:weak_mix",
+    ),
+    "trades": Row(
+        "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
+        "lrat.methods:trades",
+        takes=("trades_beta",),
+    ),
 }
 ALIASES: Mapping[str, str] = {"lsat-pgd": "sat", "saa+cw": "lrat-saa+cw"}
-ATTACKS: Mapping[str, str] = {
-    "pgd-N": "PGD on cross-entropy: N steps of epsilon / 4, uniform start",
-    "cw-N": "PGD on the logit margin: N steps of epsilon / 4, uniform start",
-    "apgd-ce": "Auto-PGD on cross-entropy, 100 steps",
-    "apgd-t": "Auto-PGD on the targeted DLR loss, 100 steps towards each of 9 classes",
-    "fab-t": "targeted FAB: the nearest misclassified image, 100 steps towards each of 9 classes",
-    "square": "Square: random search without gradients, 5,000 queries",
-    "autoattack": "apgd-ce, apgd-t, fab-t and square, each on what the ones before left",
-    "saa": "the paper's short targeted Auto-PGD, 20 steps, 3 targets (used in training)",
+
+
+def _member(name: str, about: str, *takes: str) -> Row:
+    return Row(about, "lrat.attacks:AutoAttack", takes=takes, member=name)
+
+
+_TARGETED = "100 steps towards each of 9 classes"
+_STEPS = "N steps of epsilon / 4, uniform start"
+_PACE = ("steps", "step_size", "start")
+ATTACKS: Mapping[str, Row] = {
+    "pgd": Row(
+        f"PGD on cross-entropy: {_STEPS}", "lrat.attacks:PGD", (), (*_PACE, "loss"), by_steps=True
+    ),
+    "cw": Row(f"PGD on the logit margin: {_STEPS}", "lrat.attacks:CW", (), _PACE, by_steps=True),
+    "fgsm": Row("", "lrat.attacks:FGSM", takes=("start",)),
+    "apgd": _member("apgd-ce", "", "steps", "start", "loss", "targets"),
+    "apgd-ce": _member("apgd-ce", "Auto-PGD on cross-entropy, 100 steps"),
+    "apgd-t": _member("apgd-t", f"Auto-PGD on the targeted DLR loss, {_TARGETED}"),
+    "fab": _member("fab-t", "", "steps", "targets", "loss"),
+    "fab-t": _member("fab-t", f"targeted FAB: the nearest misclassified image, {_TARGETED}"),
+    "square": _member(
+        "square", "Square: random search without gradients, 5,000 queries", "queries", "loss"
+    ),
+    "autoattack": Row(
+        "apgd-ce, apgd-t, fab-t and square, each on what the ones before left",
+        "lrat.attacks:AutoAttack",
+    ),
+    "saa": Row(
+        "the paper's short targeted Auto-PGD, 20 steps, 3 targets (used in training)",
+        "lrat.attacks:SAA",
+        takes=("steps", "targets"),
+    ),
 }
-SUITES: Mapping[str, str] = {
-    "quick": "natural, pgd-20, cw-20",
-    "tier": "quick, apgd-ce and apgd-t: the two Auto-PGD members of AutoAttack",
-    "paper": "quick and AutoAttack: the columns of the paper's tables",
-    "strong": "paper, PGD-100 with 10 restarts, PGD-20 on logits times .1, 1, 10 and 100",
-    "FILE.yaml": "attacks of your own choice: see docs/evaluation.md",
-}
-DATA: Mapping[str, str] = {
-    "digits": "1,797 handwritten digits 8x8, bundled with scikit-learn; test fold = seed mod 5",
-    "mnist": "MNIST in torchvision's files under data.root",
-    "fashion-mnist": "Fashion-MNIST in torchvision's files under data.root",
-    "cifar10": "CIFAR-10 in torchvision's files under data.root",
-    "npz:PATH": "your own arrays: train_images, train_labels, test_images, test_labels",
-}
-MODELS: Mapping[str, str] = {
-    "small-cnn": "three convolutions with BatchNorm, for 8x8 to 32x32 images",
-    "resnet-18": "ResNet-18 in CIFAR form (11.17 M parameters at width 64)",
-    "FILE.py:FUNCTION": "your own: a function in your file that returns an nn.Module",
-}
-DEFAULT_THREAT: Mapping[str, str] = {
-    "digits": "linf:0.2",
-    "mnist": "linf:0.3",
-    "fashion-mnist": "linf:0.1",
-    "cifar10": "linf:8/255",
-}
-CATALOGUES: Mapping[str, Mapping[str, str]] = {
-    "methods": METHODS,
-    "attacks": ATTACKS,
-    "suites": SUITES,
-    "data": DATA,
-    "models": MODELS,
+SUITES: Mapping[str, Row] = {
+    "quick": Row("natural, pgd-20, cw-20", "lrat.evaluation:quick"),
+    "tier": Row(
+        "quick, apgd-ce and apgd-t: the two Auto-PGD members of AutoAttack",
+        "lrat.evaluation:tier",
+        takes=("classes",),
+    ),
+    "paper": Row(
+        "quick and AutoAttack: the columns of the paper's tables", "lrat.evaluation:paper"
+    ),
+    "strong": Row(
+        "paper, PGD-100 with 10 restarts, PGD-20 on logits times .1, 1, 10 and 100",
+        "lrat.evaluation:strong",
+    ),
+    "FILE.yaml": Row("attacks of your own choice: see docs/evaluation.md"),
 }
 
-SPLIT_BY_SEED = "digits"
-"""The data set whose test images depend on the training seed."""
+
+def _torchvision(name: str, make: str, threat: str, *, augment: bool = False) -> Row:
+    about = f"{name} in torchvision's files under data.root"
+    return Row(about, make, takes=("root",), default_threat=threat, augment=augment)
+
+
+DATA: Mapping[str, Row] = {
+    "digits": Row(
+        "1,797 handwritten digits 8x8, bundled with scikit-learn; test fold = seed mod 5",
+        "lrat.data:digits",
+        default_threat="linf:0.2",
+        folds_by_seed=True,
+    ),
+    "mnist": _torchvision("MNIST", "lrat.data:mnist", "linf:0.3"),
+    "fashion-mnist": _torchvision("Fashion-MNIST", "lrat.data:fashion_mnist", "linf:0.1"),
+    "cifar10": _torchvision("CIFAR-10", "lrat.data:cifar10", "linf:8/255", augment=True),
+    "npz:PATH": Row(
+        "your own arrays: train_images, train_labels, test_images, test_labels",
+        "lrat.data:load_npz",
+        takes=("path",),
+    ),
+}
+MODELS: Mapping[str, Row] = {
+    "small-cnn": Row(
+        "three convolutions with BatchNorm, for 8x8 to 32x32 images",
+        "lrat.models:SmallCNN",
+        takes=("size",),
+        threads=1,
+    ),
+    "resnet-18": Row(
+        "ResNet-18 in CIFAR form (11.17 M parameters at width 64)", "lrat.models:ResNet18"
+    ),
+    "FILE.py:FUNCTION": Row("your own: a function in your file that returns an nn.Module"),
+}
+
+
+_NOUNS = ("methods", "attacks", "suites", "data", "models")
+CATALOGUES: Mapping[str, Mapping[str, str]] = {
+    what: {f"{k}-N" if row.by_steps else k: row.about for k, row in rows.items() if row.about}
+    for what, rows in zip(_NOUNS, (METHODS, ATTACKS, SUITES, DATA, MODELS), strict=True)
+}
+"""What ``lrat list`` prints."""
+
 FOLD_OVERLAP = 1 / 4
-"""Its test images by its training images: one fold of five against the other four."""
+"""Test images by training images where the folds follow the seed: one fold of five to four."""
 
 
 def resolve_method(name: str) -> str:
@@ -91,10 +207,18 @@ def names_users_code(name: str) -> bool:
     return ".py:" in name
 
 
-def check_data_name(name: str) -> str:
-    if not name.startswith("npz:") and name not in DATA:
+def data_row(name: str) -> Row:
+    """The row of a data set, also of ``npz:FILE``. Raises ``UnknownNameError``."""
+    row = DATA.get("npz:PATH" if name.startswith("npz:") else name)
+    if row is None:
         raise UnknownNameError("data", name, DATA)
-    return name
+    return row
+
+
+def folds_by_seed(data: str | None) -> bool:
+    """Whether the test images of this data set depend on the training seed."""
+    row = DATA.get(data or "")
+    return row is not None and row.folds_by_seed
 
 
 def check_model_name(name: str) -> str:
@@ -104,7 +228,7 @@ def check_model_name(name: str) -> str:
 
 
 def check_suite_name(name: str) -> str:
-    if name not in SUITES or name == "FILE.yaml":
+    if name not in SUITES or not SUITES[name].make:
         raise UnknownNameError("suite", name, SUITES)
     return name
 

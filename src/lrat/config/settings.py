@@ -88,7 +88,7 @@ class DataSettings(_Section):
     """Which images; ``validation`` is the held-out share, ``augment`` null is crop and flip for
     CIFAR-10 alone, ``train_limit`` a stratified part of the training images."""
 
-    name: Annotated[str, AfterValidator(catalogue.check_data_name)] = "digits"
+    name: Annotated[str, AfterValidator(lambda name: catalogue.data_row(name) and name)] = "digits"
     root: str | None = None
     validation: float = Field(default=0.15, ge=0, lt=1)
     train_limit: int | None = Field(default=None, ge=1)
@@ -261,7 +261,8 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
         name = str(section.get("name", "digits")) if isinstance(section, Mapping) else ""
         if name.startswith("npz:"):
             raise ConfigurationError(f"data {name!r} has no customary threat: pass --threat")
-        merged["threat"] = catalogue.DEFAULT_THREAT.get(name, "linf:8/255")
+        if name in catalogue.DATA:
+            merged["threat"] = catalogue.DATA[name].default_threat
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:

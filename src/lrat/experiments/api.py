@@ -382,7 +382,7 @@ def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
     if isinstance(method, str):
         name = catalogue.resolve_method(method)
         settings = MethodSettings(name=name)
-        return build.METHODS[name].make(Simulated(threat=threat), settings), name
+        return build.method(name, Simulated(threat=threat), settings), name
     return method, repr(method)
 
 

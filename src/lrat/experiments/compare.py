@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lrat.config.catalogue import FOLD_OVERLAP, SPLIT_BY_SEED
+from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult
@@ -123,13 +123,13 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
     key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
-    folds = config.data.name == SPLIT_BY_SEED
+    folds = folds_by_seed(config.data.name)
     return _Evaluated(
         run=Run(
             name=str(place),
             result=result,
             seed=config.seed,
-            source=SPLIT_BY_SEED if folds else None,
+            source=config.data.name if folds else None,
             overlap=FOLD_OVERLAP if folds else 0.0,
         ),
         key=key,
@@ -179,7 +179,7 @@ def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None
     """Say why two runs on digits have other images, where the digests alone would say that."""
     homes = [run_of(folder) for folder in folders]
     configs = [None if home is None else read_config(home) for home in homes]
-    if any(config is None or config.data.name != SPLIT_BY_SEED for config in configs):
+    if any(config is None or not folds_by_seed(config.data.name) for config in configs):
         return
     data = [evaluated(folder, "data") for folder in folders]
     seeds = [config.seed for config in configs if config is not None]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lrat.config import build
-from lrat.config.catalogue import FOLD_OVERLAP
+from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
 from lrat.config.settings import DataSettings, RunConfig, differences
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel, mean_interval, wilson
@@ -67,7 +67,7 @@ def image_counts(data: DataSettings, seed: int) -> tuple[int, int]:
 
     Raises ``DataError`` for data that are not there.
     """
-    return _image_counts(data, seed if data.name == "digits" else 0)
+    return _image_counts(data, seed if folds_by_seed(data.name) else 0)
 
 
 @cache

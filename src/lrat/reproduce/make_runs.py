@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from lrat import hardware
 from lrat.config import build
+from lrat.config.catalogue import MODELS
 from lrat.hardware import processors
 from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask, seconds_per_forward
 from lrat.reproduce.evidence import image_counts
@@ -114,6 +115,7 @@ def workers_of(request: Request, tasks: int) -> int:
 
 def threads_of(request: Request, workers: int) -> int | None:
     """The processors shared out among workers, for networks that more threads help."""
-    if request.choice.config("sat", 0).model.name == "small-cnn":
+    row = MODELS.get(request.choice.config("sat", 0).model.name)
+    if row is not None and row.threads is not None:
         return None
     return max(1, processors() // workers)

@@ -5,7 +5,7 @@ A transfer attack is made on the model of another run.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,25 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import nn
 
 from lrat.acceleration import View
-from lrat.attacks import (
-    APGD,
-    CW,
-    FAB,
-    FGSM,
-    PGD,
-    SAA,
-    Attack,
-    AutoAttack,
-    LogitScaled,
-    Restarts,
-    Square,
-    Transfer,
-    Variant,
-)
-from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
+from lrat.attacks import Attack, LogitScaled, Restarts, Transfer, Variant
+from lrat.attacks.presets import MOST_TARGETS
 from lrat.attacks.wrappers import Clean
 from lrat.config import build, catalogue
-from lrat.config.catalogue import names_a_file, names_users_code, run_name
+from lrat.config.catalogue import ATTACKS, CATALOGUES, Row, names_a_file, names_users_code, run_name
 from lrat.config.user_code import loss_named, own_attack
 from lrat.data import ImageData
 from lrat.errors import (
@@ -44,7 +30,7 @@ from lrat.errors import (
     SettingError,
     UnknownNameError,
 )
-from lrat.evaluation import Member, Suite, adaptive, custom, paper, quick, strong, tier
+from lrat.evaluation import Member, Suite, adaptive, custom, quick, tier
 from lrat.files.read import read_yaml, trouble
 from lrat.hardware import move
 from lrat.hooks import GradientWatch
@@ -56,10 +42,9 @@ from lrat.threat import Ball
 from lrat.types import Images, Labels
 
 _DIGITS = 8
-
-_WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
-
 _DIGITS_OF_SOURCES = 16
+_WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
+_IN_FILES = {name: row for name, row in ATTACKS.items() if row.takes or not row.member}
 
 
 def suite(
@@ -94,25 +79,29 @@ def suite(
 
 
 def _by_name(name: str, ball: Ball, classes: int) -> Suite:
-    catalogue.check_suite_name(name)
-    if name == "tier":
-        return tier(ball, classes)
-    return {"quick": quick, "paper": paper, "strong": strong}[name](ball)
+    row = catalogue.SUITES[catalogue.check_suite_name(name)]
+    chosen: Suite = row.build(ball, **dict.fromkeys(row.takes, classes))
+    return chosen
 
 
 def attack(name: str, ball: Ball) -> Attack:
     """An evaluation attack by name: pgd-20, cw-20 (any number of steps), those of AutoAttack,
     saa."""
-    counted = re.fullmatch(r"(pgd|cw)-([1-9]\d*)", name)
-    if counted:
-        steps, step_size = int(counted[2]), ball.epsilon / 4
-        make = PGD if counted[1] == "pgd" else CW
-        return make(threat=ball, steps=steps, step_size=step_size)
-    whole = AutoAttack(threat=ball)
-    named: dict[str, Attack] = {**whole.attacks, "autoattack": whole, "saa": SAA(threat=ball)}
-    if name not in named:
-        raise UnknownNameError("attack", name, ["pgd-20", "cw-20", *named])
-    return named[name]
+    counted = re.fullmatch(r"(.+)-([1-9]\d*)", name)
+    row = ATTACKS.get(counted[1] if counted else name)
+    if row is None or not row.about or row.by_steps != (counted is not None):
+        listed = (name.replace("-N", "-20") for name in CATALOGUES["attacks"])
+        raise UnknownNameError("attack", name, listed)
+    return _build(row, ball, {"steps": int(counted[2])} if counted else {})
+
+
+def _build(row: Row, ball: Ball, given: Mapping[str, Any]) -> Attack:
+    """The row's attack inside ``ball``, with the settings that are ``given``."""
+    if row.by_steps:
+        given = {"steps": 20, "step_size": ball.epsilon / 4, **given}
+    built: Any = row.build(threat=ball, **({} if row.member else given))
+    chosen: Attack = replace(built.members[row.member], **given) if row.member else built
+    return chosen
 
 
 def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
@@ -164,35 +153,6 @@ class SuiteFile(BaseModel):
     attacks: dict[str, AttackSettings] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How an attack is made from its threat and the settings that it takes."""
-
-    make: Callable[..., Attack]
-    takes: frozenset[str]
-    defaults: Mapping[str, Any]
-
-
-def _stepping(make: Callable[..., Attack], **defaults: Any) -> Callable[..., Attack]:
-    def made(*, threat: Ball, step_size: float | None = None, **settings: Any) -> Attack:
-        chosen = {**defaults, **settings}
-        return make(threat=threat, step_size=step_size or threat.epsilon / 4, **chosen)
-
-    return made
-
-
-_KINDS: Mapping[str, _Kind] = {
-    "pgd": _Kind(_stepping(PGD, steps=20), frozenset({"steps", "step_size", "start", "loss"}), {}),
-    "cw": _Kind(_stepping(CW, steps=20), frozenset({"steps", "step_size", "start"}), {}),
-    "fgsm": _Kind(FGSM, frozenset({"start"}), {}),
-    "apgd": _Kind(APGD, frozenset({"steps", "start", "loss", "targets"}), {"retire_every": RETIRE}),
-    "saa": _Kind(SAA, frozenset({"steps", "targets"}), {}),
-    "fab": _Kind(FAB, frozenset({"steps", "targets", "loss"}), {"retire_every": RETIRE}),
-    "square": _Kind(Square, frozenset({"queries", "loss"}), {"retire_every": RETIRE_SQUARE}),
-    "autoattack": _Kind(AutoAttack, frozenset(), {}),
-}
-
-
 def suite_from_file(path: Path, ball: Ball) -> Suite:
     """The suite that a YAML file describes, all its attacks inside ``ball``.
 
@@ -231,7 +191,7 @@ def _first_problem(error: ValidationError) -> str:
     if each["type"] == "model_type":
         return f"{where}={shown(each['input'])}: write settings, as {{attack: pgd, steps: 50}}"
     if each["type"] == "missing" and key == "attack":
-        return f"{where} is missing: one of {', '.join(_KINDS)}, or FILE.py:NAME"
+        return f"{where} is missing: one of {', '.join(_IN_FILES)}, or FILE.py:NAME"
     if each["type"] == "missing" or each["input"] in ({}, None):
         return f"{where}: name at least one attack, as `attacks: {{pgd: {{attack: pgd}}}}`"
     return f"{where}={shown(each['input'])}: {each['msg'].lower()}"
@@ -241,24 +201,24 @@ def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack
     given = {key: value for key, value in wanted.model_dump().items() if value is not None}
     kind = given.pop("attack")
     wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
-    recipe = _users_own(kind) if names_users_code(kind) else _KINDS.get(kind)
-    if recipe is None:
-        raise UnknownNameError("attack", kind, [*_KINDS, "FILE.py:NAME"])
-    idle = sorted(given.keys() - recipe.takes)
+    row = Row("") if names_users_code(kind) else _IN_FILES.get(kind)
+    if row is None:
+        raise UnknownNameError("attack", kind, [*_IN_FILES, "FILE.py:NAME"])
+    idle = sorted(given.keys() - set(row.takes))
     if idle:
-        takes = ", ".join(sorted(recipe.takes)) or "no settings"
+        takes = ", ".join(sorted(row.takes)) or "no settings"
         raise ConfigurationError(f"suite {path}: {name}: {kind} takes {takes}, not {idle[0]}")
     if "loss" in given:
         given["loss"] = loss_named(given["loss"])
     if kind == "apgd" and "loss" in given and given["loss"].targeted:
         given.setdefault("targets", MOST_TARGETS)
     try:
-        return _wrapped(recipe.make(threat=ball, **recipe.defaults, **given), wrapping, ball)
+        return _wrapped(_build(row, ball, given) if row.make else own_attack(kind), wrapping)
     except SettingError as error:
         raise SettingError(f"suite {path}: {name}: {error}") from None
 
 
-def _wrapped(attack: Attack, wrapping: Mapping[str, Any], ball: Ball) -> Attack:
+def _wrapped(attack: Attack, wrapping: Mapping[str, Any]) -> Attack:
     if "logit_scale" in wrapping:
         attack = LogitScaled(attack=attack, scale=wrapping["logit_scale"])
     if "restarts" in wrapping:
@@ -266,13 +226,6 @@ def _wrapped(attack: Attack, wrapping: Mapping[str, Any], ball: Ball) -> Attack:
     if "transfer_from" in wrapping:
         attack = transferred(attack, wrapping["transfer_from"])
     return attack
-
-
-def _users_own(place: str) -> _Kind:
-    def made(*, threat: Ball) -> Attack:
-        return own_attack(place)
-
-    return _Kind(made, frozenset(), {})
 
 
 class Carried(Transfer):

@@ -23,6 +23,7 @@ from lrat.analysis.embedding import LEAST, check_points, embed, engine_of, perpl
 from lrat.analysis.views import Columns, Look, last_layer
 from lrat.analysis.weights import EDGES, LOW, read_recorded, weight_statistics
 from lrat.config import build
+from lrat.config.catalogue import METHODS
 from lrat.config.model_code import program_of
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
@@ -333,4 +334,4 @@ def about_embedding(request: AnalysisRequest, embedding: Columns | None) -> dict
 def floor_of(subject: Analysed) -> float:
     """C of Eq. 7 for methods that have it, else 0."""
     method = subject.config.method
-    return method.min_weight if "min_weight" in build.METHODS[method.name].uses else 0.0
+    return method.min_weight if "min_weight" in METHODS[method.name].takes else 0.0

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.analysis import read_recorded
+from lrat.config.catalogue import folds_by_seed
 from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
@@ -25,7 +26,6 @@ from lrat.runs.analysis import ANALYSES, SUMMARY
 from lrat.runs.folder import checkpoint_of, evaluated, finished_at, read_config
 from lrat.runs.weights import load_weights, weights_digest
 
-_FOLDED = "digits"
 """The data set whose test images depend on the training seed."""
 _BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3
@@ -67,7 +67,7 @@ class FigureRun:
     @property
     def fold(self) -> int:
         """Which test images: equal for runs that are tested on the same ones."""
-        return self.config.seed % FOLDS if self.config.data.name == _FOLDED else 0
+        return self.config.seed % FOLDS if folds_by_seed(self.config.data.name) else 0
 
     @cached_property
     def epoch(self) -> int:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from lrat.config.catalogue import FOLD_OVERLAP, SPLIT_BY_SEED
+from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
 from lrat.errors import LratError
 from lrat.evaluation.comparison.pairs import Contrast, contrasts_of
 from lrat.evaluation.comparison.seeds import (
@@ -98,7 +98,7 @@ def _group(key: str, members: Mapping[str, Evaluated], seeds: Mapping[str, int |
     tested = [name for name in names if members[name].verdicts is not None]
     pairs = _pairs({name: members[name] for name in tested})
     trained = {seeds.get(name) for name in names}
-    which = f" of seed {trained.pop()}" if first.data == SPLIT_BY_SEED and len(trained) == 1 else ""
+    which = f" of seed {trained.pop()}" if folds_by_seed(first.data) and len(trained) == 1 else ""
     title = f"{first.data}{which}, {first.images} images, {first.threat}, suite {first.suite}"
     findings = GroupFindings(
         title=title,
@@ -223,7 +223,7 @@ def over_seeds(collected: Sequence[Collected]) -> list[str]:
     for same in alike.values():
         methods = _methods(same)
         if len(methods) > 1:
-            sentences += _compared(methods, folds=same[0].record.data == SPLIT_BY_SEED)
+            sentences += _compared(methods, folds=folds_by_seed(same[0].record.data))
     return sentences
 
 
@@ -232,7 +232,7 @@ def _evaluated_as(each: Collected) -> str:
     first = each.evaluations[0]
     keys = ("suite", "threat", "attacks", "cascades", "noise")
     data = each.record.data
-    images = "" if data == SPLIT_BY_SEED else first.record.group
+    images = "" if folds_by_seed(data) else first.record.group
     return json.dumps([data, images, *(first.identity.get(key) for key in keys)], sort_keys=True)
 
 

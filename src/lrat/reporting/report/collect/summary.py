@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lrat.config.catalogue import SPLIT_BY_SEED
+from lrat.config.catalogue import folds_by_seed
 from lrat.reporting.report.collect.findings import Grouped, listed
 from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
 from lrat.text import percent
@@ -121,7 +121,7 @@ def _differing(one: EvaluationRecord, other: EvaluationRecord) -> str:
     folds_alone = not found or (
         found == ["number of images"] and abs(one.images - other.images) < 2
     )
-    if one.data == SPLIT_BY_SEED and folds_alone:
+    if folds_by_seed(one.data) and folds_alone:
         return _OTHER_FOLDS
     return " and ".join(found) or "test images, or other settings of the attacks"
 
