@@ -144,17 +144,28 @@ def paragraph(beginning: str, parts: Iterable[str]) -> list[str]:
     return textwrap.wrap(f"{beginning}: {listed}.", WIDTH, break_on_hyphens=False)
 
 
-def better_by(better: str, worse: str) -> str:
-    return f"{better} is better than {worse} by this many points"
+def conclusion(
+    names: tuple[str, str],
+    gains: Mapping[str, float],
+    missed: Mapping[str, Mapping[str, float]],
+) -> list[str]:
+    """Lines that say which of two is better in which rows, and where neither is known to be.
 
-
-def not_told_apart(names: tuple[str, str], size: str) -> str:
-    """How a list of rows without a verdict begins."""
+    ``gains``: the first minus the second, by row with a verdict; ``missed``: for each size of a
+    comparison, by row without one, the difference that would have shown. All are fractions.
+    """
     first, second = names
-    return (
-        f"{first} and {second} cannot be told apart at {size}, where differences below about this "
-        "many points would not show"
-    )
+    losses = {row: -gain for row, gain in gains.items()}
+    lines = []
+    for better, worse, by in ((first, second, gains), (second, first, losses)):
+        lines += paragraph(f"{better} is better than {worse} by this many points", by_points(by))
+    for size, detectable in missed.items():
+        beginning = (
+            f"{first} and {second} cannot be told apart at {size}, where differences below about "
+            "this many points would not show"
+        )
+        lines += paragraph(beginning, by_points(detectable))
+    return lines
 
 
 def not_compared(group: str, first: str) -> str:

@@ -15,11 +15,9 @@ from lrat.text import (
     DASH,
     WIDTH,
     aligned,
-    better_by,
-    by_points,
+    conclusion,
     interval,
     not_compared,
-    not_told_apart,
     paragraph,
     points,
     untold,
@@ -268,16 +266,12 @@ def _conclusion(contrasts: Sequence[GroupContrast]) -> list[str]:
     """Who is better where, and where nobody is known to be."""
     group, first = contrasts[0].group, contrasts[0].first
     gains = {each.attack: each.difference for each in contrasts if each.told_apart}
-    losses = {attack: -gain for attack, gain in gains.items()}
-    lines = [
-        *paragraph(better_by(group, first), by_points(gains)),
-        *paragraph(better_by(first, group), by_points(losses)),
-    ]
-    open_ = [each for each in contrasts if not each.told_apart and each.detectable is not None]
-    for size in dict.fromkeys(each.size for each in open_):
-        missed = {x.attack: x.detectable for x in open_ if x.size == size and x.detectable}
-        lines += paragraph(not_told_apart((group, first), size), by_points(missed))
+    missed: dict[str, dict[str, float]] = {}
+    for each in contrasts:
+        if not each.told_apart and each.detectable is not None:
+            missed.setdefault(each.size, {})[each.attack] = each.detectable
     without = [each.attack for each in contrasts if each.basis == NO_TEST]
+    lines = conclusion((group, first), gains, missed)
     return lines + paragraph(not_compared(group, first), without)
 
 

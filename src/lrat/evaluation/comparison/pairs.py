@@ -31,11 +31,8 @@ from lrat.evaluation.statistics import (
 )
 from lrat.text import (
     aligned,
-    better_by,
-    by_points,
+    conclusion,
     interval,
-    not_told_apart,
-    paragraph,
     points,
     untold,
     written_p,
@@ -149,14 +146,8 @@ class Comparison:
         """Who is better where, and where nobody is known to be."""
         every = self.contrasts.values()
         gains = {each.name: each.difference.value for each in every if each.told_apart}
-        return [
-            *paragraph(better_by("a", "b"), by_points(gains)),
-            *paragraph(better_by("b", "a"), by_points({k: -gain for k, gain in gains.items()})),
-            *paragraph(
-                not_told_apart(("a", "b"), f"n = {self.n}"),
-                by_points({x.name: x.detectable for x in every if not x.told_apart}),
-            ),
-        ]
+        missed = {each.name: each.detectable for each in every if not each.told_apart}
+        return conclusion(("a", "b"), gains, {f"n = {self.n}": missed})
 
     def record(self) -> dict[str, Any]:
         """All of it as plain values for JSON; shares and differences are fractions."""
