@@ -177,10 +177,10 @@ def test_bars_of_an_evaluation_have_totals_and_time_left(
 @pytest.mark.usefixtures("terminal")
 def test_the_bar_of_the_rows_shows_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with rows_progress() as rows:
-        rows.progress(RowsProgress(epochs=3, of_epochs=14, share=0.25, seconds_left=90.0))
+        rows.progress(RowsProgress(done=3, total=14, seconds_left=90.0))
         rows.say("a line")
     out = shown(capsys)
-    assert "3 of 14 epochs" in out
+    assert "3 of 14 runs" in out
     assert "about 1 min 30 s left" in out
     assert "a line" in out
 

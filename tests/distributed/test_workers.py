@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("demo")
 def make(tasks: list[str], *, workers: int, stop: StopRequest | None = None) -> dict[str, int]:
     """Which process made which task."""
     stop = stop or StopRequest()
-    return dict(run_tasks(work, tasks, workers=workers, stop=stop, tick=lambda: None))
+    return dict(run_tasks(work, tasks, workers=workers, stop=stop))
 
 
 def test_a_worker_makes_one_task_after_another() -> None:
@@ -41,7 +41,7 @@ def test_a_task_that_fails_ends_the_others(task: str, words: str) -> None:
 
 def test_when_asked_to_stop_it_interrupts_the_tasks_under_way_and_begins_no_other() -> None:
     stop = StopRequest()
-    done = run_tasks(work, ["a", "hang", "b"], workers=1, stop=stop, tick=lambda: None)
+    done = run_tasks(work, ["a", "hang", "b"], workers=1, stop=stop)
     assert next(done)[0] == "a"
     stop.ask("SIGINT")
     with pytest.raises(Interrupted, match=r"^stopped by SIGINT$"):

@@ -8,8 +8,7 @@ from lrat.evaluation.comparison.pairs import Comparison, Contrast
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
 from lrat.reporting.report.records import WORST
 from lrat.reproduce import demo
-from lrat.reproduce.demo import FORWARDS, ROWS, Plan, _joined, conclusion
-from lrat.reproduce.grid import Forecast
+from lrat.reproduce.demo import ROWS, Plan, _joined, conclusion
 from lrat.reproduce.paper import TABLE_1, TABLE_2
 
 pytestmark = pytest.mark.xdist_group("demo")  # one demonstration for all tests here
@@ -27,7 +26,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
 def test_it_trains_and_attacks_all_rows_of_table_1(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
     assert {path.name for path in out.iterdir()} == {*ROWS, "table.md", "report.html"}
-    assert set(ROWS) == {*TABLE_1, "sat-0.22eps"} == FORWARDS.keys()
+    assert set(ROWS) == {*TABLE_1, "sat-0.22eps"}
     for name in ROWS:
         assert (out / name / "model.safetensors").is_file()
         (evaluation,) = (out / name / "evaluations").iterdir()
@@ -103,41 +102,6 @@ def test_another_length_is_refused_with_the_difference(shown: tuple[Path, Answer
     again = process("demo", "--epochs", "2", "--suite", "quick", "--workers", "1", "--out", out)
     assert "training.epochs: 2 asked, 1 in the folder" in again.complaint
     assert contents(out) == before
-
-
-def write_epochs(row: Path, epochs: int) -> None:
-    row.mkdir(parents=True, exist_ok=True)
-    (row / "metrics.jsonl").write_text("{}\n" * epochs)
-
-
-def test_the_forecast_weighs_rows_by_their_work(tmp_path: Path) -> None:
-    write_epochs(tmp_path / "sat", 2)
-    forecast = Forecast(Plan(epochs=2, suite="quick").cells(tmp_path))
-    before = forecast.now()
-    assert (before.epochs, before.of_epochs, before.seconds_left) == (2, 16, None)
-    write_epochs(tmp_path / "gairat", 1)
-    cheap = forecast.now()
-    write_epochs(tmp_path / "lrat-saa+cw", 1)
-    dear = forecast.now()
-    assert dear.epochs == cheap.epochs + 1 == 4
-    assert dear.share - cheap.share == pytest.approx(76 / 11 * (cheap.share - before.share))
-    assert cheap.seconds_left is not None
-    assert cheap.seconds_left > 0
-    for name in FORWARDS:
-        write_epochs(tmp_path / name, 2)
-        evaluation = tmp_path / name / "evaluations" / "selected-quick-linf-0.2-360"
-        evaluation.mkdir(parents=True)
-        (evaluation / "summary.json").touch()
-    done = forecast.now()
-    assert (done.share, done.seconds_left) == (1, 0)
-
-
-def test_the_forecast_knows_what_each_row_costs(shown: tuple[Path, Answer]) -> None:
-    out, _ = shown
-    for name, forwards in FORWARDS.items():
-        (record,) = map(json.loads, (out / name / "metrics.jsonl").read_text().splitlines())
-        passes = record["passes"]
-        assert passes["attack_forwards"] + passes["update_forwards"] == forwards
 
 
 def _comparison(only_a: int, only_b: int) -> Comparison:

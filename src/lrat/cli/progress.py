@@ -159,7 +159,7 @@ def training_progress(config: RunConfig) -> Iterator[Progress]:
 
 
 class Rows:
-    """Several runs in worker processes: what was done in words, and a bar over their epochs."""
+    """Several runs in worker processes: what was done in words, and a bar over the runs."""
 
     def __init__(self, console: Console, bars: Bars | None, task: TaskID | None) -> None:
         self._console = console
@@ -175,8 +175,9 @@ class Rows:
         left = now.seconds_left
         self._bars.update(
             self._task,
-            completed=now.share,
-            description=f"{now.epochs} of {now.of_epochs} epochs",
+            completed=now.done,
+            total=now.total,
+            description=f"{now.done} of {now.total} runs",
             left="" if left is None else f"about {duration(left)} left",
         )
 
@@ -189,7 +190,7 @@ def rows_progress() -> Iterator[Rows]:
         yield Rows(console, None, None)
         return
     with bars_with(console, "left") as bars:
-        yield Rows(console, bars, bars.add_task("epochs of all rows", total=1, left=""))
+        yield Rows(console, bars, bars.add_task("runs", total=None, left=""))
 
 
 def show_tables(tables: Mapping[str, Sequence[Sequence[str]]], below: str) -> None:

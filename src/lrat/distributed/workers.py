@@ -32,14 +32,13 @@ def run_tasks(
     *,
     workers: int,
     stop: StopRequest,
-    tick: Callable[[], object],
 ) -> Iterator[Result]:
     """``make(task)`` of all tasks, in the order in which they end, in processes of one thread.
 
-    A worker is given its next task when it has ended one, never ahead. ``tick`` is called about
-    twice a second. When ``stop`` is asked for, and when a task fails, the tasks under way are
-    interrupted (``make`` sees what Ctrl-C does: a run saves itself) and their ends waited for; then
-    ``Interrupted`` or the ``LratError`` of the task is raised. ``make`` must be picklable.
+    A worker is given its next task when it has ended one, never ahead. When ``stop`` is asked for,
+    and when a task fails, the tasks under way are interrupted (``make`` sees what Ctrl-C does: a
+    run saves itself) and their ends waited for; then ``Interrupted`` or the ``LratError`` of the
+    task is raised. ``make`` must be picklable.
     """
     waiting = deque(tasks)
     team: list[_Worker] = []
@@ -51,7 +50,6 @@ def run_tasks(
         while any(worker.task is not None for worker in team):
             busy = {worker.line: worker for worker in team if worker.task is not None}
             ready = wait(list(busy), _POLL_SECONDS)
-            tick()
             if stop:
                 raise Interrupted(f"stopped by {stop.reason}")
             for line in ready:

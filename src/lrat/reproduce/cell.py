@@ -1,53 +1,25 @@
-"""One cell of a reproduction: a run, its evaluations, its masking panel; and their cost."""
+"""One cell of a reproduction: a run, its evaluations, its masking panel."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from lrat import hardware
-from lrat.config import build
 from lrat.config.catalogue import slug
 from lrat.config.settings import RunConfig
-from lrat.data import ImageData
 from lrat.errors import NonFiniteError
 from lrat.experiments.evaluate import evaluate_subject
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.experiments.masking import IMAGES, examine
+from lrat.experiments.masking import examine
 from lrat.experiments.train import train_run
-from lrat.reproduce.grid import EVALUATION_FORWARDS, STRONG, Cell, Evaluation, Quiet
-from lrat.runs.folder import EVALUATIONS, PANEL, threat_slug
+from lrat.reproduce.grid import Quiet
+from lrat.runs.folder import threat_slug
 from lrat.runs.lock import alone
 from lrat.runs.sources import ModelSource
-from lrat.types import Images
 
 QUICK = "quick"
 _WITH_AUTOATTACK = {"paper", "strong"}
-
-_PGD, _CW, _SAA, _FGSM = "pgd", "cw", "saa", "fgsm"
-_ATTACKS: Mapping[str, tuple[str, ...]] = {
-    "natural": (),
-    "gairat": (_PGD,),
-    "gairat-cw": (_CW,),
-    "lsat-cw": (_CW,),
-    "lsat-saa": (_SAA,),
-    "lrat-cw": (_CW,),
-    "lrat-saa": (_SAA,),
-    "lrat-saa+cw": (_SAA, _CW),
-    "gd+cw": (_CW, _PGD),
-    "gd+saa": (_SAA, _PGD),
-    "saa+cw+gd": (_SAA, _CW, _PGD),
-    "pgd+fgsm": (_PGD, _FGSM),
-}
-"""What each method simulates; those that are not named, PGD."""
-MASKING_FORWARDS = 3_000.0
-"""Of the masking panel, per image that it looks at."""
-_PROBE_IMAGES, _PROBE_MOST, _PROBE_REPEATS, _BRIEF_SECONDS = 16, 64, 4, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,44 +58,14 @@ def evaluation_name(
 @dataclass(frozen=True, kw_only=True)
 class RunTask:
     """A run to make. ``checkpoints``: the weights that are attacked; those of the first are
-    examined for masking too. ``images``: how many (training, test) there are."""
+    examined for masking too. ``images``: how many there are to test on."""
 
     name: str
     config: RunConfig
     folder: Path
     checkpoints: tuple[str, ...]
     attacks: Attacks
-    images: tuple[int, int]
-
-    @property
-    def cell(self) -> Cell:
-        """The run as a cell of a grid, with its work."""
-        training, test = self.images
-        evaluations = []
-        for checkpoint, level in product(self.checkpoints, self.attacks.levels(test)):
-            name = evaluation_name(checkpoint, level, self.config, test)
-            count = min(level[1] or test, test)
-            evaluations.append(
-                Evaluation(
-                    pattern=f"{EVALUATIONS}/{name}*/summary.json",
-                    forwards=evaluation_forwards(level[0], count, training),
-                )
-            )
-        if self.attacks.masking:
-            looked_at = min(IMAGES, self.attacks.limit or test, test)
-            evaluations.append(
-                Evaluation(
-                    pattern=f"{EVALUATIONS}/*/{PANEL}",
-                    forwards=MASKING_FORWARDS * looked_at / training,
-                )
-            )
-        return Cell(
-            name=self.name,
-            folder=self.folder,
-            epochs=self.config.training.epochs,
-            forwards=training_forwards(self.config) + monitor_forwards(self.config, test, training),
-            evaluations=tuple(evaluations),
-        )
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +115,7 @@ def make_run(task: RunTask) -> MadeRun:
 
 
 def _attack(task: RunTask, checkpoint: str) -> None:
-    levels = task.attacks.levels(task.images[1])
+    levels = task.attacks.levels(task.images)
     if not levels:
         return
     source = ModelSource(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
@@ -188,67 +130,3 @@ def _attack(task: RunTask, checkpoint: str) -> None:
         folder, result = evaluate_subject(subject, request)
     if task.attacks.masking and checkpoint == task.checkpoints[0]:
         examine(subject, request, folder=folder, result=result)
-
-
-def training_forwards(config: RunConfig) -> float:
-    """Network forwards of training per image and epoch: those of the attacks, and the updates'."""
-    attack, name = config.attack, config.method.name
-    cost = {
-        _PGD: attack.steps + 1,
-        _CW: attack.steps + 1,
-        _SAA: attack.saa_targets * (attack.saa_steps + 1) + 1,
-        _FGSM: 2,
-    }
-    attacks = _ATTACKS.get(name, (_PGD,))
-    total = sum(cost[each] for each in attacks) + (_SAA in attacks)
-    if name == "trades" or not attacks or config.method.anchor == "clean":
-        total += 2 if name == "trades" else 1
-    return float(total)
-
-
-def evaluation_forwards(suite: str, images: int, training_images: int) -> float:
-    """Forwards of an evaluation on ``images`` test images, per training image."""
-    return EVALUATION_FORWARDS.get(suite, STRONG) * images / training_images
-
-
-def monitor_forwards(config: RunConfig, images: int, training_images: int) -> float:
-    """Forwards of what is measured after an epoch, per training image."""
-    monitor = config.training.monitor
-    if not monitor.attacks:
-        return 0.0
-    watched = min(images, monitor.limit or images)
-    steps = sum(int(name.rpartition("-")[2]) for name in monitor.attacks if name[-1].isdigit())
-    return steps * watched / training_images / monitor.every
-
-
-def seconds_per_forward(config: RunConfig, images: ImageData) -> float:
-    """Seconds that one image's forward and gradient take in an attack here, with one thread.
-
-    Measured on a few images, for an estimate; a machine that is busy later takes longer.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or 1)
-    try:
-        return _measured(config, images)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _measured(config: RunConfig, images: ImageData) -> float:
-    place = hardware.device(config.device)
-    network = build.model(config, images.shape, images.classes).to(place)
-    view = build.view(config.acceleration, network, images)
-    few = images.batch(torch.arange(min(_PROBE_IMAGES, len(images)))).images.to(place)
-    # Large networks show their pace on few images, small ones only on a whole batch.
-    if place.type == "cuda" or _pass_seconds(view, few) < _BRIEF_SECONDS:
-        size = config.training.batch_size if place.type == "cuda" else _PROBE_MOST
-        few = images.batch(torch.arange(min(size, len(images)))).images.to(place)
-    return min(_pass_seconds(view, few) for _ in range(_PROBE_REPEATS)) / len(few)
-
-
-def _pass_seconds(view: nn.Module, images: Images) -> float:
-    """One forward and the gradient at the images."""
-    began = time.perf_counter()
-    given = images.clone().requires_grad_()
-    torch.autograd.grad(view(given).logsumexp(1).sum(), given)[0].sum().item()
-    return time.perf_counter() - began

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lrat.config.catalogue import check_suite, slug
+from lrat.config.catalogue import check_suite
 from lrat.config.settings import load_config
 from lrat.evaluation import Comparison, EvaluationResult, compare
 from lrat.experiments.evaluate import evaluate_run
@@ -21,10 +21,9 @@ from lrat.experiments.train import train_run
 from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
 from lrat.reporting.report.records import WORST
-from lrat.reproduce.grid import Cell, Evaluation, Quiet, Watcher, make_cells
+from lrat.reproduce.grid import Quiet, Watcher, in_order, make_cells
 from lrat.reproduce.paper import DEMO_PRESET, TABLE_1
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_STEP, row_layer
-from lrat.runs.folder import EVALUATIONS
 from lrat.text import p_in_words, to_markdown
 
 ROWS = (BASELINE, LONG_BASELINE, *(name for name in TABLE_1 if name != BASELINE))
@@ -35,19 +34,6 @@ _LEGEND = (
     "has, where the other rows have the paper's epsilon / 10."
 )
 
-FORWARDS = {
-    "lrat-saa+cw": 76,
-    "lrat-saa": 65,
-    "lsat-saa": 65,
-    "lrat-cw": 11,
-    "lsat-cw": 11,
-    "gairat": 11,
-    "sat": 11,
-    LONG_BASELINE: 11,
-}
-"""By row, per image and epoch, the costliest first: so no worker is idle for long."""
-_EVALUATION = {"quick": 12, "tier": 200, "paper": 460}
-"""An evaluation's forwards per training image, as most images stand until the end."""
 AUTOATTACKED = 200
 """So many images meet AutoAttack, which costs two hundred times what PGD-20 does."""
 
@@ -108,23 +94,6 @@ class Plan:
             requests = [replace(request, suite="quick"), replace(request, limit=AUTOATTACKED)]
         return [evaluate_run(run, each)[1] for each in requests]
 
-    def cells(self, out: Path) -> list[Cell]:
-        """The rows as cells of a grid, the costliest first."""
-        evaluation = Evaluation(
-            pattern=f"{EVALUATIONS}/*-{slug(self.suite)}-*/summary.json",
-            forwards=_EVALUATION.get(self.suite, max(_EVALUATION.values())),
-        )
-        return [
-            Cell(
-                name=row,
-                folder=out / row,
-                epochs=int(self.preset["training"]["epochs"]),
-                forwards=forwards,
-                evaluations=(evaluation,),
-            )
-            for row, forwards in FORWARDS.items()
-        ]
-
     def __str__(self) -> str:
         """``30 epochs each, seed 0, suite paper``."""
         length = self.preset["training"]["epochs"]
@@ -140,9 +109,9 @@ def run_demo(out: Path, plan: Plan, *, workers: int, watcher: Watcher) -> DemoRe
     Rows that an earlier call finished are read back; an interrupted one is continued.
     """
     started = time.perf_counter()
-    workers = min(workers, len(FORWARDS))
+    workers = min(workers, len(ROWS))
     watcher.say(
-        f"{len(FORWARDS)} rows, {plan}, on {workers} worker "
+        f"{len(ROWS)} rows, {plan}, on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
     rows = {row.name: row for row in make_rows(out, plan, workers, watcher)}
@@ -236,7 +205,7 @@ class Row:
 def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator[Row]:
     """The rows as they are done."""
     make = partial(_make_row, plan=plan, preset=plan.preset, out=out)
-    return make_cells(make, plan.cells(out), workers=workers, watcher=watcher, out=out)
+    return make_cells(make, in_order([ROWS], workers), workers=workers, watcher=watcher, out=out)
 
 
 def _make_row(name: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:

@@ -62,25 +62,21 @@ class Evidence:
         return next((each for each in self.results if attack in each.names), None)
 
 
-def image_counts(data: DataSettings, seed: int) -> tuple[int, int]:
-    """How many images there are to train on (without those held out) and to test on.
-
-    Raises ``DataError`` for data that are not there.
-    """
-    return _image_counts(data, seed if folds_by_seed(data.name) else 0)
+def test_count(data: DataSettings, seed: int) -> int:
+    """How many images there are to test on. Raises ``DataError`` for data that are not there."""
+    return _test_count(data, seed if folds_by_seed(data.name) else 0)
 
 
 @cache
-def _image_counts(data: DataSettings, seed: int) -> tuple[int, int]:
-    splits = build.data(data, seed)
-    return len(splits.training()), len(splits.test)
+def _test_count(data: DataSettings, seed: int) -> int:
+    return len(build.data(data, seed).test)
 
 
 def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str | None) -> Evidence:
     """The evidence of a finished run. Raises ``RunFolderError`` where an evaluation is missing."""
     config = read_config(place.folder)
     data = config.data if data_root is None else config.data.model_copy(update={"root": data_root})
-    _, images = image_counts(data, config.seed)
+    images = test_count(data, config.seed)
     weights = load_weights(place.folder, config, checkpoint)
     digest = weights_digest(weights)
     folders = [

@@ -1,18 +1,16 @@
-"""The runs that a reproduction needs, made in worker processes: which, where, at what price."""
+"""The runs that a reproduction needs, made in worker processes: which, and where."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lrat import hardware
-from lrat.config import build
 from lrat.config.catalogue import MODELS
 from lrat.hardware import processors
-from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask, seconds_per_forward
-from lrat.reproduce.evidence import image_counts
+from lrat.reproduce.cell import Attacks, MadeRun, Maker, RunTask
+from lrat.reproduce.evidence import test_count
 from lrat.reproduce.folder import check, claim, run_folder, run_name
-from lrat.reproduce.grid import Forecast, Watcher, in_order_of_work, make_cells
+from lrat.reproduce.grid import Watcher, in_order, make_cells
 from lrat.reproduce.request import Request, check_rows
-from lrat.text import duration
 
 
 def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:
@@ -54,7 +52,7 @@ def make_runs(
             folder=folder,
             checkpoints=choice.checkpoints(config),
             attacks=attacks,
-            images=image_counts(config.data, number),
+            images=test_count(config.data, number),
         )
     claim(request.out, request.choice)
     numbers = sorted({number for _, number in tasks})
@@ -67,31 +65,21 @@ def make_tasks(
 ) -> Iterator[MadeRun]:
     """The tasks of all rounds in worker processes, after a line about what is ahead."""
     tasks = [task for part in rounds for task in part]
-    cells = in_order_of_work([[task.cell for task in part] for part in rounds], workers)
     watcher.say(ahead(request, tasks, workers))
-    forecast = Forecast(cells)
-
-    def told(made: MadeRun) -> str:
-        left = forecast.now().seconds_left
-        return f"{made}; about {duration(left)} left" if left else str(made)
-
     yield from make_cells(
         Maker(tasks),
-        cells,
+        in_order([[task.name for task in part] for part in rounds], workers),
         workers=workers,
         watcher=watcher,
         out=request.out,
         what="runs",
-        told=told,
+        told=str,
     )
 
 
 def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
-    """How many runs, on what, and about how long they will take here."""
+    """How many runs, on what and where."""
     preset, first = request.choice.preset, tasks[0]
-    images = build.data(first.config.data, first.config.seed).training()
-    left = sum((task.cell.work - task.cell.done) * task.images[0] for task in tasks)
-    seconds = left * seconds_per_forward(first.config, images) / workers
     place = hardware.device(first.config.device)
     warning = ""
     if preset.for_gpu and place.type == "cpu":
@@ -100,9 +88,7 @@ def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
     return (
         f"{warning}{request.target} on {preset.name}: {len(tasks)} runs on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of {threads} thread"
-        f"{'' if threads == 1 else 's'}, {place.type}; about "
-        f"{duration(seconds) if seconds else 'nothing'} left, if nothing else runs here; "
-        f"runs in {request.out}"
+        f"{'' if threads == 1 else 's'}, {place.type}; runs in {request.out}"
     )
 
 

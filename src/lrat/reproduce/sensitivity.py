@@ -14,7 +14,7 @@ from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.files.write import write_json, write_text
 from lrat.reproduce.cell import Attacks, RunTask
-from lrat.reproduce.evidence import Evidence, image_counts, over_seeds, read_run
+from lrat.reproduce.evidence import Evidence, over_seeds, read_run, test_count
 from lrat.reproduce.folder import SENSITIVITY, RunPlace, check, claim, note_in_history, run_name
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import make_tasks, threads_of, workers_of
@@ -96,7 +96,7 @@ class _Plan:
                     folder=self.folder(row.name, seed),
                     checkpoints=(choice.checkpoint(config),),
                     attacks=self.attacks,
-                    images=image_counts(config.data, seed),
+                    images=test_count(config.data, seed),
                 )
             )
         return found
@@ -161,7 +161,7 @@ def _about(plan: _Plan, task: RunTask) -> str:
     config = task.config
     seeds = " ".join(map(str, plan.seeds))
     images = "all test images"
-    if plan.attacks.limit is not None and plan.attacks.limit < task.images[1]:
+    if plan.attacks.limit is not None and plan.attacks.limit < task.images:
         images = f"{plan.attacks.limit} test images"
     shorter = plan.choice.preset.name in _EPOCHS and not plan.choice.sets("training.epochs")
     fewer = ", fewer than in the tables: compare rows with each other alone" * shorter

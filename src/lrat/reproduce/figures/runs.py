@@ -18,7 +18,7 @@ from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
 from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.reporting.figures import AccuracyCurve, Mark
-from lrat.reproduce.evidence import image_counts, metrics_of, reported_epoch
+from lrat.reproduce.evidence import metrics_of, reported_epoch, test_count
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
@@ -100,7 +100,7 @@ class FigureRun:
         data = self.config.data
         if self.root is not None:
             data = data.model_copy(update={"root": self.root})
-        _, images = image_counts(data, self.config.seed)
+        images = test_count(data, self.config.seed)
         limit = self.config.training.monitor.limit
         return images if limit is None else min(limit, images)
 
