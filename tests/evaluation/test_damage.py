@@ -217,7 +217,6 @@ def test_an_evaluation_removes_what_a_killed_one_left(folder: Path) -> None:
     left = [
         temporary(folder / "identity.json"),
         folder / ".identity.json.0123456789abcdef0123456789abcdef",
-        folder / "outcomes" / ".step-00000000-aaaaaaaaaaaa.parquet.4194.tmp",
         temporary(folder / "gallery" / "all-aa.npz"),
     ]
     for path in left:
