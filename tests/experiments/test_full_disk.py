@@ -82,7 +82,9 @@ def test_without_the_right_to_large_files_the_command_goes_on_later(tmp_path: Pa
     assert_same_result(out, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("left", ["environment.json", "contents.json", ".config.yaml.77.tmp"])
+@pytest.mark.parametrize(
+    "left", ["environment.json", "contents.json", f".config.yaml.{'0' * 32}.tmp"]
+)
 def test_what_a_run_wrote_before_its_configuration_is_no_other_s(tmp_path: Path, left: str) -> None:
     out = tmp_path / "run"
     out.mkdir()
