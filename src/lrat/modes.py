@@ -165,9 +165,10 @@ _WRITING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 @contextmanager
 def forward_tried(model: nn.Module) -> Iterator[list[str]]:
-    """``tensors_kept`` around a forward before the work: whoever keeps the buffers of a model that
-    writes parameters in it keeps these too from then on."""
-    with tensors_kept(model) as changed:
+    """Around a forward before the work: the tensors that are there are put back, as in
+    ``tensors_kept``; what a first forward makes stays. Whoever keeps the buffers of a model that
+    was seen here to write parameters keeps these too."""
+    with _values_kept(model, buffers_only=False) as changed:
         yield changed
     if changed:
         weights = any(name in changed for name, _ in model.named_parameters())
@@ -175,18 +176,51 @@ def forward_tried(model: nn.Module) -> Iterator[list[str]]:
 
 
 def looked_at(model: nn.Module) -> AbstractContextManager[object]:
-    """Forwards inside, in eval mode, leave no trace in a model that ``forward_tried`` saw to write
-    its tensors; they cost nothing with any other."""
-    return tensors_kept(model, buffers_only=True) if model in _WRITING else nullcontext()
+    """Forwards inside, in eval mode, leave no gradient, and no other trace in a model that
+    ``forward_tried`` saw to write its tensors."""
+    if model in _WRITING:
+        return tensors_kept(model, buffers_only=True)
+    return gradients_kept(model)
 
 
 @contextmanager
 def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[list[str]]:
-    """Parameters, buffers, submodules and hooks, or buffers alone, are afterwards what they were.
+    """Parameters, buffers, gradients, submodules and hooks, or buffers and gradients alone, are
+    afterwards what they were.
 
     The list that is given holds afterwards the names of those that had to be put back.
     """
-    buffers_only = buffers_only and not _WRITING.get(model, False)
+    few = buffers_only and not _WRITING.get(model, False)
+    with _values_kept(model, buffers_only=few) as changed, ExitStack() as stack:
+        if not buffers_only:
+            stack.enter_context(_structure_kept(model, changed))
+        yield changed
+
+
+@contextmanager
+def gradients_kept(model: nn.Module) -> Iterator[list[str]]:
+    """Gradients of parameters, and which of them want one, are afterwards what they were; inside,
+    none has one. The list that is given names those that wanted one, or none, instead."""
+    kept = [
+        (name, value, value.requires_grad, value.grad)
+        for name, value in model.named_parameters()
+        if not value.is_inference()
+    ]
+    for _, value, _, _ in kept:
+        value.grad = None
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for name, value, wanted, grad in kept:
+            if value.requires_grad != wanted:
+                changed.append(f"requires_grad of {name}")
+                value.requires_grad_(wanted)
+            value.grad = grad if grad is None else grad.to(value.device)
+
+
+@contextmanager
+def _values_kept(model: nn.Module, *, buffers_only: bool) -> Iterator[list[str]]:
     kept = [
         (f"{path}.{name}".lstrip("."), tensors, name, value, value.detach().clone())
         for path, module in model.named_modules()
@@ -194,16 +228,15 @@ def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[li
         for name, value in tensors.items()
         if value is not None and not value.is_inference()
     ]
-    changed: list[str] = []
-    try:
-        with nullcontext() if buffers_only else _structure_kept(model, changed):
+    with gradients_kept(model) as changed:
+        try:
             yield changed
-    finally:
-        with torch.inference_mode(False), torch.no_grad():
-            same = _all_equal([(value, copy) for *_, value, copy in kept])
-            for path, tensors, name, value, copy in kept:
-                if _put_tensor_back(tensors, name, value, copy, is_equal=same):
-                    changed.append(path)
+        finally:
+            with torch.inference_mode(False), torch.no_grad():
+                same = _all_equal([(value, copy) for *_, value, copy in kept])
+                for path, tensors, name, value, copy in kept:
+                    if _put_tensor_back(tensors, name, value, copy, is_equal=same):
+                        changed.append(path)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import lrat
@@ -173,6 +174,26 @@ def test_models_of_one_batch_size_are_refused_before_the_work(make: Any, tmp_pat
             call()
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+class MadeLater(nn.Module):
+    """Makes its last layer when it sees the first images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not hasattr(self, "layer"):
+            self.layer = nn.Linear(images[0].numel(), 10)
+        logits: Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("acceleration", ["auto", "off"])
+def test_what_a_first_forward_makes_is_trained(acceleration: Any, own_randomness: None) -> None:
+    model = MadeLater()
+    settings: dict[str, Any] = {"method": "natural", "epochs": 6, "batch_size": 10, "lr": 0.5}
+    lrat.fit(model, (IMAGES, LABELS), threat=THREAT, acceleration=acceleration, **settings)
+    with torch.no_grad():
+        right = (model(IMAGES).argmax(1) == LABELS).float().mean()
+    assert right > 0.5
 
 
 def test_another_batch_size_is_the_cure_only_where_it_is_one() -> None:

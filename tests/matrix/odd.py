@@ -460,6 +460,24 @@ class ScalesWeights(Net):
         return super().forward(images)
 
 
+class ByGradient(Net):
+    """Another function where a gradient is to follow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = super().forward(images)
+        return logits.roll(1, 1) if images.requires_grad else logits
+
+
+class OwnBackward(Net):
+    """Goes backward in its own forward, and leaves gradients in its weights."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.enable_grad():
+            inner = images.detach().requires_grad_()
+            super().forward(inner).sum().backward()
+        return super().forward(images - 0.01 * inner.grad.sign())  # type: ignore[union-attr]
+
+
 class DefaultType(Net):
     """Sets a setting of the whole process."""
 
@@ -515,6 +533,12 @@ def _with_gradients() -> nn.Module:
     model = of(Net)
     images, labels = problem()
     functional.cross_entropy(model(images), labels).backward()
+    return model
+
+
+def _half_awake() -> nn.Module:
+    model = nn.Sequential(nn.Dropout(0.5), of(Net)).eval()
+    model[0].train()
     return model
 
 
@@ -598,6 +622,9 @@ MODELS: Mapping[str, Odd] = {
     "straight through": _odd(StraightThrough, like_plain=False),
     "lists its inputs": _odd(Listing),
     "observes": _odd(Observing, like_plain=False, note="buffer"),
+    "another for gradients": _odd(ByGradient, like_plain=False, note="another function"),
+    "its own backward": _odd(OwnBackward, like_plain=False),
+    "dropout left on": Odd(_half_awake, note="train mode"),
     "scales its weights": _odd(ScalesWeights, like_plain=False, note="weights"),
     "sets the default type": _odd(DefaultType),
     "sparse logits": _odd(Sparse, *_EVERYWHERE),

@@ -84,26 +84,12 @@ def protected(model: nn.Module, name: str) -> Iterator[None]:
     ``backward``, freeze parameters, or train the model: parameters, buffers, modes and gradients
     come back as they were, and the model is handed copies of what it is called with."""
     found, states, seed = _changes.get(_outside), global_states(), torch.initial_seed()
-    parameters = list(model.named_parameters())
-    kept = [(value.requires_grad, value.grad) for _, value in parameters]
-    for _, value in parameters:
-        value.grad = None
-    try:
-        with evaluating(model), handing_copies(model), tensors_kept(model) as changed:
-            modes = _modes(model)
-            yield
-            switched = _modes(model).items() - modes.items()
-            others = [f"the mode of {where or 'the whole'}" for where, _ in sorted(switched)]
-            others += [
-                f"requires_grad of {where}"
-                for (where, value), (wanted, _) in zip(parameters, kept, strict=True)
-                if value.requires_grad != wanted
-            ]
-    finally:
-        for (_, value), (requires_grad, grad) in zip(parameters, kept, strict=True):
-            value.requires_grad_(requires_grad)
-            value.grad = grad
-    found.note_parts(name, [*changed, *others])
+    with evaluating(model), handing_copies(model), tensors_kept(model) as changed:
+        modes = _modes(model)
+        yield
+        others = _modes(model).items() - modes.items()
+        switched = [f"the mode of {where or 'the whole'}" for where, _ in sorted(others)]
+    found.note_parts(name, [*changed, *switched])
     found.note_draws(name, states, seed)
 
 

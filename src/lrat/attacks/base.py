@@ -21,7 +21,7 @@ from lrat.errors import ModelError, SettingError
 from lrat.hardware import full_float32
 from lrat.hooks import PassCounter
 from lrat.losses import Prepared
-from lrat.modes import evaluating, ordinary, outside_autocast, recordable
+from lrat.modes import evaluating, gradients_kept, ordinary, outside_autocast, recordable
 from lrat.outputs import forward_logits, logits_of
 from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
 from lrat.text import shown
@@ -163,6 +163,7 @@ def framed(
         random_state_kept(),
         recordable(model),
         evaluating(model),
+        gradients_kept(model),
         gradients_of(model),
         torch.no_grad(),
     ):

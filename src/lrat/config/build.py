@@ -20,8 +20,7 @@ from lrat.errors import (
     NonFiniteError,
     SettingError,
 )
-from lrat.evaluation import examination
-from lrat.evaluation.examination import check_forward
+from lrat.evaluation import acceptance, examination
 from lrat.hardware import device_of
 from lrat.methods import Simulated
 from lrat.objectives import Objective, Phases
@@ -119,11 +118,13 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
 def check_fit(network: nn.Module, images: ImageData) -> int:
     """Two images and one through the network before anything is written; its number of classes.
 
-    ``ModelError`` as ``evaluation.examination.check_forward`` says.
+    ``ModelError`` as ``evaluation.acceptance.check_forward`` says.
     """
     two = _first(network, images, 2).images
     smallest = int(images.labels.min())
-    return check_forward(network, two, classes=images.classes, data=images.name, smallest=smallest)
+    return acceptance.check_forward(
+        network, two, classes=images.classes, data=images.name, smallest=smallest
+    )
 
 
 def check_training(
@@ -140,7 +141,7 @@ def check_training(
 
     ``classes``: what ``check_fit`` found. ``objective``: what is trained with; one that is not ours
     may read in train mode whatever the network answers. ``ModelError`` as
-    ``evaluation.examination.check_training`` says.
+    ``evaluation.acceptance.check_training`` says.
     """
 
     def batches(size: int) -> list[Tensor]:
@@ -154,7 +155,7 @@ def check_training(
     tried = [*nearest[1 : 2 * _NEAR], *(batch_size >> power for power in range(1, _NEAR))]
     share = "a process's share of " if processes > 1 else ""
     try:
-        examination.check_training(
+        acceptance.check_training(
             network,
             smallest,
             ((size, batches(size)) for size in tried if size),
@@ -181,7 +182,7 @@ def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
     """
     batch = _first(network, images, _PROBE_IMAGES)
     try:
-        with examination.limit_said(network, batch.images):
+        with acceptance.limit_said(network, batch.images):
             return examination.examine(network, batch.images, batch.index.cpu().numpy())
     except NonFiniteError:
         return ()

@@ -1,12 +1,10 @@
 """What is looked at before a model is attacked or trained, in a handful of forwards.
 
-What makes the work impossible is refused in one line; what makes its numbers less than they seem is
-a note, which every result carries.
+What makes its numbers less than they seem is a note, which every result carries; what makes the
+work impossible is refused in ``acceptance``.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +14,16 @@ from torch import Tensor, nn
 from lrat.acceleration.state import hooks_of, is_of
 from lrat.attacks.gradient import computes_in
 from lrat.data.arrays import odd_scale
-from lrat.data.inputs import channels_cure, from_zero
-from lrat.errors import LratError, ModelError
+from lrat.errors import LratError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
-from lrat.modes import all_kept, evaluating, forward_tried, tensors_kept, training_modes
-from lrat.outputs import NEVER, failing_in_one_line, forward_logits, raw_logits, tensors_in
+from lrat.modes import evaluating, forward_tried
+from lrat.outputs import (
+    NEVER,
+    in_float32,
+    raw_logits,
+)
 from lrat.randomness import random_state_kept
-from lrat.text import in_one_line
 
 _ROUNDING = 1e-3
 """By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
@@ -37,11 +37,6 @@ _ENOUGH = 16
 _FEW = 16
 """Images of the forward whose graph is followed."""
 _SATURATED = 0.95
-SMALLER_BATCH = "pass batch_size={size} (--batch-size {size})"
-NO_LIMIT = "take the limit out of the model, which is looked at on so many images at once"
-"""The cure where no option chooses how many images a model gets."""
-_USUAL_SIZES = (1, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 256)
-"""Batch sizes that a network may have been written for."""
 _SQUASHING = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 _PASSING_ON = frozenset(
     {"Mul", "Div", "Add", "Sub", "Rsub", "Neg", "ToCopy", "Clone", "Alias"}
@@ -86,7 +81,9 @@ def examine(
                 "its randomness off, or attack the mean of many draws"
             )
         else:
-            found += _influenced(answer, images, index, logits, slack)
+            found += _influenced(answer, images, index, logits, slack) or _otherwise(
+                logits[:_FEW], traced, slack
+            )
     found += writing(model, written)
     scale = odd_scale(float(images.min()), float(images.max()))
     return (*found, *([scale] if scale else []), *beside_answers(model, logits))
@@ -120,28 +117,34 @@ def writing(model: nn.Module, changed: Sequence[str]) -> tuple[str, ...]:
 
 
 def in_train_mode(model: nn.Module) -> tuple[str, ...]:
-    """A sentence where a model comes to an evaluation as it is trained."""
-    modules = list(model.modules())
-    if not model.training or any("eval" in vars(part) for part in modules):
-        return ()  # in eval mode, or an exported program, which has no modes
-    if not any(getattr(part, "training", False) and _has_a_mode(part) for part in modules):
+    """A sentence where a model, or a part of it, comes to an evaluation as it is trained."""
+    modules = dict(model.named_modules())
+    if any("eval" in vars(part) for part in modules.values()):
+        return ()  # an exported program, which has no modes
+    trained = [
+        name
+        for name, part in modules.items()
+        if getattr(part, "training", False) and _has_a_mode(part, alone=not model.training)
+    ]
+    if not trained:
         return ()
+    who = "the model" if model.training else f"{trained[-1]}, a part of the model,"
     return (
-        "the model came in train mode and was evaluated in eval mode: call model.eval() before, if "
+        f"{who} came in train mode and was evaluated in eval mode: call model.eval() before, if "
         "that is what is meant",
     )
 
 
-def _has_a_mode(part: nn.Module) -> bool:
+def _has_a_mode(part: nn.Module, *, alone: bool) -> bool:
     """Whether its mode may matter: not that of a wrapper around a model in eval mode, nor of layers
-    of PyTorch's without weights, but for dropout."""
-    is_norm = hasattr(part, "track_running_stats")
-    if is_norm or any(True for _ in part.parameters(recurse=False)):
+    of PyTorch's, but for norms and dropout, without weights or ``alone`` in a model in eval mode
+    (weight norm comes in train mode)."""
+    if hasattr(part, "track_running_stats") or "drop" in type(part).__name__.lower():
         return True
-    if "drop" in type(part).__name__.lower():
-        return True
-    is_torch = type(part).__module__.startswith(("torch.", "lrat."))
-    return not is_torch and not any(True for _ in part.children())
+    has_weights = any(True for _ in part.parameters(recurse=False))
+    if type(part).__module__.startswith(("torch.", "lrat.")):
+        return has_weights and not alone
+    return has_weights or not any(True for _ in part.children())
 
 
 def looks_squashed(logits: Tensor) -> bool:
@@ -252,6 +255,21 @@ def _influenced(
     )
 
 
+def _otherwise(logits: Tensor, traced: Tensor, slack: float) -> tuple[str, ...]:
+    """What to say of a model whose answers [B K] are others where a gradient is to follow."""
+    if not len(traced):
+        return ()
+    count, largest = _differing(logits, in_float32(traced.detach()), slack)
+    if not count:
+        return ()
+    return (
+        f"the model answers otherwise where gradients are recorded: logits of {count} of "
+        f"{len(logits)} images change by up to {100 * largest:.2g} % of the largest, so attacks "
+        "follow another function than the one that is judged; take what asks for requires_grad or "
+        "is_grad_enabled() out of its forward",
+    )
+
+
 def _hooked(model: nn.Module) -> tuple[str, ...]:
     """What to say of forward and backward hooks of the user's; PyTorch's own (of pruning, weight
     norm) are part of the model."""
@@ -268,125 +286,3 @@ def _hooked(model: nn.Module) -> tuple[str, ...]:
         "those that change the answer), and one that stores outputs keeps all of them: remove "
         "hooks that the answer does not need",
     )
-
-
-def check_forward(
-    model: nn.Module, images: Tensor, *, classes: int, data: str, smallest: int = 0
-) -> int:
-    """These images [B C H W] and the first of them alone, in eval mode; returns the model's number
-    of classes.
-
-    ``ModelError`` where the model cannot take them (with the batch size that it takes instead),
-    returns no logits [B K], or has fewer than the ``classes`` of ``data``. More are allowed: a test
-    set need not show every class. ``smallest``: the smallest label of ``data``.
-    """
-    with forward_tried(model), evaluating(model), torch.no_grad():
-        try:
-            found = forward_logits(model, images).shape[1]
-        except ModelError as error:
-            said = in_one_line(error.__cause__ or error)
-            likely = {*_USUAL_SIZES, *map(int, re.findall(r"\b\d{1,3}\b", said))}
-            size = next(_taken(model, images, sorted(likely - {0, len(images)})), None)
-            if size is None:
-                raise ModelError(f"{error}{channels_cure(images.shape[1:])}") from error
-            raise ModelError(
-                f"the model takes batches of {size} images, not of {len(images)} ({said}): "
-                f"write -1 or len(images) where its forward holds {size}, as .view(-1, K) or "
-                ".flatten(1); attacks go on with the images that are left, so that no batch_size "
-                "cures it"
-            ) from error
-        if len(images) > 1:
-            try:
-                forward_logits(model, images[:1])
-            except ModelError as error:
-                raise ModelError(
-                    f"{error} ({len(images)} images pass, but attacks go on with the images that "
-                    "are left, at last a single one)"
-                ) from error
-    if found < classes:
-        cure = from_zero(smallest, classes - 1, found)
-        raise ModelError(f"the model knows {found} classes, {data} has {classes}: {cure}")
-    return found
-
-
-@contextmanager
-def limit_said(model: nn.Module, images: Tensor, cure: str = NO_LIMIT) -> Iterator[None]:
-    """Around a forward of these images in eval mode: where the model fails, and takes half, a
-    quarter, ... of them, the error says so with ``cure``, which has a place for ``size``."""
-    try:
-        yield
-    except ModelError as error:
-        sizes = (len(images) >> power for power in range(len(images).bit_length()))
-        with tensors_kept(model, buffers_only=True), evaluating(model), torch.no_grad():
-            size = next(_taken(model, images, sizes), len(images))
-        if size == len(images):
-            raise
-        said = in_one_line(error.__cause__ or error)
-        raise ModelError(
-            f"the model takes {size} images at once, not {len(images)} ({said}): "
-            + cure.format(size=size)
-        ) from error
-
-
-def _taken(model: nn.Module, images: Tensor, counts: Iterable[int]) -> Iterator[int]:
-    """The batch sizes that the model takes, of these."""
-    for count in counts:
-        rows = torch.arange(count, device=images.device) % len(images)
-        with suppress(ModelError):
-            forward_logits(model, images[rows])
-            yield count
-
-
-def check_training(
-    model: nn.Module,
-    smallest: Tensor,
-    others: Iterable[tuple[int, Sequence[Tensor]]],
-    *,
-    classes: int,
-    what: str,
-    reads_logits: bool = True,
-) -> None:
-    """The ``smallest`` batch of an epoch [B C H W] in train mode, with everything in the model put
-    back afterwards.
-
-    ``what`` says which batch that is; ``others``: batches that other batch sizes would give, with
-    these. ``reads_logits``: whether what is trained with takes the logits out of the model's
-    answer, or else reads that itself. ``ModelError`` where the model fails (BatchNorm on 1x1 maps
-    refuses a single image), gives other than the ``classes`` of its eval mode, or an answer that no
-    gradient leaves.
-    """
-
-    def answer(images: Tensor) -> list[Tensor]:
-        if reads_logits:
-            return [forward_logits(model, images)]
-        with failing_in_one_line(model, images):
-            return tensors_in(model(images.clone()))
-
-    def passes(batches: Sequence[Tensor]) -> bool:
-        with suppress(ModelError):
-            return all(map(answer, batches))
-        return False
-
-    with random_state_kept(), all_kept(model), training_modes(model), torch.enable_grad():
-        try:
-            found = answer(smallest)
-        except ModelError as error:
-            cause = in_one_line(error.__cause__ or error)
-            size = next((size for size, batches in others if passes(batches)), None)
-            if size is None:
-                raise ModelError(f"the model fails in train mode: {cause}") from error
-            raise ModelError(
-                f"the model fails in training on {what}: {cause}; choose batch_size={size} "
-                f"(--set training.batch_size={size})"
-            ) from error
-        if reads_logits and found[0].shape[1] != classes:
-            raise ModelError(
-                f"in train mode the model gives {found[0].shape[1]} classes, in eval mode "
-                f"{classes}: both must answer for the same classes"
-            )
-        is_trained = any(value.requires_grad for value in model.parameters())
-        if is_trained and not any(value.requires_grad for value in found):
-            raise ModelError(
-                "in train mode no gradient leaves the model's answer, so it cannot learn: take "
-                "detach() or no_grad() out of its forward"
-            )

@@ -18,7 +18,8 @@ from lrat.attacks.base import Variant, spent
 from lrat.attacks.gradient import without_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.examination import SMALLER_BATCH, examine, limit_said
+from lrat.evaluation.acceptance import SMALLER_BATCH, limit_said
+from lrat.evaluation.examination import examine
 from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
 from lrat.evaluation.storage.store import OutcomeStore
@@ -118,14 +119,13 @@ class SuiteRunner:
     def _keep(self, attack: str, index: Rows, images: Tensor, logits: Tensor) -> None:
         """Those of the images [B C H W] that the gallery wants, with the logits [B K] on them."""
         gallery = self.store.gallery
-        rows = np.array([], np.int64)
-        if gallery is not None:
-            rows = np.flatnonzero(gallery.lacks(attack, index))
-        if gallery is not None and len(rows):
+        if gallery is None:
+            return
+        rows = np.flatnonzero(gallery.lacks(attack, index))
+        if len(rows):
             some = _on(rows, images)
-            gallery.add(
-                attack, index[rows], _numpy(images[some].float()), _numpy(logits[some].float())
-            )
+            kept = [_numpy(values[some].float()) for values in (images, logits)]
+            gallery.add(attack, index[rows], *kept)
 
     def _look_at_the_clock(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:

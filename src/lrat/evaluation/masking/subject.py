@@ -12,7 +12,7 @@ from lrat.attacks.base import Attack
 from lrat.attacks.gradient import gradients_of, image_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import RegionViolationError
-from lrat.evaluation.examination import limit_said
+from lrat.evaluation.acceptance import limit_said
 from lrat.evaluation.forward import classify
 from lrat.evaluation.masking.limits import NOISE_DRAWS
 from lrat.hardware import full_float32
