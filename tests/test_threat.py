@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lrat.attacks import PGD
 from lrat.config.catalogue import canonical_threat
 from lrat.errors import SettingError
 from lrat.evaluation.storage.records import ball_of
@@ -241,3 +242,12 @@ def test_nothing_waits_for_the_device(ball: Ball) -> None:
         center = torch.empty(3, 1, 4, 4)
         start = ball.project(ball.ascend(ball.surface(center, noise)), center)
         assert ball.violation(ball.sample(start, noise), center).shape == (3,)
+
+
+def test_a_ball_that_lacks_something_is_refused_by_name() -> None:
+    class Bare:
+        tolerance, epsilon = 1e-6, 0.1
+        distance = project = around = sample = surface = ascend = violation = lambda self: None
+
+    with pytest.raises(SettingError, match="this ball lacks norm, text, which"):
+        PGD(threat=Bare(), steps=1, step_size=0.1)

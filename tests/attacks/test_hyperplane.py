@@ -10,6 +10,7 @@ from builders import seeded
 from lrat.attacks.fab import steps_onto
 from lrat.errors import SettingError
 from lrat.threat import L2, Ball, Linf
+from lrat.threat.norms import NORMS
 
 LINF, EUCLIDEAN = Linf(epsilon=0.1), L2(epsilon=1.0)
 each_ball = pytest.mark.parametrize("threat", [LINF, EUCLIDEAN], ids=["linf", "l2"])
@@ -177,6 +178,7 @@ def test_other_balls_are_refused() -> None:
     class Diamond:
         epsilon = 1.0
         tolerance = 1e-6
+        norm, text = NORMS["linf"], "diamond:1"
         distance = project = around = sample = surface = ascend = violation = lambda self: None
 
     with pytest.raises(SettingError, match="known for Linf and L2 alone"):

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lrat import threat as balls
 from lrat.checks import Rule
+from lrat.errors import SettingError
+from lrat.text import shown
 from lrat.threat.base import Ball, Region
 from lrat.threat.norms import threat_parts
 
@@ -17,9 +19,13 @@ else:
 
 def _ball(threat: Any) -> Ball:
     region = _region(threat)
-    if not isinstance(region, Ball):
-        raise TypeError
-    return region
+    if isinstance(region, Ball):
+        return region
+    missing = [name for name in dir(Ball) if name[0] != "_" and not hasattr(region, name)]
+    raise SettingError(
+        f"threat={shown(region)}: this ball lacks {', '.join(missing)}, which lrat.threat.Ball "
+        "describes"
+    )
 
 
 BALL = Rule(_ball, "a ball, Linf(epsilon=8/255), or its text", "'linf:8/255'")
