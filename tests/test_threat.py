@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrat.attacks import PGD
 from lrat.config.catalogue import canonical_threat
 from lrat.errors import SettingError
 from lrat.evaluation.storage.records import ball_of
@@ -19,6 +18,7 @@ from lrat.evaluation.suites import describe_threat
 from lrat.randomness import Keyed, keys
 from lrat.threat import L2, Ball, Linf, Region, parse
 from lrat.threat.norms import stored_threat
+from lrat.threat.text import as_ball
 
 BALLS = {
     "linf": Linf(epsilon=0.2),
@@ -250,4 +250,4 @@ def test_a_ball_that_lacks_something_is_refused_by_name() -> None:
         distance = project = around = sample = surface = ascend = violation = lambda self: None
 
     with pytest.raises(SettingError, match="this ball lacks norm, text, which"):
-        PGD(threat=Bare(), steps=1, step_size=0.1)
+        as_ball(Bare())
