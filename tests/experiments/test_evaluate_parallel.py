@@ -262,12 +262,12 @@ MANY = processors() + 1
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        (("--devices", 0), f"devices 0: choose from 1 to {MANY - 1}, the processors that are here"),
-        (("--devices", -1), "devices -1: choose from 1 to "),
-        (("--devices", MANY), f"devices {MANY}: choose from 1 to "),
+        (("--devices", 0), "devices=0: must be a whole number >= 1"),
+        (("--devices", -1), "devices=-1: must be a whole number >= 1"),
+        (("--devices", MANY), f"choose from 1 to {MANY - 1}, the processors that are here"),
         (("--devices", 1, "--part", "1/2"), "part and devices both divide the images: "),
         (("--nodes", 2), "nodes 2: at least one, and say with devices how many"),
-        (("--devices", 1, "--nodes", 0), "nodes 0: at least one"),
+        (("--devices", 1, "--nodes", 0), "nodes=0: must be a whole number >= 1"),
         (("--devices", 1, "--nodes", 2), "--nodes 2: start it with torchrun or srun, or set "),
         (("--devices", 1, "--noise", "sequential"), "sequential noise depends on all images"),
         (("--devices", "two"), "Invalid value for '--devices'"),
