@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from experiments.reported import make_evaluation, make_run
 
 from experiments.commands import TINY, done, lrat
 from experiments.own import write_model
@@ -13,6 +12,7 @@ from lrat.errors import ConfigurationError
 from lrat.files.read import read_json
 from lrat.files.write import write_json
 from lrat.reporting.figures.style import new_figure, save
+from reporting.report.reported import make_evaluation, make_run
 
 NAME = os.fsdecode(b"b\xff")
 
