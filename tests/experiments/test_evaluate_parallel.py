@@ -63,7 +63,7 @@ def compare_batches_and_processes(run: Path, suite: str | Path, acceleration: st
 
 
 @two
-@pytest.mark.parametrize("acceleration", ["off", "auto"])
+@pytest.mark.parametrize("acceleration", [pytest.param("off", marks=pytest.mark.soak), "auto"])
 def test_verdicts_depend_on_neither_processes_nor_batches(run: Path, acceleration: str) -> None:
     compare_batches_and_processes(run, short_suite(run.parent), acceleration, images=16)
     identity = read_json(only_evaluation(run) / "identity.json")
