@@ -1,6 +1,6 @@
 """What an attack is, what it returns, and the frame that every attack of ours runs in.
 
-Also here: what an attack cost on its images (``whole``, ``spent``), and the check of successes that
+Also here: what an attack cost on its images (``whole``, ``costs``), and the check of successes that
 were found through an accelerated view on the model itself (``confirmed``).
 """
 
@@ -217,7 +217,7 @@ def _checked_clean(logits: Any, count: int) -> Tensor:
         ) from None
 
 
-def spent(trace: Trace | None, counted: PassCounter, images: int) -> dict[str, Tensor | float]:
+def costs(trace: Trace | None, counted: PassCounter, images: int) -> dict[str, Tensor | float]:
     """``step``, ``source``, ``forwards`` and ``backwards`` of an attack on so many images.
 
     Each is what the trace tells [B], else one number for every image: ``UNTOLD``, and the passes

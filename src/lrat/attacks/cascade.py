@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack, protected_from
 from lrat.attacks.apgd import APGD
-from lrat.attacks.base import Attack, GradientAttack, Trace, Variant, confirmed, spent, whole
+from lrat.attacks.base import (
+    Attack,
+    GradientAttack,
+    Trace,
+    Variant,
+    confirmed,
+    costs,
+    whole,
+)
 from lrat.attacks.fab import FAB
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
@@ -139,7 +147,7 @@ def _one_after_the_other(
         # Not the margin's sign: two probabilities may be equal where their logits are not.
         wrong = logits.argmax(1) != labels[left]
         fooled = confirmed(model, variant.images, labels[left], wrong)
-        told = spent(variant.trace, counted, len(left))
+        told = costs(variant.trace, counted, len(left))
         columns["forwards"][left] += whole(told["forwards"], left) + 1
         columns["backwards"][left] += whole(told["backwards"], left)
         better = fooled | (found < margin[left])

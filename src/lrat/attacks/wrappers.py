@@ -7,7 +7,7 @@ from typing import ClassVar, TypeAlias, final
 from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack
-from lrat.attacks.base import Trace, Variant, spent, whole
+from lrat.attacks.base import Trace, Variant, costs, whole
 from lrat.checks import MODULE, check_fields
 from lrat.data.inputs import entering
 from lrat.hardware import device_of
@@ -127,7 +127,7 @@ class Transfer(Wrapped):
         with PassCounter(self.source) as counted:
             attack = as_attack(self.attack)
             found = attack(self.source, images.to(place), labels.to(place), noise=noise)
-        told = spent(found.trace, counted, len(labels))
+        told = costs(found.trace, counted, len(labels))
         # The margin and steps are the source's: they say nothing about the model in question.
         trace = Trace(
             forwards=whole(told["forwards"], labels),

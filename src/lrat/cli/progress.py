@@ -308,9 +308,9 @@ class _AttackBars:
         )
         left = self._pace.seconds_left
         if left is not None:
-            spent = self._clock() - self._started
+            elapsed = self._clock() - self._started
             state = f"about {duration(left)} left" if left else ""
-            self._bars.update(self._all, completed=spent, total=spent + left, state=state)
+            self._bars.update(self._all, completed=elapsed, total=elapsed + left, state=state)
 
 
 @contextmanager

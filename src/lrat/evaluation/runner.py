@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.adapters import Changes, protected_from, returned_images
-from lrat.attacks.base import Variant, spent
+from lrat.attacks.base import Variant, costs
 from lrat.attacks.gradient import without_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
@@ -396,5 +396,5 @@ def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, npt.
     """Step, source and passes of each image."""
     return {
         name: _numpy(value).copy() if isinstance(value, Tensor) else np.full(count, value)
-        for name, value in spent(variant.trace, counted, count).items()
+        for name, value in costs(variant.trace, counted, count).items()
     }
