@@ -12,7 +12,7 @@ import argparse
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,16 @@ from lrat import hardware
 from lrat.attacks import Attack, Variant
 from lrat.config import build
 from lrat.config.settings import load_config, parse_assignments
-from lrat.data import InMemory, in_order, stratified_subset
+from lrat.data import in_order, stratified_subset
 from lrat.evaluation import evaluate_suite
+from lrat.experiments.train import train_network
 from lrat.modes import evaluating
 from lrat.objectives import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import forward_logits, logits_of
 from lrat.runs.sources import ModelSource
 from lrat.runs.suites import suite
 from lrat.text import to_markdown
-from lrat.training import EpochRecord, StepProgress, Watch, train
+from lrat.training import EpochRecord, StepProgress, Watch
 from lrat.types import Batch
 
 ATTACK, UPDATE, REST = "attack", "update", "data and rest"
@@ -169,27 +170,30 @@ def training(method: str, assignments: Sequence[str], steps: int) -> str:
     """The table of ``steps`` steps of ``method``, the warm-up among them left out."""
     config = load_config({"method": {"name": method}}, parse_assignments(assignments))
     device, size = hardware.device(config.device), config.training.batch_size
-    with build.threads(config):
+    with build.threads(config), ExitStack() as watching:
         images = build.data(config.data, config.seed).training()
         part = stratified_subset(images, min(steps * size, len(images)), seed=0)
-        network = hardware.move(build.model(config, images.shape, images.classes), device)
-        view, clock = build.view(config.acceleration, network, images), Clock(device)
+        network = build.model(config, images.shape, images.classes)
+        clock = Clock(device)
         objective = ClockedObjective(objective=build.objective(config), clock=clock)
-        augmentation = build.augmentation(config.data)
-        source = InMemory(
-            part, batch_size=size, seed=config.seed, augmentation=augmentation, device=device
+
+        def prepare(network: nn.Module, notes: tuple[str, ...]) -> tuple[nn.Module, Watch]:
+            view = build.view(config.acceleration, network, images)
+            watching.enter_context(clock.watching(network, view))
+            return view, Watch(progress=objective)
+
+        train_network(
+            network,
+            part,
+            objective,
+            replace(build.optimisation(config), epochs=1),
+            batch_size=size,
+            device=device,
+            prepare=prepare,
+            augmentation=build.augmentation(config.data),
         )
-        with clock.watching(network, view):
-            train(
-                network,
-                source,
-                objective,
-                replace(build.optimisation(config), epochs=1),
-                watch=Watch(progress=objective),
-                view=lambda model: view,
-                device=device,
-            )
-            clock.switch(REST)
+        clock.switch(REST)
+        watching.close()
         count = len(part) - size
         return table(f"{method} on {config.data.name}, {count} images", clock, network, part, count)
 

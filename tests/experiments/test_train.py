@@ -1,14 +1,19 @@
+import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from builders import seeded
 from experiments.commands import TINY, assert_same_result, done, lrat, records
 from experiments.conftest import COMMAND
-from experiments.own import write_model, write_npz
+from experiments.own import arrays, write_model, write_npz
+from lrat import fit
 from lrat.config.catalogue import METHODS
 from lrat.config.settings import load_config, read_settings
 from lrat.files.read import parse_object
@@ -150,6 +155,37 @@ TERMS = {
     "pgd+fgsm": {"pgd", "fgsm"},
     "trades": {"clean", "kl"},
 }
+
+
+class ReachedError(Exception):
+    """The one function that trains a network was called."""
+
+
+def fit_arrays(out: Path) -> None:
+    given = arrays(20)
+    network = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(90, 3)))
+    fit(network, (given["images"], given["labels"]), threat="linf:0.1", out=out)
+
+
+def command(out: Path) -> None:
+    lrat("train", "sat", *SMALL, "--out", out)
+
+
+def benchmark(out: Path) -> None:
+    importlib.import_module("phases").training("sat", [*TINY[1::2]], 2)
+
+
+@pytest.mark.parametrize("entry", [fit_arrays, command, benchmark])
+def test_all_that_train_a_network_go_through_one_function(
+    entry: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reached(*arguments: object, **settings: object) -> None:
+        raise ReachedError
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.setattr("lrat.experiments.train.train", reached)
+    with pytest.raises(ReachedError):
+        entry(tmp_path / "run")
 
 
 def test_every_method_is_tried_below() -> None:

@@ -20,10 +20,8 @@ from lrat.config.settings import MethodSettings, TrainingSettings
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
-    InMemory,
     hold_out,
     image_data,
-    in_order,
     stratified_subset,
 )
 from lrat.errors import RunFolderError, SettingError
@@ -32,7 +30,8 @@ from lrat.evaluation.runner import NoiseKind
 from lrat.evaluation.storage.store import IDENTITY
 from lrat.experiments.evaluate import EvaluationRequest, evaluate_network
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
-from lrat.experiments.monitoring import CLEAN_SUBSET, accuracy_measure, guards
+from lrat.experiments.monitoring import Monitoring
+from lrat.experiments.train import train_network
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed
@@ -40,25 +39,20 @@ from lrat.models.wrappers import hookable
 from lrat.modes import ordinary, replace_inference_tensors, tensors_kept, usual_autograd
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
-from lrat.runs import suites
 from lrat.runs.folder import has_begun
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.suites import suite as suite_named
-from lrat.runs.weights import check_state
 from lrat.text import shown
 from lrat.threat import BALL, Ball, as_ball
-from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch, train
-from lrat.training.guards import Measured
+from lrat.training import EpochRecord, Optimisation, Progress, Storage, Watch
 from lrat.training.precision import Precision
 from lrat.training.schedules import Schedule, paper_drops
 from lrat.training.state import reported
-from lrat.training.watch import Silent
 
 Acceleration: TypeAlias = Literal["auto", "off"]
 Data: TypeAlias = "tuple[Any, Any] | ImageData"
 _logger = logging.getLogger(__name__)
-_VALIDATION_ATTACK = "pgd-10"
 _BATCH = 256
 
 
@@ -163,10 +157,6 @@ def fit(
     objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
     place = _device(model, device)
-    classes = build.check_fit(model, images)
-    check_state(model)
-    build.check_training(model, train_part, batch_size, classes=classes, objective=objective)
-    move(model, place)
     chosen = build.schedule(schedule, drops)
     optimisation = Optimisation(
         epochs=epochs,
@@ -179,56 +169,33 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    view = build.view(acceleration, model, train_part)
-    validate = None
-    if held is not None:
-        suite = suites.attacks_as_suite((_VALIDATION_ATTACK,), ball)
-        validate = accuracy_measure(held, suite, seed=seed, view=view, device=place)
     made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
     made += f" {label_smoothing}" if label_smoothing else ""
     own = own_names(objective, optimisation, augmentation)
     made += f" {own}" if own else ""
     identity = f"{without_addresses(made)} {images.digest()}"
-    source = InMemory(
-        train_part, batch_size=batch_size, seed=seed, augmentation=augmentation, device=place
-    )
-    clean = stratified_subset(train_part, CLEAN_SUBSET, seed=0)
-    notes = build.examined(model, train_part)
-    watching, probe = guards(
-        validation=None if held is None else Measured(name=_VALIDATION_ATTACK, images=len(held)),
-        selects=held is not None,
-        images=train_part,
-        threat=ball,
-        view=view,
-        device=place,
-        seed=seed,
-        clean=clean,
-        notes=notes,
-    )
-    watch = Watch(
-        clean=tuple(in_order(clean, batch_size=_BATCH)),
-        validate=validate,
-        probe=probe,
-        guards=watching,
-        select_by=None if held is None else _VALIDATION_ATTACK,
-        progress=progress or Silent(),
-        notes=notes,
-    )
-    continued: tuple[str, ...] = ()
-    with nullcontext() if folder is None else locked(folder):
+    monitoring = Monitoring(threat=ball, seed=seed, held=held, selects=held is not None)
+    continued: list[str] = []
+
+    def prepare(network: nn.Module, notes: tuple[str, ...]) -> tuple[nn.Module, Watch]:
+        view = build.view(acceleration, network, train_part)
         if folder is not None:
             parts = {"method": objective, "schedule": chosen, "augmentation": augmentation}
-            reading = Reading(model, images, place, parts, trains=True)
-            continued = _hold(folder, identity, reading, epochs)
-        result = train(
+            reading = Reading(network, images, place, parts, trains=True)
+            continued.extend(_hold(folder, identity, reading, epochs))
+        return view, monitoring.watch(train_part, view, place, progress=progress, notes=notes)
+
+    with nullcontext() if folder is None else locked(folder):
+        result = train_network(
             model,
-            source,
+            train_part,
             objective,
             optimisation,
-            watch=watch,
-            storage=None if folder is None else _storage(folder, identity),
-            view=lambda _: view,
+            batch_size=batch_size,
             device=place,
+            prepare=prepare,
+            augmentation=augmentation,
+            storage=None if folder is None else _storage(folder, identity),
         )
     model.load_state_dict(result.weights)
     model.eval()

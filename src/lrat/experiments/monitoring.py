@@ -6,7 +6,8 @@ Trackers are TensorBoard or one of the user's own. ``metrics.jsonl`` is written 
 import inspect
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from lrat.evaluation import Suite, evaluate_suite
 from lrat.runs import suites
 from lrat.threat import Ball, as_ball
 from lrat.training import Progress, Watch
-from lrat.training.guards import Guards, ImageScale, Measured, Probe, probe_size, standard_guards
+from lrat.training.guards import ImageScale, Measured, Probe, probe_size, standard_guards
 from lrat.training.metrics import EpochRecord
 from lrat.training.watch import Measure, Silent, Tracker
 
 CLEAN_SUBSET = 512
+VALIDATION_STEPS = 10
 _BATCH = 256
 
 TENSORBOARD = "tensorboard"
@@ -45,7 +47,7 @@ def accuracy_measure(
     view: nn.Module,
     device: torch.device,
     crew: ProcessGroup | None = None,
-) -> Callable[[nn.Module], Mapping[str, float]]:
+) -> Measure:
     """A measure for training to call: accuracy on ``data``, natural and under each attack.
 
     ``view``: what attacks see, refreshed from the model at each call. Each process of ``crew``
@@ -78,110 +80,113 @@ def accuracy_measure(
 
 def selection_key(config: RunConfig) -> str:
     """The name of the attack by whose accuracy on held-out images an epoch is selected."""
-    return f"pgd-{config.training.validation_steps}"
+    return _pgd(config.training.validation_steps)
 
 
-def guards(
-    *,
-    validation: Measured | None,
-    selects: bool,
-    images: ImageData,
-    threat: Ball,
-    view: nn.Module,
-    device: torch.device,
-    seed: int,
-    clean: ImageData,
-    notes: Sequence[str],
-) -> tuple[Guards, Measure | None]:
-    """What looks after a run, and the probe that it needs where no held-out images are attacked.
+def _pgd(steps: int) -> str:
+    return f"pgd-{steps}"
 
-    ``images``: those that are trained on; ``view``: what attacks see; ``clean``: the images whose
-    clean accuracy is recorded; ``notes``: what was said before the run.
+
+@dataclass(frozen=True, kw_only=True)
+class Monitoring:
+    """What is measured after each epoch, besides clean accuracy on images that are trained on.
+
+    ``held`` is attacked by PGD of ``steps`` steps inside ``threat``, by which an epoch is selected
+    with ``selects``; ``monitored`` by ``attacks`` after every ``every`` epochs. Without ``held``,
+    ``guards`` attack some of the images that are trained on.
     """
-    probe = None
-    if validation is None:
-        some = stratified_subset(images, probe_size(len(images)), seed=0)
-        probe = Probe(
-            batches=tuple(in_order(some, batch_size=_BATCH, device=device)),
-            threat=threat,
-            view=view,
-            seed=seed,
-        )
-    measured = None if probe is None else probe.measured
-    found = standard_guards(
-        validation=validation,
-        selects=selects,
-        probe=measured,
-        largest_class=float(clean.labels.bincount().max()) / len(clean),
-        clean_images=len(clean),
-        said=[ImageScale.name] if any(SCALE_WORDS in note for note in notes) else [],
-    )
-    return found, probe
 
+    threat: Ball
+    seed: int
+    held: ImageData | None
+    selects: bool
+    steps: int = VALIDATION_STEPS
+    monitored: ImageData | None = None
+    attacks: tuple[str, ...] = ()
+    every: int = 1
+    guards: bool = True
 
-def watch(
-    config: RunConfig,
-    splits: Splits,
-    view: nn.Module,
-    device: torch.device,
-    *,
-    crew: ProcessGroup,
-    progress: Progress | None,
-    trackers: Sequence[Tracker] = (),
-    notes: tuple[str, ...] = (),
-) -> Watch:
-    """What the run looks at while it trains, and what looks after it.
-
-    ``notes``: what a look at the model found before the run.
-    """
-    ball = as_ball(config.threat)
-    training, validation = config.training, splits.validation
-    if training.selection == "robust" and validation is None:
-        raise ConfigurationError(
-            "training.selection=robust needs held-out images: set data.validation above 0, or "
-            "training.selection=last"
-        )
-    subset = stratified_subset(splits.training(), CLEAN_SUBSET, seed=0)
-
-    def accuracy(data: ImageData, *attacks: str) -> Callable[[nn.Module], Mapping[str, float]]:
-        suite = suites.attacks_as_suite(attacks, ball)
-        seed = config.seed
-        return accuracy_measure(data, suite, seed=seed, view=view, device=device, crew=crew)
-
-    validate = None if validation is None else accuracy(validation, selection_key(config))
-    monitor = None
-    if training.monitor.attacks:
-        watched = splits.test if training.monitor.split == "test" else validation
-        if watched is None:
-            raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
-        watched = stratified_subset(watched, training.monitor.limit, seed=0)
-        monitor = accuracy(watched, *training.monitor.attacks)
-    watching, probe = None, None
-    if training.guards:
-        held = None if validation is None else len(validation)
-        watching, probe = guards(
-            validation=None if held is None else Measured(name=selection_key(config), images=held),
-            selects=training.selection == "robust",
-            images=splits.training(),
-            threat=ball,
-            view=view,
-            device=device,
+    @classmethod
+    def of(cls, config: RunConfig, splits: Splits) -> "Monitoring":
+        """What ``config`` says; ``ConfigurationError`` where ``splits`` lack its images."""
+        training, held = config.training, splits.validation
+        if training.selection == "robust" and held is None:
+            raise ConfigurationError(
+                "training.selection=robust needs held-out images: set data.validation above 0, or "
+                "training.selection=last"
+            )
+        monitored = None
+        if training.monitor.attacks:
+            monitored = splits.test if training.monitor.split == "test" else held
+            if monitored is None:
+                raise ConfigurationError("training.monitor.split=validation: data.validation is 0")
+            monitored = stratified_subset(monitored, training.monitor.limit, seed=0)
+        return cls(
+            threat=as_ball(config.threat),
             seed=config.seed,
-            clean=subset,
+            held=held,
+            selects=training.selection == "robust",
+            steps=training.validation_steps,
+            monitored=monitored,
+            attacks=training.monitor.attacks,
+            every=training.monitor.every,
+            guards=training.guards,
+        )
+
+    def watch(
+        self,
+        images: ImageData,
+        view: nn.Module,
+        device: torch.device,
+        *,
+        crew: ProcessGroup | None = None,
+        progress: Progress | None = None,
+        trackers: Sequence[Tracker] = (),
+        notes: tuple[str, ...] = (),
+    ) -> Watch:
+        """The measurements and guards of a training on ``images``.
+
+        ``view``: what attacks see; ``notes``: what a look at the model found before the run.
+        """
+
+        def accuracy(data: ImageData, *attacks: str) -> Measure:
+            suite = suites.attacks_as_suite(attacks, self.threat)
+            return accuracy_measure(
+                data, suite, seed=self.seed, view=view, device=device, crew=crew
+            )
+
+        held, name = self.held, _pgd(self.steps)
+        clean = stratified_subset(images, CLEAN_SUBSET, seed=0)
+        probe, guards = None, None
+        if self.guards and held is None:
+            some = stratified_subset(images, probe_size(len(images)), seed=0)
+            probe = Probe(
+                batches=tuple(in_order(some, batch_size=_BATCH, device=device)),
+                threat=self.threat,
+                view=view,
+                seed=self.seed,
+            )
+        if self.guards:
+            guards = standard_guards(
+                validation=None if held is None else Measured(name=name, images=len(held)),
+                selects=self.selects,
+                probe=None if probe is None else probe.measured,
+                largest_class=float(clean.labels.bincount().max()) / len(clean),
+                clean_images=len(clean),
+                said=[ImageScale.name] if any(SCALE_WORDS in note for note in notes) else [],
+            )
+        return Watch(
+            clean=tuple(in_order(clean, batch_size=_BATCH, device=device)),
+            validate=None if held is None else accuracy(held, name),
+            select_by=name if self.selects else None,
+            monitor=None if self.monitored is None else accuracy(self.monitored, *self.attacks),
+            monitor_every=self.every,
+            probe=probe,
+            guards=guards,
+            trackers=trackers,
+            progress=progress or Silent(),
             notes=notes,
         )
-    return Watch(
-        clean=tuple(in_order(subset, batch_size=_BATCH, device=device)),
-        validate=validate,
-        select_by=selection_key(config) if training.selection == "robust" else None,
-        monitor=monitor,
-        monitor_every=training.monitor.every,
-        probe=probe,
-        guards=watching,
-        trackers=trackers,
-        progress=progress or Silent(),
-        notes=notes,
-    )
 
 
 def build_trackers(names: Sequence[str], folder: Path) -> tuple[Tracker, ...]:

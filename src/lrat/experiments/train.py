@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from lrat.config import build
 from lrat.config.catalogue import names_users_code
 from lrat.config.settings import RunConfig
 from lrat.config.user_code import file_digest
-from lrat.data import ImageData, InMemory, Splits
+from lrat.data import Augmentation, ImageData, InMemory, Splits
 from lrat.distributed.group import (
     FabricGroup,
     ProcessGroup,
@@ -36,9 +37,10 @@ from lrat.distributed.group import (
 from lrat.distributed.launch import Spread, check_devices, in_processes, share_processors
 from lrat.distributed.signals import check_minutes, holding
 from lrat.errors import ConfigurationError, DataError, Interrupted, ModelError, RunFolderError
-from lrat.experiments.monitoring import build_trackers, selection_key, watch
+from lrat.experiments.monitoring import Monitoring, build_trackers, selection_key
 from lrat.files.write import appears, write_atomically, write_json, write_text
 from lrat.hardware import device_for_others, environment, move
+from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
 from lrat.runs.folder import (
     CONFIG,
@@ -54,13 +56,13 @@ from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.sources import record_choices, recorded_choices
 from lrat.runs.weights import check_state, storage, write_safetensors
-from lrat.training import Progress, TrainingResult, Watch, train
+from lrat.training import Optimisation, Progress, Storage, TrainingResult, Watch, train
 from lrat.training.watch import tell
 
 Watcher: TypeAlias = Callable[[RunConfig], AbstractContextManager[Progress]]
+Prepare: TypeAlias = Callable[[nn.Module, tuple[str, ...]], tuple[nn.Module, Watch]]
 _PATIENCE = timedelta(hours=2)
-"""How long one process waits for another one, which takes as long for its share of a step. Whoever
-started them notices at once when one dies; this is for a machine that does."""
+"""How long one process waits for another one, whose machine may have died."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +111,71 @@ def train_run(
     check_minutes(max_minutes)
     crew = SingleProcess() if crew is None else crew
     place = hardware.device(config.device) if device is None else device
+    training = _Training(config, folder, progress, crew, place, max_minutes, portable)
     if crew.rank > 0:
-        return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
+        return training.run()
     with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
         claim(folder, config)
-        return _Training(config, folder, progress, crew, place, max_minutes, portable).run()
+        return training.run()
 
 
-@dataclass(frozen=True)
+def train_network(
+    network: nn.Module,
+    images: ImageData,
+    objective: Objective,
+    optimisation: Optimisation,
+    *,
+    batch_size: int,
+    device: torch.device,
+    prepare: Prepare,
+    augmentation: Augmentation | None = None,
+    synchronise: bool = False,
+    storage: Storage | None = None,
+    crew: ProcessGroup | None = None,
+    max_minutes: float | None = None,
+) -> TrainingResult:
+    """Train ``network`` on ``images`` on ``device``, where everything fits.
+
+    ``prepare`` is called when that is known, with the network as it is trained and what is odd
+    about it, and returns the view that attacks see and the watch. ``synchronise``: BatchNorm over
+    the images of all processes. The rest as for ``training.train``, whose errors this raises too;
+    ``ModelError`` for a network that does not fit the images or cannot be trained on such batches.
+    """
+    crew = SingleProcess() if crew is None else crew
+    classes = build.check_fit(network, images)
+    check_state(network)
+    build.check_training(
+        network, images, batch_size, classes=classes, processes=crew.size, objective=objective
+    )
+    source = InMemory(
+        images,
+        batch_size=batch_size,
+        seed=optimisation.seed,
+        augmentation=augmentation,
+        device=device,
+    )
+    optimisation.optimizer(network)  # refuses a network without anything to train
+    move(network, device)
+    if synchronise:
+        network = synchronised(network, device, crew.size)
+    view, watched = prepare(network, build.examined(network, images))
+    return train(
+        network,
+        source,
+        objective,
+        optimisation,
+        watch=watched,
+        storage=storage,
+        view=lambda model: view,
+        device=device,
+        max_minutes=max_minutes,
+        crew=crew,
+    )
+
+
+@dataclass
 class _Training:
-    """One process's part in a run."""
+    """One process's part in a run. ``view`` is what attacks see, where this one has begun it."""
 
     config: RunConfig
     folder: Path
@@ -127,66 +184,62 @@ class _Training:
     device: torch.device
     max_minutes: float | None
     portable: bool
+    view: nn.Module | None = None
 
     def run(self) -> TrainedRun:
-        config, place = self.config, self.device
+        config = self.config
         splits = build.data(config.data, config.seed)
         images = splits.training()
-        network = build.model(config, images.shape, images.classes)
-        classes = build.check_fit(network, images)
-        check_state(network)
-        write_safetensors(network.state_dict())  # what cannot be kept is not trained
-        size, processes = config.training.batch_size, self.crew.size
-        build.check_training(network, images, size, classes=classes, processes=processes)
-        objective = build.objective(config)
-        source = InMemory(
-            images,
-            batch_size=config.training.batch_size,
-            seed=config.seed,
-            augmentation=build.augmentation(config.data),
-            device=place,
-        )
-        optimisation = build.optimisation(config)
-        optimisation.optimizer(network)  # refuses a network without anything to train
-        move(network, place)
-        if config.training.sync_batch_norm:
-            network = synchronised(network, place, self.crew.size)
-        view, watched = self._begin(network, splits)
         try:
-            result = train(
-                network,
-                source,
-                objective,
-                optimisation,
-                watch=watched,
+            result = train_network(
+                build.model(config, images.shape, images.classes),
+                images,
+                build.objective(config),
+                build.optimisation(config),
+                batch_size=config.training.batch_size,
+                device=self.device,
+                prepare=partial(self._begin, splits, Monitoring.of(config, splits)),
+                augmentation=build.augmentation(config.data),
+                synchronise=config.training.sync_batch_norm,
                 storage=storage(config, self.folder, portable=self.portable),
-                view=lambda model: view,
-                device=place,
-                max_minutes=self.max_minutes,
                 crew=self.crew,
+                max_minutes=self.max_minutes,
             )
         finally:
-            if self.crew.rank == 0:
-                record_choices(self.folder, view)  # which may have been left
+            if self.view is not None:
+                record_choices(self.folder, self.view)  # which may have been left
         if self.crew.rank == 0:
-            _save_model(self.folder, self.config, result, images)
+            _save_model(self.folder, config, result, images)
         return TrainedRun(config=config, folder=self.folder, result=result)
 
-    def _begin(self, network: nn.Module, splits: Splits) -> tuple[nn.Module, Watch]:
+    def _begin(
+        self, splits: Splits, monitoring: Monitoring, network: nn.Module, notes: tuple[str, ...]
+    ) -> tuple[nn.Module, Watch]:
         """The view and the watch. The first process chooses the view and begins the folder; the
         others see it there."""
-        found = contents(self.config, splits)
+        write_safetensors(network.state_dict())  # what cannot be kept is not trained
+        found, begun = contents(self.config, splits), has_begun(self.folder)
         if self.crew.rank > 0:
             self.crew.barrier()
             self._compare(found)
-            view = self._view(network, splits, chosen=True)
-            return view, self._watch(network, splits, view)
-        folder, begun = self.folder, has_begun(self.folder)
-        view = self._view(network, splits, chosen=begun)
-        watched = self._watch(network, splits, view)
+        images = splits.training()
+        trackers = self.config.training.trackers if self.crew.rank == 0 else ()
+        view = self._view(network, images, chosen=begun or self.crew.rank > 0)
+        watched = monitoring.watch(
+            images,
+            view,
+            self.device,
+            crew=self.crew,
+            progress=self.progress,
+            trackers=build_trackers(trackers, self.folder),
+            notes=notes,
+        )
+        if self.crew.rank > 0:
+            return view, watched
+        folder = self.folder
         check_contents(folder, found)
         if names_users_code(self.config.model.name):
-            reading = Reading(network, splits.training(), self.device, trains=True)
+            reading = Reading(network, images, self.device, trains=True)
             (reading.check if begun else reading.begin)(folder)
         if not begun:
             write_json(folder / ENVIRONMENT, environment(self.device))
@@ -198,6 +251,7 @@ class _Training:
                 tell(watched.progress, seen, level=logging.INFO)
         self.crew.barrier()
         self._compare(found)
+        self.view = view
         return view, watched
 
     def _compare(self, found: Mapping[str, str]) -> None:
@@ -218,25 +272,12 @@ class _Training:
                 "file, than the first one: give all machines the same files"
             )
 
-    def _view(self, network: nn.Module, splits: Splits, *, chosen: bool) -> nn.Module:
+    def _view(self, network: nn.Module, images: ImageData, *, chosen: bool) -> nn.Module:
         """What attacks see; ``chosen``: as the folder says, the model itself where it says none."""
         choices = recorded_choices(self.folder) if chosen else None
         if chosen and choices is None:
             return network
-        return build.view(self.config.acceleration, network, splits.training(), choices)
-
-    def _watch(self, network: nn.Module, splits: Splits, view: nn.Module) -> Watch:
-        wanted = self.config.training.trackers if self.crew.rank == 0 else ()
-        return watch(
-            self.config,
-            splits,
-            view,
-            self.device,
-            crew=self.crew,
-            progress=self.progress,
-            trackers=build_trackers(wanted, self.folder),
-            notes=build.examined(network, splits.training()),
-        )
+        return build.view(self.config.acceleration, network, images, choices)
 
 
 def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
