@@ -1,6 +1,6 @@
 """The loss that objectives descend: bit-equal where it is cross-entropy, smoothed labels else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,13 +12,14 @@ from builders import seeded
 from lrat import losses
 from lrat.errors import SettingError
 from lrat.methods import Simulated, lrat, natural, sat, smoothed, trades
-from lrat.objectives import Phases, Reweighted, Trades, with_criterion
+from lrat.objectives import Phases, Reweighted, Term, Trades, with_criterion
 from lrat.threat import Linf
 from recipes import NAMES, recipes
 from steps import batch_of, step_of
 
 SIMULATED = Simulated(threat=Linf(epsilon=0.1), steps=2, saa_steps=2, saa_targets=1)
 METHODS = recipes(SIMULATED)
+TERM = Term(name="pgd", attack=SIMULATED.make("pgd"))
 MODEL = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)))
 BATCH = batch_of(
     torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
@@ -116,6 +117,11 @@ class Own:
     [
         (lambda: smoothed(Own(), 0.1), "^Own has no criterion"),
         (lambda: smoothed(with_criterion(natural(), doubled), 0.1), "has the criterion doubled"),
+        (
+            lambda: smoothed(Reweighted(terms=[replace(TERM, criterion=doubled)]), 0.1),
+            "has the criterion doubled",
+        ),
+        (lambda: replace(TERM, criterion=losses.kl), "^criterion=kl: training descends"),
         (lambda: Reweighted(terms=[], criterion=losses.kl), "^criterion=kl: training descends"),
         (lambda: with_criterion(trades(SIMULATED), losses.targeted_dlr), "^criterion=targeted_dlr"),
         (lambda: smoothed(natural(), 1.0), r"^label_smoothing=1.0: [^\n]* must lie in \[0, 1\)"),

@@ -353,7 +353,7 @@ def test_pgd_and_cw_count_steps(attack: PGD) -> None:
     assert Term(name="a", attack=attack, weighting=GeometryTanh()).attack is attack
 
 
-@pytest.mark.parametrize("name", ["", "clean"])
+@pytest.mark.parametrize("name", ["", "clean", "anchor"])
 def test_refuses_term_names(name: str) -> None:
     with pytest.raises(SettingError, match="give a name"):
         Term(name=name, attack=PGD_2)
@@ -366,6 +366,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"terms": [A], "min_weight": math.nan}, "must be a finite number >= 0"),
     ({"terms": [A], "min_weight": math.inf}, "must be a finite number >= 0"),
     ({"terms": [A], "anchor": "b"}, r"choose one of \['a', 'clean'\]"),
+    ({"terms": [A], "anchor": PGD_2}, "set min_weight above 0"),
+    ({"terms": [], "min_weight": 1.0, "anchor": PGD_2}, "natural training needs"),
     ({"terms": [A], "share_rows": -1}, "share_rows=-1.*: must be a whole number >= 0"),
     ({"terms": []}, "natural training needs"),
     ({"terms": [], "min_weight": 1.0}, "natural training needs"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from by_hand import eq7, margin_power
 from lrat.attacks import PGD, Variant
+from lrat.losses import cross_entropy
 from lrat.objectives import ObjectiveOutput, Reweighted, Term
 from lrat.threat import Linf
 from lrat.weighting import MarginPower
@@ -27,6 +28,7 @@ B = [[0.0, 1.0], [0.0, 0.0]]
 LN2, LN3 = math.log(2), math.log(3)
 CE_A = [-math.log(0.7), 2 * LN2]
 CE_B = [2 * LN2, LN3]
+CE_CLEAN = [math.log(12 / 7), math.log(1 + (1 + math.sqrt(2)) / math.sqrt(7))]
 ATTACK = PGD(threat=Linf(epsilon=0.1), steps=1, step_size=0.1)
 
 
@@ -123,6 +125,43 @@ def test_two_terms_with_a_floor_on_each_anchor(
     assert ("share/clean" in output.per_example) is (clean is not None)
     if clean is not None:
         near(output.per_example["share/clean"], [value * 2 / 8.5 for value in clean])
+
+
+def test_a_floor_on_an_attack_that_is_no_term() -> None:
+    """B weighs (2.5, 2), so C = 3.5 gives the anchor's images A the floor (1, 1.5)."""
+    objective = reweighted("b", min_weight=3.5, anchor=ATTACK)
+    output, _ = score(objective, {"b": B, "anchor": A})
+    near(output.total, 2.5 * CE_B[0] + 2 * CE_B[1] + 1 * CE_A[0] + 1.5 * CE_A[1])
+    near(output.normalizer, 7.0)
+    near(output.per_example["share/anchor"], [2 / 7, 3 / 7])
+    assert "weight/anchor" not in output.per_example
+
+
+def test_an_anchor_that_is_no_term_has_noise_of_its_own() -> None:
+    start = PGD(threat=Linf(epsilon=0.1), steps=1, step_size=0.0)
+    objective = Reweighted(
+        terms=[Term(name="a", attack=start)], min_weight=2.0, anchor=start, share_rows=0
+    )
+    batch = batch_of(as_images(CLEAN), torch.tensor(LABELS))
+    variants = objective.attack(linear(WEIGHT), batch, step_of(batch))
+    assert list(variants) == ["a", "anchor"]
+    assert not torch.equal(variants["a"].images, variants["anchor"].images)
+
+
+def test_a_term_descends_a_loss_of_its_own() -> None:
+    """Twice the cross-entropy in the term a; the floor on the clean image keeps the objective's."""
+
+    def twice(logits: Tensor, labels: Tensor) -> Tensor:
+        return 2 * cross_entropy(logits, labels)
+
+    terms = [Term(name="a", attack=ATTACK, criterion=twice), Term(name="b", attack=ATTACK)]
+    objective = Reweighted(terms=terms, min_weight=3.0, anchor="clean")
+    output, _ = score(objective, {"a": A, "b": B})
+    near(output.per_example["loss/a"], [2 * each for each in CE_A])
+    near(output.per_example["loss/b"], CE_B)
+    near(output.per_example["loss/clean"], CE_CLEAN)
+    assert repr(terms[1]) == repr(Term(name="b", attack=ATTACK))
+    assert "criterion=twice" in repr(terms[0])
 
 
 def test_two_terms_under_instance_normalization() -> None:

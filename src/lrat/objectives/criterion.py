@@ -36,10 +36,12 @@ def with_criterion(objective: Made, criterion: LossLike) -> Made:
             f"{type(objective).__name__} has no criterion, so that its loss cannot be changed from "
             "outside: build the loss you want (label smoothing, ...) into the objective itself"
         )
-    if known.criterion is not cross_entropy:
-        raise SettingError(
-            f"{type(objective).__name__} has the criterion {known.criterion!r} already, which "
-            f"{criterion!r} would replace: choose one of the two"
-        )
+    terms = getattr(known, "terms", ())
+    for each in (known.criterion, *(getattr(term, "criterion", None) for term in terms)):
+        if each is not None and each is not cross_entropy:
+            raise SettingError(
+                f"{type(objective).__name__} has the criterion {each!r} already, which "
+                f"{criterion!r} would replace: choose one of the two"
+            )
     changed: Made = replace(known, criterion=as_criterion(criterion))
     return changed

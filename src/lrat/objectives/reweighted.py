@@ -23,7 +23,8 @@ from lrat.weighting.base import Evidence, Uniform, Weighting
 
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
-
+ANCHOR = "anchor"
+"""The variant of an anchor that is an attack of its own."""
 
 _WEIGHTING = instance(Weighting, need="a weighting", example="MarginPower()")
 
@@ -32,26 +33,35 @@ _WEIGHTING = instance(Weighting, need="a weighting", example="MarginPower()")
 class Term:
     """One attack with its weighting: one j of Eq. 7. Plain callables are adapted as attacks.
 
-    Refused when the weighting needs what the attack does not provide, such as the geometric
-    distance of an attack that counts no steps.
+    ``criterion``: the loss of this term's variants; None is that of the objective. Refused when
+    the weighting needs what the attack does not provide, such as the geometric distance of an
+    attack that counts no steps.
     """
 
     name: str
     attack: AttackLike
     weighting: Weighting = field(default_factory=Uniform)
+    criterion: LossLike | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, weighting=_WEIGHTING)
-        if not isinstance(self.name, str) or not self.name or self.name == CLEAN:
-            raise SettingError(f"Term(name={shown(self.name)}): give a name other than {CLEAN!r}")
+        if not isinstance(self.name, str) or self.name in ("", CLEAN, ANCHOR):
+            raise SettingError(
+                f"Term(name={shown(self.name)}): give a name other than {CLEAN!r} and {ANCHOR!r}"
+            )
         attack = as_attack(self.attack, threat=BOX)
         object.__setattr__(self, "attack", attack)
+        if self.criterion is not None:
+            object.__setattr__(self, "criterion", as_criterion(self.criterion))
         missing = self.weighting.needs - attack.provides
         if missing:
             raise SettingError(
                 f"Term {self.name!r}: {self.weighting!r} needs {', '.join(sorted(missing))}, which "
                 f"{type(attack).__name__} does not provide; PGD and CW do"
             )
+
+    def __repr__(self) -> str:
+        return as_call(self, quiet=["criterion"])
 
 
 _TERMS = tuple_of(Term, need="a list of Terms", example="[Term(name='pgd', attack=PGD(...))]")
@@ -62,7 +72,8 @@ class Reweighted:
     """mean_i { [C - sum_j w_ij]_+ loss(x*_i) + sum_j w_ij loss(x_ij) } (Eq. 7, Algorithm 1).
 
     ``min_weight`` is C; x* is the variant of the term named by ``anchor`` (default: the first
-    term), or the clean image for ``"clean"``. With C = 0 there is no floor. ``normalization``:
+    term), the clean image for ``"clean"``, or the variant of an attack that is no term. With C = 0
+    there is no floor. ``normalization``:
 
     * ``"batch"``: Eq. 15, mean_i {[C - sum_j w_ij]_+ + sum_j w_ij} = 1 over the global batch;
     * ``"instance"``: each image's floor and weights sum to 1;
@@ -82,7 +93,7 @@ class Reweighted:
     terms: Sequence[Term]
     min_weight: float = 0.0
     normalization: Normalization = "batch"
-    anchor: str | None = None
+    anchor: str | AttackLike | None = None
     share_rows: int | None = None
     criterion: LossLike = cross_entropy
 
@@ -92,14 +103,26 @@ class Reweighted:
         names = [term.name for term in self.terms]
         if len(set(names)) != len(names):
             raise SettingError(f"terms {names}: names must differ, each draws its own noise")
-        if self.anchor is not None and self.anchor not in (*names, CLEAN):
-            raise SettingError(f"anchor={shown(self.anchor)}: choose one of {[*names, CLEAN]}")
+        if isinstance(self.anchor, str) and self.anchor not in (*names, CLEAN):
+            raise SettingError(
+                f"anchor={shown(self.anchor)}: choose one of {[*names, CLEAN]}, or an attack"
+            )
         if not names and (self.min_weight == 0 or self.anchor != CLEAN):
             raise SettingError("no terms: natural training needs min_weight > 0 and anchor='clean'")
+        if self.anchor is not None and not isinstance(self.anchor, str):
+            object.__setattr__(self, "anchor", as_attack(self.anchor, threat=BOX))
+            if self.min_weight == 0:
+                raise SettingError(
+                    f"anchor={shown(self.anchor)}: an attack that is no term makes the images of "
+                    "the floor alone, and min_weight=0 leaves it out: set min_weight above 0"
+                )
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
-        """A variant per term, each from its own noise; the clean logits are taken once for all."""
+        """A variant per term, and of an anchor that is no term, each from its own noise; the clean
+        logits are taken once for all."""
         attacks = {term.name: as_attack(term.attack, threat=BOX) for term in self.terms}
+        if self.anchor is not None and not isinstance(self.anchor, str):
+            attacks[ANCHOR] = as_attack(self.anchor, threat=BOX)
         clean_logits = None
         if any(attack.needs_clean for attack in attacks.values()):
             with evaluating(view), torch.no_grad():
@@ -122,7 +145,6 @@ class Reweighted:
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
         """Total and normalizer of Eq. 7; with Eq. 15 their quotient is the mean over the batch."""
-        score = as_criterion(self.criterion).prepare(batch.labels)
         losses: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
@@ -130,16 +152,19 @@ class Reweighted:
         for term in self.terms:
             variant = variants[term.name]
             logits = forward_logits(model, variant.images)
-            losses[term.name] = score(logits)
+            criterion = self.criterion if term.criterion is None else term.criterion
+            losses[term.name] = as_criterion(criterion).prepare(batch.labels)(logits)
             found[term.name] = self._weigh(term, logits, batch, variant)
             # Anything else would cancel against other weights, or look like none at all.
             weights[term.name] = torch.where(found[term.name] >= 0, found[term.name], torch.nan)
             correct = self._correct(logits, batch) if correct is None else correct
         if self.min_weight > 0:
             anchor = self.anchor or self.terms[0].name
-            if anchor == CLEAN:
-                logits = forward_logits(model, batch.images)
-                losses[CLEAN] = score(logits)
+            anchor = anchor if isinstance(anchor, str) else ANCHOR
+            if anchor not in weights:
+                images = batch.images if anchor == CLEAN else variants[ANCHOR].images
+                logits = forward_logits(model, images)
+                losses[anchor] = as_criterion(self.criterion).prepare(batch.labels)(logits)
                 correct = self._correct(logits, batch) if correct is None else correct
             floor = (self.min_weight - _row_sum(weights.values(), batch)).clamp(min=0)
             coefficients = {**weights, anchor: weights.get(anchor, 0) + floor}
