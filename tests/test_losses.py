@@ -206,7 +206,7 @@ def test_losses_and_gradients_are_finite(loss: Loss, logits: str) -> None:
 def test_few_classes_fall_back_and_say_so_once(
     classes: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    losses._say_fallback.cache_clear()
+    losses._log_fallback.cache_clear()
     logits, labels = random_logits(0, classes)
     targets = (labels + 1) % classes
     rows = torch.arange(len(labels))

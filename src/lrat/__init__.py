@@ -42,8 +42,8 @@ __all__ = ["__version__", *_ADDRESSES, *_MODULES]  # noqa: PLE0604 - strings, al
 
 def __getattr__(name: str) -> Any:
     if name in _ADDRESSES:
-        module, _, own = _ADDRESSES[name].rpartition(".")
-        return getattr(import_module(module), own)
+        module, _, attribute = _ADDRESSES[name].rpartition(".")
+        return getattr(import_module(module), attribute)
     if name in _MODULES:
         return import_module(f"lrat.{name}")
     raise AttributeError(f"module 'lrat' has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""What an argument must be: one table of rules by name, for functions and for constructors.
+"""The checks of arguments: one table of rules by name, for functions and for constructors.
 
-A rule takes a value as a user passed it and returns it as plain Python: numbers of NumPy and torch
-become int or float, what is plain already comes back as it is. Anything else raises SettingError
-in one line: what was given, what is right, an example. Nothing here loads torch.
+A rule takes the value that a user passed and returns it as plain Python: numbers of NumPy and torch
+become int or float, plain values come back unchanged. A value that breaks the rule raises
+SettingError in one line: the value, the rule, an example. Nothing here loads torch.
 """
 
 import functools
@@ -20,15 +20,16 @@ from lrat.errors import LratError, SettingError
 from lrat.text import shown
 
 MOST_WHOLE = 2**63
-"""Beyond it tensors and stored records hold no whole number."""
+"""Tensors and stored records hold no whole number from this one on."""
 MOST_NUMBER = sys.float_info.max
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a value must be. ``take`` returns it as plain Python, or raises TypeError, ValueError or
-    OverflowError; ``need`` says in words what is right, ``example`` is a right value as written."""
+    """A rule for a value. ``take`` returns it as plain Python, or raises TypeError, ValueError or
+    OverflowError; ``need`` describes the permitted values, of which ``example`` is one as written.
+    """
 
     take: Callable[[Any], Any]
     need: str
@@ -48,7 +49,7 @@ class Rule:
 
 
 def is_flag(value: Any) -> bool:
-    """Whether this is a truth value of Python, NumPy or torch, which is no number."""
+    """Whether this is a truth value of Python, NumPy or torch."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
 
 
@@ -59,10 +60,10 @@ def _check(condition: bool) -> None:
 
 def _whole(value: Any) -> int:
     _check(not is_flag(value) and getattr(value, "ndim", 0) == 0)
-    found = operator.index(value)
-    if not -MOST_WHOLE <= found < MOST_WHOLE:
+    plain = operator.index(value)
+    if not -MOST_WHOLE <= plain < MOST_WHOLE:
         raise OverflowError
-    return found
+    return plain
 
 
 def _number(value: Any) -> int | float:
@@ -120,9 +121,9 @@ def whole(least: int | None = None, *, most: int = MOST_WHOLE - 1, example: obje
     """A whole number, of at least ``least`` and at most ``most``."""
 
     def take(value: Any) -> int:
-        found = _whole(value)
-        _check((least is None or found >= least) and found <= most)
-        return found
+        plain = _whole(value)
+        _check((least is None or plain >= least) and plain <= most)
+        return plain
 
     need = "a whole number" if least is None else f"a whole number >= {least}"
     need += "" if most == MOST_WHOLE - 1 else f" and <= {most}"
@@ -137,12 +138,12 @@ def number(
     below: float = math.inf,
     example: object,
 ) -> Rule:
-    """A finite number within these bounds, of which ``above`` and ``below`` are outside."""
+    """A finite number from ``least`` to ``most``, larger than ``above``, smaller than ``below``."""
 
     def take(value: Any) -> int | float:
-        found = _number(value)
-        _check(least <= found <= most and above < found < below)
-        return found
+        plain = _number(value)
+        _check(least <= plain <= most and above < plain < below)
+        return plain
 
     bounds = {">=": least, ">": above, "<=": most, "<": below}
     words = [f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound)]
@@ -161,7 +162,7 @@ def one_of(known: Collection[str]) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """What ``rule`` says, or None."""
+    """A value that ``rule`` permits, or None."""
     return Rule(
         lambda value: None if value is None else rule.take(value),
         f"{rule.need}, or None",
@@ -170,18 +171,18 @@ def optional(rule: Rule) -> Rule:
 
 
 def pairs(key: Rule, value: Rule) -> Rule:
-    """A mapping of numbers to numbers."""
+    """A mapping from what ``key`` permits to what ``value`` permits."""
 
-    def take(given: Any) -> dict[Any, Any]:
-        _check(isinstance(given, Mapping))
-        return {key.take(first): value.take(second) for first, second in given.items()}
+    def take(mapping: Any) -> dict[Any, Any]:
+        _check(isinstance(mapping, Mapping))
+        return {key.take(first): value.take(second) for first, second in mapping.items()}
 
     example = f"{{{key.example}: {value.example}}}"
     return Rule(take, f"a mapping from {key.need} to {value.need}", example)
 
 
 def instance(*kinds: Any, need: str, example: object) -> Rule:
-    """An object of one of these classes or protocols, no class itself and no empty text."""
+    """An object of one of these classes or protocols; neither a class nor an empty text."""
 
     def take(value: Any) -> Any:
         _check(isinstance(value, kinds) and not isinstance(value, type) and value != "")
@@ -191,13 +192,13 @@ def instance(*kinds: Any, need: str, example: object) -> Rule:
 
 
 def tuple_of(kind: type, *, least: int = 0, need: str, example: object) -> Rule:
-    """Any iterable but a text of at least ``least`` objects of this class, as a tuple."""
+    """An iterable (not a text) of at least ``least`` objects of this class, as a tuple."""
 
     def take(value: Any) -> tuple[Any, ...]:
         _check(not isinstance(value, str | bytes))
-        found = tuple(value)
-        _check(len(found) >= least and all(isinstance(each, kind) for each in found))
-        return found
+        items = tuple(value)
+        _check(len(items) >= least and all(isinstance(each, kind) for each in items))
+        return items
 
     return Rule(take, need, example)
 
@@ -295,25 +296,25 @@ ARGUMENTS: Mapping[str, Rule] = {
     "workers": whole(1, example=2),
     "max_minutes": number(example=30),
 }
-"""The rules of arguments that mean the same wherever they occur."""
+"""The rules of arguments whose names mean the same everywhere."""
 
 
-def check_fields(thing: Any, owner: str | None = None, /, **own: Rule) -> None:
-    """Check the fields of a dataclass that has just been made, and keep them as plain Python.
+def check_fields(thing: Any, owner: str | None = None, /, **rules: Rule) -> None:
+    """Check the fields of a new dataclass instance, and store them as plain Python.
 
-    By ``ARGUMENTS``, but where the class has rules of its ``own``. A default needs no check.
-    Raises SettingError, which names the ``owner`` of the field, by default the class.
+    ``rules`` go before those of ``ARGUMENTS``; a default is not checked. Raises SettingError, which
+    names the ``owner`` of the field, by default the class.
     """
     owner = type(thing).__name__ if owner is None else owner
     for each in fields(thing):
-        rule, value = own.get(each.name, ARGUMENTS.get(each.name)), getattr(thing, each.name)
+        rule, value = rules.get(each.name, ARGUMENTS.get(each.name)), getattr(thing, each.name)
         if rule is None or (each.default is not MISSING and value is each.default):
             continue
         object.__setattr__(thing, each.name, rule(each.name, value, owner))
 
 
-def checked(**own: Rule) -> Callable[[_Function], _Function]:
-    """The same for the arguments of a function: checked and made plain before each call."""
+def checked(**rules: Rule) -> Callable[[_Function], _Function]:
+    """The same for a function: it is called with checked arguments as plain Python."""
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
@@ -324,7 +325,7 @@ def checked(**own: Rule) -> Callable[[_Function], _Function]:
         def call(*positional: Any, **named: Any) -> Any:
             bound = signature.bind(*positional, **named)
             for name, value in bound.arguments.items():
-                rule = own.get(name, ARGUMENTS.get(name))
+                rule = rules.get(name, ARGUMENTS.get(name))
                 if rule is not None and value is not signature.parameters[name].default:
                     bound.arguments[name] = rule(name, value, owner)
             return function(*bound.args, **bound.kwargs)

@@ -11,11 +11,11 @@ LratError
 ├── RegionViolationError           an attack's result outside its region
 ├── CheckpointError                a damaged or foreign checkpoint
 ├── MemoryShortError               a batch that does not fit; names the largest that does
-├── RunFolderError                 a run folder that cannot be used as asked
-└── Interrupted                    a run that was stopped and has saved itself
-    └── Paused                     as it was told to beforehand, after so many minutes
+├── RunFolderError                 a run folder that the command cannot use
+└── Interrupted                    a run that was stopped and has saved its state
+    └── Paused                     a run that has reached the time limit which its user set
 
-``StopNow`` is none of these: it leaves a measurement and passes through user's code.
+``StopNow`` is none of these: it ends a measurement and passes through the user's code.
 """
 
 import difflib
@@ -23,9 +23,9 @@ from collections.abc import Iterable
 
 
 class StopNow(BaseException):
-    """Leaves a measurement that ``training.interrupt.noticing`` watches.
+    """Ends a measurement that ``training.watch.noticing`` watches.
 
-    No ``Exception``: a measure that catches those of its attacks or its model lets it pass.
+    It is no ``Exception``, so that a measure which catches its model's exceptions lets it pass.
     """
 
 
@@ -46,14 +46,14 @@ class UnknownNameError(SettingError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        self._made_from = (kind, name, tuple(names))
+        self._arguments = (kind, name, tuple(names))
         near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
 
     def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
-        """Worker processes send their errors back pickled."""
-        return type(self), self._made_from
+        """Child processes send their errors back pickled."""
+        return type(self), self._arguments
 
 
 class ConfigurationError(LratError, ValueError):
@@ -89,12 +89,12 @@ class MemoryShortError(LratError):
 
 
 class RunFolderError(LratError):
-    """A run folder that cannot be used as asked."""
+    """A run folder that the command cannot use."""
 
 
 class Interrupted(LratError):  # noqa: N818 - a control signal, not a fault
-    """A run that was asked to stop and has saved its state; the same command continues it."""
+    """A run that was stopped and has saved its state; the same command continues it."""
 
 
 class Paused(Interrupted):
-    """A run that has reached the time it was given and has saved its state."""
+    """A run that has reached its time limit and has saved its state."""

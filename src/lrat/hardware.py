@@ -1,6 +1,6 @@
-"""What a device computes with, where a model lies, how it comes to another device.
+"""Devices: the precision of their float32 operations, the device of a model, its move to another.
 
-``environment`` says what a run was made with: versions, device, commit.
+``environment`` describes what a run was computed with: versions, device, commit.
 """
 
 import os
@@ -29,7 +29,7 @@ _PACKAGES = ("numpy", "torchvision", "scikit-learn", "scipy", "pyarrow", "safete
 
 
 class _Shared:
-    """A setting of the whole process, changed while any thread is inside, then as it was before."""
+    """Changes a setting of the whole process while any thread is inside, then restores it."""
 
     def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
         self._change = change
@@ -53,40 +53,40 @@ class _Shared:
 
 
 def full_float32() -> AbstractContextManager[None]:
-    """Without TF32 or bfloat16 inside float32 operations, however the user allowed them.
+    """Inside, float32 operations use neither TF32 nor bfloat16, whatever the user allowed.
 
-    TF32 keeps 10 bits of a float32's 23, and is cuDNN's default. The settings are as before
-    afterwards, also where they were made by ``torch.set_float32_matmul_precision``.
+    TF32 keeps 10 of a float32's 23 bits, and is cuDNN's default. Afterwards the settings are
+    restored, also those made by ``torch.set_float32_matmul_precision``.
     """
-    return _IN_FULL()
+    return _FULL_PRECISION()
 
 
 def _use_full() -> Callable[[], None]:
-    before, earlier = float32_settings(), _earlier_flags()
-    # These too, or else PyTorch refuses to read them inside, as some programs do.
-    _set_earlier_flags({name: _FULL_FLAGS[name] for name in earlier})
+    settings, flags = float32_settings(), _old_flags()
+    # PyTorch refuses to read the old flags, as some programs do, where they contradict the new.
+    _set_old_flags({name: _FULL_FLAGS[name] for name in flags})
     for holder in _holders():
         holder.fp32_precision = _FULL
 
     def undo() -> None:
-        _set_earlier_flags(earlier)
-        set_float32(before, inherited=True)
+        _set_old_flags(flags)
+        set_float32(settings, inherited=True)
 
     return undo
 
 
-def _earlier_flags() -> dict[str, Any]:
-    """The flags of PyTorch before 2.9 by name; without those that cannot be read, since the user
-    set some precision by both."""
-    found: dict[str, Any] = {}
+def _old_flags() -> dict[str, Any]:
+    """The flags of PyTorch before 2.9 by name, without those that PyTorch refuses to read because
+    the user set a precision by both interfaces."""
+    flags: dict[str, Any] = {}
     with suppress(RuntimeError):
-        found["cudnn"] = torch.backends.cudnn.allow_tf32
+        flags["cudnn"] = torch.backends.cudnn.allow_tf32
     with suppress(RuntimeError):
-        found["matmul"] = torch.get_float32_matmul_precision()
-    return found
+        flags["matmul"] = torch.get_float32_matmul_precision()
+    return flags
 
 
-def _set_earlier_flags(values: Mapping[str, Any]) -> None:
+def _set_old_flags(values: Mapping[str, Any]) -> None:
     if "cudnn" in values:
         torch.backends.cudnn.allow_tf32 = values["cudnn"]
     if "matmul" in values:
@@ -94,7 +94,7 @@ def _set_earlier_flags(values: Mapping[str, Any]) -> None:
 
 
 def float32_settings() -> tuple[Any, ...]:
-    """How precise float32 operations of this process are, for ``set_float32`` in another one."""
+    """The precision of float32 operations in this process, for ``set_float32`` in another one."""
     holders = _holders()
     if holders:
         return tuple(holder.fp32_precision for holder in holders)
@@ -102,7 +102,8 @@ def float32_settings() -> tuple[Any, ...]:
 
 
 def set_float32(settings: tuple[Any, ...], *, inherited: bool = False) -> None:
-    """What ``float32_settings`` gave; ``inherited``: first as the setting for all backends says."""
+    """Set what ``float32_settings`` returned; ``inherited``: where a setting equals that of all
+    backends, it follows it again."""
     holders = _holders()
     if not holders:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = settings
@@ -114,30 +115,31 @@ def set_float32(settings: tuple[Any, ...], *, inherited: bool = False) -> None:
 
 
 def _holders() -> list[Any]:
-    """Where PyTorch 2.9 and later keep the precision of float32 operations; [] before."""
+    """The objects that hold the precision of float32 operations since PyTorch 2.9; [] before."""
     backends: Any = torch.backends
-    found = [backends.cuda.matmul]
+    holders = [backends.cuda.matmul]
     for library in (backends.cudnn, backends.mkldnn):
-        found += [getattr(library, name, None) for name in ("matmul", "conv", "rnn")]
-    return [holder for holder in found if hasattr(holder, "fp32_precision")]
+        holders += [getattr(library, name, None) for name in ("matmul", "conv", "rnn")]
+    return [holder for holder in holders if hasattr(holder, "fp32_precision")]
 
 
 @contextmanager
 def differentiable(model: nn.Module) -> Iterator[None]:
-    """cuDNN off for a model with recurrent layers: it refuses their backward in eval mode."""
+    """Inside, cuDNN is off for a model with recurrent layers, whose backward it refuses in eval
+    mode."""
     recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
     with _WITHOUT_CUDNN() if recurrent else nullcontext():
         yield
 
 
-def _leave_cudnn() -> Callable[[], None]:
+def _disable_cudnn() -> Callable[[], None]:
     cudnn: Any = torch.backends.cudnn
     before = cudnn.enabled
     cudnn.enabled = False
     return lambda: setattr(cudnn, "enabled", before)
 
 
-_IN_FULL, _WITHOUT_CUDNN = _Shared(_use_full), _Shared(_leave_cudnn)
+_FULL_PRECISION, _WITHOUT_CUDNN = _Shared(_use_full), _Shared(_disable_cudnn)
 
 
 def device_of(model: nn.Module) -> torch.device | None:
@@ -154,22 +156,25 @@ def move(model: nn.Module, device: torch.device) -> nn.Module:
     it, and a model whose parts lie on several devices was divided on purpose. Raises ``ModelError``
     where ``.to`` fails.
     """
-    found = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    wanted = torch.empty(0, device=device).device  # with its index, as tensors have it
-    if len(found) != 1 or found == {wanted}:
+    sources = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    target = torch.empty(0, device=device).device  # has an index, as devices of tensors have
+    if len(sources) != 1 or sources == {target}:
         return model
     try:
-        return model.to(wanted)
+        return model.to(target)
     except Exception as error:
-        (here,) = found
+        (source,) = sources
         raise ModelError(
-            f"the model lies on {here} and cannot be moved to {wanted}: "
-            f"{in_one_line(error)}; pass device={str(here)!r}, or a model that lies there"
+            f"the model lies on {source} and cannot be moved to {target}: "
+            f"{in_one_line(error)}; pass device={str(source)!r}, or a model on {target}"
         ) from error
 
 
 def device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """The device of that name; ``auto`` is CUDA where there is a device of it, else the CPU.
+
+    Raises ``SettingError`` for a device that PyTorch cannot use.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -186,28 +191,19 @@ def device(name: str) -> torch.device:
 
 
 def processors() -> int:
-    """Those that this process may use: in a container or under a scheduler not all there are."""
+    """The number of processors that a container or a scheduler lets this process use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
 
 
 def device_for_others(name: str) -> torch.device:
-    """``build.device`` for a process that only starts others: it takes no memory of a GPU, as the
-    first use would."""
-    place = torch.device("cuda") if name == "auto" else _parsed(name)
-    if place is None or place.type != "cuda":
-        return device(name)
-    there = torch.cuda.device_count()
-    if (place.index or 0) < there:
-        return place
-    return device(name)  # says what is wrong, or takes the CPU
-
-
-def _parsed(name: str) -> torch.device | None:
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        return None
+    """As ``device``, for a process that only starts others: it does not use the GPU, since its
+    first use would take memory there."""
+    with suppress(RuntimeError):
+        parsed = torch.device("cuda" if name == "auto" else name)
+        if parsed.type == "cuda" and (parsed.index or 0) < torch.cuda.device_count():
+            return parsed
+    return device(name)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -256,9 +252,9 @@ def _commit() -> str | None:
     git = shutil.which("git")
     if git is None:
         return None
-    asked = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() if answer.returncode == 0 else None

@@ -12,9 +12,9 @@ from lrat.outputs import tensors_in
 class PassCounter:
     """Counts the rows that a module maps, and the rows whose gradient comes back through it.
 
-    Exact for whatever calls the module, without a host synchronisation: a forward hook counts, and
-    a hook on the output counts again when a gradient reaches it. A context manager; the hooks are
-    gone afterwards.
+    The counts are exact whatever calls the module, and cost no host synchronisation: a forward hook
+    counts, and a hook on the output counts again when a gradient reaches it. As a context manager
+    it removes its hooks at the end.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -43,7 +43,7 @@ class PassCounter:
     ) -> None:
         rows = len(given[0] if given else next(iter(named.values())))
         self.forwards += rows
-        # All of them: which are the logits is for the caller to say, or for an objective to know.
+        # All of them, since the module does not say which of its outputs are the logits.
         differentiable = [value for value in tensors_in(output) if value.requires_grad]
         if len(differentiable) == 1:
             differentiable[0].register_hook(self._on_gradient(rows))  # type: ignore[no-untyped-call]
@@ -62,12 +62,12 @@ class GradientWatch:
 
     A square root, a norm or a division at 0 makes such gradients while all logits are finite. The
     sign of NaN is 0, so that an L_inf attack silently does nothing. A context manager; nothing
-    waits for the device before ``found`` is read.
+    waits for the device before ``has_nan`` is read.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._seen: Tensor | None = None
+        self._is_nan: Tensor | None = None
         self._handle: Any = None
 
     def __enter__(self) -> "GradientWatch":
@@ -78,8 +78,8 @@ class GradientWatch:
         self._handle.remove()
 
     @property
-    def found(self) -> bool:
-        return self._seen is not None and bool(self._seen)
+    def has_nan(self) -> bool:
+        return self._is_nan is not None and bool(self._is_nan)
 
     def _watch(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         images = arguments[0] if arguments else None
@@ -87,7 +87,7 @@ class GradientWatch:
             images.register_hook(self._look)  # type: ignore[no-untyped-call]
 
     def _look(self, gradient: Tensor | None) -> None:
-        if gradient is None:  # it did not reach the images
+        if gradient is None:  # no gradient reached the images
             return
-        broken = gradient.isnan().any()
-        self._seen = broken if self._seen is None else self._seen | broken
+        is_nan = gradient.isnan().any()
+        self._is_nan = is_nan if self._is_nan is None else self._is_nan | is_nan

@@ -1,8 +1,8 @@
 """Losses per example: attacks ascend them, training descends them; the caller reduces.
 
-A ``Loss`` is prepared once for a batch (targets chosen, clean predictions kept) and then called on
-logits as often as an attack steps. A plain function ``(logits, labels) -> [B]`` is adapted by
-``as_loss``. Logits are taken in float32 whatever the network computes in.
+A ``Loss`` is prepared once for a batch, which chooses targets and keeps clean predictions, and then
+called on the logits of each step. A plain function ``(logits, labels) -> [B]`` is adapted by
+``as_loss``. Logits are converted to float32.
 """
 
 import logging
@@ -28,15 +28,15 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Prepared:
-    """A loss with everything but the logits filled in; ``context`` holds tensors with rows [B]."""
+    """A loss that lacks the logits alone; ``context`` holds its other tensors, with rows [B]."""
 
     function: Callable[..., Tensor]
     context: tuple[Tensor, ...]
 
     def __call__(self, logits: Logits) -> PerExample:
         logits = logits.float()
-        if not _is_ours(self.function):
-            return _of_a_user(self.function, logits, self.context)
+        if not _is_from_lrat(self.function):
+            return _user_losses(self.function, logits, self.context)
         losses: Tensor = self.function(logits, *self.context)
         return losses
 
@@ -46,33 +46,33 @@ class Prepared:
 
     @staticmethod
     def stack(parts: Sequence["Prepared"], sizes: Sequence[int] | None = None) -> "Prepared":
-        """One prepared loss for several batches stacked along the rows, each with its own loss.
+        """One prepared loss for several batches, with a loss each, stacked along the rows.
 
-        ``sizes``: the rows of each part, for losses that keep nothing per row in ``context``.
+        ``sizes``: the rows of each part, for losses whose ``context`` is empty.
         """
         if any(part.function is not parts[0].function for part in parts):
             counts = [len(part.context[0]) for part in parts] if sizes is None else list(sizes)
-            together = _EachOnItsRows(tuple(parts), tuple(counts))
-            return Prepared(together, (together.rows,))
+            stacked = _LossesByRow(tuple(parts), tuple(counts))
+            return Prepared(stacked, (stacked.rows,))
         contexts = zip(*(part.context for part in parts), strict=True)
         return Prepared(parts[0].function, tuple(torch.cat(tensors) for tensors in contexts))
 
 
-def _is_ours(function: Callable[..., Any]) -> bool:
-    """Whether it is written here; a closure of ours wraps a function of the user's."""
+def _is_from_lrat(function: Callable[..., Any]) -> bool:
+    """Whether lrat defines the function; a closure of lrat's wraps a function of the user."""
     function = unwrap(function)
     if not isinstance(function, FunctionType):
-        return isinstance(function, _EachOnItsRows | SmoothedCrossEntropy)
+        return isinstance(function, _LossesByRow | SmoothedCrossEntropy)
     return str(function.__module__).startswith("lrat.") and function.__closure__ is None
 
 
-def _of_a_user(
+def _user_losses(
     function: Callable[..., Any], logits: Tensor, context: tuple[Tensor, ...]
 ) -> PerExample:
-    """Float32 [B] of a function that is not ours, which gets logits of its own to write into.
+    """Float32 [B] of a user's function, which gets a copy of the logits, into which it may write.
 
-    Where a loss is NaN or infinite its gradient is NaN, so that attacks do not stand still there
-    without a word: a constant has the gradient 0.
+    Where a loss is NaN or infinite its gradient becomes NaN: a constant would have the gradient 0,
+    and attacks would silently not move.
     """
     name = f"loss {getattr(function, '__name__', function)!r}"
     try:
@@ -91,21 +91,21 @@ def _of_a_user(
             f"{name} returned {text} for {len(logits)} images: return one value per image "
             "(reduction='none')"
         )
-    found: Tensor = losses.float()
-    return found * (1 + 0 * logits.sum(1)) if found.requires_grad else found
+    values: Tensor = losses.float()
+    return values * (1 + 0 * logits.sum(1)) if values.requires_grad else values
 
 
-class _EachOnItsRows:
+class _LossesByRow:
     """Several prepared losses as one function of the stacked logits and the rows' numbers [B].
 
-    Called with all ``rows`` as they were stacked it splits the logits without a wait for the
-    device; with some of them it sorts them by part first, which waits.
+    With all ``rows``, in the order in which they were stacked, it splits the logits without waiting
+    for the device; a selection is first sorted by part, which waits.
     """
 
     def __init__(self, parts: tuple[Prepared, ...], sizes: tuple[int, ...]) -> None:
         self._parts = parts
         self._sizes = list(sizes)
-        device = next((kept.device for part in parts for kept in part.context), None)
+        device = next((tensor.device for part in parts for tensor in part.context), None)
         self.rows = torch.arange(sum(sizes), device=device)
 
     def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -115,18 +115,18 @@ class _EachOnItsRows:
         order = rows.argsort()
         losses, first = [], 0
         for part, size in zip(self._parts, self._sizes, strict=True):
-            mine = order[(rows[order] >= first) & (rows[order] < first + size)]
-            losses.append(part.select(rows[mine] - first)(logits[mine]))
+            chosen = order[(rows[order] >= first) & (rows[order] < first + size)]
+            losses.append(part.select(rows[chosen] - first)(logits[chosen]))
             first += size
         return torch.cat(losses)[order.argsort()]
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """What attacks ascend and objectives descend.
+    """A loss that attacks ascend and objectives descend.
 
-    ``needs_clean``: ``prepare`` wants the logits of the clean images. ``targeted``: ``prepare``
-    wants ``rank`` too, [B] int64: 1 picks the highest wrong class of the clean logits, 2 the next.
+    ``needs_clean``: ``prepare`` needs the logits of the clean images. ``targeted``: ``prepare``
+    needs ``rank`` too, [B] int64: 1 is the highest wrong class of the clean logits, 2 the next.
     ``prepare`` never detaches: attacks call it under ``no_grad``, training does not.
     """
 
@@ -142,16 +142,16 @@ class Loss(Protocol):
 
 
 LossLike: TypeAlias = Loss | Callable[[Tensor, Tensor], Tensor]
-"""What attacks take: a ``Loss``, or a plain function (logits, labels) -> [B]."""
+"""A loss as attacks take it: a ``Loss``, or a plain function (logits, labels) -> [B]."""
 
 
 class _Named:
-    """Printed by the name of its function, so that configurations read as written."""
+    """A loss that prints as the name of its function, so that configurations read as written."""
 
     function: Callable[..., Tensor]
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # A decorated function is no longer found under its own name, so pickle takes the name.
+        # The function's name leads to its decorated loss, so pickle stores the name.
         name = self.function.__name__ if hasattr(self.function, "__name__") else ""
         return name if globals().get(name) is self else (type(self), (self.function,))
 
@@ -178,7 +178,7 @@ class Untargeted(_Named):
 
 @dataclass(frozen=True, repr=False)
 class Targeted(_Named):
-    """A loss of logits, labels and target classes; targets come from the clean logits by rank."""
+    """A loss of logits, labels and target classes, which the clean logits give by rank."""
 
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     needs_clean = True
@@ -217,7 +217,7 @@ class Paired(_Named):
 
 
 def as_loss(loss: Any) -> Loss:
-    """A ``Loss`` as it is; a plain function ``(logits, labels) -> [B]`` as an untargeted loss."""
+    """A ``Loss`` unchanged; a function ``(logits, labels) -> [B]`` as an untargeted loss."""
     if isinstance(loss, Loss) and not isinstance(loss, type):
         return loss
     if callable(loss) and not isinstance(loss, type):
@@ -303,7 +303,7 @@ class SmoothedCrossEntropy:
 
 
 def smoothed_cross_entropy(smoothing: float) -> Loss:
-    """Cross-entropy with label smoothing; ``cross_entropy`` itself for 0.
+    """Cross-entropy with label smoothing; ``cross_entropy`` for 0.
 
     Raises ``SettingError`` for a smoothing outside [0, 1).
     """
@@ -321,7 +321,7 @@ def cw(logits: Logits, labels: Labels) -> PerExample:
 
 
 @cache
-def _say_fallback(name: str, classes: int, instead: str) -> None:
+def _log_fallback(name: str, classes: int, instead: str) -> None:
     _logger.warning("%s is undefined for %d classes: %s is used instead", name, classes, instead)
 
 
@@ -333,7 +333,7 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
     """
     classes = logits.shape[1]
     if classes < 3:
-        _say_fallback("dlr", classes, "the logit margin")
+        _log_fallback("dlr", classes, "the logit margin")
         return -logit_margin(logits, labels)
     top = logits.topk(3, dim=1).values
     return -logit_margin(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
@@ -348,7 +348,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     classes = logits.shape[1]
     difference = _of_class(logits, labels) - _of_class(logits, targets)
     if classes < 4:
-        _say_fallback("targeted_dlr", classes, "z_t - z_y")
+        _log_fallback("targeted_dlr", classes, "z_t - z_y")
         return -difference
     top = logits.topk(4, dim=1).values
     return -difference / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY)
@@ -362,6 +362,6 @@ def difference(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
 
 @Paired
 def kl(logits: Logits, labels: Labels, clean_logits: Logits) -> PerExample:
-    """KL(p(clean) || p(x')) per example: what TRADES ascends and descends (Zhang et al. 2019)."""
+    """KL(p(clean) || p(x')) per example, which TRADES ascends and descends (Zhang et al. 2019)."""
     clean = clean_logits.log_softmax(dim=1)
     return (clean.exp() * (clean - logits.log_softmax(dim=1))).sum(dim=1)

@@ -1,7 +1,7 @@
-"""The methods by name, each one expression: what the paper's tables compare, and TRADES.
+"""The methods by name, one expression each: those of the paper's tables, and TRADES.
 
 Every recipe takes the attacks simulated in training (``Simulated``), so that two methods differ in
-their objective alone. ``smoothed`` gives any of them smoothed labels.
+their objective alone. ``smoothed`` trains any of them on smoothed labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lrat.objectives.reweighted import Normalization
 from lrat.threat import BALL, BallLike
 from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
 
-Made = TypeVar("Made")
+Method = TypeVar("Method")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Simulated:
         raise UnknownNameError("training attack", name, ["pgd", "cw", "saa", "fgsm"])
 
     def term(self, name: str, weighting: Weighting) -> Term:
-        """That attack under that weighting: one j of Eq. 7."""
+        """The attack of this name with this weighting: one j of Eq. 7."""
         return Term(name=name, attack=self.make(name), weighting=weighting)
 
 
@@ -71,8 +71,8 @@ def natural(_simulated: Simulated | None = None) -> Reweighted:
 
 
 def lsat(simulated: Simulated, *attacks: str) -> Reweighted:
-    """LSAT-X (Sec. 5.1): every weight 1. Several attacks count alike (AVG, Tramer & Boneh 2019);
-    none named: SAA."""
+    """LSAT-X (Sec. 5.1): every weight is 1. Several attacks have equal weight (AVG, Tramer & Boneh
+    2019); without a name the attack is SAA."""
     return Reweighted(terms=[simulated.term(name, Uniform()) for name in attacks or ("saa",)])
 
 
@@ -99,7 +99,7 @@ def gairat(
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings:
-    """The numbers of Eq. 7, 12 and 15; the defaults are the paper's. ``min_weight`` is C."""
+    """The parameters of Eq. 7, 12 and 15; the defaults are the paper's. ``min_weight`` is C."""
 
     alpha: float = 2.0
     beta: float = 0.5
@@ -117,7 +117,7 @@ class LocalSettings:
         )
 
     def terms(self, simulated: Simulated, attacks: Sequence[str]) -> list[Term]:
-        """A term per attack name, each weighted by its own margin (Eq. 12)."""
+        """A term per attack, weighted by the margins of that attack's variants (Eq. 12)."""
         margin = MarginPower(alpha=self.alpha, beta=self.beta)
         return [simulated.term(attack, margin) for attack in attacks]
 
@@ -128,7 +128,7 @@ def lrat(
     *,
     settings: LocalSettings | None = None,
 ) -> Reweighted:
-    """LRAT (Eq. 7, 12 and 15, Algorithm 1): each attack's variant weighted by its own margin."""
+    """LRAT (Eq. 7, 12 and 15, Algorithm 1): each variant is weighted by its margin."""
     local = settings or LocalSettings()
     return local.objective(local.terms(simulated, attacks))
 
@@ -161,8 +161,8 @@ def gd(
 def trades(simulated: Simulated, *, beta: float = 6.0, authors: bool = False) -> Trades:
     """TRADES (Zhang et al. 2019) with the same steps as the other methods.
 
-    ``authors``: with two details of the authors' code, a first point that is not projected into
-    ball and box, and clean images that are forwarded twice.
+    ``authors``: as in the authors' code, the first point is not projected into ball and box, and
+    clean images are forwarded twice.
     """
     ascent = PGD(
         threat=simulated.threat,
@@ -174,11 +174,11 @@ def trades(simulated: Simulated, *, beta: float = 6.0, authors: bool = False) ->
     return Trades(attack_with=ascent, beta=beta, clean_twice=authors)
 
 
-def smoothed(method: Made, label_smoothing: float) -> Made:
+def smoothed(method: Method, label_smoothing: float) -> Method:
     """Any of these methods, trained on smoothed labels; the method itself for 0.
 
-    The loss that training descends is ``losses.smoothed_cross_entropy`` (of TRADES its natural
-    term); attacks ascend what they ascended before. ``SettingError`` outside [0, 1).
+    Training descends ``losses.smoothed_cross_entropy`` (in the natural term of TRADES); the losses
+    of attacks do not change. ``SettingError`` outside [0, 1).
     """
     criterion = smoothed_cross_entropy(label_smoothing)
     return with_criterion(method, criterion) if label_smoothing else method

@@ -1,4 +1,4 @@
-"""A model and autograd as they were before: modes, gradients switched off or on, tensors."""
+"""Context managers that restore a model and autograd: modes, gradients, tensors, attributes."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -17,23 +17,21 @@ _RUNNING = ("running_mean", "running_var")
 
 
 def evaluating(model: nn.Module) -> AbstractContextManager[None]:
-    """``model.eval()`` for the time inside; each module's own mode back afterwards, even on errors.
+    """Eval mode inside; afterwards, also after an error, each module has the mode it had before.
 
-    A user's override of ``train`` or ``eval`` runs in both directions. Per module: a frozen
-    BatchNorm inside a training model stays frozen. A model that is in eval mode as a whole is left
-    alone, so that a loop may enter this as often as it likes. ``ModelError`` for an override that
-    raises.
+    A user's override of ``train`` or ``eval`` runs in both directions. A frozen BatchNorm inside a
+    training model stays frozen. A model that is in eval mode as a whole is left alone, so entering
+    this in a loop costs nothing. ``ModelError`` for an override that raises.
     """
     modes = _modes_of(model)
     return _switched(model, modes, any(training for _, training in modes), to=False)
 
 
 def training_modes(model: nn.Module) -> AbstractContextManager[None]:
-    """Train mode inside, each module's own mode back afterwards, both as in ``evaluating``.
+    """Train mode inside; afterwards each module has the mode it had before, as in ``evaluating``.
 
-    A model that comes in train mode is left as it is: a module that the caller put into eval mode
-    inside it (a frozen BatchNorm) stays frozen. One that comes in eval mode is put into train mode
-    as a whole.
+    A model in train mode is left as it is: a module inside it that the caller put into eval mode (a
+    frozen BatchNorm) stays frozen. A model in eval mode is put into train mode as a whole.
     """
     return _switched(model, _modes_of(model), not getattr(model, "training", True), to=True)
 
@@ -55,10 +53,10 @@ def _modes_of(model: nn.Module) -> _Modes:
 
 
 def _put_back(model: nn.Module, modes: _Modes) -> None:
-    """First through the overrides, parents before their children, then each flag as it was."""
+    """Restore the modes: first by the overrides, parents before children, then flag by flag."""
     try:
         for module, training in modes:
-            if module is model or (module.training != training and _has_own_switch(module)):
+            if module is model or (module.training != training and _has_override(module)):
                 _switch(module, training)
     finally:
         for module, training in modes:
@@ -72,7 +70,7 @@ def _switch(module: nn.Module, training: bool) -> None:
             module.train()
         else:
             module.eval()
-    except NotImplementedError:  # an exported program, which has a flag alone
+    except NotImplementedError:  # an exported program has flags, but no train() and eval()
         for part, _ in _modes_of(module):
             part.training = training
     except (LratError, StopNow, KeyboardInterrupt):
@@ -80,13 +78,13 @@ def _switch(module: nn.Module, training: bool) -> None:
     except BaseException as error:
         name = "train" if training else "eval"
         raise ModelError(
-            f"the model's {name}() fails: {in_one_line(error)}; mend what {type(module).__name__} "
-            f"does there: it is called as model.{name}()"
+            f"the model's {name}() fails: {in_one_line(error)}; correct {name}() of "
+            f"{type(module).__name__}, which is called as model.{name}()"
         ) from error
 
 
-def _has_own_switch(module: nn.Module) -> bool:
-    """Whether the module's class, or the module itself, does something of its own in them."""
+def _has_override(module: nn.Module) -> bool:
+    """Whether the module or its class overrides ``train`` or ``eval``."""
     return any(
         getattr(getattr(module, name), "__func__", None) is not getattr(nn.Module, name)
         for name in ("train", "eval")
@@ -97,7 +95,7 @@ def _has_own_switch(module: nn.Module) -> bool:
 def usual_autograd() -> Iterator[None]:
     """Inside, autograd records and nothing is cast, whatever the caller switched on around it.
 
-    The default type of floats is afterwards what it was, whatever a model sets it to.
+    Afterwards the default type of floats is restored, which a model may have changed.
     """
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
@@ -118,7 +116,7 @@ def outside_autocast(kind: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def recordable(model: nn.Module) -> Iterator[None]:
-    """Inside, weights that were made under ``inference_mode`` are copies that autograd may save."""
+    """Inside, copies that autograd may save replace the weights created in ``inference_mode``."""
     replaced = replace_inference_tensors(model)
     try:
         yield
@@ -128,10 +126,10 @@ def recordable(model: nn.Module) -> Iterator[None]:
 
 
 def replace_inference_tensors(model: nn.Module) -> list[tuple[dict[str, Any], str, Tensor]]:
-    """Put ordinary copies in the place of a model's inference tensors.
+    """Replace a model's inference tensors by ordinary copies; tied tensors stay tied.
 
-    What was there comes back: dictionary, name and tensor of each. To be called outside of
-    ``inference_mode``. Tied tensors stay tied.
+    Returns dictionary, name and tensor of each that was replaced. To be called outside of
+    ``inference_mode``.
     """
     copies: dict[int, Tensor] = {}
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
@@ -150,7 +148,7 @@ def replace_inference_tensors(model: nn.Module) -> list[tuple[dict[str, Any], st
 
 
 def ordinary(value: Any) -> Any:
-    """A copy, outside of ``inference_mode``, of a tensor made inside it; all else as it is."""
+    """An ordinary copy of an inference tensor; every other value as it is."""
     if not isinstance(value, Tensor) or not value.is_inference():
         return value
     copy = value.detach().clone()
@@ -160,14 +158,17 @@ def ordinary(value: Any) -> Any:
 
 
 _WRITING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""Models of which a forward in eval mode was seen to write tensors, and whether parameters too."""
+"""Models whose forward in eval mode wrote tensors, and whether it wrote parameters too."""
 
 
 @contextmanager
 def forward_tried(model: nn.Module) -> Iterator[list[str]]:
-    """Around a forward before the work: the tensors that are there are put back, as in
-    ``tensors_kept``; what a first forward makes stays. Whoever keeps the buffers of a model that
-    was seen here to write parameters keeps these too."""
+    """Around a first forward: the tensors that existed before are restored, as in
+    ``tensors_kept``; those that the forward creates stay.
+
+    Notes a model that writes its tensors: from then on ``without_traces`` restores its buffers, and
+    ``tensors_kept(buffers_only=True)`` also the parameters, if it wrote these.
+    """
     with _values_kept(model, buffers_only=False) as changed:
         yield changed
     if changed:
@@ -175,9 +176,9 @@ def forward_tried(model: nn.Module) -> Iterator[list[str]]:
         _WRITING[model] = _WRITING.get(model, False) or weights
 
 
-def looked_at(model: nn.Module) -> AbstractContextManager[object]:
-    """Forwards inside, in eval mode, leave no gradient, and no other trace in a model that
-    ``forward_tried`` saw to write its tensors."""
+def without_traces(model: nn.Module) -> AbstractContextManager[object]:
+    """Afterwards gradients are as before, and so are the buffers of a model of which
+    ``forward_tried`` has noted that it writes its tensors in eval mode."""
     if model in _WRITING:
         return tensors_kept(model, buffers_only=True)
     return gradients_kept(model)
@@ -186,12 +187,9 @@ def looked_at(model: nn.Module) -> AbstractContextManager[object]:
 @contextmanager
 def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[list[str]]:
     """Parameters, buffers, gradients, submodules and hooks, or buffers and gradients alone, are
-    afterwards what they were.
-
-    The list that is given holds afterwards the names of those that had to be put back.
-    """
-    few = buffers_only and not _WRITING.get(model, False)
-    with _values_kept(model, buffers_only=few) as changed, ExitStack() as stack:
+    afterwards what they were. The list that it yields then names those that were restored."""
+    without_weights = buffers_only and not _WRITING.get(model, False)
+    with _values_kept(model, buffers_only=without_weights) as changed, ExitStack() as stack:
         if not buffers_only:
             stack.enter_context(_structure_kept(model, changed))
         yield changed
@@ -199,8 +197,8 @@ def tensors_kept(model: nn.Module, *, buffers_only: bool = False) -> Iterator[li
 
 @contextmanager
 def gradients_kept(model: nn.Module) -> Iterator[list[str]]:
-    """Gradients of parameters, and which of them want one, are afterwards what they were; inside,
-    none has one. The list that is given names those that wanted one, or none, instead."""
+    """``grad`` and ``requires_grad`` of parameters are afterwards as before; inside, no ``grad``
+    is set. The list that it yields then names those whose ``requires_grad`` had changed."""
     kept = [
         (name, value, value.requires_grad, value.grad)
         for name, value in model.named_parameters()
@@ -212,10 +210,10 @@ def gradients_kept(model: nn.Module) -> Iterator[list[str]]:
     try:
         yield changed
     finally:
-        for name, value, wanted, grad in kept:
-            if value.requires_grad != wanted:
+        for name, value, requires_grad, grad in kept:
+            if value.requires_grad != requires_grad:
                 changed.append(f"requires_grad of {name}")
-                value.requires_grad_(wanted)
+                value.requires_grad_(requires_grad)
             value.grad = grad if grad is None else grad.to(value.device)
 
 
@@ -241,16 +239,16 @@ def _values_kept(model: nn.Module, *, buffers_only: bool) -> Iterator[list[str]]
 
 @contextmanager
 def all_kept(model: nn.Module) -> Iterator[None]:
-    """``tensors_kept``, and attributes of before come back afterwards.
+    """As ``tensors_kept``, with the attributes of all modules too.
 
-    Not a copy: a model that holds a lock or an open file has none.
+    They are noted, not copied: a model that holds a lock or an open file cannot be copied.
     """
     modules = list(model.modules())
     tables = [
         (table, dict(table))
         for part in modules
         for table in (vars(part), part._parameters, part._buffers)
-        if isinstance(table, dict)  # those of a ScriptModule are none
+        if isinstance(table, dict)  # not so in a ScriptModule
     ]
     plain = {id(v): v for part in modules for v in vars(part).values() if isinstance(v, Tensor)}
     kept = [(value, value.detach().clone()) for value in plain.values()]
@@ -269,9 +267,8 @@ def all_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _structure_kept(model: nn.Module, changed: list[str]) -> Iterator[None]:
-    """Submodules, hooks and a forward that was put in the place of the class's are afterwards as
-    they were; ``changed`` gets the names of what was not. What one of our views consists of, it
-    changes itself."""
+    """Submodules, hooks and an instance's ``forward`` are afterwards as they were; ``changed`` gets
+    the names of what had changed. The submodules of lrat's views, which change them, are left."""
     kept = [
         (f"{path}.{name}".lstrip("."), table, dict(table))
         for path, module in model.named_modules()
@@ -303,10 +300,10 @@ def _is_ours(module: nn.Module) -> bool:
 def _put_tensor_back(
     tensors: dict[str, Any], name: str, value: Tensor, copy: Tensor, *, is_equal: bool
 ) -> bool:
-    """Whether anything had to be done for ``value`` to be there and to hold ``copy``.
+    """Put ``value`` with the content of ``copy`` back under ``name``; whether anything differed.
 
-    ``is_equal``: it is known to hold it. Where the model was moved to another device meanwhile, it
-    stays there.
+    ``is_equal``: ``value`` is known to equal ``copy``. A model that was moved to another device
+    meanwhile stays there.
     """
     now = tensors.get(name)
     if isinstance(now, Tensor) and now.device != value.device:
@@ -323,14 +320,14 @@ def _put_tensor_back(
 
 
 def _tables(module: nn.Module) -> list[dict[str, Any]]:
-    """Parameters and buffers by name; those of a ScriptModule, which replaces none, as a copy."""
+    """Parameters and buffers by name; of a ScriptModule, which has no dictionaries, as copies."""
     tables: tuple[Any, ...] = (module._parameters, module._buffers)
     return [each if isinstance(each, dict) else dict(each.items()) for each in tables]
 
 
 def _all_equal(pairs: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether all are equal, by one wait for the device. False also where pairs must be compared
-    one by one: NaN, several devices, odd layouts."""
+    """Whether all pairs are equal, with one wait for the device. False also where pairs must be
+    compared one by one: NaN, several devices, other layouts."""
     if len({value.device for value, _ in pairs}) != 1:
         return False
     if any(value.layout is not torch.strided or value.is_quantized for value, _ in pairs):

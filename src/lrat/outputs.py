@@ -1,4 +1,4 @@
-"""The one way in which a classifier of a user is called, and the logits in what it returns."""
+"""The only way in which lrat calls a user's classifier, and the logits in its output."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from lrat.errors import LratError, ModelError, StopNow
 from lrat.text import in_one_line
 
 NEVER = -1e9
-"""What stands for a logit of -inf, a class that is never chosen. Far below the logits of networks,
-and small enough that its square and its ratio to a gradient are float32 numbers."""
+"""Replaces a logit of -inf, of a class that is never chosen. It is far below the logits of
+networks, but its square and its ratio to a gradient are still float32 numbers."""
 _DEPTH = 3
-_MEMORY_SAID = (
+_MEMORY_MESSAGES = (
     "can't allocate memory",  # PyTorch's CPU allocator
     "not enough memory",  # the same on Windows
     "out of memory",
@@ -25,18 +25,17 @@ _MEMORY_SAID = (
 
 
 def forward_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Float32 logits [B K] of ``images`` [B ...]: every forward of a user's model is this one.
+    """Float32 logits [B K] of ``images`` [B ...]; all forwards of a user's model are made here.
 
-    The model gets a contiguous tensor of its own: it may write into it, and ``view`` it.
-    Logits of -inf (classes that are masked out) become ``NEVER``. ``ModelError`` in one line for
-    whatever the model raises, and for an output without logits; running out of memory, an interrupt
-    and our own errors pass.
+    The model gets a contiguous copy, into which it may write. Logits of -inf (masked classes)
+    become ``NEVER``. ``ModelError`` in one line for an exception of the model, and for an output
+    without logits; out-of-memory errors, interrupts and lrat's errors pass unchanged.
     """
     return in_float32(raw_logits(model, images))
 
 
 def raw_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """As ``forward_logits``, in the precision in which the model answers and with its -inf."""
+    """As ``forward_logits``, in the precision of the model's output and with its -inf."""
     with failing_in_one_line(model, images):
         output = model(images.clone(memory_format=torch.contiguous_format))
         logits = logits_of(output, len(images))
@@ -47,30 +46,29 @@ def in_float32(logits: Tensor) -> Tensor:
     """Raw logits [B K] in float32, -inf as ``NEVER``."""
     logits = logits.float()
     if logits.requires_grad and torch.is_grad_enabled():
-        found: Tensor = _Replaced.apply(logits)
-        return found
+        replaced: Tensor = _Replaced.apply(logits)
+        return replaced
     return _finite_below(logits)
 
 
 @contextmanager
 def handing_copies(model: nn.Module) -> Iterator[None]:
-    """Inside, whoever calls ``model`` directly hands it copies: for code that is not ours."""
+    """Inside, ``model`` gets copies of its arguments also from other libraries, which call it
+    directly."""
 
-    def copied(module: nn.Module, given: Any, named: Any) -> tuple[Any, Any]:
-        return tuple(map(_copy, given)), {name: _copy(value) for name, value in named.items()}
+    def copy(value: Any) -> Any:
+        is_tensor = isinstance(value, Tensor)
+        return value.clone(memory_format=torch.contiguous_format) if is_tensor else value
 
-    with model.register_forward_pre_hook(copied, with_kwargs=True):
+    def copies(module: nn.Module, positional: Any, named: Any) -> tuple[Any, Any]:
+        return tuple(map(copy, positional)), {name: copy(value) for name, value in named.items()}
+
+    with model.register_forward_pre_hook(copies, with_kwargs=True):
         yield
 
 
-def _copy(value: Any) -> Any:
-    return (
-        value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
-    )
-
-
 class failing_in_one_line:  # noqa: N801 - a context manager; a generator would cost ten times as much
-    """What ``model`` raises inside, forward or backward, becomes one line with the batch."""
+    """An exception of ``model`` inside, forward or backward, becomes one line with the batch."""
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self._model = model
@@ -91,34 +89,34 @@ class failing_in_one_line:  # noqa: N801 - a context manager; a generator would 
             "; call it on such a batch by itself to see where it fails, or pass another batch_size"
         )
         if "does not require grad" in str(error) and not torch.is_grad_enabled():
-            cure = "; answers are asked for without gradients: use torch.enable_grad() in forward"
+            cure = "; it is called without gradients: use torch.enable_grad() in forward"
         raise ModelError(
             f"the model fails on {count} images {shape}: {in_one_line(error)}{cure}"
         ) from error
 
 
 def _device_cure(model: nn.Module, device: torch.device) -> str:
-    """What to add to the cause when a model fails whose weights lie elsewhere than the images."""
-    found = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    if not found or device in found:
+    """The cure for a model whose weights lie on another device than the images; else nothing."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if not devices or device in devices:
         return ""
-    there = ", ".join(sorted(map(str, found)))
+    listed = ", ".join(sorted(map(str, devices)))
     return (
-        f"; the images are on {device}, its weights on {there}: move both to one device, by .to()"
+        f"; the images are on {device}, its weights on {listed}: move both to one device, by .to()"
     )
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an error says that memory on a device or of the machine ran out."""
+    """Whether the error means that a device or the machine has run out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_SAID)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
 
 
 def float_cure(model: nn.Module) -> str:
-    """What to add to the cause when a model fails: ``; its weights are float64: call .float() ...``
-    where they are not float32, as the images are and verdicts are; else nothing."""
-    original = getattr(model, "original", model)  # of a view, whose copy may be in bfloat16
+    """The cure ``; its weights are float64 and the images float32: call .float() ...`` for a model
+    whose weights are not float32; else nothing."""
+    original = getattr(model, "original", model)  # a view's copy may be in bfloat16
     model = original if isinstance(original, nn.Module) else model
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -130,25 +128,25 @@ def float_cure(model: nn.Module) -> str:
 def logits_of(output: Any, count: int | None = None) -> Tensor:
     """The logits [B K] in a model's output, in their own precision; B is ``count`` where known.
 
-    These are the output itself, what it holds under the name ``logits`` (key or field), or else its
-    only floating tensor [B K] with K >= 2. ``ModelError`` where there is none, and where there are
-    several: which of them are meant is for the user to say.
+    These are the output itself, its part with the name ``logits`` (key or field), or else its only
+    floating tensor [B K] with K >= 2. ``ModelError`` where there is none, and where there are
+    several, among which the user must choose.
     """
-    found = output
+    logits = output
     for _ in range(_DEPTH):
-        named = None if isinstance(found, Tensor) else dict(_parts(found)).get("logits")
+        named = None if isinstance(logits, Tensor) else dict(_parts(logits)).get("logits")
         if named is None:
             break
-        found = named
-    if not isinstance(found, Tensor):
-        found = _only_candidate(found, count)
-    if not _fits(found, count):
-        number = len(found) if count is None and found.dim() else count
+        logits = named
+    if not isinstance(logits, Tensor):
+        logits = _only_candidate(logits, count)
+    if not _fits(logits, count):
+        number = len(logits) if count is None and logits.dim() else count
         raise ModelError(
-            f"the model returns shape {tuple(found.shape)} for {number} images: needed are logits "
+            f"the model returns shape {tuple(logits.shape)} for {number} images: needed are logits "
             f"({number}, K) of K >= 2 classes, a dense tensor of floating-point numbers"
         )
-    return found
+    return logits
 
 
 def _fits(value: Tensor, count: int | None) -> bool:
@@ -160,23 +158,23 @@ def _fits(value: Tensor, count: int | None) -> bool:
 
 
 def _only_candidate(output: Any, count: int | None) -> Tensor:
-    found = {
+    candidates = {
         id(value): (path, value)
         for path, value in _tensors(output, "output")
         if _fits(value, count)
     }
-    if len(found) == 1:
-        ((_, logits),) = found.values()
+    if len(candidates) == 1:
+        ((_, logits),) = candidates.values()
         return logits
-    if not found:
+    if not candidates:
         raise ModelError(
             f"the model returns {type(output).__name__} without logits: needed is a tensor of "
             f"shape ({'B' if count is None else count}, K) with K >= 2 classes, by itself or under "
             "the name 'logits'"
         )
-    listed = ", ".join(f"{path} {tuple(value.shape)}" for path, value in found.values())
+    listed = ", ".join(f"{path} {tuple(value.shape)}" for path, value in candidates.values())
     raise ModelError(
-        f"the model returns {len(found)} tensors that may be its logits, {listed}: return the "
+        f"the model returns {len(candidates)} tensors that may be its logits, {listed}: return the "
         "logits under the name 'logits', or pass lrat.models.PickOutput(model, key), whose key is "
         "the index or the name of the right one"
     )
@@ -191,12 +189,12 @@ def _tensors(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, Tenso
 
 
 def tensors_in(output: Any) -> list[Tensor]:
-    """The floating tensors of an output, whatever they are."""
+    """All floating tensors of an output."""
     return [value for _, value in _tensors(output, "output") if value.is_floating_point()]
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """What an output holds, by key, name of the field, or index."""
+    """The parts of an output, by key, name of the field, or index."""
     if isinstance(value, Mapping):
         return list(value.items())
     if hasattr(value, "_fields"):  # a named tuple
@@ -214,7 +212,7 @@ def _finite_below(logits: Tensor) -> Tensor:
 
 
 class _Replaced(torch.autograd.Function):
-    """``_finite_below``, whose gradient passes as it is: no loss has one at a logit this low."""
+    """``_finite_below`` with an unchanged gradient: no loss has one at a logit as low as this."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:

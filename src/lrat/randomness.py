@@ -1,11 +1,11 @@
-"""Noise as a value: counter-based for our own runs, sequential for parity with other libraries.
+"""Noise as a value: counter-based for lrat's runs, sequential for parity with other libraries.
 
 ``Keyed`` derives every random number of an image from that image's 64-bit key with integer tensor
 arithmetic (the SplitMix64 finaliser, Steele et al. 2014), so a number depends on the seed, the
 image's index, the stream and the position alone: not on the batch around the image, the device, or
 the order of draws. Nothing else in this package seeds or draws, and torch's global random state is
-never touched. Models of users may draw from it: ``random_state_kept`` or ``seeded_randomness`` is
-around whatever calls them.
+never touched. Models of users may draw from it, so all code that calls them runs inside
+``random_state_kept`` or ``seeded_randomness``.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ class Noise(Protocol):
 
     @property
     def per_image(self) -> bool:
-        """Whether each image has numbers of its own, whatever the batch around it.
+        """Whether the numbers of an image are independent of the batch around it.
 
         Where other libraries draw once for a whole batch, attacks draw for each image if this is
-        true, and once as those libraries do if it is not.
+        true, and once if it is not.
         """
         ...
 
@@ -111,7 +111,7 @@ class Keyed:
     def _bits(self, shape: Sequence[int], stream: str) -> Tensor:
         batch, *rest = shape
         if batch != len(self.keys):
-            raise SettingError(f"noise holds {len(self.keys)} keys, but {batch} rows are asked for")
+            raise SettingError(f"noise holds {len(self.keys)} keys, but {batch} rows are needed")
         count = math.prod(rest)
         counter = torch.arange(count, dtype=torch.int64, device=self.keys.device) * _GOLDEN
         start = _mix(self.keys ^ _name_hash(stream))
@@ -139,7 +139,7 @@ class Keyed:
 
 @dataclass(frozen=True)
 class Sequential:
-    """Draws one after the other from a generator, as other libraries do: for parity with them.
+    """Draws one after the other from a generator, for parity with other libraries.
 
     Numbers are drawn on the generator's device and moved to ``device``. Streams, rows and children
     share the one sequence, so results depend on batches and on the order of draws.
@@ -175,10 +175,10 @@ class Sequential:
 
 
 def as_noise(noise: NoiseLike, count: int, device: torch.device) -> Noise:
-    """Adapt what a caller may pass: a ``Noise``, an int seed, a ``torch.Generator``, None (seed 0).
+    """A ``Noise`` from a ``Noise``, an int seed, a ``torch.Generator`` or None (seed 0).
 
-    A seed numbers the images by their place in the batch, so verdicts do not depend on how a data
-    set is split into batches only with ``Keyed(keys(seed, index))``.
+    A seed numbers the images by their row in the batch. Only with ``Keyed(keys(seed, index))`` do
+    verdicts not depend on how a data set is split into batches.
     """
     if noise is None or isinstance(noise, Integral):
         return Keyed(keys(int(noise or 0), torch.arange(count, device=device)))
@@ -193,10 +193,8 @@ def as_noise(noise: NoiseLike, count: int, device: torch.device) -> Noise:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """The global random states of Python, NumPy and torch are afterwards as they were before.
-
-    Of CUDA: of all devices, where the process uses it.
-    """
+    """The global random states of Python, NumPy, torch and, where the process uses CUDA, of all its
+    devices are afterwards as they were before."""
     python, legacy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=_cuda_devices()):
@@ -208,7 +206,7 @@ def random_state_kept() -> Iterator[None]:
 
 @contextmanager
 def seeded_randomness(seed: int, *names: str | int) -> Iterator[None]:
-    """Inside, the same states follow from ``seed`` and ``names``: for what a user's code draws."""
+    """Inside, these states follow from ``seed`` and ``names``, for draws by the user's code."""
     for name in names:
         seed = (seed * 31 + _name_hash(name)) % 2**63
     with random_state_kept():
@@ -223,7 +221,7 @@ def seeded_randomness(seed: int, *names: str | int) -> Iterator[None]:
 
 
 def global_states() -> dict[str, int]:
-    """A number that stands for the state of each global generator of the processor, by library."""
+    """A hash of the state of each global generator of the processor, by library."""
     _, key, position, *_ = np.random.get_state()
     return {
         "torch": hash(torch.random.get_rng_state().numpy().tobytes()),

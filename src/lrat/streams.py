@@ -1,4 +1,4 @@
-"""What a command prints. Neither a reader that leaves, a full disk nor the encoding of a console
+"""The output streams of a command: neither a closed pipe, a full disk nor the encoding of a console
 ends the work, and no text from a file or a model controls the terminal."""
 
 import errno
@@ -12,8 +12,10 @@ from lrat.text import visible
 
 
 class _Tolerant:
-    """A text stream whose lines are lost, never the run, where they cannot be written.
-    ``failure`` is why; characters that its encoding lacks are written as escapes."""
+    """A text stream that drops its lines, instead of ending the run, once it cannot be written.
+
+    ``failure`` is the reason. Characters that the stream's encoding lacks are written as escapes.
+    """
 
     failure: OSError | None = None
 
@@ -49,7 +51,7 @@ class _Tolerant:
     def _lose(self, error: OSError) -> None:
         self.failure = error
         with suppress(OSError, ValueError):  # some streams have no descriptor
-            # What the stream still holds, and what child processes print, is lost in silence.
+            # The stream's buffer and the output of child processes are dropped without a message.
             _point_to_nothing(self._stream.fileno())
 
 
@@ -58,7 +60,7 @@ class _Visible:
 
     def __init__(self, stream: Any) -> None:
         self.rich_proxied_file = _Tolerant(stream)
-        """What rich, which controls the terminal on purpose, writes to in place of this."""
+        """The stream that rich, which controls the terminal on purpose, writes to instead."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.rich_proxied_file, name)
@@ -71,12 +73,12 @@ class _Visible:
 @contextmanager
 def tolerant_output() -> Iterator[Any]:
     """Inside, ``sys.stdout`` and ``sys.stderr`` are such streams; yields the former, whose
-    ``failure`` is an ``OSError`` once something was lost, else None."""
+    ``failure`` is an ``OSError`` once a line was dropped, else None."""
     for number in (1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened would be what is printed to.
+            # Otherwise the next file that is opened would get this number, and the output.
             _point_to_nothing(number)
     before = sys.stdout, sys.stderr
     out: Any = _Visible(before[0])

@@ -1,7 +1,7 @@
-"""Text for one line of a terminal or a table: what others wrote, values, numbers.
+"""Text for one line of a terminal or a table: messages, values, numbers.
 
 ``visible``, ``cut``, ``shown``, ``in_one_line`` and ``reason`` make any text fit for a terminal;
-``as_call`` prints a configured thing as the call that makes it; the rest writes differences,
+``as_call`` prints a configured object as the call that creates it; the rest writes differences,
 intervals, p values and tables.
 """
 
@@ -15,33 +15,33 @@ from typing import Any
 _LONGEST_VALUE = 100
 _LONGEST_REASON = 300
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and line feed, and those that reverse the direction of text."""
+"""Control characters except tab and line feed, and those that reverse the direction of text."""
 
 SMALLEST_P = 1e-12
-"""What ``sign_flip`` gives for every p that is not larger."""
+"""``sign_flip`` returns this for every p that is not larger."""
 
 WIDTH = 100
 DASH = "–"
-"""Stands where there is no number."""
+"""Written where there is no number."""
 
 
 def visible(text: str) -> str:
     r"""``text`` with its control characters written out, as ``\x1b``: a terminal obeys none."""
-    return _CONTROLS.sub(_written_out, text)
 
+    def escape(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
-def _written_out(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _CONTROLS.sub(escape, text)
 
 
 def storable(text: str) -> str:
-    """``text`` with what no file can hold written out: bytes of a path that are no UTF-8."""
+    """``text`` with the bytes of a path that are not UTF-8, which no file can hold, written out."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def cut(text: str, most: int = _LONGEST_VALUE) -> str:
-    """At most so many characters of ``text``; an ellipsis stands for the rest."""
+    """At most ``most`` characters of ``text``; an ellipsis replaces the rest."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -71,13 +71,13 @@ def shown(value: Any) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """``ValueError: what it says``, in one line of bounded length."""
+    """``ValueError: its message``, in one line of bounded length."""
     text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
     return cut(visible(text), _LONGEST_REASON)
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line of bounded length: the system's words for an ``OSError``,
+    """The cause of an error in one line of bounded length: the system's words for an ``OSError``,
     else the message, else the kind of error."""
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     return cut(visible(str(text)), _LONGEST_REASON) or type(error).__name__
@@ -95,12 +95,9 @@ def duration(seconds: float) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Plain-text columns under a header: the first to the left, the others to the right."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
         for row in rows
     ]
     return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
@@ -117,16 +114,16 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 def as_call(thing: Any, *, quiet: Collection[str]) -> str:
     """``Name(field=value, ...)`` as dataclasses print themselves.
 
-    The fields named by ``quiet`` are left out while they have their default. What was added to a
-    class later is quiet, so that whoever compares what was printed before (a folder that tells by
-    it whether it holds the same run) finds the same text.
+    The fields named by ``quiet`` are left out while they have their default. A field that was added
+    to a class later is quiet, so that identities in older folders, which hold this text, still
+    match.
     """
-    shown = [
+    arguments = [
         f"{each.name}={getattr(thing, each.name)!r}"
         for each in fields(thing)
         if each.repr and not (each.name in quiet and _is_default(thing, each))
     ]
-    return f"{type(thing).__qualname__}({', '.join(shown)})"
+    return f"{type(thing).__qualname__}({', '.join(arguments)})"
 
 
 def _is_default(thing: Any, each: Any) -> bool:
@@ -149,10 +146,12 @@ def conclusion(
     gains: Mapping[str, float],
     missed: Mapping[str, Mapping[str, float]],
 ) -> list[str]:
-    """Lines that say which of two is better in which rows, and where neither is known to be.
+    """Lines that say which of two is better in which rows, and in which they do not differ
+    significantly.
 
-    ``gains``: the first minus the second, by row with a verdict; ``missed``: for each size of a
-    comparison, by row without one, the difference that would have shown. All are fractions.
+    ``gains``: the first minus the second, by row with a significant difference; ``missed``: for
+    each size of a comparison, by row without one, the smallest difference that it would have
+    detected. All are fractions.
     """
     first, second = names
     losses = {row: -gain for row, gain in gains.items()}
@@ -176,12 +175,12 @@ def not_compared(group: str, first: str) -> str:
 
 
 def by_points(values: Mapping[str, float]) -> list[str]:
-    """``["pgd-20 7.7", ...]``: percentage points of the positive ones among fractions by row."""
+    """``["pgd-20 7.7", ...]``: the positive fractions by row, in percentage points."""
     return [f"{name} {100 * value:.1f}" for name, value in values.items() if value > 0]
 
 
-def untold(row: str, names: tuple[str, str], size: str, detectable: float) -> str:
-    """What to say where two cannot be told apart: which difference would have shown."""
+def no_difference(row: str, names: tuple[str, str], size: str, detectable: float) -> str:
+    """The sentence for two that do not differ significantly, with the detectable difference."""
     first, second = names
     return (
         f"{row}: {first} and {second} cannot be told apart at {size}: differences below about "

@@ -47,7 +47,7 @@ class Batch:
     """Images with their labels and their stable numbers in the data set.
 
     ``images`` float32 [B C H W] in [0, 1]; ``labels`` int64 [B] in 0..K-1; ``index`` int64 [B], the
-    number that all noise of an image is derived from.
+    number from which all noise of an image is derived.
     """
 
     images: Images
@@ -67,7 +67,8 @@ class Batch:
 
 @runtime_checkable
 class BatchSource(Protocol):
-    """What training iterates: each ``iter()`` is the next epoch, continued where the state says."""
+    """The batches of training: each ``iter()`` is the next epoch, or its rest after
+    ``load_state_dict``."""
 
     @property
     def size(self) -> int | None:

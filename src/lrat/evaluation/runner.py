@@ -217,7 +217,7 @@ class SuiteRunner:
                     f"{step.name} returned {type(variant).__name__}: an Attack returns "
                     "Variant(images=...), a plain function (model, images, labels) returns images"
                 )
-            if watch.found:
+            if watch.has_nan:
                 raise _no_gradient(step.name, model, images[some], names)
             returned = self._checked(step.name, variant.images, images[some], names)
             with self._apart(step.name, names):

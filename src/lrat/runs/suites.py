@@ -237,7 +237,7 @@ class Carried(Transfer):
     ) -> Variant:
         with GradientWatch(self.source) as watch:
             variant = super().run(model, images, labels, noise, clean)
-        if watch.found:
+        if watch.has_nan:
             raise NonFiniteError(
                 f"the gradient of the source of transferred attacks (model {self.name}) is NaN, so "
                 "gradient attacks stand still on it: carry attacks over from another run"

@@ -1,8 +1,8 @@
 """Threat models: balls around a clean image, always intersected with the box [0, 1].
 
-Epsilon is in [0, 1] pixel units (8/255, never 8). A ball knows four things: how to project into
-itself, how to draw a start, which direction ascends a loss fastest, and by how much an image lies
-outside. Attacks are written against these alone, so another norm is another class here.
+Epsilon is in [0, 1] pixel units (8/255, never 8). A ball defines four operations: the projection
+into it, the drawing of a start, the direction of steepest ascent, and by how much an image lies
+outside. Attacks use these alone, so another norm is another class.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -21,11 +21,11 @@ _TINY = 1e-12
 
 @runtime_checkable
 class Region(Protocol):
-    """Where an adversarial image may lie."""
+    """The set in which an adversarial image may lie."""
 
     @property
     def tolerance(self) -> float:
-        """The excess that float32 arithmetic explains; more is a violation."""
+        """The largest excess that float32 arithmetic explains; more is a violation."""
         ...
 
     def violation(self, images: Images, center: Images) -> PerExample:
@@ -39,7 +39,7 @@ class Ball(Region, Protocol):
 
     @property
     def norm(self) -> Norm:
-        """The row of ``threat.norms`` that says how the ball is written."""
+        """The row of ``threat.norms``, with the spellings of the norm."""
         ...
 
     @property
@@ -57,11 +57,11 @@ class Ball(Region, Protocol):
         ...
 
     def project(self, images: Images, center: Images) -> Images:
-        """Into ball and box. ``center`` lies in the box."""
+        """The images, projected into ball and box. ``center`` lies in the box."""
         ...
 
     def around(self, center: Images) -> "Projection":
-        """``project`` for one center, for loops that call it again and again."""
+        """``project`` with a fixed center, for the loops of attacks."""
         ...
 
     def sample(self, center: Images, noise: Noise) -> Images:
@@ -69,7 +69,7 @@ class Ball(Region, Protocol):
         ...
 
     def surface(self, center: Images, noise: Noise) -> Images:
-        """A start at distance epsilon (before the box clips it), as AutoAttack's."""
+        """A start at distance epsilon, before it is clipped to the box, as in AutoAttack."""
         ...
 
     def ascend(self, gradient: Images) -> Images:
@@ -82,7 +82,7 @@ class Projection(Protocol):
     """The projection into a ball around fixed centers."""
 
     def __call__(self, images: Images) -> Images:
-        """New images, inside ball and box."""
+        """The images, projected into ball and box."""
         ...
 
     def select(self, rows: Tensor) -> "Projection":
@@ -105,5 +105,5 @@ def _box_excess(images: Tensor) -> Tensor:
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """[B] as [B 1 ...], with as many dimensions as the images ``like``."""
+    """``values`` [B] as [B 1 ...], with as many dimensions as the images ``like``."""
     return values.reshape(-1, *[1] * (like.dim() - 1))

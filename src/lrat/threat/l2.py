@@ -14,7 +14,7 @@ from lrat.types import Images, PerExample
 
 @dataclass(frozen=True)
 class _Around:
-    """A ball's ``project`` with its center filled in."""
+    """A ball's ``project`` with a fixed center."""
 
     ball: Ball
     center: Tensor
@@ -45,9 +45,9 @@ class L2:
     def project(self, images: Images, center: Images) -> Images:
         """argmin over the ball (scale the perturbation), then argmin over the box (clip).
 
-        The clip cannot leave the ball again, since the center lies in the box. Where both
-        constraints bind the result is feasible, but not the nearest point of the intersection:
-        this is the projection of AutoAttack and of every common PGD, kept for parity.
+        The clipped point stays in the ball, since the center lies in the box. Where both
+        constraints bind, the result is feasible, but not the nearest point of the intersection:
+        this is the projection of AutoAttack and of every common PGD.
         """
         offset = images - center
         norm = per_image(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)

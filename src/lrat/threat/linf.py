@@ -14,7 +14,7 @@ from lrat.types import Images, PerExample
 
 @dataclass(frozen=True)
 class _Clip:
-    """The box of pixels that an L_inf ball and [0, 1] have in common."""
+    """The projection into the intersection of an L_inf ball and [0, 1], which is a box."""
 
     lower: Tensor
     upper: Tensor
@@ -47,7 +47,7 @@ class Linf:
         return self.around(center)(images)
 
     def around(self, center: Images) -> Projection:
-        """Both bounds once: a step then costs one clip."""
+        """Computes both bounds once, so that a step costs one clip."""
         return _Clip((center - self.epsilon).clamp(0, 1), (center + self.epsilon).clamp(0, 1))
 
     def sample(self, center: Images, noise: Noise) -> Images:

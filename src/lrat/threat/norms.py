@@ -1,6 +1,6 @@
-"""The norms of threats and how a threat is written: as users type it, and as results store it.
+"""The norms of threats, and the spellings of a threat: as users type it, and as results store it.
 
-Nothing here loads torch. A new norm is a row here, and a ball in a file beside this one.
+Nothing here loads torch. A new norm is a row here, and a ball in another file of this folder.
 """
 
 import math
@@ -25,7 +25,7 @@ class Norm:
     largest: float
 
     def threat(self, epsilon: float) -> str:
-        """One spelling for one threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
+        """The only spelling of a threat: ``linf:0.20`` and ``linf:51/255`` are ``linf:0.2``."""
         if float(f"{epsilon:g}") == epsilon:
             return f"{self.text}:{epsilon:g}"
         levels = round(epsilon * 255)
@@ -58,7 +58,8 @@ def threat_parts(text: str) -> tuple[Norm, float]:
 
 
 def stored_threat(described: str) -> str | None:
-    """``Linf(epsilon=8/255)``, as results store it, as users type it; None for another region."""
+    """``linf:8/255``, as users type it, from the stored ``Linf(epsilon=8/255)``; None for another
+    region."""
     for norm in NORMS.values():
         radius = described.removeprefix(f"{norm.name}(epsilon=").removesuffix(")")
         if described == f"{norm.name}(epsilon={radius})":

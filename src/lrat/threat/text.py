@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     RegionLike: TypeAlias = Region
 else:
     BallLike, RegionLike = Ball | str, Region | str
-"""The field of an object that takes a ball or its text and holds the ball."""
+"""The type of a field that takes a ball or its text, and holds the ball."""
 
 
 def _ball(threat: Any) -> Ball:
@@ -50,6 +50,6 @@ def parse(text: str) -> Ball:
 
 
 def as_ball(threat: Any) -> Ball:
-    """A ball as it is, or the one that a text as ``linf:8/255`` names. Raises SettingError."""
+    """A ball unchanged; a text as ``linf:8/255`` as a ball. Raises SettingError."""
     ball: Ball = BALL("threat", threat)
     return ball

@@ -24,7 +24,7 @@ from lrat.distributed.group import ProcessGroup, SingleProcess, first_to_differ
 from lrat.distributed.signals import PLANNED, StopRequest, stopping, stopping_after
 from lrat.errors import DataError, Interrupted, NonFiniteError, Paused, RunFolderError, StopNow
 from lrat.hardware import device_of, move
-from lrat.modes import looked_at, training_modes, usual_autograd
+from lrat.modes import training_modes, usual_autograd, without_traces
 from lrat.objectives.base import Objective
 from lrat.training.metrics import EpochRecord
 from lrat.training.optimisation import Optimisation
@@ -354,7 +354,7 @@ def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> Epoch
     is_last = epoch + 1 == optimisation.epochs
     due = is_last or (epoch + 1) % watch.monitor_every == 0
     randomness = step_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS)
-    with randomness, looked_at(state.model):
+    with randomness, without_traces(state.model):
         found = _numbers(state, watch, monitors=due)
         probe = {} if watch.probe is None else measure(state.model, watch.probe)
         average: Mapping[str, float | None] = {}

@@ -17,7 +17,7 @@ from lrat.distributed.group import ProcessGroup, SingleProcess, agree_on_buffers
 from lrat.errors import NonFiniteError
 from lrat.hardware import device_of
 from lrat.hooks import PassCounter
-from lrat.modes import looked_at
+from lrat.modes import without_traces
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.outputs import failing_in_one_line, is_memory_error
 from lrat.randomness import Keyed, keys, seeded_randomness
@@ -180,7 +180,7 @@ class Stepper:
         idle = len(own) == 0
         own = shares(batch, len(batch))[0] if idle else own
         context = self._context(own, epoch, before)
-        with looked_at(self._model):
+        with without_traces(self._model):
             variants, attack_passes = self._attack(own, context)
             if examine is not None:
                 examine(self._view, own, variants, counts=not idle)

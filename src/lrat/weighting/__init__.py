@@ -1,4 +1,4 @@
-"""Weightings: from what is known of a variant to its weight in the objective."""
+"""Weightings: from the evidence on a variant to its weight in the objective."""
 
 from lrat.weighting.base import Evidence, Uniform, Weighting
 from lrat.weighting.geometry import GeometryTanh

@@ -1,4 +1,4 @@
-"""What a weighting may look at, and what it must return."""
+"""The protocol of weightings, and their argument."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from lrat.types import Counts, Labels, Logits, PerExample
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """All that a weighting may look at, for one variant of each image.
+    """The argument of a weighting, for one variant of each image.
 
     ``logits`` [B K] of the training forward, detached here; ``labels`` [B]; ``steps_survived`` [B]
     and ``max_steps`` where the attack counts them.
@@ -27,7 +27,7 @@ class Evidence:
 
 @runtime_checkable
 class Weighting(Protocol):
-    """``(evidence) -> [B]``: finite, >= 0, no gradient; ``needs`` names evidence it requires."""
+    """``(evidence) -> [B]``: finite, >= 0, without gradient; ``needs`` names required evidence."""
 
     @property
     def needs(self) -> frozenset[str]: ...

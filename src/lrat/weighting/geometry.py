@@ -14,11 +14,11 @@ from lrat.weighting.base import Evidence
 class GeometryTanh:
     """w = (1 + tanh(lambda + 5 * (1 - 2 * kappa / K_max))) / 2 (Eq. 10; Zhang et al. 2021).
 
-    kappa: how many of the attack's K_max iterates were still classified correctly. ``lambda_`` is
-    -1 in the authors' code for ResNet-18. Needs an attack that counts steps: PGD or CW.
+    kappa is the number of the attack's K_max iterates that were still classified correctly.
+    ``lambda_`` is -1 in the authors' code for ResNet-18. The attack must count steps: PGD or CW.
 
-    ``floored``: 5 * (h - kappa) / h with h = floor(K_max / 2) inside tanh, as the authors' code has
-    it; another weight where K_max is odd, and nothing for K_max = 1.
+    ``floored``: 5 * (h - kappa) / h with h = floor(K_max / 2) inside tanh, as in the authors' code;
+    it differs where K_max is odd, and is undefined for K_max = 1.
     """
 
     lambda_: float = -1.0
@@ -35,7 +35,7 @@ class GeometryTanh:
         if evidence.steps_survived is None or evidence.max_steps is None:
             raise SettingError(
                 "GeometryTanh weighs by the steps an image survived, which this attack does not "
-                "count: use PGD or CW, or weigh by MarginPower"
+                "count: use PGD or CW, or MarginPower"
             )
         steps = evidence.max_steps - evidence.max_steps % 2 if self.floored else evidence.max_steps
         if not steps:

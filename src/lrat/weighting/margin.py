@@ -1,4 +1,4 @@
-"""LRAT's weighting by the margin of the variant itself."""
+"""LRAT's weighting by the margin of the variant."""
 
 import math
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ _LARGEST_POWER = 100
 class MarginPower:
     """w(t) = alpha * (1 - t)^beta with t = p_y - max_{i != y} p_i (Eq. 11 and 12); alpha, beta > 0.
 
-    The paper's values are alpha = 2, beta = 0.5. From 0 for a variant that fools nobody (t = 1) to
-    alpha * 2^beta for one that fools with certainty (t = -1).
+    The paper's values are alpha = 2, beta = 0.5. The weight is 0 for a variant that is certainly
+    classified correctly (t = 1), and alpha * 2^beta for one certainly misclassified (t = -1).
     """
 
     alpha: float = 2.0

@@ -17,10 +17,10 @@ from lrat.text import (
     aligned,
     conclusion,
     interval,
+    no_difference,
     not_compared,
     paragraph,
     points,
-    untold,
     written_p,
 )
 
@@ -136,7 +136,7 @@ class GroupContrast:
         if self.p_adjusted is None or self.detectable is None:
             return f"{self.attack}: {not_compared(self.group, self.first)}"
         if not self.told_apart:
-            return untold(self.attack, (self.group, self.first), self.size, self.detectable)
+            return no_difference(self.attack, (self.group, self.first), self.size, self.detectable)
         return (
             f"{self.attack}: {self.group} is {self.verdict} than {self.first} by "
             f"{100 * abs(self.difference):.1f} points (p {written_p(self.p_adjusted)})"

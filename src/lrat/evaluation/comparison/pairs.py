@@ -33,8 +33,8 @@ from lrat.text import (
     aligned,
     conclusion,
     interval,
+    no_difference,
     points,
-    untold,
     written_p,
 )
 
@@ -89,7 +89,7 @@ class Contrast:
     def words(self) -> str:
         """A sentence: which is better and by how much, or what this many images could not show."""
         if not self.told_apart:
-            return untold(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
+            return no_difference(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
         points = f"{100 * abs(self.difference.value):.1f} points"
         return f"{self.name}: {self.verdict} by {points} (p {written_p(self._p_of_verdict)})"
 
