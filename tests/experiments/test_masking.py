@@ -33,7 +33,7 @@ def test_the_panel_is_printed_kept_and_read_back(run: Path) -> None:
     assert only_panel(run).stat().st_mtime_ns == before
 
 
-def test_no_panel_of_a_part_or_of_something_else_is_read_back(run: Path) -> None:
+def test_no_panel_of_a_part_is_kept_and_one_of_something_else_is_refused(run: Path) -> None:
     arguments = ("evaluate", run, "--suite", "quick", "--limit", 40)
     assert "masking" in done(*arguments, "--part", "1/2", "--masking")
     assert not list(run.glob("evaluations/*/masking.json")), "of an unfinished one none is kept"
@@ -44,8 +44,13 @@ def test_no_panel_of_a_part_or_of_something_else_is_read_back(run: Path) -> None
     for key in ("version", "evaluation"):
         of_another = {**stored["made_of"], key: "another"}
         write_json(path, {**stored, "made_of": of_another, "threat": "old"})
-        assert done(*arguments, "--masking") == first
-        assert read_json(path) == stored
+        complaint = lrat(*arguments, "--masking").complaint
+        assert f"another masking panel ({key}: another there" in complaint
+        assert "delete it" in complaint
+        assert read_json(path)["threat"] == "old"
+    path.unlink()
+    assert done(*arguments, "--masking") == first
+    assert read_json(path) == stored
 
 
 def test_a_time_is_for_the_attacks_alone(run: Path, tmp_path: Path) -> None:

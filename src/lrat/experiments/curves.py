@@ -15,23 +15,24 @@ from lrat.errors import SettingError
 from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.statistics import percent
-from lrat.evaluation.storage.store import IDENTITY, claim
+from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.suites import Member
-from lrat.files.read import is_there, read_record, read_whole
-from lrat.files.write import TABLE_SUFFIXES, read_table, remove_leftovers, write_json, write_table
+from lrat.files.read import read_whole
+from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
-from lrat.runs.folder import CURVE, CURVES, OFF, read_config
+from lrat.runs.folder import CURVE, CURVES, FIGURES, OFF, read_config
 from lrat.runs.identity import Reading
+from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
 from lrat.threat.norms import Norm, threat_parts
 
-FIGURES = "figures"
 _IMAGES = "images"
+_AGAIN = "remove it and measure again"
 _LIMIT_SEED = 0
 _BEYOND_TRAINED = 3
 _SHOWN_ROWS = 8
@@ -175,21 +176,20 @@ def _measure(
             "images": len(images),
             "seed": request.seed,
         }
-        store = _Store(folder)
+        kept = KeptResult(folder=folder, identity=identity, what="curve", again=_AGAIN)
         reading = Reading(network, subject.test, place)
         is_new = not (folder / IDENTITY).exists()
-        known = store.open(identity)
+        kept.begin()
         (reading.begin if is_new else reading.check)(folder)
-        if (folder / CURVE).is_file() and known is not None:
-            cure = "remove it and measure again"
-            stored = read_record(folder / CURVE, cure)
-            curve = read_whole(
-                folder / CURVE, lambda _: Curve.from_dict(stored, known.columns()), cure
-            )
+        known = kept.table(_IMAGES, Brackets.from_columns)
+        stored = kept.json(CURVE)
+        if stored is not None and known is not None:
+            columns = known.columns()
+            curve = read_whole(folder / CURVE, lambda _: Curve.from_dict(stored, columns), _AGAIN)
             return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
 
         def note(step: CurveProgress) -> None:
-            store.keep(step.brackets)
+            write_table(folder / _IMAGES, step.brackets.columns())
             if progress is not None:
                 progress(name, step)
 
@@ -207,8 +207,10 @@ def _measure(
             on_progress=note,
             device=place,
         )
-    store.finish(curve, trained)
-    return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
+    measured = MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
+    write_table(folder / _IMAGES, curve.columns())
+    kept.finish(CURVE, measured.as_dict())
+    return measured
 
 
 def _folder_name(request: CurveRequest, norm: str, highest: float, images: int) -> str:
@@ -216,40 +218,6 @@ def _folder_name(request: CurveRequest, norm: str, highest: float, images: int) 
     parts = (request.checkpoint, request.attack, norm, f"{highest:g}", request.levels, images)
     name = "-".join(map(str, parts))
     return name if request.seed == 0 else f"{name}-seed-{request.seed}"
-
-
-@dataclass(frozen=True)
-class _Store:
-    """A curve's folder: its identity, the images' brackets so far, the curve once it is done."""
-
-    folder: Path
-
-    def open(self, identity: Mapping[str, Any]) -> Brackets | None:
-        """Begin the folder, or what is known there; ``RunFolderError`` for another identity."""
-        cure = "remove it, or repeat the old settings"
-        claim(self.folder, dict(identity), what="curve", cure=cure)
-        remove_leftovers(self.folder)
-        found = [
-            self.folder / f"{_IMAGES}{suffix}"
-            for suffix in TABLE_SUFFIXES
-            if is_there(self.folder / f"{_IMAGES}{suffix}")
-        ]
-        return _read_brackets(found[0]) if found else None
-
-    def keep(self, brackets: Brackets) -> None:
-        write_table(self.folder / _IMAGES, brackets.columns())
-
-    def finish(self, curve: Curve, trained_epsilon: float) -> None:
-        write_table(self.folder / _IMAGES, curve.columns())
-        write_json(self.folder / CURVE, {**curve.as_dict(), "trained_epsilon": trained_epsilon})
-
-
-def _read_brackets(path: Path) -> Brackets:
-    return read_whole(
-        path,
-        lambda path: Brackets.from_columns(read_table(path)),
-        "remove it and measure again",
-    )
 
 
 def _side_by_side(curves: Mapping[str, Curve]) -> str:

@@ -1,7 +1,6 @@
 """The masking panel of a run's model, or of somebody's."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from lrat.data import ImageData, stratified_subset
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
 from lrat.evaluation.storage.store import SUMMARY, digest_of
 from lrat.experiments.evaluation_request import EvaluationRequest
-from lrat.files.read import read_record, read_whole
-from lrat.files.write import write_json
+from lrat.files.read import read_whole
 from lrat.hardware import move
 from lrat.runs.folder import PANEL
+from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, evaluated_choices
 
 IMAGES = 256
@@ -25,6 +24,8 @@ IMAGES = 256
 small network."""
 _VERSION = 3
 """Of the checks: what an earlier version said is not repeated."""
+_MADE_OF = "made_of"
+_AGAIN = "delete it, and it is made anew"
 
 
 def examine(
@@ -38,15 +39,18 @@ def examine(
     """The checks on a fixed part of the subject's images, written into ``folder`` if there is one.
 
     ``result``: the evaluation in that folder, whose attacks the panel compares too. A panel that
-    was made of the same is read back. Of an unfinished evaluation none is kept: what it says would
-    not be of the images that the finished one has.
+    is there is read back; ``RunFolderError`` with the difference where it was made of something
+    else. Of an unfinished evaluation none is kept: what it says would not be of the images that the
+    finished one has.
     """
     images = stratified_subset(subject.test, min(IMAGES, request.limit or IMAGES), seed=0)
-    made_of = _made_of(subject, request, images, result)
-    is_kept = folder is not None and (folder / SUMMARY).is_file()
-    known = _stored(folder / PANEL, made_of) if folder is not None and is_kept else None
-    if known is not None:
-        return known
+    kept = None
+    if folder is not None and (folder / SUMMARY).is_file():
+        made_of = _made_of(subject, request, images, result)
+        kept = KeptResult(folder=folder, identity=made_of, what="masking panel", again=_AGAIN)
+        stored = kept.json(PANEL, under=_MADE_OF)
+        if stored is not None:
+            return read_whole(folder / PANEL, lambda _: Panel.from_dict(stored), _AGAIN)
     place = hardware.device(request.device)
     network = move(subject.network, place)
     with subject.threads():
@@ -60,8 +64,8 @@ def examine(
             result=result,
             on_progress=on_progress,
         )
-    if folder is not None and is_kept:
-        write_json(folder / PANEL, {"made_of": made_of, **panel.as_dict()})
+    if kept is not None:
+        kept.finish(PANEL, panel.as_dict(), under=_MADE_OF)
     return panel
 
 
@@ -71,7 +75,7 @@ def _made_of(
     images: ImageData,
     result: EvaluationResult | None,
 ) -> dict[str, Any]:
-    """Everything that a panel's numbers depend on, but for the device, as JSON reads it back."""
+    """Everything that a panel's numbers depend on, but for the device."""
     evaluation = None
     if result is not None:
         index = result.index
@@ -80,7 +84,7 @@ def _made_of(
             "digest": digest_of(index),
             "identity": result.identity,
         }
-    made_of = {
+    return {
         "version": _VERSION,
         **subject.identity,
         "threat": subject.threat.text,
@@ -89,13 +93,3 @@ def _made_of(
         "images": images.digest(),
         "evaluation": evaluation,
     }
-    return dict(json.loads(json.dumps(made_of)))
-
-
-def _stored(path: Path, made_of: Mapping[str, Any]) -> Panel | None:
-    """The panel that was kept, if it was made of the same."""
-    cure = "delete it, and it is made anew"
-    stored = read_record(path, cure, may_lack=True)
-    if stored.get("made_of") != made_of:
-        return None
-    return read_whole(path, lambda _: Panel.from_dict(stored), cure)

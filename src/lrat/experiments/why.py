@@ -24,11 +24,10 @@ from lrat.experiments.why_text import ExplanationParts
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
-from lrat.runs.folder import OFF, evaluated, finished_at
+from lrat.runs.folder import FIGURES, OFF, evaluated, finished_at
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.runs.suites import suite
 
-FIGURES = "figures"
 _DEFAULT_SUITE = "quick"
 
 

@@ -19,7 +19,6 @@ from lrat.files.read import read_json
 from lrat.files.write import read_table, write_json, write_table
 from lrat.reporting.figures import Agreement, Drawn, agreement_page, vulnerability_page
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
-from lrat.runs.analysis import AnalysisStore
 
 pytestmark = pytest.mark.xdist_group("analyses")  # their fixtures take long: made once
 
@@ -145,28 +144,42 @@ def test_a_broken_off_analysis_goes_on(
 def test_work_is_kept_on_the_way(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrat.experiments.analyse.views._SECONDS_BETWEEN_SAVES", 0.0)
     written: list[int] = []
-    write = AnalysisStore.write
 
-    def noting(store: AnalysisStore, name: str, columns: dict[str, np.ndarray]) -> Path:
-        if name == "vulnerability":
-            written.append(len(columns["index"]))
-        return write(store, name, columns)
+    def noting(stem: Path, columns: dict[str, np.ndarray]) -> Path:
+        written.append(len(columns["index"]))
+        return write_table(stem, columns)
 
-    monkeypatch.setattr(AnalysisStore, "write", noting)
+    monkeypatch.setattr("lrat.experiments.analyse.views.write_table", noting)
     analyse_run(again, AnalysisRequest(limit=30, points=0, batch_size=10))
-    assert written == [10, 20, 30, 30]
+    assert written == [10, 20, 30]
 
 
-def test_other_weights_are_analysed_anew(again: Path) -> None:
+def test_other_weights_have_a_folder_of_their_own(again: Path) -> None:
     done("train", "sat", *TINY, "--epochs", "1", "--seed", "7", "--out", again.parent / "other")
     shutil.copy(again.parent / "other" / "model.safetensors", again / "model.safetensors")
     digest = read_json(again.parent / "other" / "model.json")["sha256"]
     write_json(again / "model.json", {**read_json(again / "model.json"), "sha256": digest})
-    before = views_of(again)
-    text = done("analyse", again, *SMALL_OPTIONS)
-    assert "note: an earlier analysis was out of date and was made anew (model:" in text
-    assert not np.array_equal(views_of(again)["v_pgd"], before["v_pgd"])
-    assert "out of date" not in done("analyse", again, *SMALL_OPTIONS)
+    before = contents(again / "analysis" / NAME)
+    first, second = (analyse_run(again, SMALL) for _ in range(2))
+    model = first.summary["identity"]["model"]
+    assert first.folder == second.folder == again / "analysis" / f"{NAME}-{model[:8]}"
+    assert not np.array_equal(first.views["v_pgd"], views_of(again)["v_pgd"])
+    assert contents(again / "analysis" / NAME) == before
+
+
+def test_what_else_differs_is_refused(again: Path) -> None:
+    before = contents(again / "analysis")
+    complaint = lrat("analyse", again, *SMALL_OPTIONS, "--acceleration", "off").complaint
+    assert "another analysis (acceleration: " in complaint
+    assert "repeat the old settings" in complaint
+    assert contents(again / "analysis") == before
+
+
+def test_an_analysis_without_its_identity_is_not_taken_over(again: Path) -> None:
+    (again / "analysis" / NAME / "identity.json").unlink()
+    before = contents(again / "analysis")
+    assert "holds results but no identity.json" in lrat("analyse", again, *SMALL_OPTIONS).complaint
+    assert contents(again / "analysis") == before
 
 
 def test_another_top_set_takes_no_attack(again: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from experiments.commands import lrat, python
 from lrat.config.settings import load_config, parse_assignments, read_settings
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
+from lrat.files.write import write_json
 from lrat.reporting.report import write_run_report
 from lrat.reporting.report.collect.places import weights_digest as digest_of_file
 from lrat.reporting.report.collect.summary import summary
@@ -219,6 +220,21 @@ def test_overlap_of_fooled_images_is_beside_what_chance_would_give(three: Path) 
     assert found.jaccard[0][1] == pytest.approx(23 / 28), "90 are right, 67 and 62 stand"
     assert 0 < found.chance[0][1] < found.jaccard[0][1]
     assert "of 90 test images" in found.about
+
+
+def test_an_analysis_of_earlier_weights_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    present = weights_digest(load_file(run / "model.safetensors"))
+    pair = {"jaccard": 0.5, "chance": {"jaccard": 0.1}}
+    pairs = dict.fromkeys(("v_gd-v_cw", "v_gd-v_pgd", "v_pgd-v_cw"), pair)
+    for name, model in (("selected-train-40", "0" * 64), ("selected-train-40-1234abcd", present)):
+        folder = run / "analysis" / name
+        about = {"part": "train", "checkpoint": "selected", "identity": {"model": model}}
+        write_json(folder / "summary.json", about)
+        write_json(folder / "overlap.json", {"size": 8, "n": 40, "pairs": pairs})
+    earlier, now = only(report(run)).overlap
+    assert "earlier weights" in earlier.about
+    assert "earlier weights" not in now.about
 
 
 @pytest.mark.parametrize(

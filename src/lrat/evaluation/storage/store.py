@@ -133,11 +133,20 @@ def claim(
             raise RunFolderError(f"{folder} holds outcomes but no {IDENTITY}: choose a new folder")
         _write_first(folder / IDENTITY, identity)
     # Also after writing it: another process may have been there first.
-    found = list(differences(read_record(folder / IDENTITY, ANEW), identity))
+    stored = read_record(folder / IDENTITY, ANEW)
+    check_identity(folder, stored, identity, what=what, cure=cure)
+
+
+def check_identity(
+    path: Path, stored: Identity, wanted: Identity, *, what: str, cure: str | None
+) -> None:
+    """``RunFolderError`` with every difference where ``path`` was stored under another identity.
+
+    ``cure`` None: what helps in the folder of an evaluation.
+    """
+    found = "; ".join(differences(stored, wanted))
     if found:
-        raise RunFolderError(
-            f"{folder} belongs to another {what} ({'; '.join(found)}): {cure or _cure(folder)}"
-        )
+        raise RunFolderError(f"{path} belongs to another {what} ({found}): {cure or _cure(path)}")
 
 
 def read_one_part(folder: Path, attack: str) -> Outcomes | None:

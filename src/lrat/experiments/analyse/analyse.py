@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,34 +30,36 @@ from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.statistics import wilson
 from lrat.evaluation.storage.records import read_identity
-from lrat.evaluation.storage.store import IDENTITY
+from lrat.evaluation.storage.store import IDENTITY, SUMMARY
 from lrat.evaluation.suites import Member
 from lrat.experiments.analyse.figures import draw
 from lrat.experiments.analyse.ranking import Ranking, rank_folder
 from lrat.experiments.analyse.result import Analysis, AnalysisRequest
 from lrat.experiments.analyse.views import ProgressCallback, attack_images, looks_of
+from lrat.files.write import write_json, write_table
 from lrat.hardware import environment, move
 from lrat.modes import evaluating
 from lrat.randomness import random_state_kept
-from lrat.runs.analysis import (
+from lrat.runs.folder import (
     ANALYSES,
     EMBEDDING,
+    OFF,
     OVERLAP,
     RANKINGS,
-    SUMMARY,
+    RECORDED,
     VULNERABILITY,
-    WEIGHTS,
-    AnalysisStore,
+    finished_at,
 )
-from lrat.runs.folder import OFF, finished_at
+from lrat.runs.kept import KeptResult, with_columns
 from lrat.runs.lock import locked
-from lrat.runs.sources import Analysed, evaluated_choices, model_identity, open_run
+from lrat.runs.sources import Analysed, evaluated_choices, model_identity, open_run, own_folder
 from lrat.threat import as_ball
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
 
 _LIMIT_SEED = 0
-_RECORDED = "weights"
+_AGAIN = "delete it and analyse again"
+_WEIGHTS = "weights"
 
 
 @random_state_kept()
@@ -71,9 +73,10 @@ def analyse_run(
 ) -> Analysis:
     """Analyse a run's weights on its images, or read back and complete what is there.
 
-    The same request continues an analysis that was broken off; where the weights, the images or
-    the attacks changed since, it is made anew. ``data`` and ``data_root``: where the run's data lie
-    now, if they were moved. Raises the errors of ``lrat.errors``.
+    The same request continues an analysis that was broken off. One of other weights, or of another
+    version of the user's code, has a folder of its own; what else changed since is refused with the
+    difference. ``data`` and ``data_root``: where the run's data lie now, if they were moved. Raises
+    the errors of ``lrat.errors``.
     """
     hardware.device(request.device)
     before = time.perf_counter()
@@ -100,6 +103,7 @@ class _Analysis:
         """Two calls in one folder would write over each other: the second waits, and reads."""
         name = self.request.folder_name(len(self.images))
         folder = self.subject.run / ANALYSES / name
+        folder = own_folder(folder, self._model, program_of(self.subject.network))
         with locked(folder, wait=True):
             return self._made_in(folder)
 
@@ -108,20 +112,18 @@ class _Analysis:
         request = self.request
         place = hardware.device(request.device)
         network = move(self.subject.network, place)
-        store = AnalysisStore(folder)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))
         wanted = looks_of(self.subject.config, again=request.again, saa=request.saa)
-        identity = self._identity(network, view, wanted)
-        changed = store.open(identity)
-        if changed is not None:
-            self.notes.append(f"an earlier analysis was out of date and was made anew ({changed})")
-        earlier = store.finished()
+        identity = self._identity(view, wanted)
+        kept = KeptResult(folder=folder, identity=identity, what="analysis", again=_AGAIN)
+        kept.begin()
+        earlier = kept.json(SUMMARY)
         attacked = attack_images(
             network,
             view,
             self.images,
             wanted,
-            store=store,
+            kept=kept,
             threat=as_ball(self.subject.config.threat),
             seed=request.seed,
             batch_size=request.batch_size,
@@ -129,7 +131,7 @@ class _Analysis:
             progress=self.progress,
         )
         self.seconds["attacks"] = attacked.seconds
-        made = self._found(store, network, place, identity, attacked.columns)
+        made = self._found(kept, network, place, identity, attacked.columns)
         with self._timed("figures"):
             drawn = draw(made)
         whole = time.perf_counter() - began
@@ -139,16 +141,19 @@ class _Analysis:
         else:  # nothing was attacked: the times are those of the call that did
             times = earlier.get("seconds", self.seconds)
         made.summary["seconds"] = times
-        store.write_json(SUMMARY, made.summary)
+        kept.finish(SUMMARY, made.summary)
         return replace(made, figures=tuple(each.pdf for each in drawn))
 
-    def _identity(
-        self, network: nn.Module, view: nn.Module, wanted: Sequence[Look]
-    ) -> dict[str, Any]:
+    @cached_property
+    def _model(self) -> dict[str, str]:
+        """What tells the model from others; of one with code of the user's that too."""
+        identity, program = model_identity(self.subject.network), program_of(self.subject.network)
+        return {**identity, **({"program": program.digest()} if program.code else {})}
+
+    def _identity(self, view: nn.Module, wanted: Sequence[Look]) -> dict[str, Any]:
         """Everything that the views depend on, but for the device."""
         return {
-            **model_identity(network),
-            **({"program": program.digest()} if (program := program_of(network)).code else {}),
+            **self._model,
             "data": self.images.digest(),
             "part": self.request.part,
             "threat": self.subject.config.threat,
@@ -161,7 +166,7 @@ class _Analysis:
 
     def _found(
         self,
-        store: AnalysisStore,
+        kept: KeptResult,
         network: nn.Module,
         place: torch.device,
         identity: dict[str, Any],
@@ -171,15 +176,15 @@ class _Analysis:
         views = {**columns, **top_sets(columns, self.request.top)}
         # Whoever reads a summary must find the rest as it says, also after a kill: another --top
         # or --points changes the tables one by one.
-        store.remove_file(SUMMARY)
-        store.write(VULNERABILITY, views)
+        kept.remove(SUMMARY)
+        write_table(kept.folder / VULNERABILITY, views)
         overlap = agreement(columns, self.request.top)
-        store.write_json(OVERLAP, overlap)
+        write_json(kept.folder / OVERLAP, overlap)
         self._note_ties(overlap)
-        weights = self._weights(store)
-        rankings = self._rankings(store, identity["model"])
+        weights = self._weights(kept)
+        rankings = self._rankings(kept, identity["model"])
         with self._timed("embedding"):
-            embedding = self._embedding(store, network, place)
+            embedding = self._embedding(kept, network, place)
         summary = {
             **about(self.subject, self.request, self.images, columns),
             "size": overlap["size"],
@@ -191,7 +196,7 @@ class _Analysis:
             "environment": environment(place),
         }
         return Analysis(
-            folder=store.folder,
+            folder=kept.folder,
             summary=summary,
             overlap=overlap,
             views=views,
@@ -206,14 +211,14 @@ class _Analysis:
         yield
         self.seconds[work] = time.perf_counter() - before
 
-    def _weights(self, store: AnalysisStore) -> Columns | None:
+    def _weights(self, kept: KeptResult) -> Columns | None:
         """The statistics of the recorded epochs; None, and a note, where there are none."""
-        recorded = list(read_recorded(self.subject.run / _RECORDED))
+        recorded = list(read_recorded(self.subject.run / RECORDED))
         table = weight_statistics(recorded, floor=floor_of(self.subject))
         if table:
-            store.write(WEIGHTS, table)
+            write_table(kept.folder / _WEIGHTS, table)
             return table
-        store.remove(WEIGHTS)
+        kept.remove(_WEIGHTS)
         if recorded:
             self.notes.append(f"{self.subject.config.method.name} gives its images no weights")
         else:
@@ -224,7 +229,7 @@ class _Analysis:
             )
         return None
 
-    def _rankings(self, store: AnalysisStore, model: str) -> tuple[Ranking, ...]:
+    def _rankings(self, kept: KeptResult, model: str) -> tuple[Ranking, ...]:
         """Of each finished evaluation of these weights; what cannot be ranked is told."""
         found = []
         for folder in finished_at(self.subject.run):
@@ -235,9 +240,9 @@ class _Analysis:
             except (ConfigurationError, RunFolderError) as error:
                 self.notes.append(f"{folder.name} is not ranked: {error}")
         if found:
-            store.write_json(RANKINGS, {each.name: each.record() for each in found})
+            write_json(kept.folder / RANKINGS, {each.name: each.record() for each in found})
         else:
-            store.remove_file(RANKINGS)
+            kept.remove(RANKINGS)
         return tuple(found)
 
     def _note_ties(self, overlap: dict[str, Any]) -> None:
@@ -250,15 +255,15 @@ class _Analysis:
             )
 
     def _embedding(
-        self, store: AnalysisStore, network: nn.Module, place: torch.device
+        self, kept: KeptResult, network: nn.Module, place: torch.device
     ) -> Columns | None:
         """t-SNE of a fixed, stratified part of the images; read back where it is there already."""
         if self.request.points == 0:
-            store.remove(EMBEDDING)
+            kept.remove(EMBEDDING)
             return None
         shown = stratified_subset(self.images, self.request.points, seed=_LIMIT_SEED)
         names = ("index", "label", "x", "y")
-        known = store.table(EMBEDDING, names)
+        known = kept.table(EMBEDDING, with_columns(*names))
         if known is not None and np.array_equal(known["index"], np.sort(shown.index.cpu().numpy())):
             return known
         batches = list(in_order(shown, batch_size=self.request.batch_size, device=place))
@@ -266,7 +271,7 @@ class _Analysis:
             outputs, index = last_layer(batches, partial(classify, network))
         points = embed(outputs, seed=self.request.seed)
         if points is None:
-            store.remove(EMBEDDING)
+            kept.remove(EMBEDDING)
             self.notes.append(
                 f"no t-SNE: {len(shown)} images are too few, it needs {LEAST}"
                 if len(shown) < LEAST
@@ -277,7 +282,7 @@ class _Analysis:
         shown_labels: np.ndarray = shown.labels.cpu().numpy()
         columns: tuple[np.ndarray, ...] = (index, shown_labels, points[:, 0], points[:, 1])
         table = {name: each[order] for name, each in zip(names, columns, strict=True)}
-        store.write(EMBEDDING, table)
+        write_table(kept.folder / EMBEDDING, table)
         return table
 
 

@@ -25,7 +25,7 @@ from lrat.reporting.figures import (
     vulnerability_page,
     weights_over_epochs_figure,
 )
-from lrat.runs.analysis import FIGURES
+from lrat.runs.folder import FIGURES
 
 SHOWN = ("gd", "pgd", "cw")
 _PAIRS = (("gd", "cw"), ("gd", "pgd"), ("pgd", "cw"))

@@ -17,9 +17,11 @@ from lrat.config.settings import RunConfig
 from lrat.data import ImageData, in_order
 from lrat.evaluation import Progress
 from lrat.evaluation.forward import classify
+from lrat.files.write import write_table
 from lrat.methods import Simulated
 from lrat.modes import evaluating
-from lrat.runs.analysis import VULNERABILITY, AnalysisStore
+from lrat.runs.folder import VULNERABILITY
+from lrat.runs.kept import KeptResult, with_columns
 from lrat.threat import Ball, as_ball
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
@@ -54,19 +56,19 @@ def attack_images(
     images: ImageData,
     wanted: Sequence[Look],
     *,
-    store: AnalysisStore,
+    kept: KeptResult,
     threat: Ball,
     seed: int,
     batch_size: int,
     device: torch.device,
     progress: ProgressCallback | None = None,
 ) -> Attacked:
-    """The views of all ``images``: those that ``store`` knows are read back, the others attacked.
+    """The views of all ``images``: those that ``kept`` holds are read back, the others attacked.
 
     Whole batches are kept at least every 20 s, so that a broken-off call goes on there.
     """
     names = names_of(wanted)
-    known = store.table(VULNERABILITY, names)
+    known = kept.table(VULNERABILITY, with_columns(*names))
     parts = [] if known is None else [{name: known[name] for name in names}]
     numbers = images.index.cpu().numpy()
     left = ~np.isin(numbers, known["index"]) if known is not None else np.full(len(images), True)
@@ -88,7 +90,7 @@ def attack_images(
                 seconds += seen.attack_seconds
                 if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
                     parts = [joined(parts)]
-                    store.write(VULNERABILITY, parts[0])
+                    write_table(kept.folder / VULNERABILITY, parts[0])
                     saved = time.perf_counter()
                 if progress is not None:
                     progress(_progress(parts, len(images)))

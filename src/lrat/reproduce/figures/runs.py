@@ -16,14 +16,22 @@ from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, wilson
+from lrat.evaluation.storage.store import SUMMARY
 from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.reporting.figures import AccuracyCurve, Mark
 from lrat.reproduce.evidence import metrics_of, reported_epoch, test_count
 from lrat.reproduce.figures.stored_analysis import StoredAnalysis
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
-from lrat.runs.analysis import ANALYSES, SUMMARY
-from lrat.runs.folder import checkpoint_of, evaluated, finished_at, read_config
+from lrat.runs.folder import (
+    ANALYSES,
+    RECORDED,
+    checkpoint_of,
+    evaluated,
+    finished_at,
+    read_config,
+)
+from lrat.runs.kept import is_named
 from lrat.runs.weights import load_weights, weights_digest
 
 """The data set whose test images depend on the training seed."""
@@ -117,7 +125,7 @@ class FigureRun:
             stored = StoredAnalysis.read(path.parent)
             images, there = int(stored.summary["images"]), int(stored.summary["of"])
             wanted = images if request.limit is None else min(request.limit, there)
-            is_asked = path.parent.name == request.folder_name(images) and images == wanted
+            is_asked = is_named(path.parent, request.folder_name(images)) and images == wanted
             if is_asked and stored.summary["identity"].get("model") == digest:
                 found.append(stored)
         return max(found, key=lambda each: int(each.summary["images"]), default=None)
@@ -141,7 +149,7 @@ class FigureRun:
         """
         acting = [
             each
-            for each in read_recorded(self.folder / "weights")
+            for each in read_recorded(self.folder / RECORDED)
             if each.epoch >= self.reweighted_from
         ]
         epochs = self.config.training.epochs

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import RunFolderError
+from lrat.evaluation.storage.store import SUMMARY
 from lrat.experiments.analyse.figures import AGREEMENT_NOTES, noted_agreements
-from lrat.files.read import NOT_AS_WRITTEN, is_there, read_record, read_whole
-from lrat.files.write import TABLE_SUFFIXES, read_table
+from lrat.files.read import NOT_AS_WRITTEN, read_record
 from lrat.reporting.figures import Agreement, View, tail_words
-from lrat.runs.analysis import EMBEDDING, OVERLAP, SUMMARY, VULNERABILITY
+from lrat.runs.folder import EMBEDDING, OVERLAP, VULNERABILITY
+from lrat.runs.kept import read_kept_table
 
 Columns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 VIEW_NAMES = ("gd", "pgd", "cw")
@@ -33,7 +34,7 @@ class StoredAnalysis:
     @staticmethod
     def read(folder: Path) -> "StoredAnalysis":
         """Raises ``RunFolderError`` for an unfinished or damaged analysis."""
-        views = _table(folder, VULNERABILITY)
+        views = read_kept_table(folder, VULNERABILITY, dict, _CURE)
         is_whole = (folder / SUMMARY).is_file() and f"top_{VIEW_NAMES[0]}" in (views or ())
         if views is None or not is_whole:
             raise RunFolderError(
@@ -45,7 +46,7 @@ class StoredAnalysis:
             summary=read_record(folder / SUMMARY, _CURE),
             overlap=read_record(folder / OVERLAP, _CURE),
             views=views,
-            embedding=_table(folder, EMBEDDING),
+            embedding=read_kept_table(folder, EMBEDDING, dict, _CURE),
         )
         try:
             stored._check()
@@ -171,11 +172,3 @@ def number(value: float | None) -> str:
 
 def _ties(stored: StoredAnalysis) -> str:
     return str(stored.overlap.get("ties", "V_PGD, then the image's number"))
-
-
-def _table(folder: Path, name: str) -> Columns | None:
-    for suffix in TABLE_SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if is_there(path):
-            return read_whole(path, read_table, _CURE)
-    return None

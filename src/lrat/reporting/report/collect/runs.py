@@ -15,6 +15,7 @@ from lrat.analysis.overlaps import Mask, overlap
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
 from lrat.errors import LratError
 from lrat.evaluation.outcomes import NATURAL
+from lrat.evaluation.storage.store import SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
 from lrat.reporting.report.collect.commands import train_command
@@ -33,14 +34,15 @@ from lrat.reporting.report.records import (
     State,
     TermWeights,
 )
-from lrat.runs.analysis import ANALYSES, OVERLAP, SUMMARY
 from lrat.runs.folder import (
+    ANALYSES,
     CONFIG,
     CURVE,
     CURVES,
     ENVIRONMENT,
     METRICS,
     MODEL,
+    OVERLAP,
     PANEL,
     RECORDED,
     WEIGHTS,
@@ -87,7 +89,7 @@ def collect_run(place: Place) -> Collected:
     first = evaluations[0] if evaluations else None
     split = str(at(config, "training", "monitor", "split") or "test")
     panel = next((found for each in evaluations if (found := _panel(each, home))), None)
-    overlaps = [*analysed(home), *([fooled(first)] if first else [])]
+    overlaps = [*analysed(home, known.get("weights")), *([fooled(first)] if first else [])]
     commands = _train_command(home, config)
     record = RunRecord(
         name=place.name,
@@ -268,8 +270,11 @@ def _term(table: Mapping[str, Any], rows: Any, term: str) -> TermWeights:
     )
 
 
-def analysed(home: Folder) -> list[OverlapRecord]:
-    """The most vulnerable images by view, as each analysis in the run's folder found them."""
+def analysed(home: Folder, weights: str | None) -> list[OverlapRecord]:
+    """The most vulnerable images by view, as each analysis in the run's folder found them.
+
+    ``weights``: the digest of the selected ones, None where they cannot be read.
+    """
     found = []
     for path in home.inside(ANALYSES, SUMMARY):
         folder = Folder(path.parent, home.problems)
@@ -277,13 +282,15 @@ def analysed(home: Folder) -> list[OverlapRecord]:
         if not summary or not stored:
             continue
         try:
-            found.append(_of_views(path.parent, summary, stored))
+            found.append(_of_views(path.parent, summary, stored, weights))
         except NOT_AS_WRITTEN:
             folder.tell(f"{path.parent / OVERLAP} is no overlap of views, so it is left out.")
     return found
 
 
-def _of_views(folder: Path, summary: Mapping[str, Any], stored: Mapping[str, Any]) -> OverlapRecord:
+def _of_views(
+    folder: Path, summary: Mapping[str, Any], stored: Mapping[str, Any], weights: str | None
+) -> OverlapRecord:
     """Two square matrices from what was stored by pairs."""
     matrices = np.eye(3), np.eye(3)
     for pair, (row, column) in _PAIRS.items():
@@ -296,6 +303,9 @@ def _of_views(folder: Path, summary: Mapping[str, Any], stored: Mapping[str, Any
         f"The {stored['size']} most vulnerable of {stored['n']} {summary['part']} images in each "
         f"of three views (smallest values; {folder.name}), weights {summary['checkpoint']}."
     )
+    is_selected = weights is not None and summary["checkpoint"] == "selected"
+    if is_selected and at(summary, "identity", "model") not in (None, weights):
+        about += " These are earlier weights of this run."
     return OverlapRecord(
         about=about,
         names=list(_VIEWS.values()),
