@@ -12,11 +12,7 @@ verdicts are the same.
 """
 
 import argparse
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,8 +23,9 @@ import numpy as np
 import torch
 
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.evaluate import processors
 from lrat.files.write import write_text
+from lrat.hardware import processors
+from measuring import processor, run_lrat
 
 LEFT_OUT = ("evaluations", "checkpoints", "weights", "figures", ".lock")
 
@@ -55,18 +52,8 @@ class Contestant:
         self.result = EvaluationResult.from_folder(folder)
 
     def _timed(self, copy: Path, options: Sequence[str]) -> float:
-        spread = ("--devices", str(self.processes)) if self.processes > 1 else ()
-        command = [sys.executable, "-m", "lrat", "evaluate", str(copy), *options, *spread]
         started = time.perf_counter()
-        ended = subprocess.run(  # noqa: S603 - our own command
-            command,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ended.returncode:
-            sys.exit(ended.stderr)
+        run_lrat("evaluate", str(copy), *options, processes=self.processes)
         return time.perf_counter() - started
 
 
@@ -90,7 +77,7 @@ def written(contestants: Sequence[Contestant], run: str, options: Sequence[str])
         "# An evaluation in several processes",
         "",
         f"`lrat evaluate {run} {' '.join(options)}`, with and without `--devices`; {count}.",
-        f"{platform.processor() or platform.machine()}, {processors()} cores, "
+        f"{processor()}, {processors()} cores, "
         f"PyTorch {torch.__version__}. Wall seconds of the whole command, best of "
         f"{len(contestants[0].seconds)} in turns.",
         "",

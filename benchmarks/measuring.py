@@ -1,8 +1,10 @@
 """Timing in turns, and counting of what was done: passes and gradients of weights."""
 
 import contextlib
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -131,6 +133,20 @@ def check_images(result: object, images: Tensor, epsilon: float) -> Tensor:
 def say(text: str) -> None:
     """Progress, beside the table on stdout."""
     print(text, file=sys.stderr, flush=True)
+
+
+def run_lrat(*words: str, processes: int = 1) -> None:
+    """``lrat WORDS`` in an interpreter of its own, one thread per process."""
+    devices = ("--devices", str(processes)) if processes > 1 else ()
+    ended = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "lrat", *words, *devices],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        sys.exit(ended.stderr)
 
 
 def processor() -> str:

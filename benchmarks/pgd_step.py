@@ -8,11 +8,9 @@ counts survived steps. Prints a Markdown table.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lrat.attacks import PGD
 from lrat.models import ResNet18, SmallCNN
 from lrat.threat import Linf
+from measuring import processor
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 Work = Callable[[nn.Module, Tensor, Tensor, int], object]
@@ -109,15 +108,6 @@ def row(case: Case, *, count: int, steps: int, rounds: int) -> str:
         f"| {best['ours'] / best['bare']:.3f} | {spread:.2f} | {passes[0]:g} + {passes[1]:g} "
         f"| {extra[0]:.1f} | {extra[1]:.1f} |"
     )
-
-
-def processor() -> str:
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        for line in described.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -14,10 +14,6 @@ one that is there.
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +23,7 @@ import torch
 
 from lrat.files.write import write_text
 from lrat.hardware import processors
+from measuring import processor, run_lrat
 
 HEADING = "# Training in several processes"
 
@@ -49,16 +46,7 @@ class Contestant:
 
     def run(self, command: Sequence[str], folder: Path) -> None:
         """One round: the run from its beginning to its end."""
-        spread = ("--devices", str(self.processes)) if self.processes > 1 else ()
-        ended = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "lrat", *command, *spread, "--out", str(folder)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ended.returncode:
-            sys.exit(ended.stderr)
+        run_lrat(*command, "--out", str(folder), processes=self.processes)
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         self.rounds.append([record["images_per_second"] for record in records])
@@ -91,7 +79,7 @@ def written(contestants: Sequence[Contestant], chosen: argparse.Namespace) -> st
         f"width {chosen.width} on {chosen.images:,} images of {chosen.data}, batch "
         f"{chosen.batch_size} of all processes together, {chosen.epochs} epochs, {chosen.rounds} "
         "rounds in turns. Images per second of the steps. "
-        f"{platform.processor() or platform.machine()}, {processors()} cores, PyTorch "
+        f"{processor()}, {processors()} cores, PyTorch "
         f"{torch.__version__}.",
         "",
         "| what | images/s | all epochs by round | last loss | times as fast |",

@@ -1,31 +1,20 @@
 """The examples run as they are, and show what they say."""
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from experiments.commands import one_thread
+from experiments.commands import script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run(name: str) -> dict[str, float]:
     """The accuracies in the table that an example prints, in per cent."""
-    ended = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        env=one_thread(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    rows = [line.split() for line in ended.stdout.splitlines()[2:]]
+    lines = script(EXAMPLES / name, quiet=True).splitlines()
+    rows = [line.split() for line in lines[2:]]
     return {row[0]: float(row[1]) for row in rows if row[0] not in ("worst", "n")}
 
 

@@ -1,13 +1,10 @@
 """The measurement of several processes runs, and sees the same verdicts."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from experiments.commands import TINY, done
+from experiments.commands import TINY, done, script
 from experiments.evaluations import has_two_processors
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "evaluation_processes.py"
@@ -20,17 +17,10 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     done("train", "sat", *TINY, "--epochs", "1", "--out", run)
     before = sorted(run.rglob("*"))
     options = ("--suite", "quick", "--limit", "20", "--rounds", "1", "--out", written)
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), str(run), *map(str, options)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert written.read_text() == ended.stdout
+    output = script(SCRIPT, run, *options)
+    assert written.read_text() == output
     assert sorted(run.rglob("*")) == before, "the run itself is left alone"
-    lines = ended.stdout.splitlines()
+    lines = output.splitlines()
     alone, both = [line.split("|")[1:-1] for line in lines if " of one thread |" in line]
     assert (alone[0].strip(), alone[-1].strip()) == ("1 process of one thread", "1.00")
     assert both[0].strip() == "2 processes of one thread"

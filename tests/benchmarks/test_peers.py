@@ -1,12 +1,11 @@
 """The comparison with other libraries runs, and what it counts is what the attacks do."""
 
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from experiments.commands import script
 
 pytestmark = pytest.mark.xdist_group("peers")  # their fixtures take long: made once
 
@@ -19,16 +18,9 @@ PASSES, WEIGHT_GRADIENTS = 5, 6
 def output(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a tiny run writes: 2 steps, width 2."""
     written = tmp_path_factory.mktemp("peers") / "deep" / "peers.md"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--out", str(written)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert written.read_text() == done.stdout
-    return done.stdout
+    output = script(SCRIPT, "--quick", "--threads", "1", "--out", written)
+    assert written.read_text() == output
+    return output
 
 
 def table(output: str) -> list[list[str]]:

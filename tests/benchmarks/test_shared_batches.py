@@ -1,25 +1,17 @@
 """The measurement of shared batches runs, and both ways do the same passes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from experiments.commands import script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shared_batches.py"
 
 
 def test_a_tiny_run(tmp_path: Path) -> None:
     written = tmp_path / "deep" / "shared.md"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--threads", "1", "--out", str(written)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert written.read_text() == done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    output = script(SCRIPT, "--quick", "--threads", "1", "--out", written)
+    assert written.read_text() == output
+    lines = [line for line in output.splitlines() if line.startswith("|")]
     titles, _, cells = ([cell.strip() for cell in line.split("|")] for line in lines)
     assert len(titles) == len(cells)
     assert cells[titles.index("rows together")] == "6"

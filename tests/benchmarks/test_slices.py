@@ -1,9 +1,8 @@
 """The measurement of slices runs, and the breaks are made."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from experiments.commands import script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "slices.py"
 
@@ -11,16 +10,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "slices.py"
 def test_a_tiny_run(tmp_path: Path) -> None:
     written = tmp_path / "deep" / "slices.md"
     work = tmp_path / "work"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--work", str(work), "--out", str(written)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert written.read_text() == done.stdout
-    lines = [line for line in done.stdout.splitlines() if line.startswith("| sat")]
+    output = script(SCRIPT, "--quick", "--work", work, "--out", written)
+    assert written.read_text() == output
+    lines = [line for line in output.splitlines() if line.startswith("| sat")]
     assert [line.split("|")[1].strip() for line in lines] == [
         "sat, whole",
         "sat, whole, weights then rounded",

@@ -1,12 +1,10 @@
 """The measurement of training in several processes runs, and writes its section alone."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.commands import script
 from experiments.evaluations import has_two_processors
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training_processes.py"
@@ -22,17 +20,10 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     )
     model = ("--data", "digits", "--model", "small-cnn", "--width", "4")
     size = ("--images", "64", "--batch-size", "32", "--epochs", "1", "--rounds", "1")
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), *model, *size, "--into", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert ended.returncode == 0, ended.stderr
-    expected = f"# Before\n\nkept\n\n{ended.stdout}\n# After\n\nkept\n"
+    output = script(SCRIPT, *model, *size, "--into", path)
+    expected = f"# Before\n\nkept\n\n{output}\n# After\n\nkept\n"
     assert path.read_text() == expected
-    rows = [line.split("|")[1:-1] for line in ended.stdout.splitlines() if "of one thread" in line]
+    rows = [line.split("|")[1:-1] for line in output.splitlines() if "of one thread" in line]
     alone, both = [[cell.strip() for cell in row] for row in rows]
     assert (alone[0], alone[-1]) == ("1 process of one thread", "1.00")
     assert both[0] == "2 processes of one thread"

@@ -34,3 +34,13 @@ def result(
     return EvaluationResult(
         outcomes=Outcomes.concatenate(parts), identity={**settings, "attacks": attacks, **identity}
     )
+
+
+def assert_equal_outcomes(one, other):
+    """Both results say the same of every image, up to rounding where they store numbers."""
+    for name, column in one.outcomes.columns().items():
+        compared = other.outcomes.columns()[name]
+        if column.dtype.kind == "f":
+            np.testing.assert_allclose(compared, column, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(compared, column)

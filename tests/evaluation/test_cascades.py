@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attacks.stubs import Bright, Brighten, WrongView, grey
 from evaluation.parts import batches_of
+from evaluation.results import assert_equal_outcomes
 from lrat.attacks import APGD, PGD, Cascade, Restarts, Square, Trace, Transfer, Variant
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Member, Progress, Suite, custom, evaluate_suite
@@ -47,12 +48,7 @@ def evaluate(
 
 
 def assert_same(one: EvaluationResult, other: EvaluationResult) -> None:
-    for name, column in one.outcomes.columns().items():
-        found = other.outcomes.columns()[name]
-        if column.dtype.kind == "f":
-            np.testing.assert_allclose(found, column, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(found, column)
+    assert_equal_outcomes(one, other)
     assert str(one) == str(other)
 
 

@@ -13,6 +13,7 @@ from evaluation.parts import (
     linear,
     robust_margin,
 )
+from evaluation.results import assert_equal_outcomes
 from lrat.attacks import APGD, PGD, as_attack
 from lrat.errors import (
     DataError,
@@ -60,12 +61,7 @@ def test_outcomes_do_not_depend_on_the_batch_split():
     one, seven, all_of_them = (evaluate(model, data, suite, size=size) for size in (1, 7, 64))
     assert 0 < one.worst_case.value < 1
     for other in (seven, all_of_them):
-        for name, column in one.outcomes.columns().items():
-            found = other.outcomes.columns()[name]
-            if column.dtype.kind == "f":
-                np.testing.assert_allclose(found, column, atol=1e-5)
-            else:
-                np.testing.assert_array_equal(found, column)
+        assert_equal_outcomes(one, other)
 
 
 def test_the_noise_of_an_image_comes_from_seed_index_and_member_name():

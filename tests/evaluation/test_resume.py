@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from evaluation.parts import THREAT, Calls, batches_of, images_and_labels, linear
+from evaluation.results import assert_equal_outcomes
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, custom, evaluate_suite
 from lrat.files.read import read_json
@@ -18,12 +19,7 @@ def evaluate(folder, attack, size=16, count=40, **settings):
 
 
 def assert_same(one, other):
-    for name, column in one.outcomes.columns().items():
-        found = other.outcomes.columns()[name]
-        if column.dtype.kind == "f":
-            np.testing.assert_allclose(found, column, atol=1e-5)
-        else:
-            np.testing.assert_array_equal(found, column)
+    assert_equal_outcomes(one, other)
     assert one.accuracy == other.accuracy
 
 

@@ -79,9 +79,14 @@ def process(*arguments: object, cwd: Path | None = None) -> Answer:
 
 
 def python(program: str) -> str:
-    """What a program of its own prints; its failure is the test's."""
+    """What a program prints in a process of its own; its failure fails the test."""
+    return script("-c", program)
+
+
+def script(*arguments: object, quiet: bool = False) -> str:
+    """What ``python ARGUMENTS`` prints; with ``quiet`` it may write nothing to stderr."""
     ended = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, *map(str, arguments)],
         env=one_thread(),
         capture_output=True,
         text=True,
@@ -89,6 +94,7 @@ def python(program: str) -> str:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
+    assert not (quiet and ended.stderr), ended.stderr
     return ended.stdout
 
 
