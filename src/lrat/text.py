@@ -7,6 +7,7 @@ intervals, p values and tables.
 
 import re
 import reprlib
+import shlex
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -124,6 +125,32 @@ def as_call(thing: Any, *, quiet: Collection[str]) -> str:
         if each.repr and not (each.name in quiet and _is_default(thing, each))
     ]
     return f"{type(thing).__qualname__}({', '.join(arguments)})"
+
+
+def as_command(*words: object, **options: Any) -> str:
+    """``lrat evaluate RUN --keep-images --limit 9``, quoted for a shell.
+
+    Of ``options``, True has no value behind it, a list or tuple is given once for each of its
+    values, and None and False are left out.
+    """
+    line = [*words]
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            line.append(option)
+        elif value is not None and value is not False:
+            for each in value if isinstance(value, list | tuple) else (value,):
+                line += [option, each]
+    return shlex.join(map(str, line))
+
+
+def changed_fields(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults, by name."""
+    return {
+        each.name: getattr(thing, each.name)
+        for each in fields(thing)
+        if not _is_default(thing, each)
+    }
 
 
 def _is_default(thing: Any, each: Any) -> bool:

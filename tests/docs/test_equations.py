@@ -7,7 +7,7 @@ import pytest
 
 from docs.blocks import ROOT
 from lrat.config import catalogue
-from lrat.reproduce.figures.make import FIGURES
+from lrat.reproduce.paper import FIGURES
 from lrat.reproduce.request import TARGETS
 
 PAGE = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -266,6 +266,20 @@ def test_requests_hold_plain_values_and_paths(tmp_path: Path) -> None:
     assert (reproduced.out, reproduced.seeds, reproduced.rows) == (tmp_path, (0, 2), ("sat",))
 
 
+def test_a_request_knows_its_command() -> None:
+    plain = EvaluationRequest(suite="quick")
+    assert plain.command(Path("a run")) == "lrat evaluate 'a run'"
+    chosen = EvaluationRequest(
+        suite="tier", limit=9, part=(1, 4), keep_images=True, transfer=(Path("b"), Path("c"))
+    )
+    command = chosen.command(Path("a"), "last")
+    assert command.startswith("lrat evaluate a --checkpoint last --suite tier --limit 9 ")
+    for option in ("--part 1/4", "--images", "--transfer b --transfer c"):
+        assert f"{option} " in f"{command} "
+    analysis = AnalysisRequest(checkpoint="last", points=0, saa=True)
+    assert analysis.command(Path("a")) == "lrat analyse a --checkpoint last --points 0 --saa"
+
+
 def test_the_argument_is_named_with_what_was_given_and_an_example() -> None:
     for name, value in {"epochs": 1.5, "batch_size": -1, "lr": None, "validation": "x"}.items():
         with pytest.raises(LratError, match=rf"^{name}={value!r}: must be .*, as {name}=\d"):

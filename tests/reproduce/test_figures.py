@@ -11,18 +11,14 @@ from PIL import Image
 
 from lrat.config.settings import load_config, read_settings
 from lrat.errors import LratError, RunFolderError, UnknownNameError
+from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.train import train_run
 from lrat.files.read import parse_object, read_json
 from lrat.files.write import read_table, write_json
-from lrat.reproduce.figures import make, needs
+from lrat.reproduce.figures import make, request
 from lrat.reproduce.figures.idea import chosen_rows
-from lrat.reproduce.figures.make import (
-    analyses_needed,
-    evaluations_needed,
-    make_figure,
-    prepare_figure,
-    rows_needed,
-)
+from lrat.reproduce.figures.make import draw
+from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.runs import accuracy_curves, runs_of
 from lrat.reproduce.folder import claim, run_folder
 from lrat.reproduce.grid import RowsProgress
@@ -74,7 +70,13 @@ def short_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figure 2's attacks in few steps."""
     path = tmp_path / "ranking.yaml"
     path.write_text(SUITE)
-    monkeypatch.setattr(needs, "SUITE", path)
+    monkeypatch.setattr(request, "SUITE", path)
+
+
+@pytest.fixture
+def no_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Analyses do not draw the figures of `lrat analyse`, which have tests of their own."""
+    monkeypatch.setattr("lrat.experiments.analyse.analyse.draw", lambda analysis: [])
 
 
 class Lines:
@@ -88,6 +90,15 @@ class Lines:
 
     def progress(self, now: RowsProgress) -> None:
         return
+
+
+def figure(name: str, folder: Path, **asked: Any) -> FigureRequest:
+    """A figure of a reproduction's folder, drawn into it."""
+    return FigureRequest(**{"name": name, "folder": folder, "out": folder / "figures", **asked})
+
+
+def make_figure(name: str, folder: Path, **asked: Any) -> list[Path]:
+    return draw(figure(name, folder, **asked))
 
 
 def pictures(files: list[Path]) -> dict[str, str]:
@@ -196,60 +207,48 @@ def test_figure_2_ranks_final_and_early_stopped_models_of_several_presets(
         "threat=linf:0.1",
         cells=(("sat", 0), ("trades", 0)),
     )
-    with pytest.raises(RunFolderError, match=r"`lrat evaluate .*--checkpoint last --suite"):
-        make_figure("figure2", own)
     monkeypatch.setattr(make, "make_runs", lambda *asked: iter(()))  # all are there
     watcher = Lines()
-    request = Request(
+    asked = Request(
         target="figure2", choice=Choice.of("digits", SMALL), out=own, also=(other,), command="lrat"
     )
-    report = make.reproduce_figure(request, watcher)
+    report = make.reproduce_figure(asked, watcher)
     # Two folds of sat on digits, one of the others; last and early-stopped weights.
     assert len(watcher.said) == 2 * 3 + 2 * 2
+    assert all(" --suite " in line and " --limit 90" in line for line in watcher.said)
+    assert sum(" --checkpoint epoch-2 " in line for line in watcher.said) == 5
     (caption,) = pictures(list(report.paths)).values()
     for words in ("AT on digits", "TRADES-60", "epoch-2 of 3 epochs", "linf:0.1", "seed 0, 1"):
         assert words in caption
     assert "n = 180 test images" in caption
 
 
-OF_ONE_MODEL = [("figure3", ["", *"abcd"]), ("figure4", [""]), ("figure5", ["", *"abcdef"])]
-
-
-@pytest.fixture(scope="module")
-def analysed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``made`` with the analyses of the figures of one model."""
-    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("analysed") / "digits"))
-    for name, _ in OF_ONE_MODEL:
-        prepare_figure(name, folder)
-    return folder
-
-
-@pytest.mark.parametrize(("name", "parts"), OF_ONE_MODEL)
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("figure3", ["", *"abcd"]), ("figure4", [""]), ("figure5", ["", *"abcdef"])],
+)
 def test_figures_of_one_model_are_made_from_its_analysis(
-    name: str, parts: list[str], made: Path, analysed: Path
+    name: str, parts: list[str], own: Path, no_other_figures: None
 ) -> None:
-    with pytest.raises(RunFolderError, match=r"`lrat analyse .*` makes it"):
-        make_figure(name, made)
-    (needed,) = analyses_needed(name, analysed)
-    assert needed.run == run_folder(analysed, rows_needed(name)[0], 0)
-    captions = pictures(make_figure(name, analysed))
+    said = Lines()
+    captions = pictures(make_figure(name, own, say=said.say))
+    run = run_folder(own, rows_needed(name)[0], 0)
+    assert len(said.said) == 1
+    assert said.said[0].startswith(f"{name}: lrat analyse {run} --")
     assert sorted(captions) == sorted(f"{name}{part}" for part in parts)
     assert all("120 training images" in text and "digits" in text for text in captions.values())
+    if name == "figure3":
+        (table,) = (run / "analysis").glob("selected-train-120/v*.parquet")
+        views = read_table(table)
+        gd, cw = views["top_gd"].astype(bool), views["top_cw"].astype(bool)
+        counts = f"GD – CW: {(gd & cw).sum()} of {(gd | cw).sum()} consistent"
+        assert counts in captions["figure3b"]
 
 
-def test_figure_3_counts_all_images_in_the_papers_pairs(analysed: Path, tmp_path: Path) -> None:
-    caption = pictures(make_figure("figure3b", analysed, out=tmp_path))["figure3b"]
-    (table,) = (run_folder(analysed, "sat", 0) / "analysis").glob("selected-train-120/v*.parquet")
-    views = read_table(table)
-    gd, cw = views["top_gd"].astype(bool), views["top_cw"].astype(bool)
-    assert f"GD – CW: {(gd & cw).sum()} of {(gd | cw).sum()} consistent" in caption
-
-
-def test_a_figure_of_one_model_shows_the_seed_that_was_asked_for(made: Path) -> None:
-    (needed,) = analyses_needed("figure3", made, seeds=(1,))
-    assert needed.run == run_folder(made, "sat", 1)
+def test_a_figure_of_one_model_shows_the_seed_that_was_asked_for(own: Path) -> None:
+    assert figure("figure3", own, seeds=(1,)).runs("sat")[0].folder == run_folder(own, "sat", 1)
     with pytest.raises(RunFolderError, match=r"needs a finished run of sat.* --seeds 7, --out"):
-        make_figure("figure3", made, seeds=[7])
+        make_figure("figure3", own, seeds=(7,))
 
 
 @pytest.mark.parametrize(
@@ -274,22 +273,18 @@ def test_what_does_nothing_is_refused_before_anything_is_trained(
     assert not out.exists()
 
 
-def test_an_analysis_of_other_weights_is_not_taken(analysed: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(analysed, tmp_path / "digits"))
-    mine, other = (run_folder(folder, "sat", seed) for seed in (0, 1))
-    shutil.copy(other / "model.safetensors", mine)
-    digest = read_json(other / "model.json")["sha256"]
-    write_json(mine / "model.json", {**read_json(mine / "model.json"), "sha256": digest})
-    with pytest.raises(RunFolderError, match="needs an analysis"):
-        make_figure("figure3", folder)
-
-
 @pytest.mark.parametrize(("reported", "shown"), [(1, "last"), (2, "selected")])
-def test_figure_5_shows_a_model_that_was_reweighted(reported: int, shown: str, own: Path) -> None:
+def test_figure_5_shows_a_model_that_was_reweighted(
+    reported: int, shown: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def analysed(run: Path, asked: AnalysisRequest, **others: object) -> Any:
+        raise KeyError(asked.checkpoint)
+
+    monkeypatch.setattr(request, "analyse_run", analysed)
     about = run_folder(own, "gairat", 0) / "model.json"
     write_json(about, {**read_json(about), "selected_epoch": reported})
-    (needed,) = analyses_needed("figure5", own)
-    assert needed.request.checkpoint == shown
+    with pytest.raises(KeyError, match=shown):
+        make_figure("figure5", own)
 
 
 def test_the_images_of_figure_4_spread_as_told() -> None:
@@ -328,13 +323,14 @@ def test_names_that_the_paper_has_not(made: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    for call in (make_figure, prepare_figure, analyses_needed, evaluations_needed):
-        with pytest.raises(LratError) as refused:
-            call("figure2" if call is evaluations_needed else "figure3", tmp_path)
-        assert "\n" not in str(refused.value)
+    with pytest.raises(LratError, match="no folder of `lrat reproduce`") as refused:
+        make_figure("figure3", tmp_path)
+    assert "\n" not in str(refused.value)
 
 
-def test_two_images_are_enough_for_what_needs_no_neighbours(tmp_path: Path) -> None:
+def test_two_images_are_enough_for_what_needs_no_neighbours(
+    tmp_path: Path, no_other_figures: None
+) -> None:
     images = np.zeros((2, 1, 8, 8), np.float32)
     images[1] = 0.8
     np.savez(
@@ -351,8 +347,6 @@ def test_two_images_are_enough_for_what_needs_no_neighbours(tmp_path: Path) -> N
         "data.train_limit=null",
         cells=(("sat", 0), ("gairat", 0)),
     )
-    for name in ("figure3", "figure4", "figure5"):
-        prepare_figure(name, folder)
     for name in ("figure4", "figure5c"):
         assert set(pictures(make_figure(name, folder))) == {name}
     with pytest.raises(RunFolderError, match="holds no t-SNE: analyse at least 4 images"):

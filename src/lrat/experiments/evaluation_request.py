@@ -14,6 +14,7 @@ from lrat.errors import ConfigurationError
 from lrat.evaluation import Suite
 from lrat.evaluation.runner import NoiseKind
 from lrat.runs.folder import threat_slug
+from lrat.text import as_command, changed_fields
 
 _DIGITS = 8
 
@@ -75,6 +76,15 @@ class EvaluationRequest:
                 "sequential noise depends on all images at once: leave out the part, the devices "
                 "and the time"
             )
+
+    def command(self, run: Path, checkpoint: str = "selected") -> str:
+        """``lrat evaluate RUN --suite tier``: the command that makes this evaluation of a run."""
+        named = {"seconds": "time", "keep_images": "images"}
+        options = {named.get(name, name): value for name, value in changed_fields(self).items()}
+        if self.part is not None:
+            options["part"] = "{}/{}".format(*self.part)
+        chosen = None if checkpoint == "selected" else checkpoint
+        return as_command("lrat", "evaluate", run, checkpoint=chosen, **options)
 
     def folder_name(self, checkpoint: str, threat: str, test: ImageData, attacks: Suite) -> str:
         """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.

@@ -15,7 +15,7 @@ from lrat.analysis.weights import ALL_CLASSES, SUM
 from lrat.checks import FLAG, check_fields, number, one_of, whole
 from lrat.experiments.analyse.ranking import Ranking
 from lrat.runs.sources import Part
-from lrat.text import aligned
+from lrat.text import aligned, as_command, changed_fields
 
 _MOST_EPOCHS = 6
 _NAMES = {
@@ -56,6 +56,10 @@ class AnalysisRequest:
             again=FLAG,
             saa=FLAG,
         )
+
+    def command(self, run: Path) -> str:
+        """``lrat analyse RUN --points 5000``: the command that makes this analysis of a run."""
+        return as_command("lrat", "analyse", run, **changed_fields(self))
 
     def folder_name(self, images: int) -> str:
         """``selected-train-10000``; seed and additional attacks are told where there are some."""

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from lrat import hardware
+from lrat.analysis.views import Columns
 from lrat.config import build
 from lrat.evaluation.forward import classify
+from lrat.experiments.analyse.result import Analysis
 from lrat.experiments.analyse.views import looks_of
 from lrat.hardware import move
 from lrat.losses import probability_margin
 from lrat.modes import evaluating
 from lrat.randomness import Keyed, keys
 from lrat.reporting.figures import Instance, Pair
+from lrat.reproduce.figures.captions import sentences
 from lrat.reproduce.figures.runs import FigureRun
-from lrat.reproduce.figures.stored_analysis import Columns, StoredAnalysis, sentences
 from lrat.runs.sources import Analysed, open_run
 from lrat.weighting import Evidence, GeometryTanh, MarginPower
 
@@ -35,21 +37,21 @@ class Idea:
     words: str
 
 
-def idea_of(run: FigureRun, stored: StoredAnalysis) -> Idea:
+def idea_of(run: FigureRun, analysis: Analysis) -> Idea:
     """Three of the analysed images with their variants under PGD, CW and SAA.
 
     Local weights are Eq. 12 of each variant's margin over their mean over all analysed images and
     attacks; the one global weight is Eq. 10 of the PGD steps survived over its mean.
     """
-    views = stored.views
+    views = analysis.views
     subject = open_run(run.folder, run.checkpoint, "train", data=None, data_root=run.root)
     rows = chosen_rows(views)
-    made = _variants(run, subject, views["index"][rows], int(stored.summary["seed"]))
+    made = _variants(run, subject, views["index"][rows], int(analysis.summary["seed"]))
     local = _local_mean(views, _margin_power(run))
     steps = torch.tensor(views["v_gd"])
     worldwide = _geometry(run, steps)
     mean = float(worldwide.mean())
-    names = stored.summary["class_names"]
+    names = analysis.summary["class_names"]
     instances = [
         Instance(
             image=made.clean[place],
@@ -68,7 +70,7 @@ def idea_of(run: FigureRun, stored: StoredAnalysis) -> Idea:
         )
         for place, row in enumerate(rows.tolist())
     ]
-    return Idea(instances=instances, words=_words(run, stored, len(rows)))
+    return Idea(instances=instances, words=_words(run, analysis, len(rows)))
 
 
 def chosen_rows(views: Columns) -> npt.NDArray[np.int64]:
@@ -156,20 +158,20 @@ def _geometry(run: FigureRun, steps: Tensor) -> npt.NDArray[np.float64]:
     return weights.double().numpy()
 
 
-def _words(run: FigureRun, stored: StoredAnalysis, shown: int) -> str:
-    method = _margin_power(run)
+def _words(run: FigureRun, analysis: Analysis, shown: int) -> str:
+    method, summary = _margin_power(run), analysis.summary
     which = "with the largest, the 90 % and the median spread of t between attacks"
     return sentences(
         "each pair of image and attack has its own margin t (Eq. 11) and so its own weight w(t) = "
         f"{method.alpha:g}(1 - t)^{method.beta:g} (Eq. 12), red above and blue below the image's "
         "mean; grey: the one weight that GAIRAT (Eq. 10, PGD steps survived, lambda "
         f"{run.config.method.gairat_lambda:g}) gives the image under all attacks",
-        f"all relative to the mean over {stored.summary['images']:,} {stored.summary['part']}ing "
-        "images (dotted); the class each variant is taken for stands above it",
+        f"all relative to the mean over {summary['images']:,} {summary['part']}ing images "
+        "(dotted); the class each variant is taken for stands above it",
         f"shown: the {shown} image(s) {which}, among those right when clean",
-        f"model: {stored.summary['method']} (training seed {run.seed}, weights "
-        f"{run.checkpoint}) on {stored.summary['data']}, {stored.summary['threat']}; attacks as in "
-        f"training, noise seed {stored.summary['seed']}",
+        f"model: {summary['method']} (training seed {run.seed}, weights "
+        f"{run.checkpoint}) on {summary['data']}, {summary['threat']}; attacks as in "
+        f"training, noise seed {summary['seed']}",
     )
 
 

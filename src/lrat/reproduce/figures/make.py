@@ -1,8 +1,4 @@
-"""`lrat reproduce figureN`: trains the runs that a figure needs, prepares and draws it.
-
-``rows_needed`` says which rows to train, ``prepare_figure`` makes the evaluations and analyses that
-are lacking, ``make_figure`` draws. All of them read a folder that `lrat reproduce` claimed.
-"""
+"""`lrat reproduce figureN`: trains the runs of a figure, attacks and analyses them, draws."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,78 +15,31 @@ from lrat.reporting.figures import (
     vulnerability_page,
 )
 from lrat.reproduce.cell import Attacks
-from lrat.reproduce.figures.idea import idea_of
-from lrat.reproduce.figures.needs import (
-    OUT,
-    AnalysisNeed,
-    EvaluationNeed,
-    FigureRequest,
-    analyses_needed,
-    check_row,
-    evaluations_needed,
-    prepare_figure,
-    rows_needed,
+from lrat.reproduce.figures.captions import (
+    agreement_caption,
+    agreements_of,
+    embedded,
+    histogram_caption,
+    margin_views,
 )
+from lrat.reproduce.figures.idea import idea_of
 from lrat.reproduce.figures.ranking import attack_rankings
-from lrat.reproduce.figures.stored_analysis import agreement_caption, histogram_caption
+from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
-from lrat.reproduce.folder import note_in_history
+from lrat.reproduce.folder import FIGURES, note_in_history
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import make_runs
-from lrat.reproduce.paper import FIGURES, PARTS, whole_and_part
+from lrat.reproduce.paper import PARTS, whole_and_part
 from lrat.reproduce.request import Report, Request
-
-__all__ = [
-    "FIGURES",
-    "PARTS",
-    "AnalysisNeed",
-    "EvaluationNeed",
-    "analyses_needed",
-    "evaluations_needed",
-    "make_figure",
-    "prepare_figure",
-    "rows_needed",
-]
 
 _OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
 
 
-def make_figure(
-    name: str,
-    folder: Path,
-    *,
-    also: Sequence[Path] = (),
-    seeds: Sequence[int] | None = None,
-    data_root: str | None = None,
-    out: Path | None = None,
-) -> list[Path]:
-    """Draw ``figure1`` ... ``figure6``, or a part as ``figure3b``, from a reproduction's folder.
-
-    Writes PDF, PNG and the caption (.txt) into ``out``, by default the folder's ``figures``, and
-    returns the files. ``also``: reproductions of other presets whose models stand beside in Figure
-    2. ``seeds``: only runs of these are shown. ``data_root``: where the data lie now, if they were
-    moved. Raises ``UnknownNameError`` for other names and ``RunFolderError`` that names the command
-    for what is not there yet.
-    """
-    whole, part = whole_and_part(name)
-    asked = FigureRequest(
-        whole=whole,
-        part=part,
-        folder=folder,
-        also=tuple(also),
-        seeds=None if seeds is None else tuple(seeds),
-        root=data_root,
-        out=out or folder / OUT,
-    )
-    drawn = _FIGURES[whole](asked)
-    return [file for each in drawn for file in (each.pdf, each.png, each.pdf.with_suffix(".txt"))]
-
-
 def _maps(asked: FigureRequest) -> list[Drawn]:
-    stored = asked.stored("sat")
-    points, rows = stored.embedded
-    shown = [each.at(rows) for each in stored.agreements]
-    caption = agreement_caption(stored, len(points))
+    analysis = asked.analysis("sat")
+    points, rows = embedded(analysis)
+    shown = [each.at(rows) for each in agreements_of(analysis)]
+    caption = agreement_caption(analysis, len(points))
     drawn = [
         agreement_figure(points, each, asked.stem(part), caption=caption, letter=part)
         for part, each in zip(PARTS["figure3"], shown, strict=True)
@@ -102,9 +51,8 @@ def _maps(asked: FigureRequest) -> list[Drawn]:
 
 
 def _histograms(asked: FigureRequest) -> list[Drawn]:
-    stored = asked.stored("gairat")
-    pgd, cw, caption = stored.pgd, stored.cw, histogram_caption(stored)
-    run = asked.runs("gairat")[0]
+    run, analysis = asked.runs("gairat")[0], asked.analysis("gairat")
+    (pgd, cw), caption = margin_views(analysis), histogram_caption(analysis)
     if run.weighted_checkpoint != run.checkpoint:
         caption += (
             f" The reported epoch {run.epoch} lies before the weighting acts, so the last epoch's "
@@ -128,9 +76,8 @@ def _histograms(asked: FigureRequest) -> list[Drawn]:
 
 
 def _idea(asked: FigureRequest) -> list[Drawn]:
-    run = asked.runs("sat")[0]
-    found = idea_of(run, asked.stored("sat"))
-    return [idea_figure(found.instances, asked.stem(), caption=found.words)]
+    idea = idea_of(asked.runs("sat")[0], asked.analysis("sat"))
+    return [idea_figure(idea.instances, asked.stem(), caption=idea.words)]
 
 
 _FIGURES: Mapping[str, Callable[[FigureRequest], list[Drawn]]] = {
@@ -143,30 +90,52 @@ _FIGURES: Mapping[str, Callable[[FigureRequest], list[Drawn]]] = {
 }
 
 
+def draw(asked: FigureRequest) -> list[Path]:
+    """Draw the figure from finished runs; make the evaluations and analyses of them that it lacks.
+
+    Writes PDF, PNG and the caption (.txt) and returns the files. An interrupted call is continued
+    by the next. Raises ``RunFolderError`` with the command that trains what is lacking.
+    """
+    drawn = _FIGURES[asked.whole](asked)
+    return [file for each in drawn for file in (each.pdf, each.png, each.pdf.with_suffix(".txt"))]
+
+
 def reproduce_figure(request: Request, watcher: Watcher) -> Report:
-    """Make the runs that the figure needs, its analyses and files.
+    """Make the runs that the figure needs, their evaluations and analyses, and its files.
 
     Raises ``LratError`` in one line, before anything is trained for what cannot be drawn.
     """
     started = time.perf_counter()
-    name, data_root = request.target, request.choice.data_root
-    rows = rows_needed(name)
+    name, rows = request.target, rows_needed(request.target)
     request = _checked(request, rows)
-    seeds = request.seeds if whole_and_part(name)[0] in _OF_ONE_MODEL else None
+    asked = FigureRequest(
+        name=name,
+        folder=request.out,
+        out=request.out / FIGURES,
+        also=request.also,
+        seeds=request.seeds if _of_one_model(name) else None,
+        data_root=request.choice.data_root,
+        say=watcher.say,
+    )
+    for folder in asked.also:
+        for row in rows:
+            asked.runs(row, folder)
     failed = [
-        f"{made.name}: {made.failure}"
-        for made in make_runs(request, rows, Attacks(suite=None), watcher)
-        if made.failure is not None
+        f"{run.name}: {run.failure}"
+        for run in make_runs(request, rows, Attacks(suite=None), watcher)
+        if run.failure is not None
     ]
     if failed:
         raise LratError(f"{name} lacks runs that could not be trained: {'; '.join(failed)}")
-    for folder in (request.out, *request.also):
-        prepare_figure(name, folder, seeds=seeds, data_root=data_root, say=watcher.say)
-    paths = make_figure(name, request.out, also=request.also, seeds=seeds, data_root=data_root)
+    paths = draw(asked)
     seconds = time.perf_counter() - started
     about = f"rows {', '.join(rows)}"
     note_in_history(request.out, name, request.command, seconds=seconds, about=about)
     return Report(tables={}, conclusion=_captions(paths), paths=tuple(paths), seconds=seconds)
+
+
+def _of_one_model(name: str) -> bool:
+    return whole_and_part(name)[0] in _OF_ONE_MODEL
 
 
 def _checked(request: Request, rows: Sequence[str]) -> Request:
@@ -177,10 +146,7 @@ def _checked(request: Request, rows: Sequence[str]) -> Request:
     for option, value in (("suite", request.suite), ("limit", request.limit)):
         if value is not None:
             raise ConfigurationError(f"--{option} does nothing for {name}: it is for tables")
-    for folder in request.also:
-        for row in rows:
-            check_row(name, folder, row)
-    if whole_and_part(name)[0] not in _OF_ONE_MODEL:
+    if not _of_one_model(name):
         return request
     seeds = request.seeds or (0,)
     if len(seeds) > 1:

@@ -2,19 +2,12 @@
 
 from collections.abc import Sequence
 
-from lrat.errors import RunFolderError
 from lrat.evaluation import EvaluationResult, Outcomes
 from lrat.experiments.analyse.ranking import rank
 from lrat.reporting.figures import Drawn, RankedModel, ranking_figure
-from lrat.reproduce.figures.needs import (
-    RANKING,
-    EvaluationNeed,
-    FigureRequest,
-    ranking_request,
-    rows_needed,
-)
+from lrat.reproduce.figures.captions import sentences
+from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.runs import FigureRun, different_images
-from lrat.reproduce.figures.stored_analysis import sentences
 from lrat.reproduce.folder import read_preset
 
 _LABELS = {"sat": "AT", "trades": "TRADES"}
@@ -26,10 +19,7 @@ def attack_rankings(asked: FigureRequest) -> list[Drawn]:
     for folder in (asked.folder, *asked.also):
         for row in rows_needed(asked.whole):
             runs = different_images(asked.runs(row, folder))
-            for checkpoint, label in (
-                ("last", _LABELS[row]),
-                (None, f"{_LABELS[row]}-60"),
-            ):
+            for checkpoint, label in (("last", _LABELS[row]), (None, f"{_LABELS[row]}-60")):
                 pooled = _pooled(asked, runs, checkpoint)
                 models.append(
                     RankedModel(
@@ -52,20 +42,9 @@ def attack_rankings(asked: FigureRequest) -> list[Drawn]:
     return [ranking_figure(models, asked.stem(), caption=caption)]
 
 
-def _pooled(
-    asked: FigureRequest, runs: Sequence[FigureRun], checkpoint: str | None
-) -> EvaluationResult:
+def _pooled(asked: FigureRequest, runs: Sequence[FigureRun], epoch: str | None) -> EvaluationResult:
     """Over all test images of several folds, each by the model that did not train on it."""
-    results = []
-    for run in runs:
-        weights = checkpoint or run.drop
-        result = run.evaluation(weights, RANKING)
-        if result is None:
-            need = EvaluationNeed(run=run.folder, checkpoint=weights, request=ranking_request(run))
-            raise RunFolderError(
-                f"{asked.name} needs an evaluation of {run.folder}: `{need.command}` makes it"
-            )
-        results.append(result)
+    results = [asked.evaluation(run, epoch or run.drop) for run in runs]
     return EvaluationResult(
         outcomes=Outcomes.concatenate(result.outcomes for result in results),
         identity=results[0].identity,

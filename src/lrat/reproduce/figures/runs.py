@@ -15,26 +15,13 @@ from lrat.config.catalogue import folds_by_seed
 from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
-from lrat.evaluation import EvaluationResult, wilson
-from lrat.evaluation.storage.store import SUMMARY
-from lrat.experiments.analyse.result import AnalysisRequest
+from lrat.evaluation import wilson
 from lrat.reporting.figures import AccuracyCurve, Mark
 from lrat.reproduce.evidence import metrics_of, reported_epoch, test_count
-from lrat.reproduce.figures.stored_analysis import StoredAnalysis
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
-from lrat.runs.folder import (
-    ANALYSES,
-    RECORDED,
-    checkpoint_of,
-    evaluated,
-    finished_at,
-    read_config,
-)
-from lrat.runs.kept import is_named
-from lrat.runs.weights import load_weights, weights_digest
+from lrat.runs.folder import RECORDED, read_config
 
-"""The data set whose test images depend on the training seed."""
 _BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3
 _DROP = 0.75
@@ -111,35 +98,6 @@ class FigureRun:
         images = test_count(data, self.config.seed)
         limit = self.config.training.monitor.limit
         return images if limit is None else min(limit, images)
-
-    def digest(self, checkpoint: str) -> str:
-        """Of these weights, by which evaluations and analyses know them."""
-        return weights_digest(load_weights(self.folder, self.config, checkpoint))
-
-    def analysis(self, request: AnalysisRequest) -> StoredAnalysis | None:
-        """The finished analysis of these very weights that ``request`` asks for, None without;
-        where it names no limit, that of the most images."""
-        digest = self.digest(request.checkpoint)
-        found: list[StoredAnalysis] = []
-        for path in sorted((self.folder / ANALYSES).glob(f"{request.checkpoint}-*/{SUMMARY}")):
-            stored = StoredAnalysis.read(path.parent)
-            images, there = int(stored.summary["images"]), int(stored.summary["of"])
-            wanted = images if request.limit is None else min(request.limit, there)
-            is_asked = is_named(path.parent, request.folder_name(images)) and images == wanted
-            if is_asked and stored.summary["identity"].get("model") == digest:
-                found.append(stored)
-        return max(found, key=lambda each: int(each.summary["images"]), default=None)
-
-    def evaluation(self, checkpoint: str, suite: str) -> EvaluationResult | None:
-        """The finished evaluation of these weights by a suite, of the most images; None without."""
-        wanted = {"suite": suite, "model": self.digest(checkpoint)}
-        results = [
-            EvaluationResult.from_folder(folder)
-            for folder in finished_at(self.folder)
-            if checkpoint_of(folder) == checkpoint
-            and all(evaluated(folder, key) == value for key, value in wanted.items())
-        ]
-        return max(results, key=lambda result: len(result.index), default=None)
 
     def last_weights(self) -> tuple[int, npt.NDArray[np.float64]]:
         """Epoch and raw weights [n] of the last recorded epoch up to the reported one in which the

@@ -10,9 +10,9 @@ from lrat.reporting.figures import (
     accuracy_limits,
     weight_histogram_figure,
 )
-from lrat.reproduce.figures.needs import FigureRequest
+from lrat.reproduce.figures.captions import sentences
+from lrat.reproduce.figures.request import FigureRequest
 from lrat.reproduce.figures.runs import FigureRun, accuracy_curves, different_images, marks_of
-from lrat.reproduce.figures.stored_analysis import sentences
 
 
 def extreme_weights(asked: FigureRequest) -> list[Drawn]:
