@@ -8,7 +8,7 @@ import pytest
 from lrat.errors import RunFolderError
 from lrat.files.read import read_json
 from lrat.files.write import write_json, write_table
-from lrat.runs.kept import KeptResult, is_named, with_columns
+from lrat.runs.kept import KeptResult, with_columns
 
 
 def kept(folder: Path, **identity: object) -> KeptResult:
@@ -70,9 +70,3 @@ def test_a_record_in_the_folder_of_something_else_has_an_identity_of_its_own(
     write_json(tmp_path / "panel.json", {"n": 3})
     with pytest.raises(RunFolderError, match=r"seed: \(absent\) there, 0 here"):
         kept(tmp_path, seed=0).json("panel.json", under="made_of")
-
-
-def test_folders_beside_the_first_one_have_its_name(tmp_path: Path) -> None:
-    names = ("a-40", "a-40-0123abcd", "a-40-0123abcd-99999999")
-    assert all(is_named(tmp_path / name, "a-40") for name in names)
-    assert not any(is_named(tmp_path / name, "a-40") for name in ("a-40-again", "a-4", "a-400"))

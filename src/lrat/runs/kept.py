@@ -6,7 +6,6 @@ differs is refused with the difference.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,11 @@ class KeptResult:
     def table(self, name: str, parse: Callable[[Columns], _Table]) -> _Table | None:
         """What ``parse`` makes of a table; None where there is none, ``RunFolderError`` for a
         damaged one."""
-        return read_kept_table(self.folder, name, parse, self.again)
+        for suffix in TABLE_SUFFIXES:
+            path = self.folder / f"{name}{suffix}"
+            if is_there(path):
+                return read_whole(path, lambda path: parse(read_table(path)), self.again)
+        return None
 
     def json(self, name: str, *, under: str | None = None) -> dict[str, Any] | None:
         """A record; None where there is none, ``RunFolderError`` for a damaged one.
@@ -93,18 +96,6 @@ class KeptResult:
             discard(self.folder / f"{name}{suffix}")
 
 
-def read_kept_table(
-    folder: Path, name: str, parse: Callable[[Columns], _Table], cure: str
-) -> _Table | None:
-    """What ``parse`` makes of the table called ``name`` in ``folder``; None where there is none,
-    ``RunFolderError`` with ``cure`` for a damaged one."""
-    for suffix in TABLE_SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if is_there(path):
-            return read_whole(path, lambda path: parse(read_table(path)), cure)
-    return None
-
-
 def with_columns(*names: str) -> Callable[[Columns], Columns]:
     """A table that has these columns at least, for ``KeptResult.table``."""
 
@@ -115,8 +106,3 @@ def with_columns(*names: str) -> Callable[[Columns], Columns]:
         return table
 
     return checked
-
-
-def is_named(folder: Path, name: str) -> bool:
-    """Whether ``folder`` has this name, be it that of another version beside the first one."""
-    return re.fullmatch(rf"{re.escape(name)}(-[0-9a-f]{{8}})*", folder.name) is not None
