@@ -106,14 +106,11 @@ def test_runs_record_what_figures_need(made: tuple[Path, Answer]) -> None:
     assert (run / "checkpoints" / "epoch-002.json").is_file()
 
 
-def test_the_readme_says_what_was_run(made: tuple[Path, Answer]) -> None:
-    out, _ = made
-    text = (out / "README.md").read_text()
-    assert "# Reproduction: preset `digits`" in text
-    assert "`lrat reproduce table1 --set training.epochs=2" in text
-    assert "| sat | 0 1 |" in text
-    assert "| training.epochs | 2 |" in text
-    assert "| device |" in text
+def test_the_history_says_which_command_finished_what(made: tuple[Path, Answer]) -> None:
+    entry = json.loads((made[0] / "history.json").read_text())["table1"]
+    assert entry["command"].startswith("lrat reproduce table1 --set training.epochs=2 ")
+    assert entry["about"] == "2 rows, 4 runs"
+    assert set(entry) == {"command", "finished", "seconds", "about"}
 
 
 def test_another_command_reuses_what_is_there_and_adds_its_rows(
@@ -142,7 +139,7 @@ def test_a_figure_is_drawn_from_the_same_runs(made: tuple[Path, Answer]) -> None
         "figure1b.txt",
     }
     assert "pgd-20" in answer.out, "the caption is shown"
-    assert "| figure1b | " in (out / "README.md").read_text()
+    assert {"table1", "figure1b"} <= set(json.loads((out / "history.json").read_text()))
     assert contents(out / "runs" / "sat-seed-0") == run
     unknown = lrat("reproduce", "figure7", "--out", out)
     assert "unknown target 'figure7'" in unknown.complaint
