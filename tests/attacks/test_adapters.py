@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import lrat
 from builders import seeded
 from lrat.attacks import PGD, Foreign, as_attack
-from lrat.attacks.base import Variant
+from lrat.attacks.base import GradientAttack, Variant
 from lrat.errors import RegionViolationError, SettingError
 from lrat.evaluation import EvaluationResult, custom
 from lrat.objectives import Reweighted, Term
@@ -142,6 +142,18 @@ except SettingError:
     assert done.returncode == 7, done.stderr
 
 
+class Subclass(GradientAttack):
+    """A user's attack in the frame of ours that does what a function does."""
+
+    threat, needs_clean = THREAT, False
+
+    def __init__(self, function):
+        self.function = function
+
+    def perturb(self, model, images, labels, noise, clean):
+        return Variant(images=self.function(model, images, labels))
+
+
 class Counted(nn.Module):
     """Linear, after a BatchNorm; ``own`` is a buffer that eval mode must leave alone."""
 
@@ -226,7 +238,8 @@ CHANGING += [leaving_a_backward_hook, without_head, with_a_forward_of_its_own]
 
 
 @pytest.mark.parametrize("function", CHANGING)
-def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, caplog):
+@pytest.mark.parametrize("adapt", [as_attack, Subclass])
+def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, adapt, caplog):
     model = seeded(0, Counted).eval()
     tensors = [*model.parameters(), *model.buffers()]
     before = [value.clone() for value in tensors]
@@ -236,13 +249,14 @@ def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, capl
         model,
         (images, labels),
         threat=THREAT,
-        suite=custom(THREAT, {"a": function, "b": lambda model, images, labels: images}),
+        suite=custom(THREAT, {"a": adapt(function), "b": lambda model, images, labels: images}),
         acceleration="off",
     )
     assert result.worst_case.value == 1
-    assert function.__name__ in caplog.text
     (note,) = result.notes
-    assert f"attack {function.__name__} changes the model" in note
+    assert note in caplog.text
+    named = f"attack {getattr(adapt(function), '_name', 'Subclass')} changes the model"
+    assert named in note
     now = [*model.parameters(), *model.buffers()]
     assert all(value is other for value, other in zip(now, tensors, strict=True))
     assert all(torch.equal(value, copy) for value, copy in zip(now, before, strict=True))
@@ -292,7 +306,7 @@ def data():
 
 
 @pytest.mark.parametrize("function", [seeding_torch, seeding_numpy, seeding_python, drawing])
-@pytest.mark.parametrize("adapt", [as_attack, Protocol])
+@pytest.mark.parametrize("adapt", [as_attack, Protocol, Subclass])
 def test_an_attack_that_seeds_random_numbers_is_noted(function, adapt):
     suite = custom(THREAT, {"a": adapt(function)})
     result = lrat.evaluate(
@@ -303,7 +317,7 @@ def test_an_attack_that_seeds_random_numbers_is_noted(function, adapt):
 
 
 @pytest.mark.parametrize("function", [in_training, freezing, seeding_torch])
-@pytest.mark.parametrize("adapt", [as_attack, Protocol])
+@pytest.mark.parametrize("adapt", [as_attack, Protocol, Subclass])
 def test_what_an_attack_changes_is_in_the_notes_of_a_training_and_of_a_folder(
     function, adapt, tmp_path
 ):
@@ -329,6 +343,53 @@ def test_what_an_attack_changes_is_in_the_notes_of_a_training_and_of_a_folder(
     )
     assert note in result.notes
     assert note in EvaluationResult.from_folder(folder).notes
+
+
+@pytest.mark.parametrize("adapt", [lambda function: Foreign(function=function), Subclass])
+def test_called_directly_a_user_s_attack_is_protected_from_and_draws_from_the_noise(adapt):
+    model = seeded(0, Counted).eval()
+    images, labels = data()
+    attack = adapt(lambda model, images, labels: drawing(model, images.mul_(0.99), labels))
+    first, again, other = (attack(model, images, labels, noise=seed).images for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(images, data()[0]), "it works on a copy"
+    weight = model.head.weight.clone()
+    adapt(writing_in_place)(model, images, labels)
+    assert torch.equal(model.head.weight, weight)
+
+
+def of_one_row(model, images, labels):
+    return images[:, :, :1]
+
+
+def failing(model, images, labels):
+    return 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        (push_too_far, RegionViolationError, r"^Subclass left Linf\(.*\) by 1\.00e-01: "),
+        (not_a_number, RegionViolationError, "^Subclass left .* by nan"),
+        (of_one_row, SettingError, r"^Subclass returned \(3, 1, 1, 2\), "),
+        (
+            failing,
+            SettingError,
+            "^the attack Subclass failed on images .*ZeroDivisionError.*Variant",
+        ),
+    ],
+)
+def test_what_a_user_s_perturb_does_wrong_is_one_line(function, error, words):
+    with pytest.raises(error, match=words):
+        Subclass(function)(nn.Flatten(), IMAGES, LABELS)
+
+
+def test_what_is_no_variant_is_one_line():
+    attack = Subclass(nothing)
+    attack.perturb = lambda *given: None
+    with pytest.raises(SettingError, match=r"^Subclass returned NoneType: its perturb"):
+        attack(nn.Flatten(), IMAGES, LABELS)
 
 
 class Kept:

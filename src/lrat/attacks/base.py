@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.gradient import gradients_of
+from lrat.attacks.protection import checked_images, users_attack
 from lrat.data.inputs import check_logits, check_module, entering, labels_up_to
 from lrat.errors import ModelError, SettingError
 from lrat.hardware import full_float32
@@ -28,6 +29,7 @@ from lrat.text import shown
 from lrat.threat import Ball
 from lrat.types import Counts, Images, Labels, Logits, PerExample
 
+_CONTRACT = "its perturb(model, images, labels, noise, clean) must return Variant(images=...)"
 UNTOLD = -1
 """Step and source where an attack does not tell them."""
 
@@ -93,7 +95,10 @@ class GradientAttack(ABC):
     """The frame of the attacks here: concrete attacks write ``perturb``, ``__call__`` is final.
 
     The frame adapts the noise, takes the clean logits where they are needed, puts the model into
-    eval mode and back, and keeps autograd out of everything but image gradients.
+    eval mode and back, and keeps autograd out of everything but image gradients. A ``perturb`` that
+    is the user's is treated as ``Foreign`` treats a function: what it changes in the model is put
+    back and noted, global random numbers follow from the noise, and images outside ``threat`` raise
+    ``RegionViolationError``.
     """
 
     threat: Ball
@@ -128,7 +133,22 @@ class GradientAttack(ABC):
         """
         with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
             adapted = as_noise(noise, len(images), images.device)
-            return self.perturb(model, given.images, given.labels, adapted, given.clean)
+            if type(self).__module__.startswith("lrat."):
+                return self.perturb(model, given.images, given.labels, adapted, given.clean)
+            name, clean = type(self).__name__, given.clean
+            with users_attack(name, model, given.images, adapted, _CONTRACT):
+                variant = self.perturb(
+                    model,
+                    given.images.clone(),
+                    given.labels.clone(),
+                    adapted,
+                    None if clean is None else clean.clone(),
+                )
+            if not isinstance(variant, Variant):
+                raise SettingError(f"{name} returned {type(variant).__name__}: {_CONTRACT}")
+            threat = getattr(self, "threat", None)
+            found = checked_images(name, variant.images, given.images, threat)
+            return replace(variant, images=found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lrat.attacks.adapters import noting_changes
+from lrat.attacks.protection import noting_changes
 from lrat.checks import MODULE, checked, instance, one_of
 from lrat.errors import DataError, SettingError
 from lrat.evaluation.examination import in_train_mode

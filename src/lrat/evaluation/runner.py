@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
-from lrat.attacks.adapters import Changes, protected_from, returned_images
+from lrat.attacks.adapters import protected_from
 from lrat.attacks.base import Variant, costs
 from lrat.attacks.gradient import without_gradient
+from lrat.attacks.protection import Changes, returned_images
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
 from lrat.evaluation.acceptance import SMALLER_BATCH, limit_said

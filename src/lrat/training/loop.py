@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lrat.acceleration import Choices, View
-from lrat.attacks.adapters import Changes, noting_changes
+from lrat.attacks.protection import Changes, noting_changes
 from lrat.checks import FUNCTION, checked, instance
 from lrat.distributed.group import ProcessGroup, SingleProcess, first_to_differ
 from lrat.distributed.signals import PLANNED, StopRequest, stopping, stopping_after

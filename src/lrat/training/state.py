@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.acceleration import View
-from lrat.attacks.adapters import Changes
+from lrat.attacks.protection import Changes
 from lrat.errors import CheckpointError
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.text import reason
