@@ -5,8 +5,8 @@ import pytest
 
 from experiments.commands import Answer, contents, done, process
 from lrat.evaluation.comparison.pairs import Comparison, Contrast
+from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
-from lrat.reporting.report.records import WORST
 from lrat.reproduce import demo
 from lrat.reproduce.demo import ROWS, Plan, _joined, conclusion
 from lrat.reproduce.paper import TABLE_1, TABLE_2
@@ -107,7 +107,7 @@ def test_another_length_is_refused_with_the_difference(shown: tuple[Path, Answer
 def _comparison(only_a: int, only_b: int) -> Comparison:
     share = Proportion(value=0.5, low=0.4, high=0.6, n=100)
     worst = Contrast(
-        name=WORST,
+        name=WORST_CASE,
         a=share,
         b=share,
         difference=paired_difference(only_a, only_b, 100),
@@ -115,7 +115,7 @@ def _comparison(only_a: int, only_b: int) -> Comparison:
         only_b=only_b,
         p=mcnemar(only_a, only_b),
     )
-    return Comparison(contrasts={WORST: worst}, n=100, n_a=100, n_b=100, threat="linf:0.2")
+    return Comparison(contrasts={WORST_CASE: worst}, n=100, n_a=100, n_b=100, threat="linf:0.2")
 
 
 def test_the_paragraph_tells_better_from_worse_from_neither() -> None:

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from lrat.config.catalogue import check_suite
 from lrat.config.settings import load_config
 from lrat.evaluation import Comparison, EvaluationResult, compare
+from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.experiments.evaluate import evaluate_run
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.train import train_run
 from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
-from lrat.reporting.report.records import WORST
 from lrat.reproduce.grid import Quiet, Watcher, in_order, make_cells
 from lrat.reproduce.paper import DEMO_PRESET, TABLE_1
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_STEP, row_layer
@@ -171,7 +171,7 @@ def conclusion(comparisons: Mapping[str, Comparison], *, images: int) -> str:
     """One honest paragraph on what the table shows."""
     told, untold = [], []
     for name, comparison in comparisons.items():
-        worst = comparison.contrasts[WORST]
+        worst = comparison.contrasts[WORST_CASE]
         if worst.distinguishable:
             verb = "better" if worst.difference.value > 0 else "worse"
             points = 100 * abs(worst.difference.value)
@@ -244,7 +244,7 @@ class RunRow:
 
     def share(self, attack: str) -> Mapping[str, Any] | None:
         """Value, low, high (fractions) and n under one attack."""
-        if attack == WORST:
+        if attack == WORST_CASE:
             worst: Mapping[str, Any] = self.summary["worst_case"]
             return worst
         shares: Mapping[str, Mapping[str, Any]] = self.summary["accuracy"]
@@ -265,7 +265,7 @@ def results_table(
     attacks: list[str] = []
     for row in rows:
         attacks += [name for name in row.attacks if name not in attacks]
-    columns = [*attacks, WORST]
+    columns = [*attacks, WORST_CASE]
     extra = extra or {}
     header = ["", *columns, *extra]
     lines = [

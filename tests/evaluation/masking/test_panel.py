@@ -41,6 +41,9 @@ def test_what_is_no_panel_is_refused() -> None:
     with pytest.raises(DataError, match="no masking panel"):
         Panel.from_dict({"n": 3})
     good = panel(PASSED).as_dict()
+    for key, value in (("value", "0.1"), ("limit", True), ("sentence", None)):
+        with pytest.raises(DataError, match="no masking panel"):
+            Panel.from_dict(good | {"checks": [good["checks"][0] | {key: value}]})
     with pytest.raises(DataError, match="status"):
         Panel.from_dict(good | {"checks": [good["checks"][0] | {"status": "fine"}]})
 

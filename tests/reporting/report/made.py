@@ -5,10 +5,12 @@ from itertools import combinations
 
 import numpy as np
 
+from lrat.evaluation.comparison.pairs import Contrast
+from lrat.evaluation.masking import Check, Panel
+from lrat.evaluation.statistics import Difference, Proportion
 from lrat.reporting.report.records import (
     Attacked,
     AttackRecord,
-    CheckRecord,
     Cost,
     CurveRecord,
     EpochRecord,
@@ -16,13 +18,11 @@ from lrat.reporting.report.records import (
     GalleryImage,
     GalleryRecord,
     GroupRecord,
-    MaskingRecord,
     Overfitting,
     OverlapRecord,
-    PairRecord,
+    Pair,
     ReportRecord,
     RunRecord,
-    Share,
     TermWeights,
 )
 
@@ -31,8 +31,8 @@ METHODS = ("sat", "gairat", "lsat-cw", "lsat-saa", "lrat-cw", "lrat-saa", "lrat-
 HARMFUL = "<img src=x onerror=alert(1)></script><script>alert('class')</script>"
 
 
-def share(value: float, n: int = 360) -> Share:
-    return Share(value=value, low=max(0.0, value - 0.04), high=min(1.0, value + 0.04), n=n)
+def share(value: float, n: int = 360) -> Proportion:
+    return Proportion(value=value, low=max(0.0, value - 0.04), high=min(1.0, value + 0.04), n=n)
 
 
 def evaluation(place: int, *, group: str, data: str, attacks: Sequence[str]) -> EvaluationRecord:
@@ -160,35 +160,38 @@ def gallery(
     )
 
 
-def masking(place: int) -> MaskingRecord:
+def masking(place: int) -> Panel:
     checks = [
-        CheckRecord(
+        Check(
             name="attack has converged",
             status="passed",
             sentence="More steps no longer help the attack.",
             value=-0.004,
             limit=0.01,
         ),
-        CheckRecord(
+        Check(
             name="gradients beat noise",
             status="suspicious" if place == 2 else "passed",
             sentence="Gradients fool more images than noise.",
             value=0.13,
             limit=0.5,
         ),
-        CheckRecord(
+        Check(
             name="PGD, CW, AutoAttack agree",
             status="failed" if place == 1 else "passed",
             sentence="Other attacks find much that PGD does not: report the worst case.",
             value=0.2 if place == 1 else 0.05,
             limit=0.07,
         ),
-        CheckRecord(
-            name="transfer", status="not run", sentence="Name a run: `lrat evaluate --transfer`."
+        Check(
+            name="transfer",
+            status="not run",
+            sentence="Name a run: `lrat evaluate --transfer`.",
+            value=None,
+            limit=None,
         ),
     ]
-    status = {1: "failed", 2: "suspicious"}.get(place, "passed")
-    return MaskingRecord(status=status, n=256, checks=checks)  # type: ignore[arg-type]
+    return Panel(checks=tuple(checks), n=256, threat="Linf(epsilon=0.2)")
 
 
 def overlap(count: int = 3) -> OverlapRecord:
@@ -269,22 +272,26 @@ def run(
     )
 
 
+def contrast(attack: str, apart: int) -> Contrast:
+    """Of two runs so many ranks apart: from two on, chance does not explain it."""
+    return Contrast(
+        name=attack,
+        a=share(0.6),
+        b=share(0.6),
+        difference=Difference(value=0.01 * apart, low=-0.02, high=0.05, n=360),
+        only_a=10,
+        only_b=10,
+        p=0.0001 if apart > 1 else 0.31,
+    )
+
+
 def group(
     runs: Sequence[RunRecord], key: str = "g", title: str = "digits, linf:0.2"
 ) -> GroupRecord:
     names = [each.name for each in runs]
     attacks = ["worst case", *(each.name for each in runs[0].evaluations[0].attacks)]
     pairs = [
-        PairRecord(
-            first=first,
-            second=second,
-            attack=attack,
-            difference=0.01 * (names.index(second) - names.index(first)),
-            low=-0.02,
-            high=0.05,
-            p=0.0001 if names.index(second) - names.index(first) > 1 else 0.31,
-            distinguishable=names.index(second) - names.index(first) > 1,
-        )
+        Pair(first, second, contrast(attack, names.index(second) - names.index(first)))
         for attack in attacks
         for first, second in combinations(names, 2)
     ]

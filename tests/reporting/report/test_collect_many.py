@@ -20,8 +20,8 @@ def test_above_a_number_of_runs_the_best_is_tested_against_each(
     record = report(*(tmp_path / f"run-{number}" for number in range(5)))
     (group,) = record.groups
     assert group.runs[0] == "run-4"
-    for attack in {pair.attack for pair in group.pairs}:
-        tested = [pair for pair in group.pairs if pair.attack == attack]
+    for attack in {pair.contrast.name for pair in group.pairs}:
+        tested = [pair for pair in group.pairs if pair.contrast.name == attack]
         assert len(tested) == pairs
         assert sum(pair.first == "run-4" for pair in tested) == 4
     assert ("the best is tested against each" in group.test) is (columns == 1)
@@ -29,6 +29,6 @@ def test_above_a_number_of_runs_the_best_is_tested_against_each(
     (table,) = group_tables(record)
     assert len(table.matrices[0].columns) == columns
     assert [len(row) for row in table.matrices[0].cells] == [columns] * 5
-    assert sum(cell.pair is not None for row in table.matrices[0].cells for cell in row) == (
+    assert sum(cell.contrast is not None for row in table.matrices[0].cells for cell in row) == (
         4 if columns == 1 else 20
     )

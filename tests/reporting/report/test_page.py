@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lrat.errors import RunFolderError
+from lrat.evaluation.statistics import Proportion
 from lrat.reporting.report import render_report, write_report
-from lrat.reporting.report.records import GroupRecord, ReportRecord, RunRecord, Share
+from lrat.reporting.report.records import GroupRecord, ReportRecord, RunRecord
 from reporting.report import made
 
 VOID = {"meta", "link", "img", "input", "br", "circle", "path", "hr"}
@@ -245,7 +246,7 @@ def test_the_file_is_written_whole(tmp_path: Path) -> None:
 
 def test_intervals_beyond_the_scale_are_drawn_as_given() -> None:
     run = made.run(0, trained=1)
-    sure = Share(value=1.0, low=0.989, high=1.0, n=360)
+    sure = Proportion(value=1.0, low=0.989, high=1.0, n=360)
     evaluation = replace(run.evaluations[0], worst_case=sure)
     page = page_of(made.report([replace(run, evaluations=[evaluation])]))
     assert "100.0 [98.9, 100.0]" in page.text

@@ -146,10 +146,15 @@ def test_matrices_are_antisymmetric() -> None:
 
 def test_the_corrected_p_is_shown_where_there_is_one() -> None:
     record = made.report([made.run(0), made.run(1)])
-    pairs = [replace(pair, p_adjusted=0.5) for pair in record.groups[0].pairs]
+    pairs = [
+        pair._replace(contrast=replace(pair.contrast, p_adjusted=0.5))
+        for pair in record.groups[0].pairs
+    ]
     (table,) = group_tables(replace(record, groups=[replace(record.groups[0], pairs=pairs)]))
     assert table.corrected
-    assert table.matrices[0].cells[0][1].p == 0.5
+    contrast = table.matrices[0].cells[0][1].contrast
+    assert contrast is not None
+    assert contrast.p_of_verdict == 0.5
 
 
 def test_runs_without_a_group_are_found() -> None:

@@ -68,10 +68,11 @@ class Contrast:
     @property
     def told_apart(self) -> bool:
         """Adjusted p below .05: what may be claimed of one row among several."""
-        return self._p_of_verdict < ALPHA
+        return self.p_of_verdict < ALPHA
 
     @property
-    def _p_of_verdict(self) -> float:
+    def p_of_verdict(self) -> float:
+        """The p value that decides: the adjusted one where there is one."""
         return self.p if self.p_adjusted is None else self.p_adjusted
 
     @property
@@ -91,7 +92,7 @@ class Contrast:
         if not self.told_apart:
             return no_difference(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
         points = f"{100 * abs(self.difference.value):.1f} points"
-        return f"{self.name}: {self.verdict} by {points} (p {written_p(self._p_of_verdict)})"
+        return f"{self.name}: {self.verdict} by {points} (p {written_p(self.p_of_verdict)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,29 +119,27 @@ class Comparison:
             "p Holm",
             "verdict",
         )
-        rows: list[tuple[str, ...]] = [header]
-        for contrast in self.contrasts.values():
-            adjusted = contrast.p if contrast.p_adjusted is None else contrast.p_adjusted
-            rows.append(
-                (
-                    contrast.name,
-                    percent(contrast.a)[0],
-                    percent(contrast.b)[0],
-                    points(contrast.difference.value),
-                    interval(contrast.difference.low, contrast.difference.high),
-                    f"{contrast.only_a}/{contrast.only_b}",
-                    written_p(contrast.p),
-                    written_p(adjusted),
-                    contrast.verdict,
-                )
+        rows = [
+            (
+                contrast.name,
+                percent(contrast.a)[0],
+                percent(contrast.b)[0],
+                points(contrast.difference.value),
+                interval(contrast.difference.low, contrast.difference.high),
+                f"{contrast.only_a}/{contrast.only_b}",
+                written_p(contrast.p),
+                written_p(contrast.p_of_verdict),
+                contrast.verdict,
             )
+            for contrast in self.contrasts.values()
+        ]
         notes = [
             f"{self.n} common images (a has {self.n_a}, b has {self.n_b}), {self.threat}; exact "
             "McNemar test (average:",
             "exact sign-flip test) with Holm's correction for the rows; Tango's interval of the "
             "paired difference",
         ]
-        return "\n".join([aligned(rows), "", *self._conclusion(), "", *notes])
+        return "\n".join([aligned([header, *rows]), "", *self._conclusion(), "", *notes])
 
     def _conclusion(self) -> list[str]:
         """Who is better where, and where nobody is known to be."""

@@ -1,6 +1,6 @@
 """Is an accuracy under attack real, or do the attacks fail? Twelve checks of gradient masking."""
 
-from lrat.evaluation.masking.checks import masking_panel
-from lrat.evaluation.masking.panel import Check, Panel, Status
+from lrat.lazily import exported
 
-__all__ = ["Check", "Panel", "Status", "masking_panel"]
+__getattr__, __dir__ = exported(__name__, __file__)
+__all__ = __dir__()  # noqa: PLE0605 - the names of the stub

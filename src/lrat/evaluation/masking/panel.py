@@ -12,7 +12,7 @@ Status = Literal["passed", "not run", "suspicious", "failed"]
 """From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;
 ``not run``: the check could not be made, so nothing speaks for the model either."""
 
-_ORDER: tuple[Status, ...] = get_args(Status)
+FROM_BEST: tuple[Status, ...] = get_args(Status)
 _WIDTH = 100
 _INDENT = "    "
 
@@ -47,7 +47,7 @@ class Panel:
     @property
     def status(self) -> Status:
         """The worst of the checks."""
-        return max((check.status for check in self.checks), key=_ORDER.index, default="not run")
+        return max((check.status for check in self.checks), key=FROM_BEST.index, default="not run")
 
     def __getitem__(self, name: str) -> Check:
         """The check of this name; ``KeyError`` for another."""
@@ -67,20 +67,20 @@ class Panel:
     def from_dict(values: Mapping[str, Any]) -> "Panel":
         """Raises ``DataError`` for what ``as_dict`` did not write."""
         try:
-            checks = tuple(Check(**check) for check in values["checks"])
+            checks = tuple(map(_check, values["checks"]))
             panel = Panel(
                 checks=checks,
                 n=int(values["n"]),
                 threat=str(values["threat"]),
                 notes=tuple(map(str, values.get("notes", ()))),
             )
-            known = all(check.status in _ORDER for check in checks)
+            known = all(check.status in FROM_BEST for check in checks)
         except NOT_AS_WRITTEN as error:
             raise DataError(
                 f"this is no masking panel ({type(error).__name__}: {error}): run the checks again"
             ) from None
         if not known:
-            raise DataError(f"a status other than {', '.join(_ORDER)}: run the checks again")
+            raise DataError(f"a status other than {', '.join(FROM_BEST)}: run the checks again")
         return panel
 
     def __str__(self) -> str:
@@ -106,6 +106,16 @@ class Panel:
 
 
 _INDENTED: dict[str, Any] = {"initial_indent": _INDENT, "subsequent_indent": _INDENT}
+
+
+def _check(values: Mapping[str, Any]) -> Check:
+    check = Check(**values)
+    texts, numbers = (check.name, check.sentence), (check.value, check.limit)
+    if not all(isinstance(each, str) for each in texts) or not all(
+        each is None or type(each) in {int, float} for each in numbers
+    ):
+        raise TypeError("a value of a check is not of its kind")
+    return check
 
 
 def _number(value: float | None) -> str:

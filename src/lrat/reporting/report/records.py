@@ -1,28 +1,20 @@
-"""What a report shows, as plain values: ``lrat.experiments`` collects them, the page draws them.
+"""What a report shows: ``collect`` gathers it from run folders, ``page`` draws it.
 
-Shares are fractions, images are arrays; nothing here has read a file or formatted a number.
+What evaluations found is shown by their own types; the records here say which run and which group
+of runs it belongs to. Shares are fractions, images are arrays.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
+from lrat.evaluation.comparison.pairs import Contrast
+from lrat.evaluation.masking.panel import Panel
+from lrat.evaluation.statistics import Proportion
+
 State = Literal["evaluated", "trained", "unfinished"]
-CheckStatus = Literal["passed", "suspicious", "failed", "not run"]
-
-WORST = "worst case"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A share of ``n`` images with the ends of its 95 % interval (Wilson)."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +24,11 @@ class AttackRecord:
     them."""
 
     name: str
-    share: Share
+    share: Proportion
     settings: str
     forwards: float
     backwards: float
-    stages: Mapping[str, Share] = field(default_factory=dict)
+    stages: Mapping[str, Proportion] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +45,7 @@ class EvaluationRecord:
     images: int
     checkpoint: str
     attacks: Sequence[AttackRecord]
-    worst_case: Share
+    worst_case: Proportion
     notes: Sequence[str] = ()
 
 
@@ -65,7 +57,7 @@ class CurveRecord:
     norm: str
     attack: str
     epsilon: Sequence[float]
-    share: Sequence[Share]
+    share: Sequence[Proportion]
     trained_epsilon: float | None = None
 
 
@@ -124,26 +116,6 @@ class OverlapRecord:
     names: Sequence[str]
     jaccard: Sequence[Sequence[float]]
     chance: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckRecord:
-    """One check of the masking panel. ``sentence``: what was found, and what to do."""
-
-    name: str
-    status: CheckStatus
-    sentence: str
-    value: float | None = None
-    limit: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingRecord:
-    """The panel: the worst status of its checks, on ``n`` images."""
-
-    status: CheckStatus
-    n: int
-    checks: Sequence[CheckRecord]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,7 +189,7 @@ class RunRecord:
     overfitting: Overfitting | None = None
     weights: Sequence[TermWeights] = ()
     overlap: Sequence[OverlapRecord] = ()
-    masking: MaskingRecord | None = None
+    masking: Panel | None = None
     gallery: GalleryRecord | None = None
     cost: Cost | None = None
     config: str = ""
@@ -227,21 +199,12 @@ class RunRecord:
     problems: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairRecord:
-    """Two runs on the same images under one attack (or ``worst case``): ``first`` − ``second``
-    with its 95 % interval, the p value and whether they can be told apart. ``p_adjusted``: p
-    corrected for the number of pairs, by which that is decided."""
+class Pair(NamedTuple):
+    """Two runs on the same images, ``first`` minus ``second``, under the contrast's attack."""
 
     first: str
     second: str
-    attack: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    distinguishable: bool
-    p_adjusted: float | None = None
+    contrast: Contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +216,7 @@ class GroupRecord:
     key: str
     title: str
     runs: Sequence[str]
-    pairs: Sequence[PairRecord]
+    pairs: Sequence[Pair]
     sentences: Sequence[str]
     test: str
 

@@ -136,7 +136,7 @@ def collect_report(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         version=lrat.__version__,
         summary=summary(runs, groups, over_seeds(collected)),
-        groups=[group.record for group in groups],
+        groups=groups,
         runs=runs,
         problems=problems,
     )

@@ -18,13 +18,14 @@ from lrat.errors import LratError, RunFolderError
 from lrat.evaluation.comparison.shared import WORST_CASE, Standing
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
+from lrat.evaluation.statistics import Proportion
 from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of, parts_of
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_whole
 from lrat.files.write import read_table
 from lrat.reporting.report.collect.commands import evaluate_command
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
-from lrat.reporting.report.records import AttackRecord, EvaluationRecord, Share
+from lrat.reporting.report.records import AttackRecord, EvaluationRecord
 from lrat.runs.folder import checkpoint_of
 
 _DIGITS = 12
@@ -142,7 +143,7 @@ def _read(
         images=images,
         checkpoint=checkpoint,
         attacks=_attacks(names, summary),
-        worst_case=_share(summary["worst_case"]),
+        worst_case=_proportion(summary["worst_case"]),
         notes=notes,
     )
     return Evaluated(
@@ -184,12 +185,12 @@ def _attacks(names: EvaluationResult, summary: Mapping[str, Any]) -> list[Attack
         records.append(
             AttackRecord(
                 name=name,
-                share=_share(summary["accuracy"][name]),
+                share=_proportion(summary["accuracy"][name]),
                 settings="" if name == NATURAL else names.settings[name],
                 forwards=float(spent.get("forwards", 0)),
                 backwards=float(spent.get("backwards", 0)),
                 stages={
-                    stage.removeprefix(f"{name}."): _share(summary["accuracy"][stage])
+                    stage.removeprefix(f"{name}."): _proportion(summary["accuracy"][stage])
                     for stage in stages
                     if stage in summary["accuracy"]
                 },
@@ -198,8 +199,8 @@ def _attacks(names: EvaluationResult, summary: Mapping[str, Any]) -> list[Attack
     return records
 
 
-def _share(values: Mapping[str, Any]) -> Share:
-    return Share(
+def _proportion(values: Mapping[str, Any]) -> Proportion:
+    return Proportion(
         value=float(values["value"]),
         low=float(values["low"]),
         high=float(values["high"]),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
 from lrat.errors import LratError
-from lrat.evaluation.comparison.pairs import Contrast, contrasts_of
+from lrat.evaluation.comparison.pairs import contrasts_of
 from lrat.evaluation.comparison.seeds import (
     Mean,
     MeanDifference,
@@ -19,10 +19,10 @@ from lrat.evaluation.comparison.seeds import (
     welch,
 )
 from lrat.evaluation.comparison.shared import WORST_CASE, image_error
-from lrat.evaluation.statistics import ALPHA, holm, wilson
+from lrat.evaluation.statistics import ALPHA, Proportion, holm, wilson
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.collect.runs import Collected
-from lrat.reporting.report.records import GroupRecord, PairRecord, Share
+from lrat.reporting.report.records import GroupRecord, Pair
 from lrat.text import percent, written_p
 
 _MOST_RUNS = 16
@@ -43,35 +43,9 @@ Worst = Mapping[int, Evaluated]
 """A method's evaluation of each training seed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupFindings:
-    """``shares``: worst cases by run, best first; ``worst``: the tests of them by pair, in that
-    order."""
-
-    title: str
-    shares: Mapping[str, Share]
-    worst: Mapping[tuple[str, str], PairRecord]
-
-    @property
-    def best(self) -> str:
-        return next(iter(self.shares))
-
-    def against_best(self) -> list[PairRecord]:
-        """The best run against each other that could be tested."""
-        return [pair for (first, _), pair in self.worst.items() if first == self.best]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grouped:
-    """A group's record, and what it found for the report's summary."""
-
-    record: GroupRecord
-    findings: GroupFindings
-
-
 def make_groups(
     runs: Mapping[str, Sequence[Evaluated]], seeds: Mapping[str, int | None]
-) -> list[Grouped]:
+) -> list[GroupRecord]:
     """The groups of ``runs`` (evaluations by the run's name), those of most runs first, of equal
     ones those that are compared first in more runs, at last as the runs were named. ``seeds``: of
     their training."""
@@ -92,38 +66,33 @@ def make_groups(
     return [_group(key, members[key], seeds) for key in order]
 
 
-def _group(key: str, members: Mapping[str, Evaluated], seeds: Mapping[str, int | None]) -> Grouped:
+def _group(
+    key: str, members: Mapping[str, Evaluated], seeds: Mapping[str, int | None]
+) -> GroupRecord:
     names = sorted(members, key=lambda name: (-members[name].record.worst_case.value, name))
     first = members[names[0]].record
     tested = [name for name in names if members[name].verdicts is not None]
     pairs = _pairs({name: members[name] for name in tested})
     trained = {seeds.get(name) for name in names}
     which = f" of seed {trained.pop()}" if folds_by_seed(first.data) and len(trained) == 1 else ""
-    title = f"{first.data}{which}, {first.images} images, {first.threat}, suite {first.suite}"
-    findings = GroupFindings(
-        title=title,
-        shares={name: members[name].record.worst_case for name in names},
-        worst={(each.first, each.second): each for each in pairs if each.attack == WORST_CASE},
-    )
-    count = len(findings.worst)
+    count = sum(each.contrast.name == WORST_CASE for each in pairs)
     many = len(tested) > _MOST_PAIRED
     against_best = f" Of more than {_MOST_PAIRED} runs the best is tested against each." * many
-    record = GroupRecord(
+    return GroupRecord(
         key=key,
-        title=title,
+        title=f"{first.data}{which}, {first.images} images, {first.threat}, suite {first.suite}",
         runs=names,
         pairs=pairs,
-        sentences=group_sentences(findings),
+        sentences=_sentences({name: members[name].record.worst_case for name in names}, pairs),
         test=TEST.format(pairs="one pair" if count == 1 else f"{count} pairs") + against_best
         if count
         else "",
     )
-    return Grouped(record=record, findings=findings)
 
 
-def _pairs(members: Mapping[str, Evaluated]) -> list[PairRecord]:
+def _pairs(members: Mapping[str, Evaluated]) -> list[Pair]:
     """Every two, of many the first against each, under the worst case and every attack."""
-    found: list[tuple[str, str, Contrast]] = []
+    found: list[Pair] = []
     two_of_all: Iterable[tuple[str, str]] = combinations(members, 2)
     if len(members) > _MOST_PAIRED:
         best, *others = members
@@ -136,35 +105,25 @@ def _pairs(members: Mapping[str, Evaluated]) -> list[PairRecord]:
             raise LratError(f"{one} and {two} are not of the same images")
         rows = [WORST_CASE] if len(members) > _MOST_RUNS else list(a.standing)
         of_a, of_b = ({row: side.standing[row] for row in rows} for side in (a, b))
-        found += [(one, two, each) for each in contrasts_of(of_a, of_b, a.names[1:]).values()]
-    adjusted: dict[tuple[str, str, str], float] = {}
-    for row in dict.fromkeys(contrast.name for _, _, contrast in found):
-        same = [each for each in found if each[2].name == row]
-        corrected = holm([contrast.p for _, _, contrast in same])
-        adjusted |= {(one, two, row): p for (one, two, _), p in zip(same, corrected, strict=True)}
+        found += [Pair(one, two, each) for each in contrasts_of(of_a, of_b, a.names[1:]).values()]
+    tables: dict[str, list[float]] = {}
+    for pair in found:
+        tables.setdefault(pair.contrast.name, []).append(pair.contrast.p)
+    adjusted = {row: iter(holm(p_values)) for row, p_values in tables.items()}
     return [
-        _record(one, two, contrast, adjusted[one, two, contrast.name])
-        for one, two, contrast in found
+        Pair(
+            one,
+            two,
+            replace(each, p_adjusted=next(adjusted[each.name]), rows=len(tables[each.name])),
+        )
+        for one, two, each in found
     ]
 
 
-def _record(one: str, two: str, contrast: Contrast, adjusted: float) -> PairRecord:
-    return PairRecord(
-        first=one,
-        second=two,
-        attack=contrast.name,
-        difference=contrast.difference.value,
-        low=contrast.difference.low,
-        high=contrast.difference.high,
-        p=contrast.p,
-        p_adjusted=adjusted,
-        distinguishable=adjusted < ALPHA,
-    )
-
-
-def group_sentences(found: GroupFindings) -> list[str]:
-    """The best by worst case, who cannot be told apart from it, who can."""
-    best, shares = found.best, found.shares
+def _sentences(shares: Mapping[str, Proportion], pairs: Sequence[Pair]) -> list[str]:
+    """The best by worst case, who cannot be told apart from it, who can; ``shares``: of worst
+    cases, the best first."""
+    best = next(iter(shares))
     if len(shares) == 1:
         return [f"{best} is alone here: its worst case is {written_share(shares[best])}."]
     tied = [name for name in shares if shares[name].value == shares[best].value]
@@ -174,29 +133,30 @@ def group_sentences(found: GroupFindings) -> list[str]:
         ]
     else:
         sentences = [f"{best} has the best worst case: {written_share(shares[best])}."]
-    pairs = found.against_best()
-    same = [pair.second for pair in pairs if not pair.distinguishable and pair.second not in tied]
-    worse = [pair for pair in pairs if pair.distinguishable]
+    others = {
+        other: contrast
+        for one, other, contrast in pairs
+        if one == best and contrast.name == WORST_CASE
+    }
+    same = [name for name, each in others.items() if not each.told_apart and name not in tied]
+    worse = [
+        f"{name} by {100 * each.difference.value:.1f} points (p {written_p(each.p_of_verdict)})"
+        for name, each in others.items()
+        if each.told_apart
+    ]
     if same:
         sentences.append(
             f"{listed(same)} cannot be told apart from {best} on {shares[best].n} images."
         )
     if worse:
-        told = [
-            f"{pair.second} by {100 * pair.difference:.1f} points (p {_p(pair)})" for pair in worse
-        ]
-        sentences.append(f"{best} is better than {listed(told)}.")
-    untested = [name for name in shares if name not in {best, *(pair.second for pair in pairs)}]
+        sentences.append(f"{best} is better than {listed(worse)}.")
+    untested = [name for name in shares if name not in {best, *others}]
     if untested:
         sentences.append(f"{listed(untested)} could not be tested against {best}.")
     return sentences
 
 
-def _p(pair: PairRecord) -> str:
-    return written_p(pair.p if pair.p_adjusted is None else pair.p_adjusted)
-
-
-def written_share(share: Share) -> str:
+def written_share(share: Proportion) -> str:
     """``65.5 % [58.7, 71.7] of 200 images``."""
     low, high = 100 * share.low, 100 * share.high
     images = f"{share.n} image" if share.n == 1 else f"{share.n} images"

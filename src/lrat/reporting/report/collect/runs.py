@@ -7,14 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from lrat.analysis.overlaps import Mask, overlap
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
-from lrat.errors import LratError
+from lrat.errors import DataError, LratError
+from lrat.evaluation.masking.panel import Panel
 from lrat.evaluation.outcomes import NATURAL
+from lrat.evaluation.statistics import Proportion
 from lrat.evaluation.storage.store import SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
@@ -24,13 +26,9 @@ from lrat.reporting.report.collect.gallery import gallery
 from lrat.reporting.report.collect.places import Place, digests
 from lrat.reporting.report.collect.reading import Folder, at, number
 from lrat.reporting.report.records import (
-    CheckRecord,
-    CheckStatus,
     CurveRecord,
-    MaskingRecord,
     OverlapRecord,
     RunRecord,
-    Share,
     State,
     TermWeights,
 )
@@ -50,8 +48,6 @@ from lrat.runs.folder import (
 
 _UNKNOWN = "unknown"
 _KEPT_APART = ("seed", "device", "threads")
-
-_FROM_BEST: tuple[CheckStatus, ...] = ("passed", "not run", "suspicious", "failed")
 
 _VIEWS = {"v_gd": "V_GD", "v_pgd": "V_PGD", "v_cw": "V_CW"}
 _PAIRS = {"v_gd-v_cw": (0, 2), "v_gd-v_pgd": (0, 1), "v_pgd-v_cw": (1, 2)}
@@ -88,7 +84,8 @@ def collect_run(place: Place) -> Collected:
     _tell_what_is_missing(place, home, state, evaluations, bool(config))
     first = evaluations[0] if evaluations else None
     split = str(at(config, "training", "monitor", "split") or "test")
-    panel = next((found for each in evaluations if (found := _panel(each, home))), None)
+    panels = (masking(Folder(each.folder, home.problems)) for each in evaluations)
+    panel = next((found for found in panels if found is not None), None)
     overlaps = [*analysed(home, known.get("weights")), *([fooled(first)] if first else [])]
     commands = _train_command(home, config)
     record = RunRecord(
@@ -129,10 +126,6 @@ def _train_command(home: Folder, config: Mapping[str, Any]) -> list[str]:
     except NOT_AS_WRITTEN:
         home.tell(f"{home.path / CONFIG} holds no settings of a run, so its command is left out.")
         return []
-
-
-def _panel(each: Evaluated, home: Folder) -> Any:
-    return masking(Folder(each.folder, home.problems))
 
 
 def _state(home: Folder, evaluations: list[Evaluated]) -> State:
@@ -184,32 +177,14 @@ def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str |
         return None
 
 
-def masking(folder: Folder) -> MaskingRecord | None:
+def masking(folder: Folder) -> Panel | None:
     """The panel beside an evaluation; None where there is none."""
     stored = folder.json(PANEL)
-    if not stored:
-        return None
     try:
-        checks = [_check(values) for values in stored["checks"]]
-        statuses = [check.status for check in checks]
-        worst = max(statuses, key=_FROM_BEST.index, default=_FROM_BEST[1])
-        return MaskingRecord(status=worst, n=int(stored["n"]), checks=checks)
-    except NOT_AS_WRITTEN:
+        return Panel.from_dict(stored) if stored else None
+    except DataError:
         folder.tell(f"{folder.path / PANEL} is no masking panel, so it is left out.")
         return None
-
-
-def _check(values: Mapping[str, Any]) -> CheckRecord:
-    status: CheckStatus = values["status"]
-    if status not in get_args(CheckStatus):
-        raise ValueError(status)
-    return CheckRecord(
-        name=str(values["name"]),
-        status=status,
-        sentence=str(values["sentence"]),
-        value=number(values.get("value")),
-        limit=number(values.get("limit")),
-    )
 
 
 def curves(home: Folder) -> list[CurveRecord]:
@@ -234,7 +209,7 @@ def _curve(stored: Mapping[str, Any]) -> CurveRecord:
         norm=str(stored["norm"]),
         attack=str(stored["attack"]),
         epsilon=[float(value) for value in stored["epsilon"]],
-        share=[Share(value=v, low=low, high=high, n=n) for v, low, high in ends],
+        share=[Proportion(value=v, low=low, high=high, n=n) for v, low, high in ends],
         trained_epsilon=number(stored.get("trained_epsilon")),
     )
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lrat.config.catalogue import folds_by_seed
-from lrat.reporting.report.collect.findings import Grouped, listed
-from lrat.reporting.report.records import EvaluationRecord, MaskingRecord, RunRecord
+from lrat.evaluation.masking.panel import Panel, Status
+from lrat.reporting.report.collect.findings import listed
+from lrat.reporting.report.records import EvaluationRecord, GroupRecord, RunRecord
 from lrat.text import percent
 
 _NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
@@ -12,7 +13,7 @@ _OTHER_FOLDS = "test images, which follow the training seed"
 
 
 def summary(
-    runs: Sequence[RunRecord], groups: Sequence[Grouped], over_seeds: Sequence[str]
+    runs: Sequence[RunRecord], groups: Sequence[GroupRecord], over_seeds: Sequence[str]
 ) -> list[str]:
     """Best by worst case and who cannot be told apart, masking, overfitting, what is not
     comparable and why, what was not evaluated."""
@@ -26,9 +27,9 @@ def summary(
     return sentences or [_NOTHING]
 
 
-def _of_group(group: Grouped, *, alone: bool) -> list[str]:
-    where = "" if alone else f"On {group.findings.title}: "
-    first, *rest = group.record.sentences
+def _of_group(group: GroupRecord, *, alone: bool) -> list[str]:
+    where = "" if alone else f"On {group.title}: "
+    first, *rest = group.sentences
     return [f"{where}{first}", *rest]
 
 
@@ -55,7 +56,7 @@ def _masking(runs: Sequence[RunRecord]) -> list[str]:
     return sentences
 
 
-def _checks(panel: MaskingRecord, status: str) -> str:
+def _checks(panel: Panel, status: Status) -> str:
     names = [check.name for check in panel.checks if check.status == status]
     return f"{'the check' if len(names) == 1 else 'the checks'} {listed(names)}"
 
@@ -88,14 +89,14 @@ def _kept(run: RunRecord) -> str:
 
 
 def _not_comparable(
-    runs: Sequence[RunRecord], groups: Sequence[Grouped], *, over_seeds: bool
+    runs: Sequence[RunRecord], groups: Sequence[GroupRecord], *, over_seeds: bool
 ) -> list[str]:
     """Which runs are not among those of the largest group, and why; ``over_seeds``: runs of other
     folds were compared by their seeds."""
     first = {run.name: run.evaluations[0] for run in runs if run.evaluations}
     if not groups or len(first) < 2:
         return []
-    main = groups[0].record
+    main = groups[0]
     reference = next(each for run in runs for each in run.evaluations if each.group == main.key)
     reasons: dict[str, list[str]] = {}
     for name, other in first.items():

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrat.evaluation.statistics import Proportion
 from lrat.reporting.figures.style import OKABE_ITO
 from lrat.reporting.report.page.numbers import counted, number, percent
 from lrat.reporting.report.page.results import GroupTable
-from lrat.reporting.report.records import CurveRecord, ReportRecord, RunRecord, Share
+from lrat.reporting.report.records import CurveRecord, ReportRecord, RunRecord
 
 COLOURS = OKABE_ITO[:6]
 """Without black, which a dark page swallows."""
@@ -99,7 +100,7 @@ def line(
 
 
 def band(
-    x: Sequence[float], shares: Sequence[Share], place: int, *, faint: bool = False
+    x: Sequence[float], shares: Sequence[Proportion], place: int, *, faint: bool = False
 ) -> dict[str, Any]:
     """The intervals around a line, in per cent, as an area that legend and cursor pass over;
     ``faint`` where many overlap."""
@@ -178,7 +179,12 @@ def overview(table: GroupTable) -> Figure:
 
 
 def _dots(
-    attack: str, names: Sequence[str], shares: Sequence[Share | None], place: int, *, worst: bool
+    attack: str,
+    names: Sequence[str],
+    shares: Sequence[Proportion | None],
+    place: int,
+    *,
+    worst: bool,
 ) -> dict[str, object]:
     """Points of one attack; the worst case is solid and in front, with its intervals."""
     known = [(name, share) for name, share in zip(names, shares, strict=True) if share]

@@ -3,7 +3,7 @@
 import math
 
 from lrat import text
-from lrat.reporting.report.records import Share
+from lrat.evaluation.statistics import Proportion
 from lrat.text import DASH
 
 MINUS = "−"
@@ -16,7 +16,7 @@ def percent(fraction: float | None, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}"
 
 
-def interval(share: Share) -> str:
+def interval(share: Proportion) -> str:
     """The ends of a share's interval in per cent: ``[61.9, 71.6]``."""
     return f"[{percent(share.low)}, {percent(share.high)}]"
 

@@ -5,21 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrat.evaluation.comparison.pairs import Contrast
+from lrat.evaluation.comparison.shared import WORST_CASE
+from lrat.evaluation.masking.panel import FROM_BEST, Check, Status
+from lrat.evaluation.statistics import Proportion
 from lrat.files.read import parse_yaml
 from lrat.reporting.report.records import (
-    WORST,
-    CheckRecord,
-    CheckStatus,
     EvaluationRecord,
     GroupRecord,
-    PairRecord,
+    Pair,
     ReportRecord,
     RunRecord,
-    Share,
 )
 
-WORST_FIRST: tuple[CheckStatus, ...] = ("failed", "suspicious", "not run", "passed")
-MEANING: Mapping[CheckStatus, str] = {
+WORST_FIRST = FROM_BEST[::-1]
+MEANING: Mapping[Status, str] = {
     "passed": "nothing speaks for masking",
     "suspicious": "above what is usual: read the sentence before trusting the accuracy",
     "failed": "the attacks fail rather than the model stands: do not report the accuracy",
@@ -38,28 +38,21 @@ class ResultRow:
     place: int
     run: RunRecord
     evaluation: EvaluationRecord
-    shares: Sequence[Share | None]
+    shares: Sequence[Proportion | None]
     standing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Row minus column of a matrix; ``pair`` is None on the diagonal and where nothing is known.
-    ``sign``: the row is better (1), worse (-1), or cannot be told apart (0)."""
+    """Row minus column of a matrix; ``contrast`` is None on the diagonal and where nothing is
+    known. ``sign``: the row is better (1), worse (-1), or cannot be told apart (0)."""
 
-    pair: PairRecord | None
+    contrast: Contrast | None
     difference: float = 0.0
     low: float = 0.0
     high: float = 0.0
     sign: int = 0
     diagonal: bool = False
-
-    @property
-    def p(self) -> float | None:
-        """The p value by which the two are told apart: corrected where it was."""
-        if self.pair is None:
-            return None
-        return self.pair.p if self.pair.p_adjusted is None else self.pair.p_adjusted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +81,7 @@ class GroupTable:
     @property
     def corrected(self) -> bool:
         """Whether p values are corrected for the number of pairs."""
-        return any(pair.p_adjusted is not None for pair in self.group.pairs)
+        return any(pair.contrast.p_adjusted is not None for pair in self.group.pairs)
 
     @property
     def notes(self) -> list[str]:
@@ -154,8 +147,8 @@ def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> 
         for k, run, made in found
     ]
     compared = [run.name for _, run, _ in found]
-    known = dict.fromkeys(pair.attack for pair in group.pairs)
-    ordered = sorted(known, key=lambda attack: attack != WORST)
+    known = dict.fromkeys(pair.contrast.name for pair in group.pairs)
+    ordered = sorted(known, key=lambda attack: attack != WORST_CASE)
     stages = [
         name
         for name in attacks
@@ -165,30 +158,33 @@ def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> 
         place=place,
         group=group,
         title=title,
-        columns=[*attacks, WORST],
+        columns=[*attacks, WORST_CASE],
         rows=rows,
         matrices=[_matrix(attack, compared, group.pairs) for attack in ordered],
         stages=stages,
     )
 
 
-def _shares(evaluation: EvaluationRecord, attacks: Sequence[str]) -> list[Share | None]:
+def _shares(evaluation: EvaluationRecord, attacks: Sequence[str]) -> list[Proportion | None]:
     known = {each.name: each.share for each in evaluation.attacks}
     return [*(known.get(name) for name in attacks), evaluation.worst_case]
 
 
-def _standing(name: str, best: Sequence[str], pairs: Sequence[PairRecord]) -> str:
+def _standing(name: str, best: Sequence[str], pairs: Sequence[Pair]) -> str:
     """``best``: those of the best worst case, the one that the others are held against first."""
     if name in best:
         return "best"
     for pair in pairs:
-        if pair.attack == WORST and {pair.first, pair.second} == {name, best[0]}:
-            return "" if pair.distinguishable else "not told apart from the best"
+        of_both = {pair.first, pair.second} == {name, best[0]}
+        if of_both and pair.contrast.name == WORST_CASE:
+            return "" if pair.contrast.told_apart else "not told apart from the best"
     return ""
 
 
-def _matrix(attack: str, names: Sequence[str], pairs: Sequence[PairRecord]) -> Matrix:
-    known = {(pair.first, pair.second): pair for pair in pairs if pair.attack == attack}
+def _matrix(attack: str, names: Sequence[str], pairs: Sequence[Pair]) -> Matrix:
+    known = {
+        (first, second): contrast for first, second, contrast in pairs if contrast.name == attack
+    }
     firsts = {first for first, _ in known}
     columns = list(firsts) if len(firsts) == 1 and len(names) > 2 else names
     return Matrix(
@@ -198,19 +194,18 @@ def _matrix(attack: str, names: Sequence[str], pairs: Sequence[PairRecord]) -> M
     )
 
 
-def _cell(row: str, column: str, known: dict[tuple[str, str], PairRecord]) -> Cell:
+def _cell(row: str, column: str, known: Mapping[tuple[str, str], Contrast]) -> Cell:
     if row == column:
-        return Cell(pair=None, diagonal=True)
-    pair, turned = known.get((row, column)), known.get((column, row))
-    if pair is not None:
-        difference, low, high = pair.difference, pair.low, pair.high
-    elif turned is not None:
-        pair = turned
-        difference, low, high = -turned.difference, -turned.high, -turned.low
-    else:
-        return Cell(pair=None)
-    sign = (1 if difference > 0 else -1) if pair.distinguishable else 0
-    return Cell(pair=pair, difference=difference, low=low, high=high, sign=sign)
+        return Cell(contrast=None, diagonal=True)
+    contrast = known.get((row, column)) or known.get((column, row))
+    if contrast is None:
+        return Cell(contrast=None)
+    found = contrast.difference
+    value, low, high = found.value, found.low, found.high
+    if (row, column) not in known:
+        value, low, high = -value, -high, -low
+    sign = (1 if value > 0 else -1) if contrast.told_apart else 0
+    return Cell(contrast=contrast, difference=value, low=low, high=high, sign=sign)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,17 +214,17 @@ class PanelColumn:
 
     place: int
     run: RunRecord
-    status: CheckStatus
+    status: Status
     n: int
-    checks: Mapping[str, CheckRecord]
+    checks: Mapping[str, Check]
 
     @property
-    def worst_first(self) -> list[CheckRecord]:
+    def worst_first(self) -> list[Check]:
         """The checks in the order in which they matter."""
         return sorted(self.checks.values(), key=lambda each: WORST_FIRST.index(each.status))
 
     @property
-    def counts(self) -> list[tuple[CheckStatus, int]]:
+    def counts(self) -> list[tuple[Status, int]]:
         """How many checks ended with each status, the worst first; only what occurs."""
         found = [each.status for each in self.checks.values()]
         return [(status, found.count(status)) for status in WORST_FIRST if status in found]
@@ -241,7 +236,7 @@ class MaskingTable:
 
     names: Sequence[str]
     columns: Sequence[PanelColumn]
-    meaning: Mapping[CheckStatus, str]
+    meaning: Mapping[Status, str]
 
 
 def masking_table(report: ReportRecord) -> MaskingTable:
