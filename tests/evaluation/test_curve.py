@@ -201,6 +201,9 @@ def test_a_curve_comes_back_from_what_is_stored() -> None:
     back = Curve.from_dict(curve.as_dict(), curve.columns())
     assert back.as_dict() == curve.as_dict()
     assert str(back) == str(curve)
+    for other in ({"levels": 10**12}, {"levels": 0, "epsilon": [0.0]}):
+        with pytest.raises(DataError, match="lacks images or epsilons"):
+            Curve.from_dict(curve.as_dict() | other, curve.columns())
     about = curve.as_dict()
     del about["levels"]
     with pytest.raises(DataError, match="lacks 'levels'"):

@@ -146,7 +146,7 @@ def loads(runs: Runs) -> Found:
 
 
 def curve(runs: Runs) -> Found:
-    return str(measure_curves([runs.run], CURVE).measured[0].as_dict()), []
+    return str(measure_curves([runs.run], CURVE).measured[0].curve.as_dict()), []
 
 
 def explains(runs: Runs) -> Found:

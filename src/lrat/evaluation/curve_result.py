@@ -77,7 +77,8 @@ class Curve:
 
     ``brackets``: of each image, the smallest level at which it is fooled (``high``).
     ``settings``: the attack at ``max_epsilon``. Epsilon is in [0, 1] pixel units, in ``norm``.
-    ``notes``: what a reader of the numbers must know, in sentences.
+    ``notes``: what a reader of the numbers must know, in sentences. ``trained_epsilon``: what the
+    model was trained for, None if unknown.
     """
 
     attack: str
@@ -88,6 +89,7 @@ class Curve:
     seed: int
     brackets: Brackets
     notes: tuple[str, ...] = ()
+    trained_epsilon: float | None = None
 
     @property
     def n(self) -> int:
@@ -161,6 +163,7 @@ class Curve:
             "median_epsilon": self.median_epsilon,
             "censored": self.censored.value,
             "notes": list(self.notes),
+            "trained_epsilon": self.trained_epsilon,
         }
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
@@ -169,10 +172,14 @@ class Curve:
 
     @staticmethod
     def from_dict(about: Mapping[str, Any], columns: Mapping[str, Any]) -> "Curve":
-        """The curve that ``as_dict`` and ``columns`` describe; everything else is derived anew."""
+        """The curve that ``as_dict`` and ``columns`` describe; accuracies are derived anew.
+
+        Raises ``DataError`` for what they did not write.
+        """
         brackets = Brackets.from_columns(columns)
         try:
-            return Curve(
+            trained = about.get("trained_epsilon")
+            curve = Curve(
                 attack=str(about["attack"]),
                 settings=str(about["settings"]),
                 norm=str(about["norm"]),
@@ -181,9 +188,14 @@ class Curve:
                 seed=int(about["seed"]),
                 brackets=brackets,
                 notes=tuple(about.get("notes", ())),
+                trained_epsilon=None if trained is None else float(trained),
             )
+            whole = curve.n > 0 and len(about["epsilon"]) == curve.levels + 1 > 1
         except KeyError as missing:
             raise DataError(f"a stored curve lacks {missing}: compute it again") from None
+        if not whole:
+            raise DataError("a stored curve lacks images or epsilons: compute it again")
+        return curve
 
     def __str__(self) -> str:
         """A table of some epsilons, and what sums the curve up."""

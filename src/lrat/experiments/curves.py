@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from lrat import hardware
 from lrat.acceleration import View
@@ -23,7 +23,7 @@ from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
-from lrat.runs.folder import CURVE, CURVES, FIGURES, OFF, read_config
+from lrat.runs.folder import CURVE, CURVE_IMAGES, CURVES, FIGURES, OFF, read_config
 from lrat.runs.identity import Reading
 from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
@@ -31,7 +31,6 @@ from lrat.text import aligned
 from lrat.threat import as_ball
 from lrat.threat.norms import Norm, threat_parts
 
-_IMAGES = "images"
 _AGAIN = "remove it and measure again"
 _LIMIT_SEED = 0
 _BEYOND_TRAINED = 3
@@ -66,11 +65,7 @@ class MeasuredCurve:
 
     name: str
     curve: Curve
-    trained_epsilon: float
     folder: Path
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self.curve.as_dict(), "trained_epsilon": self.trained_epsilon}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +110,7 @@ def measure_curves(
         source = ModelSource(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
         measured.append(_measure(source.load(), run, name, request, highest, progress))
     stem = out or runs[0] / FIGURES / ("security-curve" if len(runs) == 1 else "security-curves")
-    drawn = security_curve_figure({each.name: each.as_dict() for each in measured}, stem)
+    drawn = security_curve_figure({each.name: each.curve.as_dict() for each in measured}, stem)
     return CurvesReport(measured=tuple(measured), drawn=drawn)
 
 
@@ -157,7 +152,7 @@ def _measure(
     build.check_fit(subject.network, subject.test)
     place = hardware.device(request.device)
     images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
-    ball, trained = subject.threat, subject.threat.epsilon
+    ball = subject.threat
     name_of_folder = _folder_name(request, ball.norm.text, highest, len(images))
     folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
     network = move(subject.network, place)
@@ -181,15 +176,15 @@ def _measure(
         is_new = not (folder / IDENTITY).exists()
         kept.begin()
         (reading.begin if is_new else reading.check)(folder)
-        known = kept.table(_IMAGES, Brackets.from_columns)
+        known = kept.table(CURVE_IMAGES, Brackets.from_columns)
         stored = kept.json(CURVE)
         if stored is not None and known is not None:
             columns = known.columns()
             curve = read_whole(folder / CURVE, lambda _: Curve.from_dict(stored, columns), _AGAIN)
-            return MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
+            return MeasuredCurve(name=name, curve=curve, folder=folder)
 
         def note(step: CurveProgress) -> None:
-            write_table(folder / _IMAGES, step.brackets.columns())
+            write_table(folder / CURVE_IMAGES, step.brackets.columns())
             if progress is not None:
                 progress(name, step)
 
@@ -207,10 +202,10 @@ def _measure(
             on_progress=note,
             device=place,
         )
-    measured = MeasuredCurve(name=name, curve=curve, trained_epsilon=trained, folder=folder)
-    write_table(folder / _IMAGES, curve.columns())
-    kept.finish(CURVE, measured.as_dict())
-    return measured
+    curve = replace(curve, trained_epsilon=ball.epsilon)
+    write_table(folder / CURVE_IMAGES, curve.columns())
+    kept.finish(CURVE, curve.as_dict())
+    return MeasuredCurve(name=name, curve=curve, folder=folder)
 
 
 def _folder_name(request: CurveRequest, norm: str, highest: float, images: int) -> str:

@@ -6,14 +6,13 @@ from itertools import combinations
 import numpy as np
 
 from lrat.evaluation.comparison.pairs import Contrast
+from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.masking import Check, Panel
 from lrat.evaluation.statistics import Difference, Proportion
 from lrat.reporting.report.records import (
     Attacked,
     AttackRecord,
     Cost,
-    CurveRecord,
-    EpochRecord,
     EvaluationRecord,
     GalleryImage,
     GalleryRecord,
@@ -66,21 +65,16 @@ def evaluation(place: int, *, group: str, data: str, attacks: Sequence[str]) -> 
     )
 
 
-def epochs(count: int) -> list[EpochRecord]:
-    return [
-        EpochRecord(
-            epoch=epoch,
-            lr=0.1 if epoch < 0.6 * count else 0.01,
-            loss=2.0 / epoch,
-            clean=1 - 0.5 / epoch,
-            robust=0.8 - 0.5 / epoch,
-            held_out={"pgd-10": 0.75 - 0.45 / epoch},
-            monitored={"pgd-20": 0.7 - 0.4 / epoch, "cw-20": 0.68 - 0.4 / epoch},
-            seconds=4.5,
-            notices=["The loss rose tenfold."] if epoch == 2 else [],
-        )
-        for epoch in range(1, count + 1)
-    ]
+def accuracy(count: int) -> dict[str, dict[int, float]]:
+    every = range(1, count + 1)
+    measured = {
+        "training, clean": {epoch: 1 - 0.5 / epoch for epoch in every},
+        "training, under attack": {epoch: 0.8 - 0.5 / epoch for epoch in every},
+        "held out, pgd-10": {epoch: 0.75 - 0.45 / epoch for epoch in every},
+        "monitored, pgd-20": {epoch: 0.7 - 0.4 / epoch for epoch in every},
+        "monitored, cw-20": {epoch: 0.68 - 0.4 / epoch for epoch in every},
+    }
+    return measured if count else {}
 
 
 def term_weights(term: str, count: int) -> TermWeights:
@@ -229,15 +223,20 @@ def run(
         training_seed=place // len(METHODS),
         evaluations=[evaluation(place, group=group, data=data, attacks=attacks)],
         curves=[
-            CurveRecord(
-                norm="linf",
+            Curve(
                 attack="apgd-ce",
-                epsilon=[0.0, 0.1, 0.2, 0.3],
-                share=[share(0.97 - 0.25 * k - 0.01 * place) for k in range(4)],
+                settings="APGD(steps=100)",
+                norm="linf",
+                max_epsilon=0.3,
+                levels=3,
+                seed=0,
+                brackets=brackets(place),
                 trained_epsilon=0.2,
             )
         ],
-        epochs=epochs(trained),
+        epochs=range(1, trained + 1),
+        accuracy=accuracy(trained),
+        notices={2: ["The loss rose tenfold."]} if trained > 1 else {},
         selected_epoch=trained or None,
         overfitting=Overfitting(
             on="pgd-20 on 360 test images",
@@ -283,6 +282,13 @@ def contrast(attack: str, apart: int) -> Contrast:
         only_b=10,
         p=0.0001 if apart > 1 else 0.31,
     )
+
+
+def brackets(place: int) -> Brackets:
+    """Of 100 images, 3 + ``place`` are wrong when clean, and each level fools 25 more."""
+    image = np.arange(100)
+    high = np.maximum(image - 3 - place + 25, 0) // 25
+    return Brackets(index=image, label=0 * image, low=high - 1, high=high)
 
 
 def group(

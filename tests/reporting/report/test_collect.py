@@ -58,8 +58,9 @@ def test_a_run_is_shown_with_its_numbers(three: Path) -> None:
         "selected",
         "paper",
     )
-    assert [each.epoch for each in run.epochs] == [1, 2, 3]
-    assert run.epochs[2].monitored == {"natural": 0.9, "pgd-20": 0.6}
+    assert list(run.epochs) == [1, 2, 3]
+    assert run.accuracy["monitored, pgd-20"] == {1: 0.4, 2: 0.5, 3: 0.6}
+    assert run.accuracy["training, clean"] == dict.fromkeys((1, 2, 3), 0.9)
     assert run.selected_epoch == 3
     assert run.cost is not None
     assert (run.cost.seconds, run.cost.epochs, run.cost.parameters) == (6.0, 3, 1234)

@@ -166,10 +166,8 @@ def test_a_run_with_nothing_says_what_each_section_needs() -> None:
 
 def test_missing_attacks_and_unknown_numbers_are_dashes() -> None:
     runs = [made.run(0), made.run(1, attacks=("natural", "pgd-20"))]
-    unknown = replace(
-        runs[0].epochs[0], clean=float("nan"), robust=None, held_out={"pgd": float("inf")}
-    )
-    runs[0] = replace(runs[0], epochs=[unknown, *runs[0].epochs[1:]])
+    unknown = {"training, clean": {1: float("nan")}, "held out, pgd": {1: float("inf")}}
+    runs[0] = replace(runs[0], accuracy=unknown)
     page = page_of(made.report(runs))
     assert "–" in page.text
     assert "nan" not in page.text.lower().split()

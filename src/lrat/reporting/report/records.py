@@ -11,8 +11,13 @@ from typing import Any, Literal, NamedTuple
 import numpy.typing as npt
 
 from lrat.evaluation.comparison.pairs import Contrast
+from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.masking.panel import Panel
 from lrat.evaluation.statistics import Proportion
+
+CLEAN, ROBUST = "training, clean", "training, under attack"
+HELD_OUT, MONITORED = "held out, ", "monitored, "
+"""How the accuracies that training measures are called; the latter before an attack's name."""
 
 State = Literal["evaluated", "trained", "unfinished"]
 
@@ -47,35 +52,6 @@ class EvaluationRecord:
     attacks: Sequence[AttackRecord]
     worst_case: Proportion
     notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveRecord:
-    """A security curve: the share of images that stand at each epsilon. ``trained_epsilon``:
-    where the run was trained, None if unknown."""
-
-    norm: str
-    attack: str
-    epsilon: Sequence[float]
-    share: Sequence[Proportion]
-    trained_epsilon: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One epoch of training. ``clean`` and ``robust``: accuracy on training images (``robust``:
-    under the training attack). ``held_out``, ``monitored``: accuracy by attack on the validation
-    split and under ``training.monitor``."""
-
-    epoch: int
-    lr: float
-    loss: float
-    clean: float | None
-    robust: float | None
-    held_out: Mapping[str, float]
-    monitored: Mapping[str, float]
-    seconds: float
-    notices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +147,10 @@ class Cost:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunRecord:
     """A run folder. ``name``: unique in the report, short. ``evaluations``: the one that the
-    report compares first. ``problems``: in one sentence each, with the command that helps, what
-    the report could not show. ``commands``: what makes the run and its evaluations again."""
+    report compares first. ``accuracy``: what training measured, by name and epoch; ``notices``:
+    what its guards said, by epoch. ``problems``: in one sentence each, with the command that
+    helps, what the report could not show. ``commands``: what makes the run and its evaluations
+    again."""
 
     name: str
     folder: str
@@ -183,8 +161,10 @@ class RunRecord:
     threat: str
     training_seed: int | None
     evaluations: Sequence[EvaluationRecord] = ()
-    curves: Sequence[CurveRecord] = ()
-    epochs: Sequence[EpochRecord] = ()
+    curves: Sequence[Curve] = ()
+    epochs: Sequence[int] = ()
+    accuracy: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    notices: Mapping[int, Sequence[str]] = field(default_factory=dict)
     selected_epoch: int | None = None
     overfitting: Overfitting | None = None
     weights: Sequence[TermWeights] = ()

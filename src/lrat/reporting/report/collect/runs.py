@@ -14,9 +14,9 @@ import numpy as np
 from lrat.analysis.overlaps import Mask, overlap
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
 from lrat.errors import DataError, LratError
+from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.masking.panel import Panel
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.statistics import Proportion
 from lrat.evaluation.storage.store import SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
@@ -24,9 +24,8 @@ from lrat.reporting.report.collect.commands import train_command
 from lrat.reporting.report.collect.evaluations import Evaluated, read_evaluations
 from lrat.reporting.report.collect.gallery import gallery
 from lrat.reporting.report.collect.places import Place, digests
-from lrat.reporting.report.collect.reading import Folder, at, number
+from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import (
-    CurveRecord,
     OverlapRecord,
     RunRecord,
     State,
@@ -36,6 +35,7 @@ from lrat.runs.folder import (
     ANALYSES,
     CONFIG,
     CURVE,
+    CURVE_IMAGES,
     CURVES,
     ENVIRONMENT,
     METRICS,
@@ -45,6 +45,7 @@ from lrat.runs.folder import (
     RECORDED,
     WEIGHTS,
 )
+from lrat.runs.kept import KeptResult
 
 _UNKNOWN = "unknown"
 _KEPT_APART = ("seed", "device", "threads")
@@ -76,7 +77,7 @@ def collect_run(place: Place) -> Collected:
     if about.get("configuration_file", written) != written:
         home.tell(f"{home.path / CONFIG} is damaged or was edited after the training.")
     evaluations = read_evaluations(place, home, threat, known.get("weights"), data=data)
-    epochs = training.epoch_records(lines)
+    epochs = [line for line in lines if isinstance(line.get("epoch"), int)]
     trained = about.get("epochs")
     if isinstance(trained, int) and len(epochs) < trained:
         home.tell(f"{home.path / METRICS} holds {len(epochs)} of the {trained} epochs trained.")
@@ -99,14 +100,16 @@ def collect_run(place: Place) -> Collected:
         training_seed=config.get("seed") if isinstance(config.get("seed"), int) else None,
         evaluations=[each.record for each in evaluations],
         curves=curves(home),
-        epochs=epochs,
+        epochs=[line["epoch"] for line in epochs],
+        accuracy=training.accuracy(epochs),
+        notices=training.notices(epochs),
         selected_epoch=_whole(about.get("selected_epoch")),
-        overfitting=training.overfitting(epochs, lines, split),
+        overfitting=training.overfitting(epochs, split),
         weights=weights(home),
         overlap=[each for each in overlaps if each is not None],
         masking=panel,
         gallery=gallery(evaluations, home, about.get("class_names")),
-        cost=training.cost(lines, about.get("parameters")),
+        cost=training.cost(epochs, about.get("parameters")),
         config=home.text(CONFIG),
         environment=home.json(ENVIRONMENT),
         digests=known,
@@ -187,31 +190,18 @@ def masking(folder: Folder) -> Panel | None:
         return None
 
 
-def curves(home: Folder) -> list[CurveRecord]:
-    """The security curves that `lrat curve` finished in a run's folder."""
+def curves(home: Folder) -> list[Curve]:
+    """The security curves that ``lrat curve`` finished in a run's folder."""
     found = []
     for path in home.inside(CURVES, CURVE):
-        folder = Folder(path.parent, home.problems)
-        stored = folder.json(CURVE)
-        if not stored:
-            continue
+        stored = Folder(path.parent, home.problems).json(CURVE)
+        kept = KeptResult(folder=path.parent, identity={}, what="curve", again="measure it again")
         try:
-            found.append(_curve(stored))
-        except NOT_AS_WRITTEN:
-            folder.tell(f"{path} is no security curve, so it is left out.")
+            images = kept.table(CURVE_IMAGES, dict) if stored else None
+            found += [Curve.from_dict(stored, images or {})] if stored else []
+        except (LratError, *NOT_AS_WRITTEN):
+            home.tell(f"{path} is no security curve, so it is left out.")
     return found
-
-
-def _curve(stored: Mapping[str, Any]) -> CurveRecord:
-    ends = zip(stored["accuracy"], stored["low"], stored["high"], strict=True)
-    n = int(stored["n"])
-    return CurveRecord(
-        norm=str(stored["norm"]),
-        attack=str(stored["attack"]),
-        epsilon=[float(value) for value in stored["epsilon"]],
-        share=[Proportion(value=v, low=low, high=high, n=n) for v, low, high in ends],
-        trained_epsilon=number(stored.get("trained_epsilon")),
-    )
 
 
 def weights(home: Folder) -> list[TermWeights]:

@@ -84,7 +84,7 @@ def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
 def _kept(run: RunRecord) -> str:
     if run.selected_epoch is None or not run.epochs:
         return ""
-    is_last = run.selected_epoch == run.epochs[-1].epoch
+    is_last = run.selected_epoch == run.epochs[-1]
     return "" if is_last else f"; the reported weights are of epoch {run.selected_epoch}"
 
 

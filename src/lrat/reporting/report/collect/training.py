@@ -8,7 +8,14 @@ from typing import Any
 from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.statistics import wilson
 from lrat.reporting.report.collect.reading import at, number, numbers
-from lrat.reporting.report.records import Cost, EpochRecord, Overfitting
+from lrat.reporting.report.records import (
+    CLEAN,
+    HELD_OUT,
+    MONITORED,
+    ROBUST,
+    Cost,
+    Overfitting,
+)
 
 _LARGEST_SET = 200_000
 """Images of a held-out or test set at most: shares of more are not told apart."""
@@ -16,50 +23,41 @@ _GUARD = "robust-overfitting"
 _PASSES = ("attack_forwards", "attack_backwards", "update_forwards", "update_backwards")
 
 
-def epoch_records(lines: Sequence[Mapping[str, Any]]) -> list[EpochRecord]:
-    """The lines of ``metrics.jsonl`` that name an epoch; what earlier versions did not write, and
-    what is no number, is left out (a loss is NaN then)."""
-    return [
-        EpochRecord(
-            epoch=int(line["epoch"]),
-            lr=_or_nan(line.get("lr")),
-            loss=_or_nan(line.get("loss")),
-            clean=number(line.get("clean_accuracy")),
-            robust=number(line.get("robust_accuracy")),
-            held_out=numbers(line.get("validation")),
-            monitored=numbers(line.get("monitor")),
-            seconds=number(line.get("seconds")) or 0.0,
-            notices=_notices(line.get("notices")),
-        )
-        for line in lines
-        if isinstance(line.get("epoch"), int)
-    ]
+def accuracy(epochs: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Every accuracy that lines of ``metrics.jsonl`` hold, by name and epoch; what earlier versions
+    did not write, and what is no number, is left out."""
+    found: dict[str, dict[int, float]] = {}
+    for line in epochs:
+        measured = {
+            CLEAN: line.get("clean_accuracy"),
+            ROBUST: line.get("robust_accuracy"),
+            **{f"{HELD_OUT}{name}": each for name, each in numbers(line.get("validation")).items()},
+            **{f"{MONITORED}{name}": each for name, each in numbers(line.get("monitor")).items()},
+        }
+        for name, value in numbers(measured).items():
+            found.setdefault(name, {})[line["epoch"]] = value
+    return found
 
 
-def _or_nan(value: Any) -> float:
-    found = number(value)
-    return math.nan if found is None else found
+def notices(epochs: Sequence[Mapping[str, Any]]) -> dict[int, list[str]]:
+    """What guards said, by epoch, in their words."""
+    found = {line["epoch"]: line.get("notices") for line in epochs}
+    return {
+        epoch: [str(each.get("text", "") if isinstance(each, Mapping) else each) for each in said]
+        for epoch, said in found.items()
+        if isinstance(said, list) and said
+    }
 
 
-def _notices(values: Any) -> list[str]:
-    """What guards said, in their words."""
-    found = values if isinstance(values, list) else []
-    return [str(each.get("text", "")) if isinstance(each, Mapping) else str(each) for each in found]
-
-
-def overfitting(
-    epochs: Sequence[EpochRecord], lines: Sequence[Mapping[str, Any]], split: str
-) -> Overfitting | None:
+def overfitting(epochs: Sequence[Mapping[str, Any]], split: str) -> Overfitting | None:
     """The best robust accuracy of an epoch against the last one's, on held-out images under attack,
     else on the monitored ones (of ``split``); None where no such accuracy was measured twice.
 
     Under several attacks, the one that is worst in the last epoch. Marked where the 95 % intervals
     of the two lie apart (the best of many epochs is lucky as well), or where a guard said so.
     """
-    for images, series in (
-        ("held-out", [(each.epoch, each.held_out) for each in epochs]),
-        (split, [(each.epoch, each.monitored) for each in epochs]),
-    ):
+    for images, key in (("held-out", "validation"), (split, "monitor")):
+        series = [(line["epoch"], numbers(line.get(key))) for line in epochs]
         known = [(epoch, values) for epoch, values in series if set(values) - {NATURAL}]
         attacks = set.intersection(*(set(v) for _, v in known)) - {NATURAL} if known else set()
         if len(known) < 2 or not attacks:
@@ -76,15 +74,15 @@ def overfitting(
             best=best,
             last=last,
             n=n,
-            marked=last < best and (apart or _guard_spoke(lines)),
+            marked=last < best and (apart or _guard_spoke(epochs)),
         )
     return None
 
 
-def _guard_spoke(lines: Sequence[Mapping[str, Any]]) -> bool:
+def _guard_spoke(epochs: Sequence[Mapping[str, Any]]) -> bool:
     return any(
         at(notice, "guard") == _GUARD
-        for line in lines
+        for line in epochs
         for notice in (line.get("notices") or ())
         if isinstance(notice, Mapping)
     )
@@ -107,20 +105,21 @@ def images_behind(shares: Sequence[float]) -> int | None:
     return common if common > 1 else None
 
 
-def cost(lines: Sequence[Mapping[str, Any]], parameters: Any) -> Cost | None:
+def cost(epochs: Sequence[Mapping[str, Any]], parameters: Any) -> Cost | None:
     """Mean passes per image and epoch, and seconds of all epochs; None without an epoch."""
-    told = [line for line in lines if isinstance(line.get("epoch"), int)]
-    if not told:
+    if not epochs:
         return None
     passes = {}
     for kind in _PASSES:
-        values = [value for line in told if (value := number(at(line, "passes", kind))) is not None]
+        values = [
+            value for line in epochs if (value := number(at(line, "passes", kind))) is not None
+        ]
         if values:
             passes[kind.replace("_", " ")] = sum(values) / len(values)
     return Cost(
         passes=passes,
-        seconds=sum(number(line.get("seconds")) or 0.0 for line in told),
-        epochs=len(told),
-        images=int(number(told[-1].get("images")) or 0),
+        seconds=sum(number(line.get("seconds")) or 0.0 for line in epochs),
+        epochs=len(epochs),
+        images=int(number(epochs[-1].get("images")) or 0),
         parameters=parameters if isinstance(parameters, int) else None,
     )

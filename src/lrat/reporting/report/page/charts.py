@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.statistics import Proportion
 from lrat.reporting.figures.style import OKABE_ITO
 from lrat.reporting.report.page.numbers import counted, number, percent
 from lrat.reporting.report.page.results import GroupTable
-from lrat.reporting.report.records import CurveRecord, ReportRecord, RunRecord
+from lrat.reporting.report.records import ReportRecord, RunRecord
 
 COLOURS = OKABE_ITO[:6]
 """Without black, which a dark page swallows."""
@@ -224,38 +225,34 @@ def _calm(place: int) -> int:
 
 def security_curves(report: ReportRecord) -> list[tuple[str, Figure]]:
     """A titled figure per data set, attack and norm: the share that stands at each epsilon."""
-    kinds: dict[tuple[str, str, str], list[tuple[int, RunRecord, CurveRecord]]] = {}
+    kinds: dict[tuple[str, str, str], list[tuple[int, RunRecord, Curve]]] = {}
     for place, run in enumerate(report.runs):
         for curve in run.curves:
-            if len(curve.epsilon):
-                kinds.setdefault((run.data, curve.attack, curve.norm), []).append(
-                    (place, run, curve)
-                )
+            kind = run.data, curve.attack, curve.norm
+            kinds.setdefault(kind, []).append((place, run, curve))
     return [
         (f"{data}, {attack}, {norm}", _security(attack, norm, lines))
         for (data, attack, norm), lines in kinds.items()
     ]
 
 
-def _security(
-    attack: str, norm: str, lines: Sequence[tuple[int, RunRecord, CurveRecord]]
-) -> Figure:
+def _security(attack: str, norm: str, lines: Sequence[tuple[int, RunRecord, Curve]]) -> Figure:
     traces = []
     for place, run, curve in lines:
-        traces.append(band(curve.epsilon, curve.share, place, faint=len(lines) > _FEW))
+        traces.append(band(curve.epsilons, curve.accuracy, place, faint=len(lines) > _FEW))
         traces.append(
             line(
                 run.name,
-                curve.epsilon,
-                in_percent([share.value for share in curve.share]),
+                curve.epsilons,
+                in_percent([share.value for share in curve.accuracy]),
                 place,
-                markers=len(curve.epsilon) <= 24,
-                customdata=[in_percent([share.low, share.high]) for share in curve.share],
+                markers=len(curve.epsilons) <= 24,
+                customdata=[in_percent([share.low, share.high]) for share in curve.accuracy],
                 hovertemplate="%{y:.1f} % [%{customdata[0]:.1f}, %{customdata[1]:.1f}]",
             )
         )
     trained = sorted({c.trained_epsilon for _, _, c in lines if c.trained_epsilon is not None})
-    reach = max(max(curve.epsilon) for _, _, curve in lines)
+    reach = max(curve.max_epsilon for _, _, curve in lines)
     return Figure(
         label=f"Accuracy under {attack} against epsilon, of {counted(len(lines), 'run')}",
         data=traces,

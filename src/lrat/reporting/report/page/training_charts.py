@@ -15,9 +15,16 @@ from lrat.reporting.report.page.charts import (
     vertical,
 )
 from lrat.reporting.report.page.numbers import counted
-from lrat.reporting.report.records import EpochRecord, ReportRecord, RunRecord, TermWeights
+from lrat.reporting.report.records import (
+    CLEAN,
+    HELD_OUT,
+    MONITORED,
+    ROBUST,
+    ReportRecord,
+    RunRecord,
+    TermWeights,
+)
 
-CLEAN, ROBUST = "training, clean", "training, under attack"
 _MANY = 25
 _HISTOGRAMS = 5
 _EXACT = 1e-6
@@ -28,12 +35,12 @@ _OPEN = 0.1
 def learning_curve(run: RunRecord) -> Figure:
     """Clean and robust accuracy per epoch on training images, held-out ones and under every
     monitored attack; the selected epoch and where robust overfitting begins."""
-    series = learning_series(run.epochs)
+    series = learning_series(run)
     traces = [
         line(name, x, y, place, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
         for place, (name, (x, y)) in enumerate(series.items())
     ]
-    first, last = run.epochs[0].epoch, run.epochs[-1].epoch
+    first, last = run.epochs[0], run.epochs[-1]
     marks = _marks(run)
     return Figure(
         label=f"Accuracy of {run.name} over {counted(len(run.epochs), 'epoch')} of training",
@@ -53,28 +60,18 @@ def learning_curve(run: RunRecord) -> Figure:
     )
 
 
-def learning_series(
-    epochs: Sequence[EpochRecord],
-) -> dict[str, tuple[list[float], list[float | None]]]:
+def learning_series(run: RunRecord) -> dict[str, tuple[list[int], list[float | None]]]:
     """Every measured accuracy by name: the epochs it was measured in, and per cent."""
-    found: dict[str, dict[float, float]] = {}
-    for each in epochs:
-        measured = {
-            CLEAN: each.clean,
-            ROBUST: each.robust,
-            **{f"held out, {name}": value for name, value in each.held_out.items()},
-            **{f"monitored, {name}": value for name, value in each.monitored.items()},
-        }
-        for name, value in measured.items():
-            if value is not None:
-                found.setdefault(name, {})[each.epoch] = value
-    return {name: (list(at), in_percent(list(at.values()))) for name, at in found.items()}
+    return {
+        name: (list(values), in_percent(list(values.values())))
+        for name, values in run.accuracy.items()
+    }
 
 
 def compared_learning(report: ReportRecord) -> list[tuple[str, Figure]]:
     """For each measured accuracy that two runs of the same data and threat share, a figure with a
     line per run; under attack on images that were not trained on first."""
-    every = [(k, run, learning_series(run.epochs)) for k, run in enumerate(report.runs)]
+    every = [(k, run, learning_series(run)) for k, run in enumerate(report.runs)]
     kinds = dict.fromkeys((run.data, run.threat) for run in report.runs if run.epochs)
     names = dict.fromkeys(name for _, _, series in every for name in series)
     figures = []
@@ -92,14 +89,14 @@ def compared_learning(report: ReportRecord) -> list[tuple[str, Figure]]:
 
 
 def _least_telling(name: str) -> int:
-    kinds = ("monitored, ", "held out, ", ROBUST, "", CLEAN)
+    kinds = (MONITORED, HELD_OUT, ROBUST, "", CLEAN)
     if name.endswith(", natural"):
         return kinds.index("")
     return next(place for place, kind in enumerate(kinds) if name.startswith(kind) and kind)
 
 
 def _compared(
-    name: str, having: Sequence[tuple[int, RunRecord, tuple[list[float], list[float | None]]]]
+    name: str, having: Sequence[tuple[int, RunRecord, tuple[list[int], list[float | None]]]]
 ) -> Figure:
     """One accuracy of several runs, each with its place in the report."""
     traces = [
