@@ -1,34 +1,56 @@
 """Hooks around a model: one counts passes, one looks for gradients that are NaN."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from lrat.outputs import tensors_in
+from lrat.outputs import shown_calls, tensors_in
+
+_Kind = TypeVar("_Kind", bound="_Hooked")
 
 
-class PassCounter:
-    """Counts the rows that a module maps, and the rows whose gradient comes back through it.
-
-    The counts are exact whatever calls the module, and cost no host synchronisation: a forward hook
-    counts, and a hook on the output counts again when a gradient reaches it. As a context manager
-    it removes its hooks at the end.
-    """
+class _Hooked(ABC):
+    """A context manager: inside, hooks on ``module``; they are gone afterwards."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.forwards = 0
-        self.backwards = 0
         self._module = module
-        self._handle: Any = None
+        self._hooks = ExitStack()
 
-    def __enter__(self) -> "PassCounter":
-        self._handle = self._module.register_forward_hook(self._count, with_kwargs=True)
+    @abstractmethod
+    def _register(self, module: nn.Module, hooks: ExitStack) -> None:
+        """Enter the hooks into the stack."""
+
+    def __enter__(self: _Kind) -> _Kind:
+        self._register(self._module, self._hooks)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._handle.remove()
+        self._hooks.close()
+
+
+class PassCounter(_Hooked):
+    """Counts the rows that a module maps, and the rows whose gradient comes back through it.
+
+    The counts are exact whatever calls the module, and cost no host synchronisation: a forward hook
+    counts, and a hook on the output counts again when a gradient reaches it. Of a class whose own
+    ``__call__`` runs no hooks, the calls by ``outputs.raw_logits`` alone are counted. As a context
+    manager it removes its hooks at the end.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.forwards = 0
+        self.backwards = 0
+        self._runs_hooks = False
+
+    def _register(self, module: nn.Module, hooks: ExitStack) -> None:
+        hooks.enter_context(module.register_forward_hook(self._count_hooked, with_kwargs=True))
+        if type(module).__call__ is not nn.Module.__call__:
+            hooks.enter_context(shown_calls(module, self._count_shown))
 
     def read(self) -> tuple[int, int]:
         """Forwards and backwards so far."""
@@ -38,10 +60,18 @@ class PassCounter:
         """Forwards and backwards after an earlier ``read``."""
         return self.forwards - before[0], self.backwards - before[1]
 
-    def _count(
+    def _count_hooked(
         self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: object
     ) -> None:
-        rows = len(given[0] if given else next(iter(named.values())))
+        self._runs_hooks = True
+        self._count(given[0] if given else next(iter(named.values())), output)
+
+    def _count_shown(self, images: Tensor, output: object) -> None:
+        if not self._runs_hooks:
+            self._count(images, output)
+
+    def _count(self, images: Tensor, output: object) -> None:
+        rows = len(images)
         self.forwards += rows
         # All of them, since the module does not say which of its outputs are the logits.
         differentiable = [value for value in tensors_in(output) if value.requires_grad]
@@ -57,7 +87,7 @@ class PassCounter:
         return count
 
 
-class GradientWatch:
+class GradientWatch(_Hooked):
     """Whether any gradient that came back through a module to its images was NaN.
 
     A square root, a norm or a division at 0 makes such gradients while all logits are finite. The
@@ -66,16 +96,11 @@ class GradientWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
+        super().__init__(module)
         self._is_nan: Tensor | None = None
-        self._handle: Any = None
 
-    def __enter__(self) -> "GradientWatch":
-        self._handle = self._module.register_forward_pre_hook(self._watch)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._handle.remove()
+    def _register(self, module: nn.Module, hooks: ExitStack) -> None:
+        hooks.enter_context(module.register_forward_pre_hook(self._watch))
 
     @property
     def has_nan(self) -> bool:

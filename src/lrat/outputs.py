@@ -1,9 +1,10 @@
 """The only way in which lrat calls a user's classifier, and the logits in its output."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ NEVER = -1e9
 """Replaces a logit of -inf, of a class that is never chosen. It is far below the logits of
 networks, but its square and its ratio to a gradient are still float32 numbers."""
 _DEPTH = 3
+_SHOWN: WeakKeyDictionary[nn.Module, tuple[Callable[[Tensor, Any], None], ...]] = (
+    WeakKeyDictionary()
+)
 _MEMORY_MESSAGES = (
     "can't allocate memory",  # PyTorch's CPU allocator
     "not enough memory",  # the same on Windows
@@ -38,6 +42,8 @@ def raw_logits(model: nn.Module, images: Tensor) -> Tensor:
     """As ``forward_logits``, in the precision of the model's output and with its -inf."""
     with failing_in_one_line(model, images):
         output = model(images.clone(memory_format=torch.contiguous_format))
+        for show in _SHOWN.get(model, ()) if _SHOWN else ():
+            show(images, output)
         logits = logits_of(output, len(images))
         return logits if logits.device == images.device else logits.to(images.device)
 
@@ -49,6 +55,18 @@ def in_float32(logits: Tensor) -> Tensor:
         replaced: Tensor = _Replaced.apply(logits)
         return replaced
     return _finite_below(logits)
+
+
+@contextmanager
+def shown_calls(model: nn.Module, show: Callable[[Tensor, Any], None]) -> Iterator[None]:
+    """Inside, ``show`` is called with the images and the output of each forward of ``model`` here:
+    for a class whose own ``__call__`` runs no hooks."""
+    before = _SHOWN.get(model, ())
+    _SHOWN[model] = (*before, show)
+    try:
+        yield
+    finally:
+        _SHOWN[model] = before
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Modules that are not quite modules: TorchScript, exported, compiled, wrapped, quantised ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -62,6 +62,41 @@ def test_they_are_evaluated_like_the_model_itself(kind: str) -> None:
         result = lrat.evaluate(make(), (IMAGES, LABELS), threat=BALL, **options)
         found.append({name: share.value for name, share in result.accuracy.items()})
     assert found[1:] == [found[0], found[0]]
+
+
+class Direct(Net):
+    """Its own ``__call__`` runs no hooks."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.forward(images)
+
+
+class Polite(Net):
+    """Its own ``__call__`` runs the hooks."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images)
+
+
+@pytest.mark.parametrize("acceleration", ["auto", "off"])
+def test_passes_of_a_class_with_a_call_of_its_own_are_counted(acceleration: str) -> None:
+    def passes(make: type[nn.Module]) -> Mapping[str, int | None]:
+        torch.manual_seed(0)
+        (record,) = lrat.fit(
+            *(make(), (IMAGES, LABELS)),
+            threat=BALL,
+            method="lrat-saa+cw",
+            epochs=1,
+            batch_size=8,
+            validation=0,
+            acceleration=acceleration,
+        ).records
+        return record.passes
+
+    plain = passes(Net)
+    assert plain["update_forwards"] == plain["update_backwards"] == 2
+    assert plain["attack_forwards"] > 0
+    assert passes(Direct) == passes(Polite) == plain
 
 
 @pytest.mark.parametrize("kind", ["frozen", "exported"])

@@ -96,8 +96,8 @@ class Stepper:
         self._optimizer = optimizer
         self._optimisation = optimisation
         self._parameters = [value for group in optimizer.param_groups for value in group["params"]]
-        self._update_passes = PassCounter(model)
-        self._attack_passes = self._update_passes if view is model else PassCounter(view)
+        self._update_passes = PassCounter(self._scored)
+        self._attack_passes = self._update_passes if view is self._scored else PassCounter(view)
         self._hooks = ExitStack()
         self._has_attacked = False
 
