@@ -1,6 +1,7 @@
 """The commands as a user types them; how each behaves in detail is under ``experiments/``."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run = tmp_path / "runs" / "lrat-saa+cw-digits-0"
     lines = first.out.splitlines()
     assert lines[-1] == "runs/lrat-saa+cw-digits-0"
+    assert shlex.split((run / "command.txt").read_text()) == ["lrat", *train]
     assert lines[0].startswith("attacks see the model in float32, BatchNorm folded (3 of 3)")
     finished = [line for line in lines if line.startswith("epoch ") and " loss " in line]
     assert [line.split()[1] for line in finished] == ["1/2", "2/2"]
@@ -118,6 +120,8 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     shown = process("evaluate", run, "--limit", 20, cwd=tmp_path)
     assert shown.status == 0, shown.err
     (evaluation,) = (run / "evaluations").iterdir()
+    typed = ["lrat", "evaluate", str(run), "--limit", "20"]
+    assert shlex.split((evaluation / "command.txt").read_text()) == typed
     assert shown.out.splitlines()[0].split()[0] == "attack"
     assert shown.out.splitlines()[-1] == f"evidence in {evaluation}"
     again = done("evaluate", "again", "--limit", 20)

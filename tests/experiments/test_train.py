@@ -26,6 +26,7 @@ def test_a_run_folder_holds_all_that_is_promised(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         "config.yaml",
         "acceleration.json",
+        "command.txt",
         "contents.json",
         "environment.json",
         "metrics.jsonl",

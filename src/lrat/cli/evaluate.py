@@ -20,6 +20,7 @@ from lrat.cli.options import (
     Suite,
     Threat,
     Weights,
+    typed,
 )
 
 
@@ -99,6 +100,7 @@ def evaluate(
         part=None if part is None else fraction_of(part),
         devices=devices,
         nodes=nodes,
+        typed=typed() if part is None else None,  # a part alone is not the evaluation
     )
     request.check()
     source = ModelSource(

@@ -4,6 +4,7 @@ What people write on a command line, as values.
 """
 
 import re
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lrat.errors import SettingError
+from lrat.text import as_command
 
 Data = Annotated[
     str | None, typer.Option(help="digits, cifar10, ... or npz:PATH; see `lrat list data`.")
@@ -52,6 +54,11 @@ class Acceleration(StrEnum):
 
     auto = "auto"
     off = "off"
+
+
+def typed() -> str:
+    """The command that the user typed, quoted for a shell."""
+    return as_command("lrat", *sys.argv[1:])
 
 
 def given(**values: Any) -> dict[str, Any]:

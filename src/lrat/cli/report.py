@@ -1,11 +1,11 @@
 """``lrat report``."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lrat.cli.options import typed
 
 
 def report(
@@ -23,8 +23,7 @@ def report(
     """One page about runs that opens without a network: tables, curves, images, commands."""
     from lrat.reporting.report import write_run_report
 
-    command = shlex.join(["lrat", *sys.argv[1:]])
-    written = write_run_report(runs or [], out, title=title, suite=suite, command=command)
+    written = write_run_report(runs or [], out, title=title, suite=suite, command=typed())
     print(written)
     if open_:
         typer.launch(written.path.resolve().as_uri())

@@ -15,6 +15,7 @@ from lrat.cli.options import (
     Set,
     Threat,
     given,
+    typed,
 )
 
 
@@ -88,11 +89,17 @@ def train(
                 watcher=training_progress,
                 max_minutes=max_minutes,
                 portable=portable,
+                command=typed(),
             )
         else:
             with training_progress(settings) as progress:
                 report = train_run(
-                    settings, folder, progress=progress, max_minutes=max_minutes, portable=portable
+                    settings,
+                    folder,
+                    progress=progress,
+                    max_minutes=max_minutes,
+                    portable=portable,
+                    command=typed(),
                 )
     except Paused as paused:
         print(paused)

@@ -26,7 +26,7 @@ from lrat.experiments.evaluation_request import EvaluationRequest, descriptions,
 from lrat.files.read import is_there
 from lrat.hardware import move, processors
 from lrat.randomness import Keyed, keys, random_state_kept
-from lrat.runs.folder import OFF, evaluated
+from lrat.runs.folder import OFF, evaluated, keep_command
 from lrat.runs.identity import Reading
 from lrat.runs.sources import (
     LoadedModel,
@@ -165,7 +165,7 @@ def evaluate_network(
     """
     request = request or EvaluationRequest()
     plan = _planned(network, test, threat, request, attacks, folder, device, identity)
-    _check_stored(network, plan, folder, request.batch_size, device)
+    _check_stored(network, plan, folder, request, device)
     per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
     result = evaluate_suite(
         network,
@@ -189,7 +189,11 @@ def evaluate_network(
 
 
 def _check_stored(
-    network: nn.Module, plan: "_Plan", folder: Path | None, most: int, device: torch.device
+    network: nn.Module,
+    plan: "_Plan",
+    folder: Path | None,
+    request: EvaluationRequest,
+    device: torch.device,
 ) -> None:
     """Refuse to continue or read back what this very model would not have answered.
 
@@ -199,11 +203,12 @@ def _check_stored(
         return
     if not (is_there(folder / IDENTITY) or is_there(folder / PARTS)):
         plan.reading.begin(folder)
+        keep_command(folder, request.typed)
         return
     identity = {"functions": None, **plan.settings["identity"], "attacks": descriptions(plan.suite)}
     if any(evaluated(folder, key) != value for key, value in identity.items()):
         return
-    stored = stored_clean(folder, most)
+    stored = stored_clean(folder, request.batch_size)
     if stored is not None:
         here = torch.isin(plan.images.index.cpu(), torch.from_numpy(stored.index))
         if bool(here.any()):
@@ -227,7 +232,7 @@ def begin_evaluation(
     images that the evaluation is of.
     """
     plan = _planned(network, test, threat, request, None, folder, device)
-    _check_stored(network, plan, folder, request.batch_size, device)
+    _check_stored(network, plan, folder, request, device)
     begin(plan.suite, **plan.settings)
     return len(plan.images)
 

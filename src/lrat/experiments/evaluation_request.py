@@ -30,6 +30,7 @@ class EvaluationRequest:
     images are kept for reports with what every attack made of them, 0 for none; None is 32
     of those that are attacked anyway. ``devices``: so many
     processes on each of ``nodes`` machines (``evaluate_parallel``), None for this process alone.
+    ``typed``: the command that the user typed, kept in the folder of an evaluation that is begun.
     """
 
     suite: str = "quick"
@@ -48,6 +49,7 @@ class EvaluationRequest:
     part: tuple[int, int] | None = None
     devices: int | None = None
     nodes: int = 1
+    typed: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(
@@ -81,6 +83,7 @@ class EvaluationRequest:
         """``lrat evaluate RUN --suite tier``: the command that makes this evaluation of a run."""
         named = {"seconds": "time", "keep_images": "images"}
         options = {named.get(name, name): value for name, value in changed_fields(self).items()}
+        options.pop("typed", None)
         if self.part is not None:
             options["part"] = "{}/{}".format(*self.part)
         chosen = None if checkpoint == "selected" else checkpoint

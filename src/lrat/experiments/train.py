@@ -51,6 +51,7 @@ from lrat.runs.folder import (
     check_contents,
     claim,
     has_begun,
+    keep_command,
 )
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
@@ -99,6 +100,7 @@ def train_run(
     device: torch.device | None = None,
     max_minutes: float | None = None,
     portable: bool = False,
+    command: str | None = None,
 ) -> TrainedRun:
     """Train what ``config`` says into ``folder``, or continue what is there.
 
@@ -106,12 +108,13 @@ def train_run(
     that train together, each of which calls this with its ``device`` (default: as configured); the
     first one claims the folder and writes. Raises the errors of ``lrat.errors``; ``Interrupted``
     after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself; it is
-    ``portable`` then if so asked for (``training.Storage``).
+    ``portable`` then if so asked for (``training.Storage``). ``command``: what the user typed, kept
+    in a folder that is begun.
     """
     check_minutes(max_minutes)
     crew = SingleProcess() if crew is None else crew
     place = hardware.device(config.device) if device is None else device
-    training = _Training(config, folder, progress, crew, place, max_minutes, portable)
+    training = _Training(config, folder, progress, crew, place, max_minutes, portable, command)
     if crew.rank > 0:
         return training.run()
     with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
@@ -184,6 +187,7 @@ class _Training:
     device: torch.device
     max_minutes: float | None
     portable: bool
+    command: str | None
     view: nn.Module | None = None
 
     def run(self) -> TrainedRun:
@@ -246,6 +250,7 @@ class _Training:
             write_json(folder / CONTENTS, found)
             record_choices(folder, view)
             write_text(folder / CONFIG, self.config.to_yaml())
+            keep_command(folder, self.command)
             if isinstance(view, View):
                 seen = f"attacks see the model in {describe(view)}"
                 tell(watched.progress, seen, level=logging.INFO)
@@ -320,6 +325,7 @@ def train_in_processes(
     watcher: Watcher | None = None,
     max_minutes: float | None = None,
     portable: bool = False,
+    command: str | None = None,
 ) -> TrainedRun | None:
     """As ``train_run``, in ``devices`` processes on each of ``nodes`` machines: on CUDA one for
     each GPU, on the CPU of ``config.threads`` threads (default: one) each.
@@ -334,11 +340,7 @@ def train_in_processes(
     check_minutes(max_minutes)
     check_devices(config.device, devices, nodes)
     spread = Spread(
-        device=config.device,
-        devices=devices,
-        nodes=nodes,
-        patience=_PATIENCE,
-        saves_itself=True,
+        device=config.device, devices=devices, nodes=nodes, patience=_PATIENCE, saves_itself=True
     )
     batch = config.training.batch_size
     if batch % spread.size:
@@ -354,15 +356,14 @@ def train_in_processes(
         folder=folder,
         spread=spread,
         watcher=watcher,
-        max_minutes=max_minutes,
-        portable=portable,
+        options={"max_minutes": max_minutes, "portable": portable, "command": command},
     )
     return in_processes(work, spread)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TrainingWork:
-    """What each process does; called with its Fabric.
+    """What each process does, ``options`` being ``train_run``'s; called with its Fabric.
 
     A signal is held from the start: a process that left while it sets up would leave the others
     waiting for it. All take one step and save it.
@@ -372,8 +373,7 @@ class _TrainingWork:
     folder: Path
     spread: Spread
     watcher: Watcher | None
-    max_minutes: float | None
-    portable: bool
+    options: Mapping[str, Any]
 
     def __call__(self, fabric: Any) -> TrainedRun | None:
         crew = FabricGroup(fabric)
@@ -388,8 +388,7 @@ class _TrainingWork:
                     progress=progress,
                     crew=crew,
                     device=fabric.device,
-                    max_minutes=self.max_minutes,
-                    portable=self.portable,
+                    **self.options,
                 )
         except Interrupted:
             if first:

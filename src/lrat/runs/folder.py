@@ -16,7 +16,7 @@ from lrat.errors import CheckpointError, ConfigurationError, RunFolderError, Unk
 from lrat.evaluation.storage.records import ANEW
 from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY, SUMMARY
 from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
-from lrat.files.write import is_temporary
+from lrat.files.write import discard, is_temporary, write_text
 from lrat.runs.lock import LOCK
 from lrat.threat.norms import NORMS
 
@@ -38,6 +38,7 @@ FIGURES = "figures"
 CHECKPOINTS = "checkpoints"
 ACCELERATION = "acceleration.json"
 CONTENTS = "contents.json"
+COMMAND = "command.txt"
 OFF = "off"
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
@@ -94,6 +95,15 @@ def read_weights(path: Path, *, follow: bool = False, checked: bool = True) -> b
             "command again, which writes them anew"
         )
     return content
+
+
+def keep_command(folder: Path, command: str | None) -> None:
+    """Keep the command that the user typed to begin what ``folder`` holds; None for no command,
+    so that the one of a beginning that left nothing does not stay."""
+    if command is None:
+        discard(folder / COMMAND)
+    else:
+        write_text(folder / COMMAND, f"{command}\n")
 
 
 def has_begun(folder: Path) -> bool:

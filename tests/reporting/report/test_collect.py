@@ -21,6 +21,7 @@ from lrat.reporting.report.collect.places import weights_digest as digest_of_fil
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.collect.training import images_behind
 from lrat.reporting.report.records import Overfitting, RunRecord
+from lrat.runs.folder import keep_command
 from lrat.runs.weights import weights_digest
 from reporting.report.reported import make_evaluation, make_run, only, report, write_weights
 
@@ -317,6 +318,25 @@ def test_commands_make_the_run_again(tmp_path: Path) -> None:
         parse_assignments(assigned),
     )
     assert again == load_config(read_settings(run / "config.yaml"))
+
+
+def test_commands_are_those_that_were_typed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    evaluation = make_evaluation(run, gallery=3)
+    typed = ["lrat train sat --out 'a run; rm -rf /'", "lrat -v evaluate 'a run' --suite paper"]
+    for folder, command in zip((run, evaluation), typed, strict=True):
+        keep_command(folder, command)
+    record = only(report(run))
+    assert (record.commands, record.problems) == (typed, [])
+    for folder, harmful in ((run, "lrat train; rm -rf /"), (evaluation, "rm 'lrat")):
+        keep_command(folder, harmful)
+    record = only(report(run))
+    assert record.commands[1] == f"lrat evaluate {run} --suite paper"
+    assert record.commands[0].startswith("lrat train sat --data digits")
+    assert [each.endswith("is no command of lrat, so it is left out.") for each in record.problems]
+    assert len(record.problems) == 2
+    keep_command(run, None)
+    assert not (run / "command.txt").exists()
 
 
 def test_the_command_writes_a_page_and_says_where(three: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The exact commands that make a run and its evaluations again."""
+"""The commands that make a run and its evaluations again: what the user typed where it was kept,
+else the shortest command that does the same."""
 
 import re
 import shlex
@@ -14,7 +15,7 @@ from lrat.evaluation.storage.gallery import ABOUT, GALLERY
 from lrat.evaluation.storage.store import EXTENT
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
-from lrat.runs.folder import CONFIG, OFF, PANEL, checkpoint_of
+from lrat.runs.folder import COMMAND, CONFIG, OFF, PANEL, checkpoint_of
 from lrat.threat.norms import stored_threat
 
 _MOST_SETTINGS = 8
@@ -32,6 +33,21 @@ _ALWAYS = ("method.name", "data.name", "model.name", "threat", "training.epochs"
 _WHOLE = ("training.drops", "attack.saa_keep")
 """Mappings that are settings themselves."""
 _MADE_BY_THE_RUN = frozenset({"device", "threads"})
+
+
+def typed_command(folder: Folder) -> str | None:
+    """What the user typed to begin a run or an evaluation; None where nothing of the kind lies in
+    ``folder``, as for what Python code or an earlier version began."""
+    text = folder.text(COMMAND).removesuffix("\n")
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    if words[:1] == ["lrat"] and shlex.join(words) == text:  # nothing a shell would take apart
+        return text
+    if text:
+        folder.tell(f"{folder.path / COMMAND} is no command of lrat, so it is left out.")
+    return None
 
 
 def train_command(config: Mapping[str, Any], folder: Path) -> str:

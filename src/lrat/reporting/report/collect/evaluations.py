@@ -22,7 +22,7 @@ from lrat.evaluation.statistics import Proportion
 from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of, parts_of
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_whole
 from lrat.files.write import read_table
-from lrat.reporting.report.collect.commands import evaluate_command
+from lrat.reporting.report.collect.commands import evaluate_command, typed_command
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord
@@ -54,13 +54,16 @@ class Verdicts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluated:
-    """A finished evaluation. ``verdicts``: None where its outcomes cannot be read. ``current``:
-    whether it is of the weights that the run has now, None where that is not known."""
+    """A finished evaluation. ``command``: what makes it again where the run lies now; ``typed``:
+    what the user typed to begin it, None where that is not known. ``verdicts``: None where its
+    outcomes cannot be read. ``current``: whether it is of the weights that the run has now, None
+    where that is not known."""
 
     folder: Path
     record: EvaluationRecord
     identity: Mapping[str, Any]
     command: str
+    typed: str | None
     verdicts: Verdicts | None
     current: bool | None
 
@@ -151,6 +154,7 @@ def _read(
         record=record,
         identity=identity,
         command=command,
+        typed=typed_command(folder),
         verdicts=verdicts,
         current=current,
     )

@@ -20,7 +20,7 @@ from lrat.evaluation.outcomes import NATURAL
 from lrat.evaluation.storage.store import SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
-from lrat.reporting.report.collect.commands import train_command
+from lrat.reporting.report.collect.commands import train_command, typed_command
 from lrat.reporting.report.collect.evaluations import Evaluated, read_evaluations
 from lrat.reporting.report.collect.gallery import gallery
 from lrat.reporting.report.collect.places import Place, digests
@@ -113,7 +113,7 @@ def collect_run(place: Place) -> Collected:
         config=home.text(CONFIG),
         environment=home.json(ENVIRONMENT),
         digests=known,
-        commands=[*commands, *(each.command for each in evaluations)],
+        commands=[*commands, *(each.typed or each.command for each in evaluations)],
         problems=home.problems,
     )
     return Collected(
@@ -124,6 +124,9 @@ def collect_run(place: Place) -> Collected:
 
 
 def _train_command(home: Folder, config: Mapping[str, Any]) -> list[str]:
+    typed = typed_command(home)
+    if typed is not None:
+        return [typed]
     try:
         return [train_command(config, home.path)] if config else []
     except NOT_AS_WRITTEN:
