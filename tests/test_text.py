@@ -2,7 +2,18 @@
 
 import pytest
 
-from lrat.text import cut, percent, reason, shown, visible, written_p
+from lrat.text import (
+    cut,
+    listed,
+    number,
+    percent,
+    reason,
+    short_p,
+    shown,
+    signed,
+    visible,
+    written_p,
+)
 
 
 class _Unprintable:
@@ -44,3 +55,40 @@ def test_a_reason_is_one_line_and_never_empty() -> None:
 def test_shares_and_p_values_are_numbers_or_a_dash() -> None:
     assert (percent(0.5114), percent(0.0), percent(None)) == ("51.1 %", "0.0 %", "–")
     assert (written_p(0.04312), written_p(1e-5), written_p(None)) == ("0.0431", "<.0001", "–")
+
+
+@pytest.mark.parametrize(
+    ("p", "written"),
+    [(0.031, ".031"), (0.00002, "< .0001"), (0.00042, ".0004"), (1.0, "1"), (None, "–")],
+)
+def test_p_values(p: float | None, written: str) -> None:
+    assert short_p(p) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(0.083, "+8.3"), (-0.149, "−14.9"), (-0.0001, "0.0"), (None, "–")]
+)
+def test_points_have_a_sign(value: float | None, written: str) -> None:
+    assert signed(value) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (1437, "1,437"),
+        (15.44, "15.4"),
+        (0.0312, "0.0312"),
+        (554.83, "554.8"),
+        (-0.004, "−0.004"),
+        (-0.0, "0"),
+        (-1234.5, "−1,234"),
+    ],
+)
+def test_numbers(value: float, written: str) -> None:
+    assert number(value) == written
+
+
+def test_many_names_are_shortened() -> None:
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(list("abcdefgh")) == "a, b, c, d and 4 more"

@@ -5,16 +5,18 @@
 intervals, p values and tables.
 """
 
+import math
 import re
 import reprlib
 import shlex
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, TypeGuard
 
 _LONGEST_VALUE = 100
 _LONGEST_REASON = 300
+_MOST_NAMED = 6
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters except tab and line feed, and those that reverse the direction of text."""
 
@@ -22,7 +24,7 @@ SMALLEST_P = 1e-12
 """``sign_flip`` returns this for every p that is not larger."""
 
 WIDTH = 100
-DASH = "–"
+MINUS, DASH = "−", "–"
 """Written where there is no number."""
 
 
@@ -215,9 +217,9 @@ def no_difference(row: str, names: tuple[str, str], size: str, detectable: float
     )
 
 
-def percent(share: float | None) -> str:
-    """``51.1 %``; a dash where there is none."""
-    return DASH if share is None else f"{100 * share:.1f} %"
+def percent(share: float | None, *, unit: str = " %") -> str:
+    """``51.1 %``; a dash where there is no number."""
+    return f"{100 * share:.1f}{unit}" if is_number(share) else DASH
 
 
 def points(difference: float) -> str:
@@ -240,3 +242,54 @@ def written_p(p: float | None) -> str:
     if p is None:
         return DASH
     return f"{p:.4f}" if p >= 1e-4 else "<.0001"
+
+
+def is_number(value: float | None) -> TypeGuard[float]:
+    """Whether there is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def in_brackets(low: float, high: float) -> str:
+    """``[61.9, 71.6]``: the ends of an interval of fractions, in per cent."""
+    return f"[{percent(low, unit='')}, {percent(high, unit='')}]"
+
+
+def signed(difference: float | None) -> str:
+    """``+8.3``, ``−14.9``, ``0.0``: a difference of fractions in percentage points."""
+    if not is_number(difference):
+        return DASH
+    written = f"{abs(100 * difference):.1f}"
+    return written if written == "0.0" else f"{'+' if difference > 0 else MINUS}{written}"
+
+
+def short_p(p: float | None) -> str:
+    """``.031``; ``< .0001`` where more digits would say nothing."""
+    if not is_number(p):
+        return DASH
+    if p < 1e-4:
+        return "< .0001"
+    return "1" if p >= 0.9995 else f"{p:.{4 if p < 0.001 else 3}f}".removeprefix("0")
+
+
+def number(value: float | None) -> str:
+    """A count or a mean to read: thousands apart, three significant digits below ten."""
+    if not is_number(value):
+        return DASH
+    if value == int(value) or abs(value) >= 1000:
+        written = f"{round(value):,}"
+    else:
+        written = f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+    return written.replace("-", MINUS)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``7 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``; of many the first ones and how many more."""
+    shown = list(names) if len(names) <= _MOST_NAMED else list(names[: _MOST_NAMED - 2])
+    more = len(names) - len(shown)
+    last = f"{more} more" if more else shown.pop()
+    return f"{', '.join(shown)} and {last}" if shown else last

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrat.reporting.report.page import numbers
 from lrat.reporting.report.page.charts import cost_figure, security_curves
 from lrat.reporting.report.page.gallery import MOST, gallery_data, png, scaling
 from lrat.reporting.report.page.results import differing_settings, group_tables, without_group
@@ -24,37 +23,6 @@ from reporting.report import made
 
 def decoded(address: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
-
-
-@pytest.mark.parametrize(
-    ("p", "written"),
-    [(0.031, ".031"), (0.00002, "< .0001"), (0.00042, ".0004"), (1.0, "1"), (None, "–")],
-)
-def test_p_values(p: float | None, written: str) -> None:
-    assert numbers.p_value(p) == written
-
-
-@pytest.mark.parametrize(
-    ("value", "written"), [(0.083, "+8.3"), (-0.149, "−14.9"), (-0.0001, "0.0"), (None, "–")]
-)
-def test_points_have_a_sign(value: float | None, written: str) -> None:
-    assert numbers.points(value) == written
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [(1437, "1,437"), (15.44, "15.4"), (0.0312, "0.0312"), (554.83, "554.8"), (-0.004, "−0.004")],
-)
-def test_numbers(value: float, written: str) -> None:
-    assert numbers.number(value) == written
-
-
-@pytest.mark.parametrize(
-    ("seconds", "written"),
-    [(4.52, "4.5 s"), (42, "42 s"), (125.5, "2 min 06 s"), (7500, "2 h 05 min")],
-)
-def test_durations(seconds: float, written: str) -> None:
-    assert numbers.duration(seconds) == written
 
 
 def test_pictures_are_what_they_show() -> None:

@@ -17,7 +17,7 @@ from lrat.reporting.report.collect.runs import collect_run
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.records import ReportRecord
 from lrat.runs.folder import evaluated, is_of
-from lrat.text import reason
+from lrat.text import counted, reason
 
 _PAGE = b"<!doctype html"
 
@@ -39,9 +39,8 @@ class Written:
 
     def __str__(self) -> str:
         """The summary, and where the page lies."""
-        count = "1 run" if self.runs == 1 else f"{self.runs} runs"
-        made = f"{count}, {self.size / 1e6:.1f} MB, {self.seconds:.1f} s: {self.path}"
-        return "\n".join([*self.summary, made])
+        cost = f"{self.size / 1e6:.1f} MB, {self.seconds:.1f} s"
+        return "\n".join([*self.summary, f"{counted(self.runs, 'run')}, {cost}: {self.path}"])
 
 
 def write_run_report(

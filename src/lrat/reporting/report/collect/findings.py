@@ -23,7 +23,7 @@ from lrat.evaluation.statistics import ALPHA, Proportion, holm, wilson
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.collect.runs import Collected
 from lrat.reporting.report.records import GroupRecord, Pair
-from lrat.text import percent, written_p
+from lrat.text import in_brackets, listed, percent, written_p
 
 _MOST_RUNS = 16
 """Of more runs, every two are tested under the worst case alone."""
@@ -34,8 +34,6 @@ TEST = (
     "% level. Intervals of the difference are Tango's, 95 %, not corrected. They are about these "
     "very models: whether the methods differ takes several seeds of each."
 )
-
-_MOST_NAMED = 6
 
 _LEAST_RUNS = 2
 
@@ -158,18 +156,8 @@ def _sentences(shares: Mapping[str, Proportion], pairs: Sequence[Pair]) -> list[
 
 def written_share(share: Proportion) -> str:
     """``65.5 % [58.7, 71.7] of 200 images``."""
-    low, high = 100 * share.low, 100 * share.high
     images = f"{share.n} image" if share.n == 1 else f"{share.n} images"
-    return f"{percent(share.value)} [{low:.1f}, {high:.1f}] of {images}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a, b and c``; of many the first ones and how many more."""
-    shown = list(names) if len(names) <= _MOST_NAMED else list(names[: _MOST_NAMED - 2])
-    more = len(names) - len(shown)
-    if more:
-        return f"{', '.join(shown)} and {more} more"
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+    return f"{percent(share.value)} {in_brackets(share.low, share.high)} of {images}"
 
 
 def over_seeds(collected: Sequence[Collected]) -> list[str]:
@@ -221,7 +209,7 @@ def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
     ends = ""
     if mean.low is not None and mean.high is not None:
         basis = "Student's t, corrected for folds" if folds else "over seeds and images"
-        ends = f" [{100 * max(mean.low, 0):.1f}, {100 * min(mean.high, 1):.1f}], {basis}"
+        ends = f" {in_brackets(max(mean.low, 0), min(mean.high, 1))}, {basis}"
     sentences = [
         f"Over {mean.n} training seeds, {best} has the best mean worst case: "
         f"{percent(mean.value)}{ends}."

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from lrat.config.catalogue import folds_by_seed
 from lrat.evaluation.masking.panel import Panel, Status
-from lrat.reporting.report.collect.findings import listed
 from lrat.reporting.report.records import EvaluationRecord, GroupRecord, RunRecord
-from lrat.text import percent
+from lrat.text import listed, percent
 
 _NOTHING = "There is nothing to compare: no run has a finished evaluation (`lrat evaluate RUN`)."
 _OTHER_FOLDS = "test images, which follow the training seed"

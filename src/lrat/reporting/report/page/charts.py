@@ -13,9 +13,9 @@ from typing import Any
 from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.statistics import Proportion
 from lrat.reporting.figures.style import OKABE_ITO
-from lrat.reporting.report.page.numbers import counted, number, percent
 from lrat.reporting.report.page.results import GroupTable
 from lrat.reporting.report.records import ReportRecord, RunRecord
+from lrat.text import counted, number, percent
 
 COLOURS = OKABE_ITO[:6]
 """Without black, which a dark page swallows."""
@@ -167,7 +167,7 @@ def overview(table: GroupTable) -> Figure:
     return Figure(
         label=(
             f"Accuracy of {counted(len(names), 'run')} under each attack; "
-            f"{best} leads by worst case with {percent(worst_case.value)} %"
+            f"{best} leads by worst case with {percent(worst_case.value)}"
         ),
         data=traces,
         layout={

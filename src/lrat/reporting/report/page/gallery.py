@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.reporting.report.page.numbers import counted
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord, RunRecord
+from lrat.text import counted
 
 MOST = 64
 """Images of the page, divided evenly among its runs."""

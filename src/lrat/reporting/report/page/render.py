@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lrat import text
 from lrat.files.write import remove_leftovers, write_atomically
-from lrat.reporting.report.page import numbers
 from lrat.reporting.report.page.charts import Figure, cost_figure, overview, security_curves
 from lrat.reporting.report.page.gallery import gallery_data
 from lrat.reporting.report.page.results import (
@@ -106,17 +106,23 @@ def embedded(value: Any) -> Any:
     return Markup(plain)  # noqa: S704 -- made harmless in the line above
 
 
-def prose(text: str) -> Any:
+def prose(sentence: str) -> Any:
     """A sentence, escaped; what stands between backticks is shown as code."""
     from markupsafe import Markup, escape
 
-    parts = text.split("`")
+    parts = sentence.split("`")
     if len(parts) % 2 == 0:
-        return escape(text)
+        return escape(sentence)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
         for place, part in enumerate(parts)
     )
+
+
+def day(moment: str) -> str:
+    """An ISO 8601 moment to the minute, as ``2026-03-01 12:00``; anything else as it is."""
+    date, apart, time = moment.partition("T")
+    return f"{date} {time[:5]}" if apart and len(time) >= 5 else moment
 
 
 @cache
@@ -137,14 +143,16 @@ def _environment() -> Any:
 
 def _filters() -> Mapping[str, Callable[..., Any]]:
     return {
-        "percent": numbers.percent,
-        "interval": numbers.interval,
-        "points": numbers.points,
-        "p_value": numbers.p_value,
-        "number": numbers.number,
-        "duration": numbers.duration,
-        "counted": numbers.counted,
-        "day": numbers.day,
+        "percent": partial(text.percent, unit=""),
+        "interval": lambda share: text.in_brackets(share.low, share.high),
+        "points": text.signed,
+        "p_value": text.short_p,
+        "number": text.number,
+        "duration": lambda seconds: (
+            f"{seconds:.1f} s" if seconds < 9.95 else text.duration(seconds)
+        ),
+        "counted": text.counted,
+        "day": day,
         "prose": prose,
     }
 

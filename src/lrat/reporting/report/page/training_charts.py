@@ -14,7 +14,6 @@ from lrat.reporting.report.page.charts import (
     rounded,
     vertical,
 )
-from lrat.reporting.report.page.numbers import counted
 from lrat.reporting.report.records import (
     CLEAN,
     HELD_OUT,
@@ -24,6 +23,7 @@ from lrat.reporting.report.records import (
     RunRecord,
     TermWeights,
 )
+from lrat.text import counted
 
 _MANY = 25
 _HISTOGRAMS = 5
