@@ -108,6 +108,14 @@ def test_one_that_is_asked_to_stop_stops_all_and_nothing_is_lost(
     assert parts.records == whole.records
 
 
+def test_a_view_that_is_left_in_another_process_is_among_the_notices(
+    together: Mapping[str, Any],
+) -> None:
+    first, *others = together["view left in the last"].records
+    assert first.notices == ({"guard": "view", "text": "the view was left"},)
+    assert not any(record.notices for record in others)
+
+
 def test_a_step_that_is_not_finite_in_one_process_is_skipped_by_all(
     together: Mapping[str, Any],
 ) -> None:

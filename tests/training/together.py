@@ -1,7 +1,7 @@
 """Trainings that several processes do together, to be held against one process's."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from builders import seeded
+from lrat.acceleration import View
+from lrat.acceleration.view import PlainView
 from lrat.attacks import PGD
 from lrat.attacks.base import Variant
 from lrat.distributed.group import FabricGroup, ProcessGroup, SingleProcess, shares
@@ -147,6 +149,7 @@ def trained(
     *,
     max_minutes: float | None = None,
     source: ToySource | None = None,
+    view: Callable[[nn.Module], nn.Module] | None = None,
     **watch: Any,
 ) -> Outcome:
     model = with_batch_statistics() if scenario.normalised else network(normalised=False)
@@ -161,6 +164,7 @@ def trained(
         storage=None if folder is None else Storage(folder=folder, identity="toy"),
         crew=crew,
         max_minutes=max_minutes,
+        view=view,
     )
     return Outcome(
         weights=weights(model), reported=dict(result.weights), records=timeless(result.records)
@@ -176,6 +180,13 @@ class Slow:
 
     def on_epoch(self, record: EpochRecord) -> None:
         return
+
+
+def left_view(model: nn.Module) -> View:
+    """As attacks see the model when they have left another view."""
+    view = PlainView(model)
+    view.notes = ("the view was left",)
+    return view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +214,8 @@ class AllScenarios:
         except Paused as stopped:
             found["stopped"] = str(stopped)
         found["continued"] = trained(scenario, crew, folder)
+        view = left_view if last else None
+        found["view left in the last"] = trained(scenario, crew, view=view)
         return found
 
 

@@ -92,6 +92,18 @@ def first_to_differ(crew: ProcessGroup, *numbers: int, device: torch.device) -> 
     return int(differs[0]) if len(differs) else None
 
 
+def texts_of_all(crew: ProcessGroup, text: str, device: torch.device) -> list[str]:
+    """The ``text`` of each process, by rank."""
+    content = list(text.encode())
+    length = torch.tensor([float(len(content))], dtype=torch.float64, device=device)
+    lengths = [int(number) for number in crew.gather(length).flatten()]
+    if not any(lengths):
+        return [""] * crew.size
+    padded = content + [0] * (max(lengths) - len(content))
+    rows = crew.gather(torch.tensor(padded, dtype=torch.uint8, device=device)).tolist()
+    return [bytes(row[:count]).decode() for row, count in zip(rows, lengths, strict=True)]
+
+
 def shares(batch: Batch, size: int) -> list[Batch]:
     """The batch in ``size`` runs of neighbours that differ by at most one image; some may be empty.
 

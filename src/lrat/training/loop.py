@@ -226,9 +226,9 @@ class Epochs:
             with self._noticing():
                 record = measured(state, self.watch, self.optimisation)
         except StopNow:
-            state.note(self.seen, self.changes)
             self._save_and_stop(self.stop.urgency)
         state.note(self.seen, self.changes)
+        state.share_remarks(self.crew)
         record = self._guarded(record)
         key = self.watch.select_by
         state.end_epoch(record, None if key is None else choose(state.best, record, key))
@@ -301,6 +301,8 @@ class Epochs:
     def _save_and_stop(self, urgency: int) -> NoReturn:
         """Save within the epoch and raise ``Interrupted``."""
         state = self.state
+        state.note(self.seen, self.changes)
+        state.share_remarks(self.crew)
         self.keeper.save(state)
         raise self._stopped(urgency) from None
 

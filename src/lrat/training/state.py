@@ -1,6 +1,7 @@
 """Everything that a run is between two steps, as one dictionary and back."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration import View
 from lrat.attacks.protection import Changes
+from lrat.distributed.group import ProcessGroup, texts_of_all
 from lrat.errors import CheckpointError
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.text import reason
@@ -74,6 +76,14 @@ class RunState:
         new = {"guard": about, "text": text}
         if not any(new in said for said in (self.remarks, *(r.notices for r in self.records))):
             self.remarks.append(new)
+
+    def share_remarks(self, crew: ProcessGroup) -> None:
+        """Keep what any of the processes has to say."""
+        if crew.size > 1:
+            said = json.dumps(self.remarks) if self.remarks else ""
+            for text in texts_of_all(crew, said, self.device):
+                for remark in json.loads(text or "[]"):
+                    self.remark(remark["guard"], remark["text"])
 
     def end_epoch(self, record: EpochRecord, best: Best | None) -> None:
         """Move to the start of the next epoch."""
