@@ -54,7 +54,7 @@ class Subject:
 def subject(run: Path, images: int) -> Subject:
     opened = ModelSource(run=run).load()
     config = opened.config
-    test = stratified_subset(opened.test, images, seed=0)
+    test = stratified_subset(opened.images, images, seed=0)
     return Subject(
         name=f"{config.model.name} width {config.model.width}, {config.data.name}, "
         f"{config.method.name}, {opened.threat.text}",

@@ -204,7 +204,7 @@ def evaluation(run: Path, name: str, limit: int) -> str:
     with subject.threads():
         device = hardware.device(subject.config.device)
         network = hardware.move(subject.network, device)
-        images = stratified_subset(subject.test, limit, seed=0)
+        images = stratified_subset(subject.images, limit, seed=0)
         chosen = suite(name, subject.threat, images.classes)
         view, clock = build.view("auto", network, images), Clock(device)
         members = tuple(

@@ -149,9 +149,8 @@ def _measure(
     highest: float,
     progress: ProgressCallback | None,
 ) -> MeasuredCurve:
-    build.check_fit(subject.network, subject.test)
     place = hardware.device(request.device)
-    images = stratified_subset(subject.test, request.limit, seed=_LIMIT_SEED)
+    images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)
     ball = subject.threat
     name_of_folder = _folder_name(request, ball.norm.text, highest, len(images))
     folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
@@ -161,7 +160,7 @@ def _measure(
         largest = suites.attack(request.attack, as_ball(f"{ball.norm.text}:{highest!r}"))
         identity = {
             **subject.identity,
-            "data": subject.test.digest(),
+            "data": subject.images.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
             "attack": request.attack,
             "settings": Member(name=request.attack, attack=largest).description,
@@ -172,7 +171,7 @@ def _measure(
             "seed": request.seed,
         }
         kept = KeptResult(folder=folder, identity=identity, what="curve", again=_AGAIN)
-        reading = Reading(network, subject.test, place)
+        reading = Reading(network, subject.images, place)
         is_new = not (folder / IDENTITY).exists()
         kept.begin()
         (reading.begin if is_new else reading.check)(folder)

@@ -78,7 +78,7 @@ def evaluate_subject(
     with subject.threads():
         result = evaluate_network(
             subject.network,
-            subject.test,
+            subject.images,
             threat=subject.threat,
             request=request,
             attacks=attacks,
@@ -99,8 +99,8 @@ def evaluation_folder(
     if subject.evaluations is None:
         return None
     attacks = attacks or _attacks(subject, request)
-    name = request.folder_name(subject.label, subject.threat.text, subject.test, attacks)
-    identity = {**subject.identity, "data": subject.test.digest()}
+    name = request.folder_name(subject.label, subject.threat.text, subject.images, attacks)
+    identity = {**subject.identity, "data": subject.images.digest()}
     folder = own_folder(subject.evaluations / name, identity, subject.program)
     if evaluated(folder, "attacks") not in (None, descriptions(attacks)):
         # Of a suite of ours, by an earlier version.
@@ -113,11 +113,10 @@ def evaluation_folder(
 
 def _attacks(subject: LoadedModel, request: EvaluationRequest) -> Suite:
     """The suite that ``request`` asks for, with the attacks that it adds."""
-    classes = build.check_fit(subject.network, subject.test)
     return suite(
         request.suite,
         subject.threat,
-        classes,
+        subject.classes,
         loss=request.loss,
         transfer=request.transfer,
     )

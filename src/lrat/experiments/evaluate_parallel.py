@@ -87,7 +87,7 @@ class _EvaluationWork:
         if rank == 0:
             begin_evaluation(
                 subject.network,
-                subject.test,
+                subject.images,
                 threat=subject.threat,
                 request=alone,
                 folder=folder,
@@ -100,7 +100,7 @@ class _EvaluationWork:
             if rank < _images_of(folder, rank):
                 share = evaluate_network(
                     subject.network,
-                    subject.test,
+                    subject.images,
                     threat=subject.threat,
                     request=replace(alone, part=(rank + 1, of)),
                     folder=folder,

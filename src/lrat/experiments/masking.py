@@ -43,7 +43,7 @@ def examine(
     else. Of an unfinished evaluation none is kept: what it says would not be of the images that the
     finished one has.
     """
-    images = stratified_subset(subject.test, min(IMAGES, request.limit or IMAGES), seed=0)
+    images = stratified_subset(subject.images, min(IMAGES, request.limit or IMAGES), seed=0)
     kept = None
     if folder is not None and (folder / SUMMARY).is_file():
         made_of = _made_of(subject, request, images, result)

@@ -69,16 +69,15 @@ def explain(
     place = hardware.device(device)
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     subject = source.load(threat)
-    row = _row_of(index, subject.test, run)
-    classes = build.check_fit(subject.network, subject.test)
-    found = _Found.largest(run, subject, suite_name, index, classes)
+    row = _row_of(index, subject.images, run)
+    found = _Found.largest(run, subject, suite_name, index)
     network = move(subject.network, place)
     with subject.threads():
         way = found.acceleration or acceleration
-        view = build.view(way, network, subject.test, evaluated_choices(found.folder))
+        view = build.view(way, network, subject.images, evaluated_choices(found.folder))
         story = tell_story(
             network,
-            subject.test.batch(torch.tensor([row])),
+            subject.images.batch(torch.tensor([row])),
             found.suite,
             view=view,
             seed=found.seed,
@@ -86,14 +85,14 @@ def explain(
         )
     told = ExplanationParts(
         run=f"{run} ({checkpoint})",
-        data=subject.test.name,
-        class_names=subject.test.class_names,
+        data=subject.images.name,
+        class_names=subject.images.class_names,
         threat=describe_threat(found.suite.threat),
         seed=found.seed,
         seen=f"attacks see the model in {describe(view)}" if isinstance(view, View) else None,
         story=story,
         stored=found.rows,
-        notes=(*build.examined(network, subject.test), *found.notes),
+        notes=(*build.examined(network, subject.images), *found.notes),
     )
     stem = out or run / FIGURES / f"why-{index}"
     stem = stem.with_suffix("") if stem.suffix in {".pdf", ".png"} else stem
@@ -136,13 +135,11 @@ class _Found:
     notes: tuple[str, ...] = ()
 
     @staticmethod
-    def largest(
-        run: Path, subject: LoadedModel, suite_name: str | None, index: int, classes: int
-    ) -> "_Found":
+    def largest(run: Path, subject: LoadedModel, suite_name: str | None, index: int) -> "_Found":
         """The evaluation with the image, then with the most attacks, then with the most images."""
 
         def made(name: str) -> Suite:
-            return suite(name, subject.threat, classes)
+            return suite(name, subject.threat, subject.classes)
 
         asked = made(suite_name or _DEFAULT_SUITE)
         best: tuple[tuple[bool, int, int], _Found] | None = None
@@ -172,7 +169,7 @@ class _Found:
 def _finished(run: Path, subject: LoadedModel, suite_name: str | None) -> list[Path]:
     """Folders of finished evaluations of this model on these data, of a suite if one is named.
     ``RunFolderError`` for a damaged identity: nobody knows whether it is one of them."""
-    wanted: dict[str, str] = {**subject.identity, "data": subject.test.digest()}
+    wanted: dict[str, str] = {**subject.identity, "data": subject.images.digest()}
     if suite_name is not None:
         wanted["suite"] = suite_name
     known = {folder: read_identity(folder / IDENTITY) for folder in finished_at(run)}

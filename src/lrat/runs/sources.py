@@ -4,20 +4,20 @@ The images of an analysis are the very ones that the run was trained or tested o
 model is kept, so that a later call sees it in the same way.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from lrat.acceleration import Choices, View, describe
 from lrat.config import build
 from lrat.config.model_code import program_of
-from lrat.config.settings import DataSettings, RunConfig, load_config
-from lrat.config.user_code import code_of, model_from_file
+from lrat.config.settings import RunConfig, load_config
+from lrat.config.user_code import code_of
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
@@ -32,16 +32,18 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in hand: ``test`` are the images that it is attacked on, inside ``threat``.
+    """A model in hand: ``images`` are those that it is attacked on, inside ``threat``.
 
-    ``label`` says which of a run's weights these are; ``evaluations`` is where evidence goes, None
-    for nowhere; ``config`` is a run's own, or what can be said of somebody's model.
+    ``label`` says which of a run's weights these are; ``classes``: how many it tells apart;
+    ``evaluations`` is where evidence goes, None for nowhere; ``config`` is a run's, or what can be
+    said of a user's model.
     """
 
     name: str
     label: str
     network: nn.Module
-    test: ImageData
+    images: ImageData
+    classes: int
     threat: Ball
     config: RunConfig
     evaluations: Path | None
@@ -56,14 +58,9 @@ class LoadedModel:
         """The code of the network."""
         return program_of(self.network)
 
-    @contextmanager
-    def threads(self) -> Iterator[None]:
-        """As many processor threads as the run took; for somebody's model as many as there are."""
-        if self.label == EXTERNAL:
-            yield
-            return
-        with build.threads(self.config):
-            yield
+    def threads(self) -> AbstractContextManager[None]:
+        """As many processor threads as the run took; for a user's model as many as there are."""
+        return build.threads(self.config)
 
 
 EXTERNAL = "model"
@@ -72,10 +69,10 @@ _DIGITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a subject comes from: a run folder, or ``FILE.py:FUNCTION`` with weights and data.
+    """Where a model comes from: a run folder, or ``FILE.py:FUNCTION`` with weights and data.
 
     ``data`` and ``data_root`` say for a run where its data lie now, if they were moved; ``out``
-    takes the evidence about somebody's model.
+    takes the evidence about a user's model.
     """
 
     run: Path | None = None
@@ -86,13 +83,50 @@ class ModelSource:
     data_root: str | None = None
     out: Path | None = None
 
-    def load(self, threat: str | None = None) -> LoadedModel:
+    def load(self, threat: str | None = None, *, part: Part = "test") -> LoadedModel:
         """The model with its weights, and its images; ``threat`` None is the one trained for.
 
-        Raises ``ConfigurationError`` where it is not clear what is meant.
+        Raises ``ConfigurationError`` where it is not clear what is meant, ``CheckpointError`` for
+        weights that are not there, and ``ModelError`` for a model that does not fit the images.
         """
         if self.run is not None and not (self.model_file or self.weights or self.out):
-            return self._of_run(self.run, threat)
+            config, name, label = self._configuration_of(self.run), str(self.run), self.checkpoint
+            weights: Mapping[str, Any] | None = load_weights(self.run, config, label)
+            origin = f"{name} ({label})"
+            evaluations: Path | None = self.run / EVALUATIONS
+        else:
+            config = self._configuration_of_file(threat)
+            name, label, evaluations = config.model.name, EXTERNAL, self.out
+            weights, origin = None, str(self.weights)
+            if self.weights is not None:
+                weights = read_safetensors(self.weights, follow=True)
+        data = config.data
+        if part == "test":  # which is the same for every division of the others
+            data = data.model_copy(update={"validation": 0.0, "train_limit": None})
+        splits = build.data(data, config.seed)
+        images = splits.training() if part == "train" else splits.test
+        network = build.model(config, images.shape, images.classes)
+        if weights is not None:
+            fill(network, weights, origin)
+        return LoadedModel(
+            name=name,
+            label=label,
+            network=network.eval(),
+            images=images,
+            classes=build.check_fit(network, images),
+            threat=as_ball(threat or config.threat),
+            config=config,
+            evaluations=evaluations,
+        )
+
+    def _configuration_of(self, run: Path) -> RunConfig:
+        config = read_config(run)
+        moved = {"name": self.data, "root": self.data_root}
+        data = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
+        return config.model_copy(update={"data": data})
+
+    def _configuration_of_file(self, threat: str | None) -> RunConfig:
+        """What can be said of a user's model."""
         if self.model_file is None or self.run is not None:
             raise ConfigurationError(
                 "name either a run folder, whose model and data are known, or --model-file "
@@ -100,45 +134,12 @@ class ModelSource:
             )
         if self.data is None:
             raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
-        return self._of_file(self.model_file, self.data, threat)
-
-    def _of_run(self, run: Path, threat: str | None) -> LoadedModel:
-        config = read_config(run)
-        moved = {"name": self.data, "root": self.data_root}
-        place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
-        config = config.model_copy(update={"data": place})
-        whole = {"validation": 0.0, "train_limit": None}  # the test part is the same for all
-        splits = build.data(config.data.model_copy(update=whole), config.seed)
-        network = build.model(config, splits.test.shape, splits.test.classes)
-        fill(network, load_weights(run, config, self.checkpoint), f"{run} ({self.checkpoint})")
-        return LoadedModel(
-            name=str(run),
-            label=self.checkpoint,
-            network=network.eval(),
-            test=splits.test,
-            threat=as_ball(threat or config.threat),
-            config=config,
-            evaluations=run / EVALUATIONS,
-        )
-
-    def _of_file(self, model_file: str, data: str, threat: str | None) -> LoadedModel:
-        config = load_config(
-            {"data": {"name": data, "root": self.data_root}, "model": {"name": model_file}},
+        return load_config(
+            {
+                "data": {"name": self.data, "root": self.data_root},
+                "model": {"name": self.model_file},
+            },
             {} if threat is None else {"threat": threat},
-        )
-        settings = DataSettings(name=data, root=self.data_root, validation=0)
-        splits = build.data(settings, seed=0)
-        network = model_from_file(model_file, seed=0)
-        if self.weights is not None:
-            fill(network, read_safetensors(self.weights, follow=True), str(self.weights))
-        return LoadedModel(
-            name=model_file,
-            label=EXTERNAL,
-            network=network.eval(),
-            test=splits.test,
-            threat=as_ball(config.threat),
-            config=config,
-            evaluations=self.out,
         )
 
 
@@ -162,44 +163,9 @@ def own_folder(folder: Path, identity: Mapping[str, str], program: Program) -> P
     return folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Analysed:
-    """A run's model and the images of one of its parts."""
-
-    run: Path
-    config: RunConfig
-    network: nn.Module
-    images: ImageData
-    classes: int
-
-
-def open_run(
-    run: Path, checkpoint: str, part: Part, *, data: str | None, data_root: str | None
-) -> Analysed:
-    """The model with the weights called ``checkpoint``, and the run's images.
-
-    ``data`` and ``data_root``: where the run's data lie now, if they were moved. Raises
-    ``CheckpointError`` for weights that are not there and ``RunFolderError`` for images that are
-    not those that the run had.
-    """
-    config = read_config(run)
-    if part not in {"train", "test"}:
-        raise ConfigurationError(f"part {part!r}: analyse train or test")
-    weights = load_weights(run, config, checkpoint)
-    moved = {"name": data, "root": data_root}
-    place = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
-    config = config.model_copy(update={"data": place})
-    splits = build.data(config.data, config.seed)
-    images = splits.training() if part == "train" else splits.test
-    _check_images(run, part, images)
-    network = build.model(config, images.shape, images.classes)
-    fill(network, weights, f"{run} ({checkpoint})")
-    classes = build.check_fit(network, images)
-    return Analysed(run=run, config=config, network=network, images=images, classes=classes)
-
-
-def _check_images(run: Path, part: Part, images: ImageData) -> None:
-    """Image numbers of other data would join weights and views of different images."""
+def check_images(run: Path, part: Part, images: ImageData) -> None:
+    """``RunFolderError`` for others than the run had: image numbers of other data would join
+    weights and views of different images."""
     # An earlier version kept no digests.
     stored = read_record(run / CONTENTS, "bring it back", may_lack=True).get(part)
     if stored is not None and stored != images.digest():

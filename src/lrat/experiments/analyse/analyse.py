@@ -24,7 +24,6 @@ from lrat.analysis.views import Columns, Look, last_layer
 from lrat.analysis.weights import EDGES, LOW, read_recorded, weight_statistics
 from lrat.config import build
 from lrat.config.catalogue import METHODS
-from lrat.config.model_code import program_of
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
@@ -52,8 +51,7 @@ from lrat.runs.folder import (
 )
 from lrat.runs.kept import KeptResult, with_columns
 from lrat.runs.lock import locked
-from lrat.runs.sources import Analysed, evaluated_choices, model_identity, open_run, own_folder
-from lrat.threat import as_ball
+from lrat.runs.sources import LoadedModel, ModelSource, check_images, evaluated_choices, own_folder
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
 
@@ -80,19 +78,22 @@ def analyse_run(
     """
     hardware.device(request.device)
     before = time.perf_counter()
-    subject = open_run(run, request.checkpoint, request.part, data=data, data_root=data_root)
+    source = ModelSource(run=run, checkpoint=request.checkpoint, data=data, data_root=data_root)
+    subject = source.load(part=request.part)
+    check_images(run, request.part, subject.images)
     images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)
     check_points(min(request.points, len(images)))
-    with build.threads(subject.config):
+    with subject.threads():
         opening = time.perf_counter() - before
-        return _Analysis(subject, request, images, progress, {"opening": opening}).run()
+        return _Analysis(run, subject, request, images, progress, {"opening": opening}).run()
 
 
 @dataclass
 class _Analysis:
     """One call: its parts in the order in which they are done."""
 
-    subject: Analysed
+    run_folder: Path
+    subject: LoadedModel
     request: AnalysisRequest
     images: ImageData
     progress: ProgressCallback | None
@@ -102,8 +103,8 @@ class _Analysis:
     def run(self) -> Analysis:
         """Two calls in one folder would write over each other: the second waits, and reads."""
         name = self.request.folder_name(len(self.images))
-        folder = self.subject.run / ANALYSES / name
-        folder = own_folder(folder, self._model, program_of(self.subject.network))
+        folder = self.run_folder / ANALYSES / name
+        folder = own_folder(folder, self._model, self.subject.program)
         with locked(folder, wait=True):
             return self._made_in(folder)
 
@@ -124,7 +125,7 @@ class _Analysis:
             self.images,
             wanted,
             kept=kept,
-            threat=as_ball(self.subject.config.threat),
+            threat=self.subject.threat,
             seed=request.seed,
             batch_size=request.batch_size,
             device=place,
@@ -147,8 +148,9 @@ class _Analysis:
     @cached_property
     def _model(self) -> dict[str, str]:
         """What tells the model from others; of one with code of the user's that too."""
-        identity, program = model_identity(self.subject.network), program_of(self.subject.network)
-        return {**identity, **({"program": program.digest()} if program.code else {})}
+        program = self.subject.program
+        code = {"program": program.digest()} if program.code else {}
+        return {**self.subject.identity, **code}
 
     def _identity(self, view: nn.Module, wanted: Sequence[Look]) -> dict[str, Any]:
         """Everything that the views depend on, but for the device."""
@@ -213,7 +215,7 @@ class _Analysis:
 
     def _weights(self, kept: KeptResult) -> Columns | None:
         """The statistics of the recorded epochs; None, and a note, where there are none."""
-        recorded = list(read_recorded(self.subject.run / RECORDED))
+        recorded = list(read_recorded(self.run_folder / RECORDED))
         table = weight_statistics(recorded, floor=floor_of(self.subject))
         if table:
             write_table(kept.folder / _WEIGHTS, table)
@@ -224,7 +226,7 @@ class _Analysis:
         else:
             self.notes.append(
                 "no weights were recorded: train a run that does, `lrat train --config "
-                f"{self.subject.run}/config.yaml --set training.record_weights="
+                f"{self.run_folder}/config.yaml --set training.record_weights="
                 f"[{self.subject.config.training.epochs}] --out ANOTHER`"
             )
         return None
@@ -232,7 +234,7 @@ class _Analysis:
     def _rankings(self, kept: KeptResult, model: str) -> tuple[Ranking, ...]:
         """Of each finished evaluation of these weights; what cannot be ranked is told."""
         found = []
-        for folder in finished_at(self.subject.run):
+        for folder in finished_at(self.run_folder):
             try:
                 if read_identity(folder / IDENTITY).get("model") != model:
                     continue
@@ -287,7 +289,7 @@ class _Analysis:
 
 
 def about(
-    subject: Analysed, request: AnalysisRequest, images: ImageData, views: Columns
+    subject: LoadedModel, request: AnalysisRequest, images: ImageData, views: Columns
 ) -> dict[str, Any]:
     """The run, the images and the margins that they were left with."""
     config = subject.config
@@ -311,7 +313,7 @@ def about(
     }
 
 
-def about_weights(subject: Analysed, weights: Columns | None) -> dict[str, Any] | None:
+def about_weights(subject: LoadedModel, weights: Columns | None) -> dict[str, Any] | None:
     """The recorded epochs and terms, and the histograms' edges, of which the last bin is open."""
     if weights is None:
         return None
@@ -336,7 +338,7 @@ def about_embedding(request: AnalysisRequest, embedding: Columns | None) -> dict
     }
 
 
-def floor_of(subject: Analysed) -> float:
+def floor_of(subject: LoadedModel) -> float:
     """C of Eq. 7 for methods that have it, else 0."""
     method = subject.config.method
     return method.min_weight if "min_weight" in METHODS[method.name].takes else 0.0

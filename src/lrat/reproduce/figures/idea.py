@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lrat import hardware
 from lrat.analysis.views import Columns
-from lrat.config import build
 from lrat.evaluation.forward import classify
 from lrat.experiments.analyse.result import Analysis
 from lrat.experiments.analyse.views import looks_of
@@ -21,7 +20,7 @@ from lrat.randomness import Keyed, keys
 from lrat.reporting.figures import Instance, Pair
 from lrat.reproduce.figures.captions import sentences
 from lrat.reproduce.figures.runs import FigureRun
-from lrat.runs.sources import Analysed, open_run
+from lrat.runs.sources import LoadedModel, ModelSource, check_images
 from lrat.weighting import Evidence, GeometryTanh, MarginPower
 
 ATTACKS = ("pgd", "cw", "saa")
@@ -44,9 +43,11 @@ def idea_of(run: FigureRun, analysis: Analysis) -> Idea:
     attacks; the one global weight is Eq. 10 of the PGD steps survived over its mean.
     """
     views = analysis.views
-    subject = open_run(run.folder, run.checkpoint, "train", data=None, data_root=run.root)
+    source = ModelSource(run=run.folder, checkpoint=run.checkpoint, data_root=run.root)
+    loaded = source.load(part="train")
+    check_images(run.folder, "train", loaded.images)
     rows = chosen_rows(views)
-    made = _variants(run, subject, views["index"][rows], int(analysis.summary["seed"]))
+    made = _variants(run, loaded, views["index"][rows], int(analysis.summary["seed"]))
     local = _local_mean(views, _margin_power(run))
     steps = torch.tensor(views["v_gd"])
     worldwide = _geometry(run, steps)
@@ -96,19 +97,21 @@ class _Made:
     weights: dict[str, npt.NDArray[Any]]
 
 
-def _variants(run: FigureRun, subject: Analysed, index: npt.NDArray[np.int64], seed: int) -> _Made:
+def _variants(
+    run: FigureRun, loaded: LoadedModel, index: npt.NDArray[np.int64], seed: int
+) -> _Made:
     """Attacked again with the noise of the analysis; margins are those of the images shown."""
-    place = hardware.device(subject.config.device)
-    network = move(subject.network, place)
-    numbers = subject.images.index.cpu().numpy()
+    place = hardware.device(loaded.config.device)
+    network = move(loaded.network, place)
+    numbers = loaded.images.index.cpu().numpy()
     order = np.argsort(numbers, kind="stable")
     rows = order[np.searchsorted(numbers, index, sorter=order)]
-    batch = subject.images.batch(torch.from_numpy(rows)).to(place)
+    batch = loaded.images.batch(torch.from_numpy(rows)).to(place)
     noise = Keyed(keys(seed, batch.index))
     images, logits = {}, {}
-    with build.threads(subject.config), evaluating(network):
+    with loaded.threads(), evaluating(network):
         clean = classify(network, batch.images, index, "natural")
-        for look in looks_of(subject.config, again=False, saa=True):
+        for look in looks_of(loaded.config, again=False, saa=True):
             variant = look.attack(
                 network,
                 batch.images,
