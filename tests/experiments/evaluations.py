@@ -8,7 +8,9 @@ import numpy as np
 
 from experiments.commands import one_thread
 from lrat.evaluation import EvaluationResult
-from lrat.experiments.evaluate import EvaluationRequest, evaluation_folder, processors
+from lrat.experiments.evaluate import attacks_of, evaluation_folder
+from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.hardware import processors
 from lrat.runs.sources import ModelSource
 
 FLOAT_TOLERANCE = 1e-4
@@ -33,9 +35,9 @@ def short_suite(folder: Path) -> Path:
 
 def folder_of(run: Path, suite: Path, limit: int) -> Path:
     """Where an evaluation of a run by a suite file goes, also before it is there."""
-    folder = evaluation_folder(
-        ModelSource(run=run).load(), EvaluationRequest(suite=str(suite), limit=limit)
-    )
+    subject = ModelSource(run=run).load()
+    request = EvaluationRequest(suite=str(suite), limit=limit)
+    folder = evaluation_folder(subject, request, attacks_of(subject, request))
     assert folder is not None
     return folder
 

@@ -22,7 +22,8 @@ from lrat.experiments.analyse.analyse import analyse_run
 from lrat.experiments.analyse.result import AnalysisRequest
 from lrat.experiments.compare import compare_places
 from lrat.experiments.curves import CurveRequest, measure_curves
-from lrat.experiments.evaluate import EvaluationRequest, evaluate_run
+from lrat.experiments.evaluate import evaluate_run
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.train import train_run
 from lrat.files.read import read_whole
 from lrat.files.write import read_table, write_text

@@ -1,6 +1,9 @@
+import inspect
 import json
 import runpy
+import sys
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from safetensors.torch import save_file
 from builders import seeded
 from experiments.commands import contents, done, lrat
 from experiments.own import arrays, write_model, write_npz
+from lrat.config import build
 from lrat.evaluation import EvaluationResult
+from lrat.runs.suites import Origin
 
 
 def summary(folder: Path) -> dict:
@@ -34,6 +39,67 @@ def test_quick_on_a_fixed_stratified_part_of_the_test_images(run: Path) -> None:
     assert set(np.bincount(labels)) == {4}, "digits are balanced, so is a stratified part"
     assert summary(folder)["accuracy"]["pgd-20"]["n"] == 40
     assert result.worst_case.value <= min(share.value for share in result.accuracy.values())
+
+
+LAYERS = ("cli", "reproduce", "experiments", "reporting", "runs", "config")
+
+
+def test_few_files_of_the_upper_layers_are_passed_before_the_first_forward(run: Path) -> None:
+    visited: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        is_function = event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED
+        if is_function and path.parent.name in LAYERS and path.parents[1].name == "lrat":
+            visited.add(f"{path.parent.name}/{path.name}")
+        if frame.f_code.co_name == "forward_logits":
+            sys.setprofile(None)
+
+    sys.setprofile(note)
+    try:
+        done("evaluate", run, "--limit", "20")
+    finally:
+        sys.setprofile(None)
+    assert {"cli/evaluate.py", "runs/sources.py"} <= visited
+    assert len(visited) <= 11, sorted(visited)
+
+
+@pytest.mark.parametrize("options", [(), ("--devices", "1")], ids=["here", "in a child process"])
+def test_a_suite_and_its_sources_are_made_once(
+    options: tuple[str, ...], run: Path, tmp_path: Path
+) -> None:
+    """A file that a suite names is executed whenever that suite is made."""
+    (tmp_path / "loss.py").write_text(
+        "from pathlib import Path\n"
+        "with open(Path(__file__).with_name('made'), 'a') as file:\n"
+        "    file.write('once ')\n"
+        "def loss(logits, labels):\n"
+        "    return -logits.gather(1, labels[:, None])[:, 0]\n"
+    )
+    suite = tmp_path / "suite.yaml"
+    attack = f"{{attack: pgd, steps: 2, loss: '{tmp_path}/loss.py:loss', transfer_from: '{run}'}}"
+    suite.write_text(f"attacks: {{one: {attack}}}\n")
+    done("evaluate", run, "--limit", "20", "--suite", suite, *options)
+    assert (tmp_path / "made").read_text().split() == ["once"]
+
+
+def test_one_source_serves_all_attacks_that_are_made_on_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    checked: list[object] = []
+    of, check_fit = Origin.of, build.check_fit
+    monkeypatch.setattr(Origin, "of", lambda name: (opened.append(name), of(name))[1])
+    monkeypatch.setattr(
+        build, "check_fit", lambda *given: (checked.append(given[0]), check_fit(*given))[1]
+    )
+    suite = tmp_path / "suite.yaml"
+    attack = f"{{attack: pgd, steps: 2, transfer_from: '{run}'}}"
+    suite.write_text(f"attacks: {{one: {attack}, other: {attack}}}\n")
+    done("evaluate", run, "--limit", "20", "--suite", suite)
+    assert opened == [str(run)]
+    # The run's model when it is opened, its source likewise, and the source on these images.
+    assert len(checked) == 3
 
 
 def test_a_finished_evaluation_is_read_back(run: Path) -> None:

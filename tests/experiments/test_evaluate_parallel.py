@@ -28,10 +28,12 @@ from lrat.evaluation import EvaluationResult
 from lrat.evaluation.statistics import wilson
 from lrat.evaluation.storage.store import read_part, write_part
 from lrat.evaluation.time_limit import NothingFinishedError
-from lrat.experiments.evaluate import EvaluationRequest, evaluate_subject, processors
+from lrat.experiments.evaluate import evaluate_subject
 from lrat.experiments.evaluate_parallel import evaluate_in_processes
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.files.read import read_json
 from lrat.files.write import write_json
+from lrat.hardware import processors
 from lrat.runs.sources import ModelSource
 
 two = pytest.mark.skipif(not has_two_processors(), reason="needs two processors")

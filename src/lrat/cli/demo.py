@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
     from lrat.cli.progress import rows_progress, show_tables
-    from lrat.experiments.evaluate import processors
+    from lrat.hardware import processors
     from lrat.reproduce.demo import PAPER_TITLE, Plan, run_demo
 
     count = workers or processors()

@@ -28,7 +28,8 @@ from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
 from lrat.evaluation.runner import NoiseKind
 from lrat.evaluation.storage.store import IDENTITY
-from lrat.experiments.evaluate import EvaluationRequest, evaluate_network
+from lrat.experiments.evaluate import plan_evaluation
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.monitoring import Monitoring
 from lrat.experiments.train import train_network
@@ -42,6 +43,7 @@ from lrat.randomness import random_state_kept
 from lrat.runs.folder import has_begun
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
+from lrat.runs.sources import model_identity
 from lrat.runs.suites import suite as suite_named
 from lrat.text import shown
 from lrat.threat import BALL, Ball, as_ball
@@ -246,32 +248,30 @@ def evaluate(
         raise SettingError(
             f"folder={str(place)!r} holds a training: name another one, as {str(place / 'quick')!r}"
         )
-    attacks = suite if isinstance(suite, Suite) else None
-    name = "custom" if isinstance(suite, Suite) else suite
-    if loss is not None:
-        attacks = attacks or suite_named(name, ball, build.check_fit(model, images))
-        attacks = attacks.with_members(*adaptive(ball, loss))
-    elif attacks is None:
-        check_suite(name)
+    name = "custom" if isinstance(suite, Suite) else check_suite(suite)
+    request = EvaluationRequest(
+        suite=name,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        acceleration=acceleration,
+        seconds=seconds,
+        keep_images=keep_images,
+        noise=noise,
+    )
+    device = _device(model, device)
     with tensors_kept(model, buffers_only=True):
-        return evaluate_network(
-            model,
-            images,
-            threat=ball,
-            request=EvaluationRequest(
-                suite=name,
-                limit=limit,
-                seed=seed,
-                batch_size=batch_size,
-                acceleration=acceleration,
-                seconds=seconds,
-                keep_images=keep_images,
-                noise=noise,
-            ),
-            attacks=attacks,
-            folder=place,
-            device=_device(model, device),
+        classes = build.check_fit(model, images)
+        attacks = suite if isinstance(suite, Suite) else suite_named(name, ball, classes)
+        if attacks.threat != ball:
+            raise SettingError(f"the suite attacks inside {attacks.threat}, but threat is {ball}")
+        if loss is not None:
+            attacks = attacks.with_members(*adaptive(ball, loss))
+        identity = model_identity(model)
+        plan = plan_evaluation(
+            model, images, attacks, request, folder=place, device=device, identity=identity
         )
+        return plan.run()
 
 
 @usual_autograd()

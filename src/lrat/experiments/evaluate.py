@@ -1,6 +1,6 @@
-"""Evaluation of a run or of somebody's model.
+"""Evaluation of a run or of a user's model.
 
-Which images of an evaluation are kept for reports.
+Suite, folder and view are chosen once, in an ``EvaluationPlan``, which one process or several run.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from lrat.acceleration import View
 from lrat.config import build
 from lrat.config.fingerprints import own_functions
 from lrat.data import ImageData, in_order, stratified_subset
-from lrat.errors import ConfigurationError, SettingError
+from lrat.errors import ConfigurationError
 from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.evaluation.forward import check_answers, stored_clean
@@ -24,7 +24,7 @@ from lrat.evaluation.storage.gallery import Gallery
 from lrat.evaluation.storage.store import IDENTITY, PARTS
 from lrat.experiments.evaluation_request import EvaluationRequest, descriptions, digest_of_attacks
 from lrat.files.read import is_there
-from lrat.hardware import move, processors
+from lrat.hardware import move
 from lrat.randomness import Keyed, keys, random_state_kept
 from lrat.runs.folder import OFF, evaluated, keep_command
 from lrat.runs.identity import Reading
@@ -32,21 +32,9 @@ from lrat.runs.sources import (
     LoadedModel,
     ModelSource,
     evaluated_choices,
-    model_identity,
     own_folder,
 )
 from lrat.runs.suites import prepare_sources, seen_alike, suite
-from lrat.threat import Ball
-
-__all__ = [
-    "EvaluationRequest",
-    "begin_evaluation",
-    "evaluate_network",
-    "evaluate_run",
-    "evaluate_subject",
-    "evaluation_folder",
-    "processors",
-]
 
 _LIMIT_SEED = 0
 _CHUNKS_PER_BLOCK = 4
@@ -63,7 +51,7 @@ _SEED = 0
 def evaluate_subject(
     subject: LoadedModel, request: EvaluationRequest, progress: ProgressCallback | None = None
 ) -> tuple[Path | None, EvaluationResult]:
-    """Attack a subject; the evidence goes into a folder of its own among its evaluations.
+    """Attack a loaded model; the evidence goes into a folder of its own among its evaluations.
 
     The same request continues an evaluation that was broken off and reads a finished one back; for
     weights that changed since (a run that trains on) it begins another.
@@ -73,32 +61,32 @@ def evaluate_subject(
         raise ConfigurationError(
             "an open model stays in this process: evaluate_in_processes takes its source"
         )
-    attacks = _attacks(subject, request)
+    attacks = attacks_of(subject, request)
     folder = evaluation_folder(subject, request, attacks)
     with subject.threads():
-        result = evaluate_network(
-            subject.network,
-            subject.images,
-            threat=subject.threat,
-            request=request,
-            attacks=attacks,
-            folder=folder,
-            device=hardware.device(request.device),
-            progress=progress,
-            identity=subject.identity,
-        )
-    return folder, result
+        plan = plan_of(subject, request, attacks, folder, hardware.device(request.device))
+        return folder, plan.run(progress)
+
+
+def attacks_of(subject: LoadedModel, request: EvaluationRequest) -> Suite:
+    """The suite of ``request``, with the attacks that it adds and the models of transfer attacks:
+    the one place where an evaluation of a loaded model makes them."""
+    return suite(
+        request.suite,
+        subject.threat,
+        subject.classes,
+        loss=request.loss,
+        transfer=request.transfer,
+    )
 
 
 def evaluation_folder(
-    subject: LoadedModel, request: EvaluationRequest, attacks: Suite | None = None
+    subject: LoadedModel, request: EvaluationRequest, attacks: Suite
 ) -> Path | None:
     """Where the evidence goes: a folder that nothing else has taken, be it other weights, data or
-    attacks, or another way of seeing the model; None for nowhere. ``attacks``: the suite, if it is
-    there already."""
+    attacks, or another way of seeing the model; None for nowhere."""
     if subject.evaluations is None:
         return None
-    attacks = attacks or _attacks(subject, request)
     name = request.folder_name(subject.label, subject.threat.text, subject.images, attacks)
     identity = {**subject.identity, "data": subject.images.digest()}
     folder = own_folder(subject.evaluations / name, identity, subject.program)
@@ -109,17 +97,6 @@ def evaluation_folder(
     if seen is not None and (seen == OFF) != (request.acceleration == OFF):
         folder = folder.with_name(f"{folder.name}-acceleration-{request.acceleration}")
     return folder
-
-
-def _attacks(subject: LoadedModel, request: EvaluationRequest) -> Suite:
-    """The suite that ``request`` asks for, with the attacks that it adds."""
-    return suite(
-        request.suite,
-        subject.threat,
-        subject.classes,
-        loss=request.loss,
-        transfer=request.transfer,
-    )
 
 
 @random_state_kept()
@@ -145,134 +122,123 @@ def evaluate_run(
     return folder, result
 
 
-def evaluate_network(
-    network: nn.Module,
-    test: ImageData,
-    *,
-    threat: Ball,
-    request: EvaluationRequest | None = None,
-    attacks: Suite | None = None,
-    folder: Path | None = None,
-    device: torch.device,
-    progress: ProgressCallback | None = None,
-    identity: Mapping[str, str] | None = None,
-) -> EvaluationResult:
-    """Attack ``network`` on ``test`` or a fixed part of it: what every evaluation here comes to.
-
-    ``attacks``: a suite in place of the one that ``request`` names. ``identity``: the network's
-    ``model_identity``, where it is known already.
-    """
-    request = request or EvaluationRequest()
-    plan = _planned(network, test, threat, request, attacks, folder, device, identity)
-    _check_stored(network, plan, folder, request, device)
-    per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
-    result = evaluate_suite(
-        network,
-        in_order(_taken(plan.images, request), batch_size=per_block, device=device),
-        plan.suite,
-        view=plan.view,
-        on_progress=progress,
-        device=device,
-        seconds=request.seconds,
-        is_part=request.part is not None,
-        **plan.settings,
-    )
-    if request.part is None:
-        return result
-    number, of = request.part
-    note = (
-        f"part {number} of {of}: when the others are done too, the same command without the part "
-        "joins them; those of other machines, `lrat merge`"
-    )
-    return replace(result, notes=(*result.notes, note))
-
-
-def _check_stored(
-    network: nn.Module,
-    plan: "_Plan",
-    folder: Path | None,
-    request: EvaluationRequest,
-    device: torch.device,
-) -> None:
-    """Refuse to continue or read back what this very model would not have answered.
-
-    Folders of another identity are left to those who name the difference.
-    """
-    if folder is None:
-        return
-    if not (is_there(folder / IDENTITY) or is_there(folder / PARTS)):
-        plan.reading.begin(folder)
-        keep_command(folder, request.typed)
-        return
-    identity = {"functions": None, **plan.settings["identity"], "attacks": descriptions(plan.suite)}
-    if any(evaluated(folder, key) != value for key, value in identity.items()):
-        return
-    stored = stored_clean(folder, request.batch_size)
-    if stored is not None:
-        here = torch.isin(plan.images.index.cpu(), torch.from_numpy(stored.index))
-        if bool(here.any()):
-            batch = plan.images.batch(here.nonzero().flatten(), device)
-            check_answers(network, batch, stored, folder)
-    plan.reading.check(folder)
-
-
-def begin_evaluation(
-    network: nn.Module,
-    test: ImageData,
-    *,
-    threat: Ball,
-    request: EvaluationRequest,
-    folder: Path,
-    device: torch.device,
-) -> int:
-    """Give ``folder`` its identity, as ``evaluate_network`` would, and attack nothing.
-
-    Whoever evaluates into it afterwards sees the model in the same way. Returns the number of
-    images that the evaluation is of.
-    """
-    plan = _planned(network, test, threat, request, None, folder, device)
-    _check_stored(network, plan, folder, request, device)
-    begin(plan.suite, **plan.settings)
-    return len(plan.images)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A request with everything in it chosen; ``settings`` are those that make the identity."""
+class EvaluationPlan:
+    """An evaluation with everything in it chosen: its ``images``, and the ``suite`` whose attacks
+    see the model as ``view``. ``settings`` are those that make its identity."""
 
-    suite: Suite
+    network: nn.Module
     images: ImageData
+    suite: Suite
     view: nn.Module
-    settings: dict[str, Any]
+    request: EvaluationRequest
+    folder: Path | None
+    device: torch.device
+    settings: Mapping[str, Any]
     reading: Reading
 
+    def begin(self) -> None:
+        """Give the folder its identity, as ``run`` does, and attack nothing: another process that
+        plans afterwards sees the model in the same way."""
+        self._check_stored()
+        begin(self.suite, **self.settings)
 
-def _planned(
-    network: nn.Module,
-    test: ImageData,
-    threat: Ball,
+    def run(
+        self, progress: ProgressCallback | None = None, *, part: tuple[int, int] | None = None
+    ) -> EvaluationResult:
+        """Attack the images, or only a ``part`` (i, n) of them, by default the request's."""
+        self._check_stored()
+        request, part = self.request, part or self.request.part
+        per_block = request.batch_size * (1 if request.seconds else _CHUNKS_PER_BLOCK)
+        images = _taken(self.images, part, in_random_order=request.seconds is not None)
+        result = evaluate_suite(
+            self.network,
+            in_order(images, batch_size=per_block, device=self.device),
+            self.suite,
+            view=self.view,
+            on_progress=progress,
+            device=self.device,
+            seconds=request.seconds,
+            is_part=part is not None,
+            **self.settings,
+        )
+        if part is None:
+            return result
+        number, of = part
+        note = (
+            f"part {number} of {of}: when the others are done too, the same command without the "
+            "part joins them; those of other machines, `lrat merge`"
+        )
+        return replace(result, notes=(*result.notes, note))
+
+    def _check_stored(self) -> None:
+        """Refuse to continue or read back what this very model would not have answered.
+
+        A folder of another identity is left to ``begin``, which names the difference.
+        """
+        folder = self.folder
+        if folder is None:
+            return
+        if not (is_there(folder / IDENTITY) or is_there(folder / PARTS)):
+            self.reading.begin(folder)
+            keep_command(folder, self.request.typed)
+            return
+        attacks = descriptions(self.suite)
+        identity = {"functions": None, **self.settings["identity"], "attacks": attacks}
+        if any(evaluated(folder, key) != value for key, value in identity.items()):
+            return
+        stored = stored_clean(folder, self.request.batch_size)
+        if stored is not None:
+            here = torch.isin(self.images.index.cpu(), torch.from_numpy(stored.index))
+            if bool(here.any()):
+                batch = self.images.batch(here.nonzero().flatten(), self.device)
+                check_answers(self.network, batch, stored, folder)
+        self.reading.check(folder)
+
+
+def plan_of(
+    subject: LoadedModel,
     request: EvaluationRequest,
-    attacks: Suite | None,
+    attacks: Suite,
     folder: Path | None,
     device: torch.device,
-    identity: Mapping[str, str] | None = None,
-) -> _Plan:
-    classes = build.check_fit(network, test)
-    chosen = attacks or suite(
-        request.suite, threat, classes, loss=request.loss, transfer=request.transfer
+) -> EvaluationPlan:
+    """The plan of an evaluation of a loaded model."""
+    return plan_evaluation(
+        subject.network,
+        subject.images,
+        attacks,
+        request,
+        folder=folder,
+        device=device,
+        identity=subject.identity,
     )
-    if chosen.threat != threat:
-        raise SettingError(f"the suite attacks inside {chosen.threat}, but threat is {threat}")
-    prepare_sources(chosen, test, device)
+
+
+def plan_evaluation(
+    network: nn.Module,
+    test: ImageData,
+    attacks: Suite,
+    request: EvaluationRequest,
+    *,
+    folder: Path | None,
+    device: torch.device,
+    identity: Mapping[str, str],
+) -> EvaluationPlan:
+    """Choose the images and the view of a network that was checked to fit ``test``.
+
+    ``identity``: the network's ``model_identity``.
+    """
+    prepare_sources(attacks, test, device)
     images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
     move(network, device)
     view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-    own = own_functions(chosen)
+    own = own_functions(attacks)
     settings = {
         "seed": request.seed,
         "folder": folder,
         "identity": {
-            **(identity or model_identity(network)),
+            **identity,
             "data": test.digest(),
             "acceleration": str(view.choices) if isinstance(view, View) else OFF,
             **({"functions": own} if own else {}),
@@ -283,25 +249,29 @@ def _planned(
         "gallery": chosen_gallery(request.gallery, images, test),
         "whole": images.index.cpu().numpy(),
     }
-    return _Plan(
-        suite=seen_alike(chosen, view, images),
+    return EvaluationPlan(
+        network=network,
         images=images,
+        suite=seen_alike(attacks, view, images),
         view=view,
+        request=request,
+        folder=folder,
+        device=device,
         settings=settings,
-        reading=Reading(network, test, device, {step.name: step.attack for step in chosen.steps}),
+        reading=Reading(network, test, device, {step.name: step.attack for step in attacks.steps}),
     )
 
 
-def _taken(images: ImageData, request: EvaluationRequest) -> ImageData:
+def _taken(images: ImageData, part: tuple[int, int] | None, *, in_random_order: bool) -> ImageData:
     """This part's images; in random order where the time may end before they do."""
-    if request.part is not None:
-        number, of = request.part
+    if part is not None:
+        number, of = part
         if number > len(images):
             raise ConfigurationError(
                 f"part {number}/{of}: there are {len(images)} images, divide them by fewer"
             )
         images = images.select(torch.arange(number - 1, len(images), of))
-    if request.seconds is not None:
+    if in_random_order:
         drawn = Keyed(keys(_LIMIT_SEED, images.index)).uniform((len(images),), "order")
         images = images.select(drawn.argsort(stable=True))
     return images

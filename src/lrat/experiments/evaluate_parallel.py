@@ -21,12 +21,13 @@ from lrat.evaluation.merge import complete
 from lrat.evaluation.storage.store import EXTENT, read_extent
 from lrat.evaluation.time_limit import NothingFinishedError
 from lrat.experiments.evaluate import (
-    EvaluationRequest,
+    EvaluationPlan,
     ProgressCallback,
-    begin_evaluation,
-    evaluate_network,
+    attacks_of,
     evaluation_folder,
+    plan_of,
 )
+from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.files.write import appears
 from lrat.runs.sources import ModelSource
 
@@ -81,33 +82,22 @@ class _EvaluationWork:
         device: torch.device = fabric.device
         share_processors(device, self.spread)
         subject = self.source.load(self.request.threat)
-        folder = evaluation_folder(subject, self.request) or Path(self.scratch)
+        attacks = attacks_of(subject, self.request)
+        folder = evaluation_folder(subject, self.request, attacks) or Path(self.scratch)
         folder = Path(fabric.broadcast(str(folder)))
         alone = replace(self.request, devices=None, nodes=1)
+        plan: EvaluationPlan | None = None
         if rank == 0:
-            begin_evaluation(
-                subject.network,
-                subject.images,
-                threat=subject.threat,
-                request=alone,
-                folder=folder,
-                device=device,
-            )
+            plan = plan_of(subject, alone, attacks, folder, device)
+            plan.begin()
         fabric.barrier()
         finished: list[int] = []
         # A share without a finished block adds nothing; the others' shares count.
         with self._watched(rank, of) as progress, suppress(NothingFinishedError):
             if rank < _images_of(folder, rank):
-                share = evaluate_network(
-                    subject.network,
-                    subject.images,
-                    threat=subject.threat,
-                    request=replace(alone, part=(rank + 1, of)),
-                    folder=folder,
-                    device=device,
-                    progress=progress,
-                )
-                finished = share.index.tolist()
+                # The others plan once the first process has begun the folder, to see as it does.
+                plan = plan or plan_of(subject, alone, attacks, folder, device)
+                finished = plan.run(progress, part=(rank + 1, of)).index.tolist()
         return str(folder), _gathered(finished, of)
 
     @contextmanager

@@ -5,8 +5,9 @@ A transfer attack is made on the model of another run.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -163,7 +164,10 @@ def suite_from_file(path: Path, ball: Ball) -> Suite:
         found = SuiteFile.model_validate(read)
     except ValidationError as error:
         raise ConfigurationError(f"suite {path}: {_first_problem(error)}") from None
-    attacks = {name: _attack(path, name, wanted, ball) for name, wanted in found.attacks.items()}
+    origin = cache(Origin.of)  # several attacks may be made on one run's model
+    attacks = {
+        name: _attack(path, name, wanted, ball, origin) for name, wanted in found.attacks.items()
+    }
     return custom(ball, attacks, name=found.name)
 
 
@@ -197,7 +201,13 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where}={shown(each['input'])}: {each['msg'].lower()}"
 
 
-def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack:
+def _attack(
+    path: Path,
+    name: str,
+    wanted: AttackSettings,
+    ball: Ball,
+    origin: Callable[[str], "Origin"],
+) -> Attack:
     given = {key: value for key, value in wanted.model_dump().items() if value is not None}
     kind = given.pop("attack")
     wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
@@ -213,18 +223,21 @@ def _attack(path: Path, name: str, wanted: AttackSettings, ball: Ball) -> Attack
     if kind == "apgd" and "loss" in given and given["loss"].targeted:
         given.setdefault("targets", MOST_TARGETS)
     try:
-        return _wrapped(_build(row, ball, given) if row.make else own_attack(kind), wrapping)
+        attack = _build(row, ball, given) if row.make else own_attack(kind)
+        return _wrapped(attack, wrapping, origin)
     except SettingError as error:
         raise SettingError(f"suite {path}: {name}: {error}") from None
 
 
-def _wrapped(attack: Attack, wrapping: Mapping[str, Any]) -> Attack:
+def _wrapped(
+    attack: Attack, wrapping: Mapping[str, Any], origin: Callable[[str], "Origin"]
+) -> Attack:
     if "logit_scale" in wrapping:
         attack = LogitScaled(attack=attack, scale=wrapping["logit_scale"])
     if "restarts" in wrapping:
         attack = Restarts(attack=attack, count=wrapping["restarts"])
     if "transfer_from" in wrapping:
-        attack = transferred(attack, wrapping["transfer_from"])
+        attack = origin(wrapping["transfer_from"]).makes(attack)
     return attack
 
 
@@ -265,19 +278,16 @@ class Origin:
         return Carried(attack=attack, source=self.network, name=self.digest)
 
 
-def transferred(attack: Attack, run: Path | str) -> Transfer:
-    """``attack`` made on the selected model of another run, whose weights' digest names it."""
-    return Origin.of(run).makes(attack)
-
-
 def prepare_sources(suite: Suite, images: ImageData, device: torch.device) -> None:
     """Put the models that attacks of ``suite`` are made on onto ``device``.
 
     ``ModelError`` that names the attack where its source does not fit ``images``.
     """
+    checked: set[nn.Module] = set()
     for step in suite.steps:
-        if isinstance(step.attack, Transfer):
+        if isinstance(step.attack, Transfer) and step.attack.source not in checked:
             move(step.attack.source, device)
+            checked.add(step.attack.source)
             try:
                 build.check_fit(step.attack.source, images)
             except LratError as error:
