@@ -25,10 +25,11 @@ from lrat.experiments.curves import CurveRequest, measure_curves
 from lrat.experiments.evaluate import evaluate_run
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.train import train_run
+from lrat.files.names import CONFIG, MODEL
 from lrat.files.read import read_whole
 from lrat.files.write import read_table, write_text
 from lrat.reporting.figures import Drawn
-from lrat.runs.folder import CONFIG, MODEL, read_config
+from lrat.runs.folder import read_config
 from lrat.runs.weights import load_weights, weights_digest
 from lrat.training.metrics import TIMES
 from reporting.report.reported import report

@@ -13,7 +13,8 @@ import pytest
 
 from experiments.odd_files import odd_json, odd_parquet, odd_safetensors, with_digest
 from experiments.readers import HEAD, KINDS, PANEL, Damage, Runs, Tally, Trial, not_drawn
-from lrat.runs.folder import BESIDE_TENSORS, MODEL
+from lrat.files.names import MODEL
+from lrat.runs.folder import BESIDE_TENSORS
 from soaking import keep
 
 PARTS = {

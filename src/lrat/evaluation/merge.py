@@ -17,15 +17,9 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.storage.fingerprint import read_fingerprint
-from lrat.evaluation.storage.gallery import GALLERY, gather
+from lrat.evaluation.storage.gallery import gather
 from lrat.evaluation.storage.records import read_identity, write_summary
 from lrat.evaluation.storage.store import (
-    EXTENT,
-    FINGERPRINT,
-    IDENTITY,
-    IMAGES,
-    PARTS,
-    SUMMARY,
     Identity,
     OutcomeStore,
     check_rows,
@@ -35,6 +29,7 @@ from lrat.evaluation.storage.store import (
     read_notes,
     read_parts,
 )
+from lrat.files.names import EXTENT, FINGERPRINT, GALLERY, IDENTITY, IMAGES, PARTS, SUMMARY
 from lrat.files.read import is_there, listed, open_stored, read_whole, trouble
 from lrat.files.write import TABLE_SUFFIXES, is_temporary, read_tensors, write_atomically
 

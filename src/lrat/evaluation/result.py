@@ -13,7 +13,8 @@ from lrat.errors import RunFolderError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.statistics import Proportion, mean_proportion, percent, wilson
 from lrat.evaluation.storage.records import check_summary, notes_of
-from lrat.evaluation.storage.store import SUMMARY, Identity, read_finished
+from lrat.evaluation.storage.store import Identity, read_finished
+from lrat.files.names import SUMMARY
 from lrat.text import aligned
 
 

@@ -27,12 +27,12 @@ from lrat.data import (
 from lrat.errors import RunFolderError, SettingError
 from lrat.evaluation import EvaluationResult, Panel, Suite, adaptive, masking_panel
 from lrat.evaluation.runner import NoiseKind
-from lrat.evaluation.storage.store import IDENTITY
 from lrat.experiments.evaluate import plan_evaluation
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.masking import IMAGES as PANEL_IMAGES
 from lrat.experiments.monitoring import Monitoring
 from lrat.experiments.train import train_network
+from lrat.files.names import IDENTITY
 from lrat.hardware import device_of, move
 from lrat.losses import LossLike, as_loss
 from lrat.methods import Simulated, smoothed

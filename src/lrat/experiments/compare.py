@@ -13,10 +13,10 @@ from lrat.evaluation import compare as compare_results
 from lrat.evaluation.comparison.group_scores import compare_groups
 from lrat.evaluation.comparison.groups import Group, GroupComparison, Run
 from lrat.evaluation.comparison.seeds import AttackSeedSpread, attack_seed_spread
+from lrat.files.names import CONTENTS
 from lrat.files.read import read_record
 from lrat.files.write import write_json
 from lrat.runs.folder import (
-    CONTENTS,
     checkpoint_of,
     evaluated,
     of_other_seeds,

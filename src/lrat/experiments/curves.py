@@ -15,15 +15,15 @@ from lrat.errors import SettingError
 from lrat.evaluation.curve import CurveProgress, security_curve
 from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.statistics import percent
-from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.suites import Member
+from lrat.files.names import CURVE, CURVE_IMAGES, CURVES, FIGURES, IDENTITY
 from lrat.files.read import read_whole
 from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
-from lrat.runs.folder import CURVE, CURVE_IMAGES, CURVES, FIGURES, OFF, read_config
+from lrat.runs.folder import OFF, read_config
 from lrat.runs.identity import Reading
 from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder

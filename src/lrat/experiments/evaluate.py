@@ -21,8 +21,8 @@ from lrat.evaluation import EvaluationResult, Progress, Suite, evaluate_suite
 from lrat.evaluation.evaluate import begin
 from lrat.evaluation.forward import check_answers, stored_clean
 from lrat.evaluation.storage.gallery import Gallery
-from lrat.evaluation.storage.store import IDENTITY, PARTS
 from lrat.experiments.evaluation_request import EvaluationRequest, descriptions, digest_of_attacks
+from lrat.files.names import IDENTITY, PARTS
 from lrat.files.read import is_there
 from lrat.hardware import move
 from lrat.randomness import Keyed, keys, random_state_kept

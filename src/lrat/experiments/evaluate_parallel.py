@@ -18,7 +18,7 @@ from lrat.distributed.launch import Spread, in_processes, share_processors
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation import EvaluationResult, Progress
 from lrat.evaluation.merge import complete
-from lrat.evaluation.storage.store import EXTENT, read_extent
+from lrat.evaluation.storage.store import read_extent
 from lrat.evaluation.time_limit import NothingFinishedError
 from lrat.experiments.evaluate import (
     EvaluationPlan,
@@ -28,6 +28,7 @@ from lrat.experiments.evaluate import (
     plan_of,
 )
 from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.files.names import EXTENT
 from lrat.files.write import appears
 from lrat.runs.sources import ModelSource
 

@@ -11,11 +11,11 @@ from lrat.acceleration import View
 from lrat.config import build
 from lrat.data import ImageData, stratified_subset
 from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
-from lrat.evaluation.storage.store import SUMMARY, digest_of
+from lrat.evaluation.storage.store import digest_of
 from lrat.experiments.evaluation_request import EvaluationRequest
+from lrat.files.names import PANEL, SUMMARY
 from lrat.files.read import read_whole
 from lrat.hardware import move
-from lrat.runs.folder import PANEL
 from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, evaluated_choices
 

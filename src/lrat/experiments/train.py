@@ -38,21 +38,12 @@ from lrat.distributed.launch import Spread, check_devices, in_processes, share_p
 from lrat.distributed.signals import check_minutes, holding
 from lrat.errors import ConfigurationError, DataError, Interrupted, ModelError, RunFolderError
 from lrat.experiments.monitoring import Monitoring, build_trackers, selection_key
+from lrat.files.names import CONFIG, CONTENTS, ENVIRONMENT, MODEL, WEIGHTS
 from lrat.files.write import appears, write_atomically, write_json, write_text
 from lrat.hardware import device_for_others, environment, move
 from lrat.objectives import Objective
 from lrat.randomness import random_state_kept
-from lrat.runs.folder import (
-    CONFIG,
-    CONTENTS,
-    ENVIRONMENT,
-    MODEL,
-    WEIGHTS,
-    check_contents,
-    claim,
-    has_begun,
-    keep_command,
-)
+from lrat.runs.folder import check_contents, claim, has_begun, keep_command
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.sources import record_choices, recorded_choices

@@ -17,14 +17,14 @@ from lrat.data import ImageData
 from lrat.errors import DataError
 from lrat.evaluation import EvaluationResult, Outcomes, Suite
 from lrat.evaluation.storage.records import read_identity
-from lrat.evaluation.storage.store import IDENTITY
 from lrat.evaluation.story import tell_story
 from lrat.evaluation.suites import describe_threat
 from lrat.experiments.why_text import ExplanationParts
+from lrat.files.names import FIGURES, IDENTITY
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import AttackPicture, Drawn, PathPicture, why_figure
-from lrat.runs.folder import FIGURES, OFF, evaluated, finished_at
+from lrat.runs.folder import OFF, evaluated, finished_at
 from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
 from lrat.runs.suites import suite
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrat.errors import LratError, RunFolderError
+from lrat.files import names
 from lrat.text import cut, reason
 
 _Table = TypeVar("_Table")
@@ -30,12 +31,19 @@ _FLAGS = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
-_LISTS = frozenset({"evaluations", "curves", "analysis"})
+_LISTS = frozenset({names.EVALUATIONS, names.CURVES, names.ANALYSES})
 """Folders of a run that hold a folder for each evaluation, curve or analysis."""
-_FOLDERS = _LISTS | {"checkpoints", "weights", "outcomes", "images", "gallery", "figures"}
+_FOLDERS = _LISTS | {
+    names.CHECKPOINTS,
+    names.RECORDED,
+    names.PARTS,
+    names.IMAGES,
+    names.GALLERY,
+    names.FIGURES,
+}
 NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What code raises that is handed values of other kinds than it wrote."""
-_MARKS = ("config.yaml", "metrics.jsonl", "identity.json")
+_MARKS = (names.CONFIG, names.METRICS, names.IDENTITY)
 
 
 def open_stored(path: Path, *, follow: bool = False) -> BufferedReader:

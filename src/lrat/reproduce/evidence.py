@@ -17,11 +17,12 @@ from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
 from lrat.config.settings import DataSettings, RunConfig, differences
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel, mean_interval, wilson
+from lrat.files.names import ENVIRONMENT, METRICS, MODEL, PANEL
 from lrat.files.read import NOT_AS_WRITTEN, read_record, read_text, trouble
 from lrat.reproduce.cell import Attacks, evaluation_name
 from lrat.reproduce.folder import RunPlace
 from lrat.reproduce.presets import Choice
-from lrat.runs.folder import ENVIRONMENT, METRICS, MODEL, PANEL, evaluated, finished_at, read_config
+from lrat.runs.folder import evaluated, finished_at, read_config
 from lrat.runs.weights import load_weights, weights_digest
 from lrat.training import EpochRecord
 

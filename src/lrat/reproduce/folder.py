@@ -9,16 +9,15 @@ from typing import Any
 
 from lrat.config.settings import differences, parse_assignments
 from lrat.errors import RunFolderError
+from lrat.files.names import FIGURES, WEIGHTS
 from lrat.files.read import is_there, read_record
 from lrat.files.write import write_json
 from lrat.reproduce.presets import Choice
-from lrat.runs.folder import WEIGHTS
 from lrat.runs.lock import alone
 
 PRESET = "preset.json"
 RUNS = "runs"
 SENSITIVITY = "sensitivity"
-FIGURES = "figures"
 HISTORY = "history.json"
 
 _RUN = re.compile(r"(?P<row>.+)-seed-(?P<seed>\d+)")

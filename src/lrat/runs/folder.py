@@ -14,31 +14,27 @@ from lrat.config.catalogue import names_a_file, slug
 from lrat.config.settings import RunConfig, differences, load_config, read_settings
 from lrat.errors import CheckpointError, ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation.storage.records import ANEW
-from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY, SUMMARY
+from lrat.files.names import (
+    ACCELERATION,
+    CHECKPOINTS,
+    COMMAND,
+    CONFIG,
+    CONTENTS,
+    ENVIRONMENT,
+    EVALUATIONS,
+    FINGERPRINT,
+    IDENTITY,
+    MODEL,
+    SUMMARY,
+    WEIGHTS,
+)
 from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
 from lrat.files.write import discard, is_temporary, write_text
 from lrat.runs.lock import LOCK
 from lrat.threat.norms import NORMS
 
-CONFIG = "config.yaml"
-ENVIRONMENT = "environment.json"
-MODEL = "model.json"
-WEIGHTS = "model.safetensors"
 BESIDE_TENSORS = "beside tensors"
 """The key in the metadata of a file of weights for what is no tensor (see ``weights``)."""
-METRICS = "metrics.jsonl"
-RECORDED = "weights"
-EVALUATIONS = "evaluations"
-PANEL = "masking.json"
-CURVES, CURVE, CURVE_IMAGES = "curves", "curve.json", "images"
-ANALYSES, OVERLAP, RANKINGS = "analysis", "overlap.json", "rankings.json"
-VULNERABILITY, EMBEDDING = "vulnerability", "embedding"
-"""Tables of an analysis."""
-FIGURES = "figures"
-CHECKPOINTS = "checkpoints"
-ACCELERATION = "acceleration.json"
-CONTENTS = "contents.json"
-COMMAND = "command.txt"
 OFF = "off"
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")

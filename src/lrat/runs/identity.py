@@ -20,7 +20,7 @@ from lrat.evaluation.storage.fingerprint import (
     sketches,
     write_fingerprint,
 )
-from lrat.evaluation.storage.store import FINGERPRINT
+from lrat.files.names import FINGERPRINT
 
 _LEARNING = "the part of the parameters that learns"
 

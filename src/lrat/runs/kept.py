@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lrat.errors import DataError, RunFolderError
-from lrat.evaluation.storage.store import FINGERPRINT, IDENTITY, check_identity, claim
+from lrat.evaluation.storage.store import check_identity, claim
+from lrat.files.names import FINGERPRINT, IDENTITY
 from lrat.files.read import is_there, listed, read_record, read_whole
 from lrat.files.write import (
     TABLE_SUFFIXES,

@@ -21,9 +21,10 @@ from lrat.config.user_code import code_of
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
+from lrat.files.names import ACCELERATION, CONTENTS, EVALUATIONS, IDENTITY
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
 from lrat.files.write import write_if_new
-from lrat.runs.folder import ACCELERATION, CONTENTS, EVALUATIONS, OFF, evaluated, read_config
+from lrat.runs.folder import OFF, evaluated, read_config
 from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
 from lrat.threat import Ball, as_ball
 
@@ -191,7 +192,7 @@ def evaluated_choices(folder: Path | None) -> Choices | None:
     """How an evaluation that was begun in ``folder`` sees the model; None for a new one."""
     if folder is None:
         return None
-    return _stored_choices(folder / "identity.json", "acceleration")
+    return _stored_choices(folder / IDENTITY, "acceleration")
 
 
 def _stored_choices(path: Path, key: str) -> Choices | None:

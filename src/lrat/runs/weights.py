@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from lrat.config.fingerprints import without_addresses
 from lrat.config.settings import RunConfig
 from lrat.errors import CheckpointError, ModelError
+from lrat.files.names import WEIGHTS
 from lrat.files.read import NOT_AS_WRITTEN, is_there, parse_json, safetensors_metadata
-from lrat.runs.folder import BESIDE_TENSORS, WEIGHTS, read_weights
+from lrat.runs.folder import BESIDE_TENSORS, read_weights
 from lrat.text import in_one_line, reason
 from lrat.training import Storage
 from lrat.training.state import reported

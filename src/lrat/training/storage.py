@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lrat.checks import FLAG, check_fields
 from lrat.errors import CheckpointError, NonFiniteError, UnknownNameError
+from lrat.files.names import CHECKPOINTS, METRICS, RECORDED
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.files.write import remove_leftovers
 from lrat.training.checkpoint import Checkpoints, check_plain
@@ -55,7 +56,7 @@ class Storage:
     def checkpoints(self) -> Checkpoints:
         """The checkpoints in this folder, to be read by whoever needs them."""
         return Checkpoints(
-            self.folder / "checkpoints",
+            self.folder / CHECKPOINTS,
             identity=self.identity,
             keep_last=self.keep_last,
             keep_epochs=self.keep_epochs,
@@ -112,8 +113,8 @@ class FolderKeeper:
         self._writes = writes
         self._storage = storage
         self._checkpoints = storage.checkpoints()
-        self._metrics = MetricsFile(storage.folder / "metrics.jsonl")
-        self._recorder = WeightRecorder(storage.folder / "weights", epochs=storage.record_epochs)
+        self._metrics = MetricsFile(storage.folder / METRICS)
+        self._recorder = WeightRecorder(storage.folder / RECORDED, epochs=storage.record_epochs)
         self._saved: tuple[int, int, bool] | None = None
         self._carried: tuple[int, int, bool] | None = None
         self._saved_at = time.monotonic()
@@ -124,7 +125,7 @@ class FolderKeeper:
         remark = None if saved is None else self._take_over(state, saved)
         if self._writes:
             folder = self._storage.folder
-            remove_leftovers(folder, folder / "checkpoints", folder / "weights")
+            remove_leftovers(folder, folder / CHECKPOINTS, folder / RECORDED)
             self._metrics.rewrite(record.to_json() for record in state.records)
         return remark
 

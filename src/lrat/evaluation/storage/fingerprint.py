@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from lrat.attacks.gradient import image_gradient
 from lrat.errors import ModelError, RunFolderError
-from lrat.evaluation.storage.store import FINGERPRINT
 from lrat.files import read
+from lrat.files.names import FINGERPRINT
 from lrat.files.write import write_json
 from lrat.hardware import full_float32
 from lrat.losses import Prepared

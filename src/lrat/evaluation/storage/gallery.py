@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import LratError
+from lrat.files.names import GALLERY
 from lrat.files.read import listed
 from lrat.files.write import Columns, discard, read_table, write_archive, write_json
 
-GALLERY, ABOUT = "gallery", "about.json"
+ABOUT = "about.json"
 _COLUMNS = ("attack", "index", "image", "logits")
 
 Rows = npt.NDArray[np.int64]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lrat.errors import DataError, RunFolderError, SettingError
 from lrat.evaluation.outcomes import NATURAL, Outcomes
-from lrat.evaluation.storage.gallery import GALLERY, Gallery, GalleryStore, gather
+from lrat.evaluation.storage.gallery import Gallery, GalleryStore, gather
 from lrat.evaluation.storage.records import (
     ANEW,
     ball_of,
@@ -30,6 +30,7 @@ from lrat.evaluation.storage.records import (
     stored_summary,
     write_summary,
 )
+from lrat.files.names import EXTENT, GALLERY, IDENTITY, IMAGES, NOTES, PARTS, SUMMARY
 from lrat.files.read import is_there, listed, read_record, read_whole, trouble
 from lrat.files.write import (
     TABLE_SUFFIXES,
@@ -46,9 +47,6 @@ from lrat.files.write import (
 
 Identity = dict[str, Any]
 Table = TypeVar("Table")
-PARTS, IMAGES = "outcomes", "images"
-IDENTITY, SUMMARY, EXTENT, NOTES = "identity.json", "summary.json", "extent.json", "notes.json"
-FINGERPRINT = "fingerprint.json"
 _MISSING = "(absent)"
 _ROUNDING = 1e-5
 """Of float32 distances, as a share of epsilon."""

@@ -29,26 +29,26 @@ from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.statistics import wilson
 from lrat.evaluation.storage.records import read_identity
-from lrat.evaluation.storage.store import IDENTITY, SUMMARY
 from lrat.evaluation.suites import Member
 from lrat.experiments.analyse.figures import draw
 from lrat.experiments.analyse.ranking import Ranking, rank_folder
 from lrat.experiments.analyse.result import Analysis, AnalysisRequest
 from lrat.experiments.analyse.views import ProgressCallback, attack_images, looks_of
+from lrat.files.names import (
+    ANALYSES,
+    EMBEDDING,
+    IDENTITY,
+    OVERLAP,
+    RANKINGS,
+    RECORDED,
+    SUMMARY,
+    VULNERABILITY,
+)
 from lrat.files.write import write_json, write_table
 from lrat.hardware import environment, move
 from lrat.modes import evaluating
 from lrat.randomness import random_state_kept
-from lrat.runs.folder import (
-    ANALYSES,
-    EMBEDDING,
-    OFF,
-    OVERLAP,
-    RANKINGS,
-    RECORDED,
-    VULNERABILITY,
-    finished_at,
-)
+from lrat.runs.folder import OFF, finished_at
 from lrat.runs.kept import KeptResult, with_columns
 from lrat.runs.lock import locked
 from lrat.runs.sources import LoadedModel, ModelSource, check_images, evaluated_choices, own_folder

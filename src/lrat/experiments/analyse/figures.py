@@ -11,6 +11,7 @@ import numpy.typing as npt
 from lrat.analysis.views import VIEWS, Columns
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM
 from lrat.experiments.analyse.result import Analysis
+from lrat.files.names import FIGURES
 from lrat.reporting.figures import (
     Agreement,
     Drawn,
@@ -25,7 +26,6 @@ from lrat.reporting.figures import (
     vulnerability_page,
     weights_over_epochs_figure,
 )
-from lrat.runs.folder import FIGURES
 
 SHOWN = ("gd", "pgd", "cw")
 _PAIRS = (("gd", "cw"), ("gd", "pgd"), ("pgd", "cw"))

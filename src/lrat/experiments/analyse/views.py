@@ -17,10 +17,10 @@ from lrat.config.settings import RunConfig
 from lrat.data import ImageData, in_order
 from lrat.evaluation import Progress
 from lrat.evaluation.forward import classify
+from lrat.files.names import VULNERABILITY
 from lrat.files.write import write_table
 from lrat.methods import Simulated
 from lrat.modes import evaluating
-from lrat.runs.folder import VULNERABILITY
 from lrat.runs.kept import KeptResult, with_columns
 from lrat.threat import Ball, as_ball
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrat.errors import ConfigurationError, LratError
+from lrat.files.names import FIGURES
 from lrat.reporting.figures import (
     Drawn,
     agreement_figure,
@@ -26,7 +27,7 @@ from lrat.reproduce.figures.idea import idea_of
 from lrat.reproduce.figures.ranking import attack_rankings
 from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
-from lrat.reproduce.folder import FIGURES, note_in_history
+from lrat.reproduce.folder import note_in_history
 from lrat.reproduce.grid import Watcher
 from lrat.reproduce.make_runs import make_runs
 from lrat.reproduce.paper import PARTS, whole_and_part

@@ -16,11 +16,12 @@ from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
 from lrat.evaluation import wilson
+from lrat.files.names import RECORDED
 from lrat.reporting.figures import AccuracyCurve, Mark
 from lrat.reproduce.evidence import metrics_of, reported_epoch, test_count
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
-from lrat.runs.folder import RECORDED, read_config
+from lrat.runs.folder import read_config
 
 _BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3

@@ -11,11 +11,11 @@ import yaml
 
 from lrat.config.catalogue import SUITES
 from lrat.config.settings import RunConfig
-from lrat.evaluation.storage.gallery import ABOUT, GALLERY
-from lrat.evaluation.storage.store import EXTENT
+from lrat.evaluation.storage.gallery import ABOUT
+from lrat.files.names import COMMAND, CONFIG, EXTENT, GALLERY, PANEL
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
-from lrat.runs.folder import COMMAND, CONFIG, OFF, PANEL, checkpoint_of
+from lrat.runs.folder import OFF, checkpoint_of
 from lrat.threat.norms import stored_threat
 
 _MOST_SETTINGS = 8

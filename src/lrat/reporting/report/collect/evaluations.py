@@ -19,7 +19,8 @@ from lrat.evaluation.comparison.shared import WORST_CASE, Standing
 from lrat.evaluation.outcomes import NATURAL, Outcomes
 from lrat.evaluation.result import EvaluationResult
 from lrat.evaluation.statistics import Proportion
-from lrat.evaluation.storage.store import EXTENT, IDENTITY, SUMMARY, digest_of, parts_of
+from lrat.evaluation.storage.store import digest_of, parts_of
+from lrat.files.names import EXTENT, IDENTITY, SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_whole
 from lrat.files.write import read_table
 from lrat.reporting.report.collect.commands import evaluate_command, typed_command

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.storage.gallery import ABOUT, GALLERY, Pictures, read_gallery
+from lrat.evaluation.storage.gallery import ABOUT, Pictures, read_gallery
 from lrat.evaluation.storage.records import ball_of
+from lrat.files.names import GALLERY
 from lrat.reporting.report.collect.evaluations import Evaluated, Verdicts
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import Attacked, GalleryImage, GalleryRecord

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrat.errors import CheckpointError, ConfigurationError, RunFolderError
-from lrat.evaluation.storage.store import IDENTITY, PARTS
-from lrat.files.read import NOT_AS_WRITTEN, is_there, listed, read_json, safetensors_header, trouble
-from lrat.reporting.report.collect.reading import Folder, at
-from lrat.runs.folder import (
-    BESIDE_TENSORS,
+from lrat.files.names import (
     CHECKPOINTS,
     CONFIG,
     CONTENTS,
     EVALUATIONS,
+    IDENTITY,
     METRICS,
     MODEL,
+    PARTS,
     WEIGHTS,
-    read_weights,
 )
+from lrat.files.read import NOT_AS_WRITTEN, is_there, listed, read_json, safetensors_header, trouble
+from lrat.reporting.report.collect.reading import Folder, at
+from lrat.runs.folder import BESIDE_TENSORS, read_weights
 
 _RUNS = "runs"
 """Where a reproduction keeps its runs."""

@@ -17,7 +17,21 @@ from lrat.errors import DataError, LratError
 from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.masking.panel import Panel
 from lrat.evaluation.outcomes import NATURAL
-from lrat.evaluation.storage.store import SUMMARY
+from lrat.files.names import (
+    ANALYSES,
+    CONFIG,
+    CURVE,
+    CURVE_IMAGES,
+    CURVES,
+    ENVIRONMENT,
+    METRICS,
+    MODEL,
+    OVERLAP,
+    PANEL,
+    RECORDED,
+    SUMMARY,
+    WEIGHTS,
+)
 from lrat.files.read import NOT_AS_WRITTEN
 from lrat.reporting.report.collect import training
 from lrat.reporting.report.collect.commands import train_command, typed_command
@@ -30,20 +44,6 @@ from lrat.reporting.report.records import (
     RunRecord,
     State,
     TermWeights,
-)
-from lrat.runs.folder import (
-    ANALYSES,
-    CONFIG,
-    CURVE,
-    CURVE_IMAGES,
-    CURVES,
-    ENVIRONMENT,
-    METRICS,
-    MODEL,
-    OVERLAP,
-    PANEL,
-    RECORDED,
-    WEIGHTS,
 )
 from lrat.runs.kept import KeptResult
 
