@@ -124,6 +124,27 @@ def test_who_waits_gets_the_folder_when_its_holder_has_ended(tmp_path: Path) -> 
     assert order == ["first", "second"]
 
 
+def test_many_who_wait_get_the_folder_in_turn(tmp_path: Path) -> None:
+    """More of them than there are attempts: each holder removes the file that the others opened."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        with alone(tmp_path / ".one"):
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert most == [1] * 12
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_done_alone_leaves_nothing_behind_not_even_of_a_killed_process(
     tmp_path: Path,
 ) -> None:
