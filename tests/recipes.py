@@ -1,10 +1,19 @@
 """Every method by the name that the command line knows, for suites with one row per method."""
 
+from lrat.config import build
+from lrat.config.catalogue import METHODS
+from lrat.config.method import MethodSettings
 from lrat.methods import Simulated, gairat, gd, lrat, lsat, natural, sat, trades, weak_mix
 from lrat.objectives import Objective
 
 
 def recipes(simulated: Simulated) -> dict[str, Objective]:
+    """As the catalogue has them."""
+    return {name: build.method(MethodSettings(name=name), simulated) for name in METHODS}
+
+
+def in_python(simulated: Simulated) -> dict[str, Objective]:
+    """The same by the functions of ``lrat.methods``."""
     return {
         "natural": natural(),
         "sat": sat(simulated),
@@ -25,8 +34,4 @@ def recipes(simulated: Simulated) -> dict[str, Objective]:
     }
 
 
-NAMES = [
-    *("natural", "sat", "gairat", "gairat-cw", "lsat-cw", "lsat-saa"),
-    *("lsat-saa+cw", "lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
-    *("gd+cw", "gd+saa", "saa+cw+gd", "pgd+fgsm", "trades"),
-]
+NAMES = list(METHODS)

@@ -4,9 +4,9 @@ Every recipe takes the attacks simulated in training (``Simulated``), so that tw
 their objective alone. ``smoothed`` trains any of them on smoothed labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lrat.attacks import CW, FGSM, PGD, SAA, Attack
 from lrat.checks import check_fields
@@ -18,6 +18,7 @@ from lrat.threat import BALL, BallLike
 from lrat.weighting import GeometryTanh, MarginPower, Uniform, Weighting
 
 Method = TypeVar("Method")
+_ATTACKS: Mapping[str, Callable[..., Attack]] = {"pgd": PGD, "cw": CW, "saa": SAA, "fgsm": FGSM}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +44,19 @@ class Simulated:
         """The step size in the ball's norm, [0, 1] units."""
         return self.threat.epsilon / 10 if self.step_size is None else self.step_size
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """The settings of the attack of this name; nothing of others than ``make`` knows."""
+        if name == "saa":
+            return {"steps": self.saa_steps, "targets": self.saa_targets, "keep": self.saa_keep}
+        if name in ("pgd", "cw"):
+            return {"steps": self.steps, "step_size": self.pace}
+        return {"start": "uniform"} if name == "fgsm" else {}
+
     def make(self, name: str) -> Attack:
         """The attack called ``pgd``, ``cw``, ``saa`` or ``fgsm``."""
-        if name == "saa":
-            return SAA(
-                threat=self.threat,
-                steps=self.saa_steps,
-                targets=self.saa_targets,
-                keep=self.saa_keep,
-            )
-        if name == "cw":
-            return CW(threat=self.threat, steps=self.steps, step_size=self.pace)
-        if name == "pgd":
-            return PGD(threat=self.threat, steps=self.steps, step_size=self.pace)
-        if name == "fgsm":
-            return FGSM(threat=self.threat, start="uniform")
-        raise UnknownNameError("training attack", name, ["pgd", "cw", "saa", "fgsm"])
+        if name not in _ATTACKS:
+            raise UnknownNameError("training attack", name, _ATTACKS)
+        return _ATTACKS[name](threat=self.threat, **self.settings(name))
 
     def term(self, name: str, weighting: Weighting) -> Term:
         """The attack of this name with this weighting: one j of Eq. 7."""

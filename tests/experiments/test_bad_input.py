@@ -51,7 +51,7 @@ def place(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "torn.yaml").write_text("method: {name: sat\nseed: 3\n")
     (place / "binary.yaml").write_bytes(bytes(range(256)))
     (place / "unknown.yaml").write_text("trainings: {lr: 3}\n")
-    (place / "section.yaml").write_text("method: sat\n")
+    (place / "section.yaml").write_text("data: digits\n")
     write_model(place / "model.py")
     (place / "syntax.py").write_text("def make(:\n")
     (place / "leaving.py").write_text("import sys\nsys.exit(0)\n")
@@ -193,7 +193,7 @@ CASES = {
     ),
     "value for a section in YAML": (
         ("train", "--config", "section.yaml", "--out", "out"),
-        "method='sat': must be a section of settings, as method.name",
+        "data='digits': must be a section of settings, as data.name",
     ),
     "text as weights": (
         (*FILE, "model.py:make", "--data", "npz:good.npz", "--weights", "text.safetensors"),

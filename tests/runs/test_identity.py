@@ -13,6 +13,7 @@ import lrat as library
 from experiments.commands import lrat
 from lrat.config import build
 from lrat.config.catalogue import METHODS, canonical_threat
+from lrat.config.method import MethodSettings
 from lrat.config.settings import RunConfig, load_config
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.files.read import read_json
@@ -60,7 +61,7 @@ def test_a_setting_that_does_nothing_is_refused(method: str, setting: str) -> No
 
 
 def test_every_setting_of_a_method_is_used_by_some_method() -> None:
-    used = {name for row in METHODS.values() for name in row.takes}
+    used = {setting for name in METHODS for setting in MethodSettings(name=name).takes}
     assert used | {"name"} == RunConfig().method.model_dump().keys()
 
 

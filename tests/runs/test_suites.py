@@ -22,10 +22,10 @@ from lrat.attacks import (
     Square,
     Transfer,
 )
-from lrat.config.catalogue import SUITES, slug
+from lrat.config.catalogue import ATTACK_KINDS, SUITES, slug
 from lrat.errors import ConfigurationError, LratError
 from lrat.losses import cross_entropy, cw, difference, dlr, targeted_dlr
-from lrat.runs.suites import _IN_FILES, suite_from_file
+from lrat.runs.suites import suite_from_file
 from lrat.threat import Linf
 
 BALL = Linf(epsilon=8 / 255)
@@ -261,7 +261,7 @@ def test_the_example_in_the_documentation(run: Path, here: Path) -> None:
     attacks = attacks_in(example, here)
     assert next(iter(attacks)) == "pgd-50"
     assert len(attacks) == example.count("{attack: ")
-    for name in (*SUITES, *_IN_FILES):
+    for name in (*SUITES, *ATTACK_KINDS):
         assert f"`{name}`" in text, f"{name} is not documented"
 
 

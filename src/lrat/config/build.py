@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 
 from lrat import methods
 from lrat.acceleration import Choices, accelerate
+from lrat.attacks import Attack
+from lrat.attacks.presets import MOST_TARGETS
 from lrat.config import catalogue
-from lrat.config.catalogue import names_users_code
-from lrat.config.settings import DataSettings, MethodSettings, RunConfig
+from lrat.config.catalogue import ATTACK_KINDS, names_users_code
+from lrat.config.method import PARTS, MethodSettings, MethodValue, ObjectiveSettings, part_of
+from lrat.config.settings import DataSettings, RunConfig
 from lrat.config.user_code import model_from_file
 from lrat.data import CropAndFlip, ImageData, Splits
 from lrat.errors import (
@@ -22,11 +26,13 @@ from lrat.errors import (
 )
 from lrat.evaluation import acceptance, examination
 from lrat.hardware import device_of
+from lrat.losses import Loss, cross_entropy
 from lrat.methods import Simulated
-from lrat.objectives import Objective, Phases
+from lrat.objectives import Objective, Phases, Reweighted, Term, phases
+from lrat.objectives.criterion import as_criterion
 from lrat.randomness import seeded_randomness
 from lrat.text import in_one_line, shown
-from lrat.threat import as_ball
+from lrat.threat import BallLike, as_ball
 from lrat.training import Optimisation
 from lrat.training.schedules import Piecewise, Schedule, paper_drops
 from lrat.training.schedules import schedule as named_schedule
@@ -37,35 +43,109 @@ _NEAR = 8
 """How far from a batch size that fails others are looked for, and how often it is halved."""
 
 
-_ARGUMENTS = {"gairat_lambda": "lambda_", "gairat_begin": "begin", "trades_beta": "beta"}
-"""Settings of methods that their functions call otherwise; the others are ``LocalSettings``."""
-
-
-def method(name: str, simulated: Simulated, settings: MethodSettings) -> Objective:
-    """The objective of the method called ``name``, with those of the ``settings`` that it takes."""
-    row = catalogue.METHODS[name]
-    taken = {key: getattr(settings, key) for key in row.takes}
-    named = {name: taken.pop(key) for key, name in _ARGUMENTS.items() if key in taken}
-    if taken:
-        named["settings"] = methods.LocalSettings(**taken)
-    made: Objective = row.build(simulated, **named)
-    return made
-
-
 def objective(config: RunConfig) -> Objective:
     """The method's objective under the run's threat."""
     simulated = Simulated(threat=as_ball(config.threat), **config.attack.model_dump())
-    takes = set(catalogue.METHODS[config.method.name].takes)
-    changed = config.method.model_dump(exclude_defaults=True).keys() - {"name"}
-    idle = sorted(changed - takes)
-    if idle:
-        used = ", ".join(sorted(takes)) or "no setting"
-        raise ConfigurationError(
-            f"method.{idle[0]} does nothing in {config.method.name!r}, which uses {used}: leave it "
-            "out or choose another method"
+    return methods.smoothed(method(config.method, simulated), config.training.label_smoothing)
+
+
+def method(settings: MethodSettings | MethodValue, simulated: Simulated) -> Objective:
+    """The objective that ``settings`` name or write out, with these attacks simulated in training.
+
+    ``SettingError`` in one line that names the key, as ``method.terms[1].weighting``.
+    """
+    if isinstance(settings, MethodSettings):
+        changed = settings.model_dump(exclude_defaults=True).keys() - {"name"}
+        if idle := sorted(changed - {*settings.takes}):
+            used = ", ".join(settings.takes) or "no setting"
+            raise ConfigurationError(
+                f"method.{idle[0]} does nothing in {settings.name!r}, which uses {used}: leave it "
+                "out or choose another method"
+            )
+    value = settings.value
+    if value.phases is None:
+        return _objective(value, simulated, "method")
+    return phases(
+        {
+            phase.begin: _objective(phase, simulated, f"method.phases[{number}]")
+            for number, phase in enumerate(value.phases)
+        }
+    )
+
+
+def _objective(value: ObjectiveSettings, simulated: Simulated, where: str) -> Objective:
+    if value.objective is not None:
+        other: Objective = _part("objective", value.objective, simulated, f"{where}.objective")
+        return other
+    terms = []
+    for number, term in enumerate(value.terms or ()):
+        at = f"{where}.terms[{number}]"
+        attack = _part("attack", term.attack, simulated, f"{at}.attack")
+        weighting = _part("weighting", term.weighting, simulated, f"{at}.weighting")
+        own = _criterion(term.loss, simulated, f"{at}.loss")
+        with _named(f"{at}.weighting.name"):
+            terms.append(Term(name=term.label, attack=attack, weighting=weighting, criterion=own))
+    anchor: Any = value.anchor
+    if isinstance(anchor, dict):
+        anchor = _part("attack", anchor, simulated, f"{where}.anchor")
+    loss = _criterion(value.loss, simulated, f"{where}.loss")
+    with _named(where):
+        return Reweighted(
+            terms=terms,
+            min_weight=value.min_weight,
+            normalization=value.normalization,
+            anchor=anchor,
+            criterion=loss or cross_entropy,
         )
-    plain = method(config.method.name, simulated, config.method)
-    return methods.smoothed(plain, config.training.label_smoothing)
+
+
+def _criterion(part: Any, simulated: Simulated, where: str) -> Loss | None:
+    """The loss that training descends, refused where attacks alone can use it."""
+    if part is None:
+        return None
+    with _named(where):
+        return as_criterion(_part("loss", part, simulated, where))
+
+
+def _part(key: str, part: Any, simulated: Simulated, where: str) -> Any:
+    """The object of a part of a method: ``key`` says of what kind it is."""
+    name, given = part_of(part)
+    settings = {
+        setting: _part(setting, value, simulated, f"{where}.{setting}")
+        if setting in PARTS
+        else value
+        for setting, value in given.items()
+    }
+    row = PARTS[key][name]
+    with _named(where):
+        if PARTS[key] is ATTACK_KINDS:
+            return attack(name, simulated.threat, {**simulated.settings(name), **settings})
+        return row.found if key == "loss" and not row.takes else row.build(**settings)
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """What a part refuses, or lacks, is said with the path of its key."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    except TypeError as error:  # an argument without a default
+        raise SettingError(f"{where}: {error}: set it") from None
+
+
+def attack(kind: str, ball: BallLike, given: Mapping[str, Any]) -> Attack:
+    """The attack of this kind (``catalogue.ATTACKS``) inside ``ball``, with the settings that are
+    ``given``: their names and values are the arguments of its class."""
+    row = catalogue.ATTACKS[kind]
+    settings = dict(given)
+    if kind == "apgd" and "loss" in settings and settings["loss"].targeted:
+        settings.setdefault("targets", MOST_TARGETS)
+    if row.by_steps:
+        settings = {"steps": 20, "step_size": ball.epsilon / 4, **settings}
+    built: Any = row.build(threat=ball, **({} if row.member else settings))
+    chosen: Attack = replace(built.members[row.member], **settings) if row.member else built
+    return chosen
 
 
 def data(settings: DataSettings, seed: int) -> Splits:

@@ -5,7 +5,7 @@ A row says what the name is, what makes its object, and which settings that take
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from lrat.threat.norms import threat_parts
 class Row:
     """A name's row. ``about``: its line in ``lrat list``; without one it is not listed.
 
-    ``make``: ``module:name`` of the class or function, imported when used; ``parts``, its further
-    arguments; ``takes``, the settings that it takes. Attacks: ``by_steps`` have a number of steps
-    in their name and a step of epsilon / 4; ``member`` is that of the cascade which ``make`` makes.
+    ``make``: ``module:name`` of the class or function, imported when used; ``takes``, the settings
+    that it takes. Methods: ``value`` is the objective as a configuration writes it
+    (``config/method.py``), with an ``Option`` where a setting of ``MethodSettings`` goes. Attacks:
+    ``by_steps`` have a number of steps in their name and a step of epsilon / 4; ``member`` is that
+    of the cascade which ``make`` makes.
     Models: ``threads`` of a run by default. Data: ``default_threat``; ``augment`` by default;
     ``folds_by_seed``: the test images depend on the seed.
     """
 
     about: str
     make: str = ""
-    parts: tuple[Any, ...] = ()
+    value: Mapping[str, Any] = field(default_factory=dict)
     takes: tuple[str, ...] = ()
     by_steps: bool = False
     member: str | None = None
@@ -36,42 +38,68 @@ class Row:
     augment: bool = False
     folds_by_seed: bool = False
 
+    @property
+    def found(self) -> Any:
+        """What ``make`` names."""
+        module, _, name = self.make.partition(":")
+        return getattr(import_module(module), name)
+
     def build(self, *positional: Any, **named: Any) -> Any:
         """What ``make`` returns for these arguments."""
-        module, _, name = self.make.partition(":")
-        return getattr(import_module(module), name)(*positional, *self.parts, **named)
+        return self.found(*positional, **named)
 
 
-_MARGIN = ("alpha", "beta", "min_weight", "normalization", "anchor")
-_GEOMETRY = ("gairat_lambda", "gairat_begin")
+@dataclass(frozen=True)
+class Option:
+    """In a method's value: the setting of ``MethodSettings`` that goes there."""
+
+    name: str
+
+
+_MARGIN = {"name": "margin", "alpha": Option("alpha"), "beta": Option("beta")}
+_GEOMETRY = {"name": "geometry", "lambda_": Option("gairat_lambda")}
+_FLOOR = {name: Option(name) for name in ("min_weight", "normalization", "anchor")}
+
+
+def _terms(*attacks: str, weighting: Any = "uniform") -> list[dict[str, Any]]:
+    return [{"attack": attack, "weighting": weighting} for attack in attacks]
 
 
 def _lsat(about: str, *attacks: str) -> Row:
-    return Row(about, "lrat.methods:lsat", attacks)
+    return Row(about, value={"terms": _terms(*attacks)})
 
 
 def _lrat(about: str, *attacks: str) -> Row:
-    return Row(about, "lrat.methods:lrat", (attacks,), _MARGIN)
+    return Row(about, value={"terms": _terms(*attacks, weighting=_MARGIN), **_FLOOR})
 
 
-def _gairat(about: str, attack: str) -> Row:
-    return Row(about, "lrat.methods:gairat", (attack,), _GEOMETRY)
+def _by_steps(about: str, counted: str, *attacks: str) -> Row:
+    """The attack ``counted`` is weighted by the steps survived, with weight 1 at first."""
+    margins = _terms(*attacks, weighting=_MARGIN)
+    weightings: dict[Any, Any] = {0.0: "uniform", Option("gairat_begin"): _GEOMETRY}
+    phases = [
+        {
+            "begin": begin,
+            "terms": [*margins, *_terms(counted, weighting=weighting)],
+            **(_FLOOR if attacks else {}),
+        }
+        for begin, weighting in weightings.items()
+    ]
+    return Row(about, value={"phases": phases})
 
 
 def _gd(of: str, *attacks: str) -> Row:
     about = f"{of} plus a PGD variant weighted by steps survived (Table 2)"
-    return Row(about, "lrat.methods:gd", (attacks,), (*_MARGIN, *_GEOMETRY))
+    return _by_steps(about, "pgd", *attacks)
 
 
 METHODS: Mapping[str, Row] = {
-    "natural": Row("clean images only", "lrat.methods:natural"),
-    "sat": Row(
-        "standard adversarial training: PGD, weight 1 (Madry et al. 2018)", "lrat.methods:sat"
-    ),
-    "gairat": _gairat(
+    "natural": Row("clean images only", value={"terms": [], "min_weight": 1.0, "anchor": "clean"}),
+    "sat": _lsat("standard adversarial training: PGD, weight 1 (Madry et al. 2018)", "pgd"),
+    "gairat": _by_steps(
         "PGD weighted by steps survived, after a bootstrap period (Zhang et al. 2021)", "pgd"
     ),
-    "gairat-cw": _gairat("GAIRAT with CW as the simulated attack (the paper's Figure 6)", "cw"),
+    "gairat-cw": _by_steps("GAIRAT with CW as the simulated attack (the paper's Figure 6)", "cw"),
     "lsat-cw": _lsat("CW, weight 1", "cw"),
     "lsat-saa": _lsat("SAA, weight 1", "saa"),
     "lsat-saa+cw": _lsat(
@@ -86,14 +114,18 @@ METHODS: Mapping[str, Row] = {
     "gd+cw": _gd("lrat-cw", "cw"),
     "gd+saa": _gd("lrat-saa", "saa"),
     "saa+cw+gd": _gd("lrat-saa+cw", "saa", "cw"),
-    "pgd+fgsm": Row(
-        "sat with a weak attack's images mixed in, weight 1 each (Appendix D)",
-        "lrat.methods:weak_mix",
+    "pgd+fgsm": _lsat(
+        "sat with a weak attack's images mixed in, weight 1 each (Appendix D)", "pgd", "fgsm"
     ),
     "trades": Row(
         "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
-        "lrat.methods:trades",
-        takes=("trades_beta",),
+        value={
+            "objective": {
+                "name": "trades",
+                "attack_with": {"name": "pgd", "loss": "kl", "start": "gaussian"},
+                "beta": Option("trades_beta"),
+            }
+        },
     ),
 }
 ALIASES: Mapping[str, str] = {"lsat-pgd": "sat", "saa+cw": "lrat-saa+cw"}
@@ -108,9 +140,9 @@ _STEPS = "N steps of epsilon / 4, uniform start"
 _PACE = ("steps", "step_size", "start")
 ATTACKS: Mapping[str, Row] = {
     "pgd": Row(
-        f"PGD on cross-entropy: {_STEPS}", "lrat.attacks:PGD", (), (*_PACE, "loss"), by_steps=True
+        f"PGD on cross-entropy: {_STEPS}", "lrat.attacks:PGD", takes=(*_PACE, "loss"), by_steps=True
     ),
-    "cw": Row(f"PGD on the logit margin: {_STEPS}", "lrat.attacks:CW", (), _PACE, by_steps=True),
+    "cw": Row(f"PGD on the logit margin: {_STEPS}", "lrat.attacks:CW", takes=_PACE, by_steps=True),
     "fgsm": Row("", "lrat.attacks:FGSM", takes=("start",)),
     "apgd": _member("apgd-ce", "", "steps", "start", "loss", "targets"),
     "apgd-ce": _member("apgd-ce", "Auto-PGD on cross-entropy, 100 steps"),
@@ -130,6 +162,42 @@ ATTACKS: Mapping[str, Row] = {
         takes=("steps", "targets"),
     ),
 }
+ATTACK_KINDS = {name: row for name, row in ATTACKS.items() if row.takes or not row.member}
+"""The attacks that a file builds with settings of its own: a suite's, a method's."""
+WEIGHTINGS: Mapping[str, Row] = {
+    "uniform": Row("weight 1 for every image", "lrat.weighting:Uniform"),
+    "margin": Row(
+        "alpha (1 - t)^beta of the variant's margin t (Eq. 12)",
+        "lrat.weighting:MarginPower",
+        takes=("alpha", "beta"),
+    ),
+    "geometry": Row(
+        "by the steps that the image survives, of attacks that count them (Eq. 10)",
+        "lrat.weighting:GeometryTanh",
+        takes=("lambda_", "floored"),
+    ),
+}
+LOSSES: Mapping[str, Row] = {
+    "cross_entropy": Row("cross-entropy (Eq. 13)", "lrat.losses:cross_entropy"),
+    "smoothed_cross_entropy": Row(
+        "cross-entropy of smoothed labels, descended alone",
+        "lrat.losses:smoothed_cross_entropy",
+        takes=("smoothing",),
+    ),
+    "cw": Row("the logit margin (Eq. 14)", "lrat.losses:cw"),
+    "dlr": Row("difference of logits ratio (Croce & Hein 2020)", "lrat.losses:dlr"),
+    "targeted_dlr": Row("the same towards a class (Eq. 9)", "lrat.losses:targeted_dlr"),
+    "difference": Row("a class's logit minus the label's", "lrat.losses:difference"),
+    "kl": Row("divergence from the clean answer, ascended alone (TRADES)", "lrat.losses:kl"),
+}
+OBJECTIVES: Mapping[str, Row] = {
+    "trades": Row(
+        "clean cross-entropy plus divergence to the attacked image (Zhang et al. 2019)",
+        "lrat.objectives:Trades",
+        takes=("attack_with", "beta", "clean_twice"),
+    ),
+}
+"""The objectives beside that of Eq. 7, whose terms a method writes out."""
 SUITES: Mapping[str, Row] = {
     "quick": Row("natural, pgd-20, cw-20", "lrat.evaluation:quick"),
     "tier": Row(
@@ -183,10 +251,18 @@ MODELS: Mapping[str, Row] = {
 }
 
 
-_NOUNS = ("methods", "attacks", "suites", "data", "models")
+_LISTED: Mapping[str, Mapping[str, Row]] = {
+    "methods": METHODS,
+    "attacks": ATTACKS,
+    "weightings": WEIGHTINGS,
+    "losses": LOSSES,
+    "suites": SUITES,
+    "data": DATA,
+    "models": MODELS,
+}
 CATALOGUES: Mapping[str, Mapping[str, str]] = {
     what: {f"{k}-N" if row.by_steps else k: row.about for k, row in rows.items() if row.about}
-    for what, rows in zip(_NOUNS, (METHODS, ATTACKS, SUITES, DATA, MODELS), strict=True)
+    for what, rows in _LISTED.items()
 }
 """What ``lrat list`` prints."""
 

@@ -1,26 +1,19 @@
 """A run as a typed value: YAML in and out, unknown keys refused with the nearest known one."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from lrat.checks import ARGUMENTS, MOST_WHOLE
+from lrat.checks import ARGUMENTS
 from lrat.config import catalogue
-from lrat.errors import ConfigurationError, LratError
+from lrat.config.method import Method, MethodSettings
+from lrat.config.sections import Section, in_one_line, leaves
+from lrat.errors import ConfigurationError
 from lrat.files.read import parse_yaml, read_yaml, trouble
 from lrat.text import cut, shown, storable
 
@@ -46,32 +39,7 @@ def _decay(value: float | None) -> float | None:
     return None if value is None else ARGUMENTS["ema"]("ema", value)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @field_validator("*")
-    @classmethod
-    def _can_be_stored(cls, value: Any) -> Any:
-        if type(value) is int and not -MOST_WHOLE <= value < MOST_WHOLE:
-            raise ValueError("must be below 2^63")
-        return value
-
-
-class MethodSettings(_Section):
-    """The method and the numbers of its equations; those that a method lacks are ignored by it."""
-
-    name: Annotated[str, AfterValidator(catalogue.resolve_method)] = "lrat-saa+cw"
-    alpha: float = Field(default=2.0, gt=0)
-    beta: float = Field(default=0.5, gt=0)
-    min_weight: float = Field(default=0.1, ge=0)
-    normalization: Literal["batch", "instance", "none"] = "batch"
-    anchor: str | None = None
-    gairat_lambda: float = -1.0
-    gairat_begin: float = Field(default=0.3, ge=0, lt=1)
-    trades_beta: float = Field(default=6.0, ge=0)
-
-
-class SimulationSettings(_Section):
+class SimulationSettings(Section):
     """The attacks simulated in training; ``step_size`` null is epsilon / 10.
 
     ``saa_keep``: a cheaper SAA that gives up targets on the way, as {6: 1}; see ``attacks.SAA``.
@@ -84,7 +52,7 @@ class SimulationSettings(_Section):
     saa_keep: dict[int, int] | None = None
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """Which images; ``validation`` is the held-out share, ``augment`` null is crop and flip for
     CIFAR-10 alone, ``train_limit`` a stratified part of the training images."""
 
@@ -95,14 +63,14 @@ class DataSettings(_Section):
     augment: bool | None = None
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which network; ``width`` null is the network's own default."""
 
     name: Annotated[str, AfterValidator(catalogue.check_model_name)] = "small-cnn"
     width: int | None = Field(default=None, ge=1)
 
 
-class MonitorSettings(_Section):
+class MonitorSettings(Section):
     """Accuracy under named attacks every so many epochs, for learning curves."""
 
     attacks: tuple[str, ...] = ()
@@ -111,7 +79,7 @@ class MonitorSettings(_Section):
     limit: int | None = Field(default=None, ge=1)
 
 
-class ScheduleSettings(_Section):
+class ScheduleSettings(Section):
     """How the learning rate moves; null is that schedule's own default (``training.schedules``).
 
     ``piecewise`` follows ``training.drops``. The ``warm_up_`` settings put a linear rise before any
@@ -129,7 +97,7 @@ class ScheduleSettings(_Section):
     warm_up_start: float | None = None
 
 
-class TrainingSettings(_Section):
+class TrainingSettings(Section):
     """The loop: the paper's SGD and schedule, and how the reported weights are selected.
 
     ``decay``: weights, to leave normalisation layers and biases out of weight decay. ``ema``: decay
@@ -176,14 +144,14 @@ class TrainingSettings(_Section):
     monitor: MonitorSettings = MonitorSettings()
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """Everything that decides a run's result, and what computes it.
 
     ``acceleration`` auto: attacks see a faster view of the model, which is checked against it.
     ``threads`` null: one for small-cnn, which more threads only slow down, else PyTorch's choice.
     """
 
-    method: MethodSettings = MethodSettings()
+    method: Method = MethodSettings()
     threat: Annotated[str, AfterValidator(catalogue.canonical_threat)] = "linf:8/255"
     attack: SimulationSettings = SimulationSettings()
     data: DataSettings = DataSettings()
@@ -266,7 +234,7 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError(_in_one_line(error)) from None
+        raise ConfigurationError(in_one_line(error, RunConfig)) from None
 
 
 def read_settings(path: Path, *, follow: bool = False) -> dict[str, Any]:
@@ -306,7 +274,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """``key: ours, theirs`` for each leaf in which two configurations differ."""
-    left, right = dict(_leaves(ours)), dict(_leaves(theirs))
+    left, right = dict(leaves(ours)), dict(leaves(theirs))
     missing = object()
     return [
         f"{cut(key)}: {shown(left.get(key))} asked, {shown(right.get(key))} in the folder"
@@ -317,7 +285,8 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
-    for key, value in over.items():
+    for key, given in over.items():
+        value = {"name": given} if key == "method" and isinstance(given, str) else given
         below = merged.get(key)
         if (
             isinstance(below, Mapping)
@@ -328,50 +297,3 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, part in value.items():
-        if isinstance(part, Mapping):
-            yield from _leaves(part, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", part
-
-
-def _known_keys(section: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    """The settings of the section at ``path``."""
-    for part in path:
-        annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        section = annotation
-    return list(section.model_fields)
-
-
-def _in_one_line(error: ValidationError) -> str:
-    problems = []
-    for each in error.errors(include_url=False):
-        where = cut(".".join(map(str, each["loc"])))
-        cause = each.get("ctx", {}).get("error")
-        if each["type"] == "extra_forbidden":
-            *path, key = each["loc"]
-            known = _known_keys(RunConfig, path)
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join([*map(str, path), near[0]])!r}? " if near else ""
-            problems.append(f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}")
-        elif each["type"] == "model_type":
-            inside = f", as {where}.name" if "name" in _known_keys(RunConfig, each["loc"]) else ""
-            problems.append(
-                f"{where}={shown(each['input'])}: must be a section of settings{inside}"
-            )
-        elif isinstance(cause, LratError):
-            problems.append(str(cause))
-        elif each["type"] == "tuple_type":
-            given = each["input"]
-            has_parts = given is None or isinstance(given, Mapping)
-            form = "[...]" if has_parts else f"[{cut(str(given))}]"
-            problems.append(f"{where}={shown(given)}: must be a list, as {where}={form}")
-        else:
-            cause = each["msg"].lower().replace("dictionary", "mapping")
-            problems.append(f"{where}={shown(each['input'])}: {cause}")
-    return "; ".join(problems)

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from lrat.attacks import Attack, Variant, as_attack
 from lrat.attacks.wrappers import Clean, Wrapped
-from lrat.config.catalogue import names_users_code
+from lrat.config.catalogue import LOSSES, names_users_code
 from lrat.errors import ConfigurationError, LratError, ModelError, SettingError, UnknownNameError
-from lrat.losses import Loss, Prepared, as_loss, cross_entropy, cw, difference, dlr, targeted_dlr
+from lrat.losses import Loss, Prepared, as_loss
 from lrat.models.wrappers import hookable
 from lrat.randomness import NoiseLike, seeded_randomness
 from lrat.text import in_one_line
@@ -35,13 +35,6 @@ _CODE: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _NEIGHBOURS: dict[str, tuple[Path, str]] = {}
 """The modules that users' files imported from their folders, with their files and the content."""
 
-LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "cw": cw,
-    "dlr": dlr,
-    "targeted_dlr": targeted_dlr,
-    "difference": difference,
-}
 _DIGITS = 12
 
 
@@ -229,9 +222,10 @@ def loss_named(name: str) -> Loss:
     if names_users_code(name):
         found = as_loss(object_from_file(name, "loss"))
         return OwnLoss(found, name, file_digest(name)[:_DIGITS])
-    if name not in LOSSES:
-        raise UnknownNameError("loss", name, [*LOSSES, "FILE.py:NAME"])
-    return LOSSES[name]
+    known = [name for name, row in LOSSES.items() if not row.takes]
+    if name not in known:
+        raise UnknownNameError("loss", name, [*known, "FILE.py:NAME"])
+    return as_loss(LOSSES[name].found)
 
 
 def own_attack(place: str) -> Attack:

@@ -16,7 +16,8 @@ from lrat.checks import FUNCTION, MODULE, Rule, checked, instance, one_of
 from lrat.config import build, catalogue
 from lrat.config.catalogue import check_suite
 from lrat.config.fingerprints import own_names, without_addresses
-from lrat.config.settings import MethodSettings, TrainingSettings
+from lrat.config.method import MethodSettings
+from lrat.config.settings import TrainingSettings, load_config
 from lrat.data import (
     VALIDATION_FRACTION,
     ImageData,
@@ -54,6 +55,7 @@ from lrat.training.state import reported
 
 Acceleration: TypeAlias = Literal["auto", "off"]
 Data: TypeAlias = "tuple[Any, Any] | ImageData"
+Method: TypeAlias = str | Mapping[str, Any] | Objective
 _logger = logging.getLogger(__name__)
 _BATCH = 256
 
@@ -73,7 +75,11 @@ _checked = checked(
     model=replace(MODULE, take=lambda given: hookable(MODULE.take(given))),
     data=Rule(_images, "images and labels, or an ImageData", "(images, labels)"),
     threat=BALL,
-    method=instance(str, Objective, need="a method's name or an Objective", example="'sat'"),
+    method=instance(
+        *(str, Mapping, Objective),
+        need="a method's name, its value as a configuration writes it, or an Objective",
+        example="'sat'",
+    ),
     suite=instance(
         *(str, Suite), need="a suite's name, the path of a YAML file or a Suite", example="'tier'"
     ),
@@ -114,7 +120,7 @@ def fit(
     data: Data,
     *,
     threat: Ball | str,
-    method: str | Objective = "lrat-saa+cw",
+    method: Method = "lrat-saa+cw",
     epochs: int = 20,
     batch_size: int = 128,
     lr: float = 0.1,
@@ -138,7 +144,8 @@ def fit(
     ``threat``: a ball, as ``Linf(epsilon=8/255)``, or ``"linf:8/255"``.
 
     ``data``: (images, labels) as arrays or tensors, float in [0, 1] or uint8, or an ``ImageData``.
-    ``method``: a name of ``lrat list methods``, or an ``Objective``. ``drops``: fraction of
+    ``method``: a name of ``lrat list methods``, a mapping as the section ``method`` of a
+    configuration (``docs/methods.md``), or an ``Objective``. ``drops``: fraction of
     training -> factor on the learning rate; None is the paper's. ``schedule``: another course of
     the learning rate, as ``"cosine"``, ``{"name": "one-cycle", "peak": 0.4}`` or a function (lr,
     position, length) -> rate. ``accumulate``: batches that make one step. ``label_smoothing`` of
@@ -345,11 +352,13 @@ def _folder(place: Path | str | None) -> Path | None:
     return folder
 
 
-def _objective(method: str | Objective, threat: Ball) -> tuple[Objective, str]:
+def _objective(method: Method, threat: Ball) -> tuple[Objective, str]:
+    simulated = Simulated(threat=threat)
     if isinstance(method, str):
         name = catalogue.resolve_method(method)
-        settings = MethodSettings(name=name)
-        return build.method(name, Simulated(threat=threat), settings), name
+        return build.method(MethodSettings(name=name), simulated), name
+    if isinstance(method, Mapping):
+        method = build.method(load_config({"method": method}).method, simulated)
     return method, repr(method)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
+from lrat.config.sections import leaves
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, DataError
 from lrat.evaluation import Comparison, EvaluationResult
@@ -134,7 +135,7 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
         ),
         key=key,
         method=config.method.name,
-        settings={**_leaves(_seedless(config).result_settings()), "checkpoint": checkpoint},
+        settings={**dict(leaves(_seedless(config).result_settings())), "checkpoint": checkpoint},
     )
 
 
@@ -209,11 +210,3 @@ def _model_file(run: Path) -> str:
     """The digest of a user's model file, which the configuration only names."""
     contents = read_record(run / CONTENTS, "bring it back", may_lack=True)
     return str(contents.get("model file", ""))
-
-
-def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, dict)
-        flat |= _leaves(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat

@@ -17,10 +17,18 @@ from torch import nn
 
 from lrat.acceleration import View
 from lrat.attacks import Attack, LogitScaled, Restarts, Transfer, Variant
-from lrat.attacks.presets import MOST_TARGETS
 from lrat.attacks.wrappers import Clean
 from lrat.config import build, catalogue
-from lrat.config.catalogue import ATTACKS, CATALOGUES, Row, names_a_file, names_users_code, run_name
+from lrat.config.catalogue import (
+    ATTACK_KINDS,
+    ATTACKS,
+    CATALOGUES,
+    Row,
+    names_a_file,
+    names_users_code,
+    run_name,
+)
+from lrat.config.method import fraction
 from lrat.config.user_code import loss_named, own_attack
 from lrat.data import ImageData
 from lrat.errors import (
@@ -45,7 +53,6 @@ from lrat.types import Images, Labels
 _DIGITS = 8
 _DIGITS_OF_SOURCES = 16
 _WRAPPERS = frozenset({"restarts", "logit_scale", "transfer_from"})
-_IN_FILES = {name: row for name, row in ATTACKS.items() if row.takes or not row.member}
 
 
 def suite(
@@ -89,35 +96,18 @@ def attack(name: str, ball: Ball) -> Attack:
     """An evaluation attack by name: pgd-20, cw-20 (any number of steps), those of AutoAttack,
     saa."""
     counted = re.fullmatch(r"(.+)-([1-9]\d*)", name)
-    row = ATTACKS.get(counted[1] if counted else name)
+    kind = counted[1] if counted else name
+    row = ATTACKS.get(kind)
     if row is None or not row.about or row.by_steps != (counted is not None):
         listed = (name.replace("-N", "-20") for name in CATALOGUES["attacks"])
         raise UnknownNameError("attack", name, listed)
-    return _build(row, ball, {"steps": int(counted[2])} if counted else {})
-
-
-def _build(row: Row, ball: Ball, given: Mapping[str, Any]) -> Attack:
-    """The row's attack inside ``ball``, with the settings that are ``given``."""
-    if row.by_steps:
-        given = {"steps": 20, "step_size": ball.epsilon / 4, **given}
-    built: Any = row.build(threat=ball, **({} if row.member else given))
-    chosen: Attack = replace(built.members[row.member], **given) if row.member else built
-    return chosen
+    return build.attack(kind, ball, {"steps": int(counted[2])} if counted else {})
 
 
 def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
     """Named attacks as a suite of their own, for monitoring."""
     members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
     return Suite(name="+".join(names), threat=ball, members=members)
-
-
-def _number(value: Any) -> Any:
-    """``2/255`` too, which YAML reads as text."""
-    numerator, slash, denominator = value.partition("/") if isinstance(value, str) else ("", "", "")
-    try:
-        return float(numerator) / float(denominator) if slash else value
-    except (ValueError, ZeroDivisionError):
-        return value
 
 
 class AttackSettings(BaseModel):
@@ -133,7 +123,7 @@ class AttackSettings(BaseModel):
 
     attack: str
     steps: int | None = Field(default=None, ge=1)
-    step_size: Annotated[float | None, BeforeValidator(_number)] = Field(
+    step_size: Annotated[float | None, BeforeValidator(fraction)] = Field(
         default=None, gt=0, allow_inf_nan=False
     )
     start: Literal["uniform", "gaussian", "none", "surface"] | None = None
@@ -195,7 +185,7 @@ def _first_problem(error: ValidationError) -> str:
     if each["type"] == "model_type":
         return f"{where}={shown(each['input'])}: write settings, as {{attack: pgd, steps: 50}}"
     if each["type"] == "missing" and key == "attack":
-        return f"{where} is missing: one of {', '.join(_IN_FILES)}, or FILE.py:NAME"
+        return f"{where} is missing: one of {', '.join(ATTACK_KINDS)}, or FILE.py:NAME"
     if each["type"] == "missing" or each["input"] in ({}, None):
         return f"{where}: name at least one attack, as `attacks: {{pgd: {{attack: pgd}}}}`"
     return f"{where}={shown(each['input'])}: {each['msg'].lower()}"
@@ -211,19 +201,17 @@ def _attack(
     given = {key: value for key, value in wanted.model_dump().items() if value is not None}
     kind = given.pop("attack")
     wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
-    row = Row("") if names_users_code(kind) else _IN_FILES.get(kind)
+    row = Row("") if names_users_code(kind) else ATTACK_KINDS.get(kind)
     if row is None:
-        raise UnknownNameError("attack", kind, [*_IN_FILES, "FILE.py:NAME"])
+        raise UnknownNameError("attack", kind, [*ATTACK_KINDS, "FILE.py:NAME"])
     idle = sorted(given.keys() - set(row.takes))
     if idle:
         takes = ", ".join(sorted(row.takes)) or "no settings"
         raise ConfigurationError(f"suite {path}: {name}: {kind} takes {takes}, not {idle[0]}")
     if "loss" in given:
         given["loss"] = loss_named(given["loss"])
-    if kind == "apgd" and "loss" in given and given["loss"].targeted:
-        given.setdefault("targets", MOST_TARGETS)
     try:
-        attack = _build(row, ball, given) if row.make else own_attack(kind)
+        attack = build.attack(kind, ball, given) if row.make else own_attack(kind)
         return _wrapped(attack, wrapping, origin)
     except SettingError as error:
         raise SettingError(f"suite {path}: {name}: {error}") from None

@@ -23,7 +23,6 @@ from lrat.analysis.embedding import LEAST, check_points, embed, engine_of, perpl
 from lrat.analysis.views import Columns, Look, last_layer
 from lrat.analysis.weights import EDGES, LOW, read_recorded, weight_statistics
 from lrat.config import build
-from lrat.config.catalogue import METHODS
 from lrat.data import ImageData, in_order, stratified_subset
 from lrat.errors import ConfigurationError, RunFolderError
 from lrat.evaluation.forward import classify
@@ -340,5 +339,5 @@ def about_embedding(request: AnalysisRequest, embedding: Columns | None) -> dict
 
 def floor_of(subject: LoadedModel) -> float:
     """C of Eq. 7 for methods that have it, else 0."""
-    method = subject.config.method
-    return method.min_weight if "min_weight" in METHODS[method.name].takes else 0.0
+    value = subject.config.method.value
+    return max(part.min_weight for part in value.phases or (value,))

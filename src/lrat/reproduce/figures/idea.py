@@ -137,7 +137,7 @@ def _variants(
 
 def _margin_power(run: FigureRun) -> MarginPower:
     """Eq. 12 with the run's own numbers, the paper's where its method does not use them."""
-    return MarginPower(alpha=run.config.method.alpha, beta=run.config.method.beta)
+    return MarginPower(alpha=run.numbers.alpha, beta=run.numbers.beta)
 
 
 def _local_mean(views: Columns, weighting: MarginPower) -> float:
@@ -148,7 +148,7 @@ def _local_mean(views: Columns, weighting: MarginPower) -> float:
 
 def _geometry(run: FigureRun, steps: Tensor) -> npt.NDArray[np.float64]:
     """Eq. 10 of the steps survived [n]."""
-    weighting = GeometryTanh(lambda_=run.config.method.gairat_lambda)
+    weighting = GeometryTanh(lambda_=run.numbers.gairat_lambda)
     nothing = torch.zeros(len(steps), 2)
     weights = weighting(
         Evidence(
@@ -168,7 +168,7 @@ def _words(run: FigureRun, analysis: Analysis, shown: int) -> str:
         "each pair of image and attack has its own margin t (Eq. 11) and so its own weight w(t) = "
         f"{method.alpha:g}(1 - t)^{method.beta:g} (Eq. 12), red above and blue below the image's "
         "mean; grey: the one weight that GAIRAT (Eq. 10, PGD steps survived, lambda "
-        f"{run.config.method.gairat_lambda:g}) gives the image under all attacks",
+        f"{run.numbers.gairat_lambda:g}) gives the image under all attacks",
         f"all relative to the mean over {summary['images']:,} {summary['part']}ing images "
         "(dotted); the class each variant is taken for stands above it",
         f"shown: the {shown} image(s) {which}, among those right when clean",

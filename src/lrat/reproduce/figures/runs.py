@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lrat.analysis import read_recorded
 from lrat.config.catalogue import folds_by_seed
+from lrat.config.method import MethodSettings
 from lrat.config.settings import RunConfig
 from lrat.data.digits import FOLDS
 from lrat.errors import RunFolderError
@@ -76,11 +77,17 @@ class FigureRun:
         return f"epoch-{drop_epoch(self.config)}"
 
     @property
+    def numbers(self) -> MethodSettings:
+        """The numbers of the row's method, which a reproduction names; the paper's of another."""
+        method = self.config.method
+        return method if isinstance(method, MethodSettings) else MethodSettings()
+
+    @property
     def reweighted_from(self) -> int:
         """The first epoch in which weights by steps survived act, counted from 1."""
         training = self.config.training
         length = training.schedule_epochs or training.epochs
-        return math.ceil(self.config.method.gairat_begin * length - 1e-9) + 1
+        return math.ceil(self.numbers.gairat_begin * length - 1e-9) + 1
 
     @property
     def weighted_checkpoint(self) -> str:

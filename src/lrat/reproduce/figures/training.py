@@ -56,7 +56,7 @@ def _weights(asked: FigureRequest) -> Drawn:
         for run, epoch in zip(runs, epochs, strict=True)
         if epoch > run.epoch
     ]
-    method = runs[0].config.method
+    method = runs[0].numbers
     caption = sentences(
         "raw weights (Eq. 10, before normalisation) that GAIRAT gave its training images in one "
         f"epoch, lambda {method.gairat_lambda:g}, PGD of {runs[0].config.attack.steps} steps",

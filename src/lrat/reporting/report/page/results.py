@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from lrat.config.sections import leaves
 from lrat.evaluation.comparison.pairs import Contrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.masking.panel import FROM_BEST, Check, Status
@@ -17,6 +17,7 @@ from lrat.reporting.report.records import (
     ReportRecord,
     RunRecord,
 )
+from lrat.text import cut
 
 WORST_FIRST = FROM_BEST[::-1]
 MEANING: Mapping[Status, str] = {
@@ -273,18 +274,9 @@ def _flat(text: str) -> dict[str, str]:
         loaded = parse_yaml(text)
     except ValueError:
         return {}
-    flat: dict[str, str] = {}
-    if isinstance(loaded, Mapping):
-        _add(loaded, "", flat)
-    return flat
-
-
-def _add(values: Mapping[Any, Any], prefix: str, flat: dict[str, str]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            _add(value, f"{prefix}{key}.", flat)
-            continue
-        written = _UNSET if value is None else str(value)
-        flat[f"{prefix}{key}"] = (
-            written if len(written) <= _LONGEST else f"{written[: _LONGEST - 1]}…"
-        )
+    if not isinstance(loaded, Mapping):
+        return {}
+    return {
+        name: _UNSET if value is None else cut(str(value), _LONGEST)
+        for name, value in leaves(loaded)
+    }
