@@ -12,20 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    COLUMN,
-    CONSISTENT,
-    GREY,
-    INCONSISTENT,
-    OKABE_ITO,
-    PAGE,
-    Drawn,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-    widened,
-)
+from lrat.reporting.figures import style
 
 Mask = npt.NDArray[np.bool_]
 _HEIGHT = 2.7
@@ -78,7 +65,7 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
         sets = np.stack([top[name] for name in group])
         every: Mask = np.asarray(sets.all(0))
         some: Mask = np.asarray(sets.any(0))
-        name = " – ".join(shortened(each, 12).upper() for each in group)
+        name = " – ".join(style.shortened(each, 12).upper() for each in group)
         if len(group) > 2:
             name = f"union: {name}"
         made.append(
@@ -95,35 +82,35 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
 
 def agreement_figure(
     points: npt.NDArray[Any], shown: Agreement, out: Path, *, caption: str, letter: str = ""
-) -> Drawn:
+) -> style.Drawn:
     """One panel: ``points`` [n 2], the consistent in red, the inconsistent in blue, others grey."""
     _check(points)
-    with our_style():
-        figure = new_figure(COLUMN, _HEIGHT)
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, _HEIGHT)
         axes = figure.add_subplot()
         handles = _panel(axes, points, shown, letter)
         _key(figure, handles)
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def agreement_page(
     points: npt.NDArray[Any], shown: Sequence[Agreement], out: Path, *, caption: str
-) -> Drawn:
+) -> style.Drawn:
     """All panels in one figure as wide as a page."""
     _check(points)
     if not shown:
         raise SettingError("no agreement to draw: name at least two views")
-    with our_style():
+    with style.our_style():
         columns = min(len(shown), 4)
         rows = -(-len(shown) // columns)
-        side = PAGE / columns
-        figure = new_figure(PAGE, rows * (side + 0.22) + 0.25)
+        side = style.PAGE / columns
+        figure = style.new_figure(style.PAGE, rows * (side + 0.22) + 0.25)
         handles: list[Any] = []
         for place, each in enumerate(shown):
             axes = figure.add_subplot(rows, columns, place + 1)
             handles = _panel(axes, points, each, "abcdefgh"[place % 8], size=0.6)
         _key(figure, handles)
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def classes_figure(
@@ -133,22 +120,22 @@ def classes_figure(
     out: Path,
     *,
     caption: str,
-) -> Drawn:
+) -> style.Drawn:
     """``points`` [n 2] coloured by class, each class named at its median where there is room.
 
     Colours repeat where there are more classes than colours; more than 20 classes are not named.
     """
     _check(points)
-    with our_style():
-        figure = new_figure(COLUMN, _HEIGHT)
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, _HEIGHT)
         axes = figure.add_subplot()
-        colours = np.asarray(OKABE_ITO)[labels.astype(int) % len(OKABE_ITO)]
+        colours = np.asarray(style.OKABE_ITO)[labels.astype(int) % len(style.OKABE_ITO)]
         axes.scatter(*points.T, c=colours, s=_size(len(points)), linewidths=0, rasterized=True)
         _bare(axes, points)
         present = np.unique(labels)
         if len(present) <= _LABELLED_CLASSES:
             _name_classes(axes, points, labels, present, class_names)
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _panel(
@@ -159,9 +146,9 @@ def _panel(
     handles = []
     # The consistent lie on top, as triangles for those who see no difference of hue.
     for mask, colour, marker, factor in (
-        (rest, GREY, "o", 0.5),
-        (shown.inconsistent, INCONSISTENT, "o", 1.0),
-        (shown.consistent, CONSISTENT, "^", 1.3),
+        (rest, style.GREY, "o", 0.5),
+        (shown.inconsistent, style.INCONSISTENT, "o", 1.0),
+        (shown.consistent, style.CONSISTENT, "^", 1.3),
     ):
         handles.append(
             axes.scatter(
@@ -214,7 +201,7 @@ def _name_classes(
         name = class_names[label] if 0 <= label < len(class_names) else str(label)
         axes.text(
             *middle,
-            shortened(name, 14),
+            style.shortened(name, 14),
             fontsize=7,
             horizontalalignment="center",
             verticalalignment="center",
@@ -231,8 +218,8 @@ def _bare(axes: Any, points: npt.NDArray[Any]) -> None:
     """t-SNE's axes mean nothing."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlim(*widened(float(points[:, 0].min()), float(points[:, 0].max())))
-    axes.set_ylim(*widened(float(points[:, 1].min()), float(points[:, 1].max())))
+    axes.set_xlim(*style.widened(float(points[:, 0].min()), float(points[:, 0].max())))
+    axes.set_ylim(*style.widened(float(points[:, 1].min()), float(points[:, 1].max())))
     for side in axes.spines.values():
         side.set_visible(True)
         side.set_linewidth(0.4)
@@ -254,14 +241,14 @@ def overlap_figure(
     *,
     caption: str,
     chance: float,
-) -> Drawn:
+) -> style.Drawn:
     """Three matrices [V V] over the views ``names``: Jaccard overlap of the most vulnerable sets,
     beside what ``chance`` would give, and two rank correlations; NaN is shown as a dash."""
     count = len(names)
     if count < 2 or any(each.shape != (count, count) for each in (jaccard, spearman, kendall)):
         raise SettingError(f"overlaps of {count} views need matrices [{count} {count}], count >= 2")
-    with our_style():
-        figure = new_figure(PAGE, _SIDE + 0.25)
+    with style.our_style():
+        figure = style.new_figure(style.PAGE, _SIDE + 0.25)
         panels = (
             (jaccard, f"Jaccard overlap (by chance {chance:.2f})", "Blues", 0.0),
             (spearman, "Spearman's ρ", "PuOr_r", -1.0),
@@ -271,7 +258,7 @@ def overlap_figure(
             axes = figure.add_subplot(1, 3, place + 1)
             _matrix(axes, names, values, colours, low, with_rows=place == 0)
             axes.set_title(title, pad=4)
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _matrix(
@@ -286,7 +273,7 @@ def _matrix(
     axes.imshow(values, cmap=colours, vmin=low, vmax=1)
     places = range(len(names))
     few = len(names) <= _ONLY_A_FEW
-    short = [shortened(name, 10) for name in names]
+    short = [style.shortened(name, 10) for name in names]
     axes.set_xticks(places if few else [], short if few else [])
     axes.set_yticks(places if few and with_rows else [], short if few and with_rows else [])
     axes.tick_params(length=0)

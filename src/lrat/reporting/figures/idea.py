@@ -9,18 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    CONSISTENT,
-    GREY,
-    INCONSISTENT,
-    PAGE,
-    Drawn,
-    light_grid,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-)
+from lrat.reporting.figures import style
 
 _ROW = 1.5
 _NAME = 16
@@ -49,7 +38,7 @@ class Instance:
     global_weight: float
 
 
-def idea_figure(instances: Sequence[Instance], out: Path, *, caption: str) -> Drawn:
+def idea_figure(instances: Sequence[Instance], out: Path, *, caption: str) -> style.Drawn:
     """A row per image: clean, each attack's variant (framed red where its weight is above the
     instance's mean, blue where below), and the weights as bars beside the one global weight."""
     if not instances or any(not each.pairs for each in instances):
@@ -58,8 +47,8 @@ def idea_figure(instances: Sequence[Instance], out: Path, *, caption: str) -> Dr
     highest = max(
         max(each.global_weight, *(pair.weight for pair in each.pairs)) for each in instances
     )
-    with our_style():
-        figure = new_figure(PAGE, _ROW * len(instances) + 0.35)
+    with style.our_style():
+        figure = style.new_figure(style.PAGE, _ROW * len(instances) + 0.35)
         grid = figure.add_gridspec(
             len(instances), count + 2, width_ratios=(*(1,) * (count + 1), 1.9)
         )
@@ -72,11 +61,11 @@ def idea_figure(instances: Sequence[Instance], out: Path, *, caption: str) -> Dr
             _bars(axes, instance, mean, 1.25 * max(highest, 1.0))
             if row == 0:
                 axes.set_title("weight / mean weight", pad=3)
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _pair(axes: Any, pair: Pair, heavier: bool) -> None:
-    colour = CONSISTENT if heavier else INCONSISTENT
+    colour = style.CONSISTENT if heavier else style.INCONSISTENT
     _show(axes, pair.image, pair.attack.upper(), pair.prediction, colour)
     axes.set_xlabel(f"t = {pair.margin:.2f}", fontsize=7, labelpad=2, color=colour)
 
@@ -84,9 +73,9 @@ def _pair(axes: Any, pair: Pair, heavier: bool) -> None:
 def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
     names = [pair.attack.upper() for pair in instance.pairs]
     weights = [pair.weight for pair in instance.pairs]
-    colours = [CONSISTENT if weight >= mean else INCONSISTENT for weight in weights]
+    colours = [style.CONSISTENT if weight >= mean else style.INCONSISTENT for weight in weights]
     places = [*range(len(names)), len(names) + 0.5]
-    bars = axes.bar(places, [*weights, instance.global_weight], 0.72, color=[*colours, GREY])
+    bars = axes.bar(places, [*weights, instance.global_weight], 0.72, color=[*colours, style.GREY])
     axes.bar_label(
         bars,
         [f"{value:.2f}" for value in (*weights, instance.global_weight)],
@@ -97,10 +86,10 @@ def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
     )
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
     axes.set_ylim(0, top)
-    axes.set_xticks(places, [*(shortened(name, 6) for name in names), "one for all"])
+    axes.set_xticks(places, [*(style.shortened(name, 6) for name in names), "one for all"])
     axes.tick_params(axis="x", length=0)
     axes.set_yticks([0, 1])
-    light_grid(axes, "y")
+    style.light_grid(axes, "y")
 
 
 def _show(
@@ -114,4 +103,6 @@ def _show(
         side.set_visible(True)
         side.set_color(frame)
         side.set_linewidth(0.6 if frame == "black" else 2)
-    axes.set_title(f"{shortened(made, _NAME)}\n{shortened(taken_for, _NAME)}", fontsize=7, pad=3)
+    axes.set_title(
+        f"{style.shortened(made, _NAME)}\n{style.shortened(taken_for, _NAME)}", fontsize=7, pad=3
+    )

@@ -7,18 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    COLUMN,
-    GREY,
-    OKABE_ITO,
-    PAGE,
-    Drawn,
-    legend,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-)
+from lrat.reporting.figures import style
 
 _ROW = 0.29
 _ABOVE = 1.0
@@ -44,7 +33,7 @@ class RankedModel:
         return sorted(self.accuracy, key=lambda attack: self.accuracy[attack])
 
 
-def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) -> Drawn:
+def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) -> style.Drawn:
     """A column per model, its attacks from the strongest to the weakest, each with the accuracy (%)
     that it leaves; a line follows each attack from model to model of a data set, so that lines
     which cross are rankings that change. A bar joins neighbours that are not told apart.
@@ -55,15 +44,15 @@ def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) ->
     if not attacks or any(set(model.accuracy) != set(attacks) for model in models):
         raise SettingError("models under other attacks have no common ranking: use one suite")
     groups = [list(group) for _, group in groupby(models, key=lambda model: model.data)]
-    width = PAGE if len(models) > _WIDE else COLUMN
-    with our_style():
-        figure = new_figure(width, _ABOVE + _ROW * len(attacks))
+    width = style.PAGE if len(models) > _WIDE else style.COLUMN
+    with style.our_style():
+        figure = style.new_figure(width, _ABOVE + _ROW * len(attacks))
         axes = figure.add_subplot()
         lines, first, middles, ticks = {}, 0.0, [], []
         for group in groups:
             places = [first + number for number in range(len(group))]
             for number, attack in enumerate(attacks):
-                colour = OKABE_ITO[number % len(OKABE_ITO)]
+                colour = style.OKABE_ITO[number % len(style.OKABE_ITO)]
                 ranks = [model.order.index(attack) + 1 for model in group]
                 (lines[attack],) = axes.plot(places, ranks, color=colour, linewidth=2.2, zorder=1)
             for place, model in zip(places, group, strict=True):
@@ -72,23 +61,23 @@ def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) ->
             ticks += list(zip(places, group, strict=True))
             first = places[-1] + 1.4
         _frame(axes, ticks, groups, middles, len(attacks), width)
-        legend(
+        style.legend(
             axes,
             [lines[attack] for attack in attacks],
-            [shortened(attack, 16) for attack in attacks],
+            [style.shortened(attack, 16) for attack in attacks],
             loc="lower center",
             bbox_to_anchor=(0.5, 1 + 0.22 / (_ROW * len(attacks) + 0.2)),
             borderaxespad=0.1,
-            ncols=min(len(attacks), 6 if width == PAGE else 3),
+            ncols=min(len(attacks), 6 if width == style.PAGE else 3),
             handlelength=1.4,
             columnspacing=1.2,
         )
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _column(axes: Any, place: float, model: RankedModel, attacks: Sequence[str]) -> None:
     for rank, attack in enumerate(model.order, start=1):
-        colour = OKABE_ITO[attacks.index(attack) % len(OKABE_ITO)]
+        colour = style.OKABE_ITO[attacks.index(attack) % len(style.OKABE_ITO)]
         axes.text(
             place,
             rank,
@@ -109,7 +98,7 @@ def _column(axes: Any, place: float, model: RankedModel, attacks: Sequence[str])
             axes.plot(
                 [place, place],
                 [rank, rank + 1],
-                color=GREY,
+                color=style.GREY,
                 linewidth=7,
                 solid_capstyle="butt",
                 zorder=2,
@@ -125,7 +114,7 @@ def _frame(
     width: float,
 ) -> None:
     longest = max(6, int(1.15 * (width - 0.6) / 0.062 / max(len(ticks), 1)))
-    names = [shortened(model.method, longest) for _, model in ticks]
+    names = [style.shortened(model.method, longest) for _, model in ticks]
     crowded = max(map(len, names)) * len(names) * 0.062 > width - 0.6
     axes.set_xticks(
         [place for place, _ in ticks],
@@ -141,7 +130,7 @@ def _frame(
         side.set_visible(False)
     for middle, group in zip(middles, groups, strict=True):
         axes.annotate(
-            shortened(group[0].data, max(10, int((width - 0.6) / 0.068 / len(groups)))),
+            style.shortened(group[0].data, max(10, int((width - 0.6) / 0.068 / len(groups)))),
             (middle, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),

@@ -5,17 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    COLUMN,
-    DASHES,
-    OKABE_ITO,
-    Drawn,
-    legend,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-)
+from lrat.reporting.figures import style
 from lrat.threat.norms import NORMS
 
 _HEIGHT = 2.3
@@ -23,7 +13,7 @@ _LEGEND_LINE = 0.14
 _SYMBOLS = {norm.name: norm.symbol for norm in NORMS.values()}
 
 
-def security_curve_figure(curves: Mapping[str, Mapping[str, Any]], out: Path) -> Drawn:
+def security_curve_figure(curves: Mapping[str, Mapping[str, Any]], out: Path) -> style.Drawn:
     """Accuracy against epsilon with 95 % intervals, a line per name of ``curves``.
 
     ``curves``: what ``Curve.as_dict`` gives, or a stored ``curve.json``; ``trained_epsilon`` in it
@@ -34,14 +24,16 @@ def security_curve_figure(curves: Mapping[str, Mapping[str, Any]], out: Path) ->
     norms = sorted({str(curve["norm"]) for curve in curves.values()})
     if len(norms) > 1:
         raise SettingError(f"curves in {' and '.join(norms)} have no common axis: draw them apart")
-    with our_style():
-        figure = new_figure(COLUMN, _HEIGHT + _LEGEND_LINE * len(curves))
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, _HEIGHT + _LEGEND_LINE * len(curves))
         axes = figure.add_subplot()
         lines = [_line(axes, number, curve) for number, curve in enumerate(curves.values())]
         _axes(axes, curves, norms[0])
-        areas = [f"{shortened(name)} (area {curve['area']:.3f})" for name, curve in curves.items()]
-        legend(axes, lines, areas, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-        return save(figure, out, caption_of(curves))
+        areas = [
+            f"{style.shortened(name)} (area {curve['area']:.3f})" for name, curve in curves.items()
+        ]
+        style.legend(axes, lines, areas, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        return style.save(figure, out, caption_of(curves))
 
 
 def caption_of(curves: Mapping[str, Mapping[str, Any]]) -> str:
@@ -86,8 +78,8 @@ def caption_of(curves: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _line(axes: Any, number: int, curve: Mapping[str, Any]) -> Any:
-    colour = OKABE_ITO[number % len(OKABE_ITO)]
-    dashes = DASHES[number % len(DASHES)]
+    colour = style.OKABE_ITO[number % len(style.OKABE_ITO)]
+    dashes = style.DASHES[number % len(style.DASHES)]
     percent = {key: [100 * value for value in curve[key]] for key in ("accuracy", "low", "high")}
     axes.fill_between(
         curve["epsilon"], percent["low"], percent["high"], color=colour, alpha=0.15, linewidth=0

@@ -9,20 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    COLUMN,
-    DASHES,
-    Drawn,
-    colour_of,
-    legend,
-    light_grid,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-    whole_numbers,
-    widened,
-)
+from lrat.reporting.figures import style
 
 _HEIGHT = 2.2
 _FEW = 12
@@ -57,7 +44,7 @@ def accuracy_limits(curves: Sequence[AccuracyCurve]) -> tuple[float, float]:
     """Limits in per cent that show all of these curves: those of figures to be compared."""
     low = min(float(min(curve.low.min(), curve.runs.min())) for curve in curves)
     high = max(float(max(curve.high.max(), curve.runs.max())) for curve in curves)
-    return widened(100 * low, 100 * high)
+    return style.widened(100 * low, 100 * high)
 
 
 def accuracy_figure(
@@ -68,7 +55,7 @@ def accuracy_figure(
     title: str = "",
     marks: Sequence[Mark] = (),
     limits: tuple[float, float] | None = None,
-) -> Drawn:
+) -> style.Drawn:
     """A line with its interval per attack; single seeds are thin where there are several.
 
     ``limits``: of the accuracy axis in per cent, None for what the curves need. ``out``: the files'
@@ -76,23 +63,25 @@ def accuracy_figure(
     """
     if not curves or any(len(curve.epoch) == 0 for curve in curves):
         raise SettingError("no epoch to draw: name at least one curve with at least one epoch")
-    with our_style():
-        figure = new_figure(COLUMN, _HEIGHT)
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, _HEIGHT)
         axes = figure.add_subplot()
         lines = [_line(axes, place, curve) for place, curve in enumerate(curves)]
         every = np.concatenate([curve.epoch for curve in curves])
-        axes.set_xlim(*widened(float(every.min()), float(every.max()), 0.03))
+        axes.set_xlim(*style.widened(float(every.min()), float(every.max()), 0.03))
         marked = _marks(axes, marks)
         low, high = limits or accuracy_limits(curves)
         # Words on marks have a strip of their own below all curves.
         axes.set_ylim(low - (_STRIP * (high - low) if marked else 0), high)
-        whole_numbers(axes.xaxis)
+        style.whole_numbers(axes.xaxis)
         axes.set_xlabel("epoch")
         axes.set_ylabel("test accuracy (%)")
-        light_grid(axes, "y")
-        names = [f"{shortened(curve.name)}: {100 * curve.value[-1]:.1f} %" for curve in curves]
+        style.light_grid(axes, "y")
+        names = [
+            f"{style.shortened(curve.name)}: {100 * curve.value[-1]:.1f} %" for curve in curves
+        ]
         # Above the axes: no corner of them is sure to be empty.
-        legend(
+        style.legend(
             axes,
             lines,
             names,
@@ -100,16 +89,16 @@ def accuracy_figure(
             bbox_to_anchor=(0, 1),
             borderaxespad=0.2,
             ncols=2 if max(map(len, names)) <= 16 else 1,
-            title=shortened(title, 48) or None,
+            title=style.shortened(title, 48) or None,
             title_fontsize=8,
             alignment="left",
             handlelength=2.4,
         )
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
-    colour = colour_of(curve.name, place)
+    colour = style.colour_of(curve.name, place)
     axes.fill_between(
         curve.epoch, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.18, linewidth=0
     )
@@ -124,7 +113,7 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
         curve.epoch,
         100 * curve.value,
         color=colour,
-        linestyle=DASHES[place % len(DASHES)],
+        linestyle=style.DASHES[place % len(style.DASHES)],
         marker=_MARKERS[place % len(_MARKERS)] if few else None,
         markersize=3,
     )

@@ -9,19 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.errors import SettingError
-from lrat.reporting.figures.style import (
-    COLUMN,
-    CONSISTENT,
-    OKABE_ITO,
-    Drawn,
-    legend,
-    light_grid,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-    whole_numbers,
-)
+from lrat.reporting.figures import style
 
 _HEIGHT = 2.2
 _TERM_HEIGHT = 1.9
@@ -44,7 +32,7 @@ class WeightEpochs:
 
 def weight_histogram_figure(
     weights: Sequence[npt.NDArray[Any]], out: Path, *, caption: str, bins: int = 20
-) -> Drawn:
+) -> style.Drawn:
     """Share of images per interval of raw weight, the mean over seeds; whiskers: least and most.
 
     ``weights``: [n] for each seed. The share below .2 is written into the figure.
@@ -56,12 +44,12 @@ def weight_histogram_figure(
     width = float(edges[1])
     shares = np.stack([_counts(each, edges) / len(each) for each in weights]) * 100
     below = np.asarray([float((each < _SMALL).mean()) for each in weights]) * 100
-    with our_style():
-        figure = new_figure(COLUMN, _HEIGHT)
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, _HEIGHT)
         axes = figure.add_subplot()
         mean, centres = shares.mean(0), (edges[:-1] + edges[1:]) / 2
         small = centres < _SMALL
-        for chosen, colour in ((small, CONSISTENT), (~small, OKABE_ITO[0])):
+        for chosen, colour in ((small, style.CONSISTENT), (~small, style.OKABE_ITO[0])):
             axes.bar(centres[chosen], mean[chosen], 0.9 * width, color=colour)
         if len(shares) > 1:
             spread = (mean - shares.min(0), shares.max(0) - mean)
@@ -80,7 +68,7 @@ def weight_histogram_figure(
         axes.set_ylim(0, 1.12 * float(shares.max()))
         axes.set_xlabel("raw weight (Eq. 10)")
         axes.set_ylabel("training images (%)")
-        light_grid(axes, "y")
+        style.light_grid(axes, "y")
         words = f"{below.mean():.1f} % below {_SMALL:g}"
         if len(below) > 1:
             words += f"\n({below.min():.1f} – {below.max():.1f} over {len(below)} seeds)"
@@ -91,18 +79,20 @@ def weight_histogram_figure(
             transform=axes.transAxes,
             horizontalalignment="right",
             verticalalignment="top",
-            color=CONSISTENT,
+            color=style.CONSISTENT,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
-def weights_over_epochs_figure(terms: Sequence[WeightEpochs], out: Path, *, caption: str) -> Drawn:
+def weights_over_epochs_figure(
+    terms: Sequence[WeightEpochs], out: Path, *, caption: str
+) -> style.Drawn:
     """Per term: the histogram of each epoch as a column of a map, and what sums it up as lines."""
     if not terms or any(len(term.epoch) == 0 for term in terms):
         raise SettingError("no weights to draw: record them with training.record_weights=[...]")
-    with our_style():
-        figure = new_figure(COLUMN, 0.3 + _TERM_HEIGHT * len(terms))
+    with style.our_style():
+        figure = style.new_figure(style.COLUMN, 0.3 + _TERM_HEIGHT * len(terms))
         grid = figure.add_gridspec(2 * len(terms), 1, height_ratios=(1.5, 1) * len(terms))
         for place, term in enumerate(terms):
             above = figure.add_subplot(grid[2 * place])
@@ -112,7 +102,7 @@ def weights_over_epochs_figure(terms: Sequence[WeightEpochs], out: Path, *, capt
             above.tick_params(labelbottom=False)
             below.tick_params(labelbottom=place == len(terms) - 1)
         below.set_xlabel("epoch")
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def histogram_edges(largest: float, bins: int) -> npt.NDArray[np.float64]:
@@ -152,7 +142,7 @@ def _map(figure: Any, axes: Any, term: WeightEpochs) -> None:
     bar.set_label("images (%)", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     axes.set_ylabel("raw weight")
-    axes.set_title(shortened(term.term), pad=2)
+    axes.set_title(style.shortened(term.term), pad=2)
 
 
 def _column_edges(epoch: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -168,15 +158,15 @@ def _sums(axes: Any, term: WeightEpochs) -> None:
     lines = [
         axes.plot(term.epoch, 100 * values, color=colour, marker=marker, markersize=3)[0]
         for values, colour, marker in (
-            (term.below, CONSISTENT, "o"),
-            (term.effective, OKABE_ITO[0], "s"),
+            (term.below, style.CONSISTENT, "o"),
+            (term.effective, style.OKABE_ITO[0], "s"),
         )
     ]
     axes.set_ylim(-5, 105)
     axes.set_ylabel("%")
-    whole_numbers(axes.xaxis)
-    light_grid(axes, "y")
-    legend(
+    style.whole_numbers(axes.xaxis)
+    style.light_grid(axes, "y")
+    style.legend(
         axes,
         lines,
         [f"below {_SMALL:g}", "effective sample size"],

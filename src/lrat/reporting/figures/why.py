@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrat.reporting.figures.style import (
-    OKABE_ITO,
-    PAGE,
-    Drawn,
-    new_figure,
-    our_style,
-    save,
-    shortened,
-)
+from lrat.reporting.figures import style
 
 Pixels = npt.NDArray[np.float32]
 _ROW = 1.5
@@ -54,14 +46,14 @@ def why_figure(
     out: Path,
     *,
     caption: str,
-) -> Drawn:
+) -> style.Drawn:
     """The clean ``image`` [C H W] with its class ``probabilities`` (the largest are shown), then a
     row per attack: the perturbation, magnified as stated, the adversarial image, the margin path.
 
     ``out``: the files' common path without ending.
     """
-    with our_style():
-        figure = new_figure(PAGE, _ROW * (len(attacks) + 1) + 0.2)
+    with style.our_style():
+        figure = style.new_figure(style.PAGE, _ROW * (len(attacks) + 1) + 0.2)
         grid = figure.add_gridspec(len(attacks) + 1, 3, width_ratios=(1, 1, 3.4))
         _show(figure.add_subplot(grid[0, 0]), image, title)
         _bars(figure.add_subplot(grid[0, 1:]), probabilities)
@@ -72,7 +64,7 @@ def why_figure(
             _paths(axes, attack)
             if row == len(attacks):
                 axes.set_xlabel("forward of the attack")
-        return save(figure, out, caption)
+        return style.save(figure, out, caption)
 
 
 def _show(axes: Any, image: Pixels, title: str) -> None:
@@ -115,17 +107,19 @@ def _frame(axes: Any, title: str) -> None:
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_visible(True)
-    lines = [shortened(line, _LONGEST_NAME) for line in title.splitlines()]
+    lines = [style.shortened(line, _LONGEST_NAME) for line in title.splitlines()]
     axes.set_title("\n".join(lines), fontsize=7, pad=2)
 
 
 def _bars(axes: Any, probabilities: Sequence[tuple[str, float]]) -> None:
     shown = sorted(probabilities, key=lambda entry: -entry[1])[:_MOST_BARS]
     places = range(len(shown))
-    bars = axes.barh(places, [100 * share for _, share in shown], color=OKABE_ITO[0], height=0.7)
+    bars = axes.barh(
+        places, [100 * share for _, share in shown], color=style.OKABE_ITO[0], height=0.7
+    )
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_yticks(places, [shortened(name, _LONGEST_NAME) for name, _ in shown])
+    axes.set_yticks(places, [style.shortened(name, _LONGEST_NAME) for name, _ in shown])
     labels = [f"{100 * share:.1f}" for _, share in shown]
     axes.bar_label(bars, labels, padding=2, fontsize=6)
     axes.set_title("clean: probability (%)", fontsize=7, pad=2)
@@ -139,7 +133,7 @@ def _paths(axes: Any, attack: AttackPicture) -> None:
         axes.text(0.5, 0.5, "the model was not called", ha="center", va="center", fontsize=7)
         return
     for number, path in enumerate(attack.paths):
-        colour = OKABE_ITO[number % len(OKABE_ITO)]
+        colour = style.OKABE_ITO[number % len(style.OKABE_ITO)]
         few = len(path.margin) <= 2
         axes.plot(
             path.forward, path.margin, color=colour, linewidth=0.9, marker="." if few else None
