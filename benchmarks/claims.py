@@ -1,9 +1,10 @@
 """The paper's claims, one test each, from the tables that reproductions wrote.
 
-    python benchmarks/claims.py results/digits results/fashion-mnist [--out FILE.md]
+    python benchmarks/claims.py results/digits results/digits-control [--out FILE.md]
 
 Reads ``table1.json`` and ``table2.json`` of each folder, and of the folder beside it whose name
-ends in ``-long-step`` (the same rows with steps of .22 epsilon). Nothing is trained or attacked.
+ends in ``-long-step`` (the same rows with steps of .22 epsilon). A folder PRESET-control holds rows
+that were trained later, of which the other rows are on another machine. Nothing is trained or attacked.
 Seeds that are folds: the corrected t-test (Nadeau & Bengio 2003). Seeds that share their test
 images: the paired t-test, joined with the error over images. Tables keep no image's outcome, so
 that error is the least it can be: as if only one side were ever right alone, on the same images
@@ -34,6 +35,7 @@ Shares = dict[str, dict[int, tuple[float, int]]]
 Claim = tuple[str, str, str]
 """A row, the row that it is compared with, and the attack."""
 
+CONTROL = "-control"
 AGAINST_SAT = (
     *(("gairat", attack) for attack in ("pgd-20", "cw-20", "autoattack")),
     ("lsat-saa", "autoattack"),
@@ -155,7 +157,7 @@ def tested(found: Sequence[Answer]) -> str:
 
 def section(folder: Path) -> list[str]:
     """Both families of a data set, and what its masking panels said."""
-    found, preset = stored(folder), PRESETS[folder.name]
+    found, preset = stored(folder), PRESETS[folder.name.removesuffix(CONTROL)]
     rows = {name: shares_of(row) for name, row in found.items()}
     weights = answers(rows, preset.test_folds, WEIGHTS)
     return [

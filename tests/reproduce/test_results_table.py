@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.commands import python
-from lrat.reporting.report.records import WORST
+from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.reproduce.demo import RunRow, results_table
 from lrat.text import to_markdown
 
@@ -33,9 +33,9 @@ TIER = RunRow(
 def test_cells_are_per_cent_with_their_interval() -> None:
     assert QUICK.cell("natural") == "90.0 [85.0, 93.4]"
     assert QUICK.cell("pgd-20") == "50.0 [43.1, 56.9]"
-    assert QUICK.cell(WORST) == "49.5 [42.6, 56.4]"
+    assert QUICK.cell(WORST_CASE) == "49.5 [42.6, 56.4]"
     assert TIER.cell("natural") == "100.0 [98.1, 100.0]"
-    assert TIER.cell(WORST) == "0.0 [0.0, 1.9]"
+    assert TIER.cell(WORST_CASE) == "0.0 [0.0, 1.9]"
 
 
 def test_an_attack_that_was_not_run_is_a_dash() -> None:

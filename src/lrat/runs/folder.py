@@ -39,6 +39,7 @@ OFF = "off"
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
 _SEED = re.compile(r"-seed-\d+")
+_COUNT = re.compile(r"-\d+$")
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -168,18 +169,21 @@ def evaluated(folder: Path, key: str) -> Any:
 def one_of_each(places: Sequence[Path], suite: str | None) -> list[Path]:
     """The evaluation folder that is meant at each of several places.
 
-    Where a place holds several, the one whose name all places have. Raises ``RunFolderError`` with
-    the names where that leaves none or several.
+    Where a place holds several, the one whose name all places have, its number of images aside
+    (folds differ by one); of several such that of the selected weights. Raises ``RunFolderError``
+    with the names where that leaves none or several.
     """
     found = finished(places, suite)
-    common = set.intersection(*({path.name for path in folders} for folders in found))
-    if len(common) == 1:
-        (name,) = common
-        found = [[path for path in folders if path.name == name] for folders in found]
+    common = set.intersection(*({_COUNT.sub("", path.name) for path in each} for each in found))
+    selected = {name for name in common if name.startswith("selected-")}
+    meant = next((names for names in (common, selected) if len(names) == 1), None)
+    if meant is not None:
+        found = [[path for path in each if _COUNT.sub("", path.name) in meant] for each in found]
     for place, folders in zip(places, found, strict=True):
         if len(folders) > 1:
             how = "its path" if suite else "--suite or its path"
-            which = f"all places have {', '.join(sorted(common))}" if common else _names(folders)
+            shared = [path for path in folders if _COUNT.sub("", path.name) in common]
+            which = f"all places have {_names(shared)}" if shared else _names(folders)
             raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {which}")
     return [folders[0] for folders in found]
 
