@@ -4,11 +4,10 @@
 
 Reads ``table1.json`` and ``table2.json`` of each folder, and of the folder beside it whose name
 ends in ``-long-step`` (the same rows with steps of .22 epsilon). A folder PRESET-control holds rows
-that were trained later, of which the other rows are on another machine. Nothing is trained or attacked.
-Seeds that are folds: the corrected t-test (Nadeau & Bengio 2003). Seeds that share their test
-images: the paired t-test, joined with the error over images. Tables keep no image's outcome, so
-that error is the least it can be: as if only one side were ever right alone, on the same images
-with every seed.
+that were trained later, on another machine. Nothing is trained or attacked. Seeds that are folds:
+the corrected t-test (Nadeau & Bengio 2003). Seeds that share their test images: the paired t-test,
+joined with the error over images. Tables keep no image's outcome, so that error is the least it can
+be: as if only one side were ever right alone, on the same images with every seed.
 """
 
 import argparse

@@ -97,7 +97,7 @@ def test_the_table_of_claims_is_read() -> None:
 
 
 def test_weights_differences_are_in_the_record() -> None:
-    section = FINDINGS.partition("## Do the weights do anything?")[2].partition("\nRecord:")[0]
+    section = FINDINGS.partition("## Do the weights do anything?")[2].partition("\nRecords:")[0]
     for line in section.splitlines():
         for preset, name in (("digits", ", digits |"), ("fashion-mnist", ", Fashion-MNIST |")):
             if name in line:
