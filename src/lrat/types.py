@@ -5,7 +5,7 @@ shapes that the test suite checks at run time; without it they are plain tensors
 torch and numpy alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -56,6 +56,19 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, rows: Tensor | slice) -> "Batch":
+        """These rows."""
+        return Batch(images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+
+    @staticmethod
+    def concatenate(parts: Sequence["Batch"]) -> "Batch":
+        """The rows of all parts, at least one, in order."""
+        return Batch(
+            images=torch.cat([part.images for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            index=torch.cat([part.index for part in parts]),
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(

@@ -28,7 +28,7 @@ def graphed(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[int]]:
 
     monkeypatch.setattr(GraphedNetwork, "_capture", capture)
     monkeypatch.setattr(
-        "lrat.acceleration.graphs._OwnGradient.apply", staticmethod(lambda images: images)
+        "lrat.acceleration.graphs._CopiedGradient.apply", staticmethod(lambda images: images)
     )
     network: Any = GraphedNetwork(nn.Identity())
     network._network = lambda images: torch.zeros(1)

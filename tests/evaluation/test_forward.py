@@ -31,7 +31,7 @@ def evaluated(model, folder=None):
 def test_a_random_model_is_told_of(caplog, tmp_path):
     result = evaluated(Jittery(0.1), tmp_path)
     (note,) = result.notes
-    assert note.startswith("the model is random: asked twice, it gives other logits for 16 of 16")
+    assert note.startswith("the model is random: a second forward gives other logits for 16 of 16")
     assert note in caplog.text
     assert EvaluationResult.from_folder(tmp_path).notes == result.notes
 

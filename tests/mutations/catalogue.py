@@ -92,15 +92,15 @@ MUTATIONS = [
     Mutation(
         name="attacks that share a batch get each other's rows",
         file="attacks/batched.py",
-        old="found.part(first, stop)",
-        new="found.part(0, stop - first)",
+        old="run.part(first, stop)",
+        new="run.part(0, stop - first)",
         tests=("attacks/test_batched.py",),
     ),
     Mutation(
         name="a negative weight passes",
         file=_REWEIGHTED,
-        old="torch.where(found[term.name] >= 0, found[term.name], torch.nan)",
-        new="found[term.name]",
+        old="torch.where(raw[term.name] >= 0, raw[term.name], torch.nan)",
+        new="raw[term.name]",
         tests=_RUNNING,
     ),
     Mutation(
@@ -141,8 +141,8 @@ MUTATIONS = [
     Mutation(
         name="phases begin an epoch late",
         file="objectives/phases.py",
-        old="if progress >= start:",
-        new="if progress > start:",
+        old="if progress >= start]",
+        new="if progress > start]",
         tests=("objectives/test_phases.py",),
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""The view that is kept: checked against its original, and left where it does not hold."""
+"""A view that is checked against its original, and replaced by a simpler one where it differs."""
 
 import logging
 from dataclasses import replace
@@ -21,14 +21,15 @@ from lrat.types import Images, Logits
 _logger = logging.getLogger(__name__)
 _PROBED = 128
 _CHECKED = 16
-"""Images that a view must agree on to be used, and at each later check."""
+"""The numbers of images on which a view is compared with its original: before its first use, and at
+each later check."""
 
 
 class CheckedView(View):
-    """The fastest view of a model that computes what the model does, as long as it does so.
+    """The fastest view of a model that agrees with it.
 
-    One that raises, or no longer agrees with the original, is left for the next simpler one, at
-    last the plain model: in a warning, and in ``notes``. See ``accelerate``.
+    A view that raises, or no longer agrees with the original, is replaced by the next simpler one,
+    at last by the plain model, with a warning and a sentence in ``notes``. See ``accelerate``.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class CheckedView(View):
         super().__init__()
         self.__dict__["original"] = original
         self._reported = 0
-        self._asked = choices
+        self._requested = choices
         self._probe: Images | None = None
         self._use(PlainView(original))
         if images is not None and len(images):
@@ -65,9 +66,9 @@ class CheckedView(View):
         self.current.begin_attack()
 
     def gives_way(self, error: Exception) -> bool:
-        """Leave a view that raised ``error``; False where another one would raise it too."""
+        """Replace a view that raised ``error``; False where another one would raise it too."""
         cause = error.__cause__ or error
-        # An error of ours without a cause is about something else than the model.
+        # An error of lrat without a cause is not about the model.
         if self.is_plain or is_memory_error(error) or isinstance(cause, LratError):
             return False
         if isinstance(error, NoGradientError):
@@ -76,7 +77,7 @@ class CheckedView(View):
         return True
 
     def refresh(self) -> "CheckedView":
-        """Take over whatever of the original changed."""
+        """Take over all changes of the original."""
         try:
             self._use(self.current.refresh())
         except Exception as error:
@@ -89,13 +90,14 @@ class CheckedView(View):
             self._try([choices, *_simpler(choices)])
 
     def check(self) -> tuple[str, ...]:
-        """Refresh, and compare with the original on a few images: what was noted since the last
-        check. Not empty where attacks since then may have seen something else than the model."""
+        """Refresh, compare with the original on a few images, and return the notes since the last
+        check. There are notes where attacks since then may have used another function than the
+        model."""
         self.refresh()
         if not self.is_plain and self._probe is not None:
             problem = disagreement(self.current, self._probe[:_CHECKED])
             if problem is not None:
-                # In float32 it is no matter of precision: something of the model is not followed.
+                # In float32 the cause is not the precision: the view has missed a change.
                 low = self.choices.precision != "float32"
                 self._leave(problem, _simpler(self.choices) if low else [])
         new, self._reported = self.notes[self._reported :], len(self.notes)
@@ -104,16 +106,16 @@ class CheckedView(View):
     def _begin(self, images: Images) -> None:
         with torch.inference_mode(False):
             self._probe = images.detach()[:_PROBED].clone()
-            choices = self._asked or choose(self.original, self._probe)
+            choices = self._requested or choose(self.original, self._probe)
             self._try([choices, *_simpler(choices)])
         if not self.is_plain:
             _logger.info("attacks see the model in %s", describe(self))
 
     def _leave(self, reason: str, simpler: list[Choices]) -> None:
-        left = self.choices
+        previous = self.choices
         self._try(simpler)
         note = (
-            f"the view of the model in {left} was left: {reason}; attacks before may have been "
+            f"the view of the model in {previous} was left: {reason}; attacks before may have been "
             f"weaker, from now on they see it in {self.choices}"
         )
         _logger.warning(note)
@@ -164,22 +166,22 @@ def _choices(value: Any) -> Choices:
 def accelerate(
     model: nn.Module, images: Images | None = None, *, choices: Choices | None = None
 ) -> CheckedView:
-    """The attack's view of ``model``: eval mode, frozen, BatchNorm folded, and what else pays here.
+    """The attack's view of ``model``: eval mode, frozen, BatchNorm folded, as fast as possible.
 
-    ``images`` [B C H W] are probed, by default the first ones that come: what to choose follows
-    from the device and the model's size on them, and the view must reproduce the original's logits
-    on them: to 1e-4 in float32; the same class on 99.5 % in low precision. A view that does not, or
-    that raises, is refused in a warning and the next simpler one is used, at last the plain model.
-    ``choices``: what an earlier view chose (``view.choices``), checked too.
+    The view is chosen and checked on ``images`` [B C H W], by default those of the first forward.
+    The choices follow from the device and the model's FLOP; the view must reproduce the original's
+    logits to 1e-4 in float32, and the class on 99.5 % of images in low precision. A view that does
+    not, or that raises, is refused with a warning, and the next simpler one is used, at last the
+    plain model. ``choices``: those of an earlier view (``view.choices``), which are checked too.
 
-    What cannot be folded stays as it is. ``view.refresh()`` after each change of the model;
-    ``view.check()`` compares again.
+    Layers that cannot be folded stay as they are. Call ``view.refresh()`` after each change of the
+    model; ``view.check()`` compares again.
     """
     return CheckedView(model, images, choices)
 
 
 def _go_backward(view: View, images: Images) -> None:
-    """One image gradient, for what raises there alone."""
+    """Compute one image gradient, since some models raise only there."""
     with torch.enable_grad(), random_state_kept(), tensors_kept(view, buffers_only=True):
         few = images[:OBSERVED].clone().requires_grad_()
         logits = forward_logits(view, few)
@@ -188,7 +190,7 @@ def _go_backward(view: View, images: Images) -> None:
 
 
 def _simpler(choices: Choices) -> list[Choices]:
-    """What to try after these choices, one change after the other."""
+    """The choices to try after these, each with one change more."""
     plainer = Choices(fold=choices.fold, channels_last=choices.channels_last)
     order = [
         replace(choices, channels_last=False, compiled=False, graphs=False),

@@ -1,4 +1,4 @@
-"""How to compute: what pays on this device for this model, and whether the view can be trusted."""
+"""The fastest choices for a model on this device, and the comparison of a view and its original."""
 
 import platform
 import time
@@ -23,13 +23,14 @@ AGREEMENT = 0.995
 """Least share of the probe images on which a low-precision view must choose the same class."""
 _LOW_PRECISION_FLOP = 2e5
 _CHANNELS_LAST_FLOP = 2e6
-"""Forward FLOP per image from which they pay. Measured on a processor with AVX-512 bfloat16, best
-of 60, one image-gradient pass against the plain model: small-cnn on 8x8 (.47 MFLOP) folded 1.18x,
-with channels_last 1.06x, in bfloat16 with channels_last 1.69x; on 28x28 (.91 MFLOP) 1.47x, 1.58x,
-3.22x."""
+"""The forward FLOP per image from which they save time. Speed of one image-gradient pass relative
+to the plain model, measured on a processor with AVX-512 bfloat16, best of 60: small-cnn on 8x8 (.47
+MFLOP) folded 1.18x, with channels_last 1.06x, in bfloat16 with channels_last 1.69x; on 28x28 (.91
+MFLOP) 1.47x, 1.58x, 3.22x."""
 _TIE = 2.0**-6
-"""Two best logits closer than this, relative to them, are a tie: bfloat16 keeps 8 bits, and a deep
-network's rounding adds up (one of 128 images of a fresh ResNet-18 fell within it)."""
+"""The two best logits are a tie if they differ by less than this, relative to the larger: bfloat16
+has 8 bits, and rounding errors add up in a deep network (one of 128 images of a new ResNet-18 was a
+tie)."""
 _BF16_GAIN = 1.2
 
 
@@ -41,10 +42,11 @@ def describe(view: View) -> str:
 
 
 def choose(model: nn.Module, images: Images) -> Choices:
-    """What pays for this model on the images' device; the same on every call on one machine."""
+    """The fastest choices for this model on the images' device, by a rule that gives the same on
+    every call on one machine."""
     try:
         flop = observed(model, images).flop
-    except Exception:  # what cannot be observed is tried as the smallest models are
+    except Exception:  # a model that cannot be observed gets the choices of the smallest ones
         flop = 0.0
     if flop >= _LOW_PRECISION_FLOP and _bfloat16_pays(images.device.type):
         return Choices(channels_last=True, precision="bfloat16")
@@ -53,7 +55,7 @@ def choose(model: nn.Module, images: Images) -> Choices:
 
 @torch.no_grad()
 def disagreement(view: View, images: Images) -> str | None:
-    """Why the view is no stand-in for its original on these images; None if it is one."""
+    """How the view differs from its original on these images; None if it may replace it."""
     original = view.original
     with (
         full_float32(),
@@ -64,15 +66,15 @@ def disagreement(view: View, images: Images) -> str | None:
         with evaluating(original), random_state_kept():
             expected = forward_logits(original, images)
         with random_state_kept():
-            found = forward_logits(view, images)
+            actual = forward_logits(view, images)
     if view.choices.precision == "float32":
         scale = max(1.0, float(expected.abs().max()))
-        same = (found == expected) | (found.isnan() & expected.isnan())
-        difference = float((found - expected).abs().masked_fill(same, 0).max()) / scale
+        same = (actual == expected) | (actual.isnan() & expected.isnan())
+        difference = float((actual - expected).abs().masked_fill(same, 0).max()) / scale
         if difference <= FLOAT32_TOLERANCE:
             return None
         return f"logits differ by {difference:.1e}, allowed is {FLOAT32_TOLERANCE:.0e}"
-    same = found.argmax(1) == expected.argmax(1)
+    same = actual.argmax(1) == expected.argmax(1)
     top = expected.topk(2, dim=1).values
     tied = (top[:, 0] - top[:, 1]) <= _TIE * top.abs().amax(1)
     share = float((same | tied).float().mean())
@@ -83,11 +85,11 @@ def disagreement(view: View, images: Images) -> str | None:
 
 @cache
 def _bfloat16_pays(kind: str) -> bool:
-    """Whether this device computes faster in bfloat16, and does not only emulate it.
+    """Whether this device computes faster in bfloat16 than in float32.
 
-    An x86 processor says so where it has matrix tiles (AMX), and that it does not where it lacks
-    the instructions; what is between is measured: one with AVX-512 bfloat16 alone took 1.6 times as
-    long in bfloat16 as in float32. Both are timed in turn, since other work disturbs them.
+    An x86 processor does with matrix tiles (AMX), and does not without instructions for bfloat16;
+    others are measured: one with AVX-512 bfloat16 alone took 1.6 times as long in bfloat16 as in
+    float32. Both are timed in turn, since other processes disturb them.
     """
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -108,12 +110,12 @@ def _bfloat16_pays(kind: str) -> bool:
     return full > _BF16_GAIN * low
 
 
-def _best_times(*works: Callable[[], object], rounds: int = 9) -> list[float]:
-    """The best time of each of ``works``, which take turns."""
-    best = [float("inf")] * len(works)
+def _best_times(*functions: Callable[[], object], rounds: int = 9) -> list[float]:
+    """The best time of each of the ``functions``, which are called in turn."""
+    best = [float("inf")] * len(functions)
     for _ in range(rounds):
-        for number, work in enumerate(works):
-            started = time.perf_counter()
-            work()
-            best[number] = min(best[number], time.perf_counter() - started)
+        for number, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            best[number] = min(best[number], time.perf_counter() - start)
     return best

@@ -1,7 +1,7 @@
-"""CUDA graphs of a network: its forward and its image gradient replayed as one launch each.
+"""CUDA graphs of a network: its forward and its image gradient, each replayed by one launch.
 
-Written against PyTorch's documentation and never run by its authors on a GPU so far: it is off
-unless asked for (``Choices(graphs=True)``), and ``benchmarks/gpu.py`` measures it.
+This was written from PyTorch's documentation and has not run on a GPU yet: it is off by default
+(``Choices(graphs=True)`` turns it on), and ``benchmarks/gpu.py`` measures it.
 """
 
 import logging
@@ -14,16 +14,16 @@ from lrat.text import reason
 
 _logger = logging.getLogger(__name__)
 _SIGHTINGS = 2
-"""A shape is captured in the third attack that sends it: a capture costs more than an attack."""
+"""A shape is captured in the third attack with it, since a capture costs more than an attack."""
 _MOST_GRAPHS = 4
 
 
 class GraphedNetwork:
-    """Calls ``network``; on CUDA, images of a shape that comes often are replayed from a graph.
+    """Calls ``network``; on CUDA, frequent shapes of images are replayed from a graph.
 
-    ``network`` is frozen and in eval mode; its weights may change in place. What is returned, and
-    the gradient that flows back, are copies: the graph's own buffers are overwritten by its next
-    replay. A network that cannot be captured is run eagerly, said once.
+    ``network`` is frozen and in eval mode; its weights may change in place. Outputs and gradients
+    are copies, since the next replay overwrites the graph's buffers. A network that cannot be
+    captured runs without graphs, with a warning.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -35,7 +35,7 @@ class GraphedNetwork:
         self._broken = False
 
     def begin_attack(self) -> None:
-        """From here on it is another attack that sends images."""
+        """The images of the next calls belong to another attack."""
         self._sent.clear()
         self._largest.clear()
 
@@ -48,12 +48,12 @@ class GraphedNetwork:
                 return self._network(images)
             if not self._capture(key, images):
                 return self._network(images)
-        output = self._graphs[key](_OwnGradient.apply(images))
+        output = self._graphs[key](_CopiedGradient.apply(images))
         return output.clone() if isinstance(output, Tensor) else output
 
     def _counts(self, key: tuple[Any, ...]) -> bool:
-        """Whether enough attacks sent images of this shape. One that shrinks its batch, as images
-        retire, sends sizes that hardly come again: these do not count."""
+        """Whether enough attacks had images of this shape. Sizes of a batch that has shrunk because
+        images retired do not count, since they are hardly repeated."""
         (size, *shape), *others = key
         kind = (tuple(shape), *others)
         largest = self._largest[kind] = max(size, self._largest.get(kind, 0))
@@ -67,7 +67,7 @@ class GraphedNetwork:
         try:
             with torch.autocast("cuda", torch.bfloat16, enabled=torch.is_autocast_enabled("cuda")):
                 graphed = torch.cuda.make_graphed_callables(self._network.forward, (sample,))
-        except Exception as error:  # capture forbids whatever a user's forward may do
+        except Exception as error:  # a user's forward may do things that a capture forbids
             self._broken = True
             _logger.warning("the network cannot be captured as a CUDA graph: %s", reason(error))
             return False
@@ -75,7 +75,7 @@ class GraphedNetwork:
         return True
 
 
-class _OwnGradient(torch.autograd.Function):
+class _CopiedGradient(torch.autograd.Function):
     """The identity; its gradient is a copy."""
 
     @staticmethod

@@ -1,8 +1,8 @@
-"""What one forward shows of a model: which BatchNorm can be folded, its head, its FLOP, its hooks.
+"""The observation of a model by one forward: BatchNorm that can be folded, head, FLOP, hooks.
 
-Hooks sit on a private copy, and PyTorch's dispatch mode holds for this thread alone: nothing that
-another thread could see is changed, and a user's forward gets images and nothing else. A BatchNorm
-layer can be folded into the layer before it where that layer is used once.
+The hooks of the observation are on a private copy, and PyTorch's dispatch mode applies to this
+thread alone, so no other thread is affected. A BatchNorm layer can be folded into the layer before
+it where that layer is used once.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from lrat.randomness import random_state_kept
 from lrat.types import Images
 
 OBSERVED = 2
-"""How many images one observation needs."""
+"""The number of images that one observation needs."""
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -44,9 +44,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Observation:
-    """``pairs`` that can be folded; ``head``: the linear layer whose output is the logits, None
-    where there is no such one; ``flop`` of one image's forward; ``idle``: hooks, as (module, kind,
-    number), that change nothing, as those do that only store what they see."""
+    """``pairs`` that can be folded; ``head``: the linear layer whose output is the logits, if there
+    is one; ``flop`` of one image's forward; ``idle``: hooks, as (module, kind, number), that change
+    nothing, such as those that only store their arguments."""
 
     pairs: tuple[Pair, ...]
     head: str | None
@@ -57,9 +57,9 @@ class Observation:
 def observed(model: nn.Module, images: Images) -> Observation:
     """One forward of a few of ``images`` [B C H W] through a private copy in eval mode.
 
-    A BatchNorm can be folded where its input is the output of a layer that nothing else reads, as
-    far as this forward shows: who folds it compares the results. Raises what copying or the model
-    raises.
+    A BatchNorm can be folded where its input is the output of a layer that nothing else reads in
+    this forward; the caller must compare the results after folding. Raises the exceptions of
+    copying the model and of its forward.
     """
     copied = private_copy(model)
     names = {module: name for name, module in copied.named_modules()}
@@ -91,30 +91,30 @@ def observed(model: nn.Module, images: Images) -> Observation:
     )
 
 
-def flows_alike(fast: nn.Module, images: Images, found: Observation) -> bool:
-    """Whether one forward of a copy, in which the pairs of ``found`` are folded, shows that they
-    still can be, and that the same layer makes the logits."""
+def flows_alike(fast: nn.Module, images: Images, earlier: Observation) -> bool:
+    """Whether one forward of a copy, in which the pairs of the ``earlier`` observation are folded,
+    shows that they still can be, and that the head is the same."""
     names = {module: name for name, module in fast.named_modules()}
-    folded = {fast.get_submodule(pair.norm) for pair in found.pairs}
+    folded = {fast.get_submodule(pair.norm) for pair in earlier.pairs}
     try:
         with random_state_kept(), _Flow(fast, folded) as flow:
             logits = logits_of(fast(images.clone()), len(images))
-    except Exception:  # as of one that reads a weight of a norm
+    except Exception:  # for example, a forward that reads a weight of a norm
         return False
     pairs = {Pair(names[layer], names[norm]) for layer, norm in flow.neighbours(logits)}
     head = flow.head(logits)
-    return pairs >= set(found.pairs) and found.head in (None, head and names[head])
+    return pairs >= set(earlier.pairs) and earlier.head in (None, head and names[head])
 
 
 class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the outputs of layers through one forward of ``model``, and counts FLOP.
 
-    ``folded``: modules where a norm was, which pass on what they get.
+    ``folded``: modules that replace a norm, and return their input.
     """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No: to skip the compiler, PyTorch would import it, which takes a second or two."""
+        """False: to skip the compiler, PyTorch would import it, which takes a second or two."""
         return False
 
     def __init__(self, model: nn.Module, folded: Collection[nn.Module] = ()) -> None:
@@ -156,7 +156,7 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def neighbours(self, logits: Tensor) -> list[tuple[nn.Module, nn.Module]]:
         """Each layer whose output one BatchNorm alone reads, with that BatchNorm."""
-        found = []
+        pairs = []
         for norm, (source, reads_before) in self._inputs.items():
             layer = next((layer for layer, output in self.outputs if output is source), None)
             if (
@@ -167,8 +167,8 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 and self._reads[id(source)] == self._reads_by_norm[norm]
                 and not self._is_read_outside(layer, norm)
             ):
-                found.append((layer, norm))
-        return found
+                pairs.append((layer, norm))
+        return pairs
 
     def head(self, logits: Tensor) -> nn.Module | None:
         """The layer whose output the ``logits`` are."""
@@ -189,18 +189,18 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._depth -= 1
         self._calls[module] += 1
         if module not in self._norms:
-            self.outputs.append((module, output))  # kept, so that its id stays its own
+            self.outputs.append((module, output))  # a reference, so that no other gets its id
             self._reads[id(output)] = 0
             return output
         if inputs and output is inputs[0]:
-            # Another tensor: who reads what a folded norm passes on does not read what it got.
+            # Another tensor, since reading a folded norm's output is not reading its input.
             output = output.view_as(output)
         self._reads_by_norm[module] = self._reads[id(inputs[0])] if inputs else 0
         return output
 
 
 class _WatchedHook:
-    """Calls a hook and remembers whether it ever did more than look."""
+    """Calls a hook and remembers whether it ever changed something."""
 
     def __init__(self, hook: Any) -> None:
         self._hook = hook
@@ -211,10 +211,10 @@ class _WatchedHook:
     def is_idle(self) -> bool:
         return self._calls > 0 and not self._has_acted
 
-    def __call__(self, module: nn.Module, *seen: Any) -> Any:
-        before = _marks(module, seen)
-        result = self._hook(module, *seen)
-        after = _marks(module, seen)
+    def __call__(self, module: nn.Module, *arguments: Any) -> Any:
+        before = _marks(module, arguments)
+        result = self._hook(module, *arguments)
+        after = _marks(module, arguments)
         same = len(before) == len(after) and all(
             one is other and version == other_version
             for (one, version), (other, other_version) in zip(before, after, strict=True)
@@ -225,8 +225,8 @@ class _WatchedHook:
 
 
 def _watched_hooks(model: nn.Module) -> dict[tuple[str, str, int], _WatchedHook]:
-    """Every forward hook of ``model`` replaced by a watched one. Those of backward stay: what they
-    do to a gradient no forward shows."""
+    """Replace every forward hook of ``model`` by a watched one. Backward hooks stay, since no
+    forward shows their effects."""
     watched = {}
     for name, module in model.named_modules():
         for (kind, number), hook in hooks_of(module).items():
@@ -236,10 +236,10 @@ def _watched_hooks(model: nn.Module) -> dict[tuple[str, str, int], _WatchedHook]
     return watched
 
 
-def _marks(module: nn.Module, seen: Any) -> list[tuple[Any, int]]:
-    """What a hook could change: the values that it sees, with versions, and the module's own."""
-    own = (vars(module), module._parameters, module._buffers, module._modules)
-    values = [*tree_leaves(seen), *(value for kind in own for value in kind.values())]
+def _marks(module: nn.Module, arguments: Any) -> list[tuple[Any, int]]:
+    """The values that a hook could change, of its arguments and of the module, with versions."""
+    tables = (vars(module), module._parameters, module._buffers, module._modules)
+    values = [*tree_leaves(arguments), *(value for table in tables for value in table.values())]
     return [
         (value, value._version if isinstance(value, Tensor) and not value.is_inference() else 0)
         for value in values
@@ -247,13 +247,13 @@ def _marks(module: nn.Module, seen: Any) -> list[tuple[Any, int]]:
 
 
 def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
-    """Whether the two fit. Layers that are hooked, parametrised or subclassed, and norms without
-    running statistics, are left alone."""
+    """Whether the norm can be folded into the layer: not with hooks, parametrisations, subclasses,
+    or without running statistics."""
     return _plain(layer, LAYERS) and _plain(norm, NORMS) and _fits(layer, norm)
 
 
 def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the layer that does what ``layer`` and then ``norm`` do in eval mode.
+    """Weight and bias of one layer that equals ``layer`` followed by ``norm`` in eval mode.
 
     norm(Wx + b) = g (Wx + b - m) / sqrt(v + eps) + beta.
     """
@@ -266,15 +266,15 @@ def folded(layer: Any, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def used_once(model: nn.Module) -> set[str]:
-    """Modules that have one name: a shared module may be called elsewhere too."""
+    """Modules with a single name; a shared module may be called in several positions."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
-    return {found[0] for found in names.values() if len(found) == 1}
+    return {several[0] for several in names.values() if len(several) == 1}
 
 
 def _plain(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Exactly one of the library's own classes, with nothing attached that sees its output."""
+    """Whether the module is of one of these classes, not of a subclass, and has no hooks."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,

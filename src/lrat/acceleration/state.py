@@ -1,4 +1,4 @@
-"""The state of a model by name: its tensors, and everything else that its forward may read."""
+"""The state of a model by name: its tensors, and all other values that its forward may read."""
 
 import copy
 import enum
@@ -26,18 +26,18 @@ _LONGEST = 1000
 
 
 Attribute = tuple[str, str]
-"""Of a plain attribute: the path of its module, and its name there."""
+"""A plain attribute: the path of its module, and its name there."""
 
 
 @dataclass
 class State:
-    """What a model consists of at one moment, compared on the host: no tensor is read.
+    """The parts of a model at one moment, for a comparison on the host that reads no tensor.
 
     ``tensors``: parameters, buffers and tensors in plain attributes, by name. ``others``: names
     with values: modules, hooks, layouts of tensors. ``attributes``: the same of each plain
-    attribute of a module: numbers, flags, and what lists, dictionaries and objects hold. ``bound``:
-    attributes that hold modules, or share an object with the rest of the model. ``holders``: the
-    attribute of each tensor that is in one.
+    attribute of a module: numbers, flags, and the contents of lists, dictionaries and objects.
+    ``bound``: attributes that hold modules, or share an object with the rest of the model.
+    ``holders``: the attribute of each tensor that is in one.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -54,25 +54,24 @@ class State:
         return state
 
     def changed(self, other: "State") -> set[Attribute | None] | None:
-        """The attributes in which more than the values of tensors differs; None where more than
-        attributes that can be copied by themselves does."""
+        """The attributes that differ in more than the values of tensors; None where other parts
+        differ, or attributes that cannot be copied alone."""
         if self.attributes.keys() != other.attributes.keys() or _differ(self.others, other.others):
             return None
-        theirs = other.attributes
-        found: set[Attribute | None] = {
-            key for key, own in self.attributes.items() if _differ(own, theirs[key])
+        changed: set[Attribute | None] = {
+            key for key, parts in self.attributes.items() if _differ(parts, other.attributes[key])
         }
-        return None if found & (self.bound | other.bound) else found
+        return None if changed & (self.bound | other.bound) else changed
 
     def without_tensors(self) -> "State":
-        """For a later comparison, which keeps no tensor (and no graph behind it) alive."""
+        """The state for a later comparison, which keeps no tensor and no autograd graph alive."""
         return State(others=self.others, attributes=self.attributes, bound=self.bound)
 
     def _add(self, name: str, value: Any, depth: int, within: Attribute | None) -> None:
-        """``within``: the attribute that this is a part of."""
-        found = self.others if within is None else self.attributes[within]
+        """``within``: the attribute to which ``value`` belongs."""
+        entries = self.others if within is None else self.attributes[within]
         if type(value) in _NUMBERS:
-            found.append((name, value))
+            entries.append((name, value))
             return
         known, first = self._names.setdefault(id(value), (name, within))
         if first != within:
@@ -81,16 +80,16 @@ class State:
             self.tensors[name] = value
             if within is not None:
                 self.holders[name] = within
-            # With the name of the tensor that it is tied to: untied ones differ.
-            found.append((name, (known, value.shape, value.dtype, value.device)))
+            # With the name of the tensor to which it is tied, so that untied ones differ.
+            entries.append((name, (known, value.shape, value.dtype, value.device)))
         elif known != name:
-            found.append((name, known))
+            entries.append((name, known))
         else:
             parts = _parts(value) if depth < _DEEPEST else []
             is_module = isinstance(value, nn.Module)
             is_whole = is_module or not parts or len(parts) > _LONGEST
-            found.append((name, value if is_whole else type(value)))
-            found.append((name, len(parts)))
+            entries.append((name, value if is_whole else type(value)))
+            entries.append((name, len(parts)))
             if len(parts) <= _LONGEST:
                 deeper = 0 if is_module else depth + 1
                 for key, part in parts:
@@ -99,7 +98,7 @@ class State:
                 self._add_module(name, value, within)
 
     def _add_module(self, name: str, module: nn.Module, within: Attribute | None) -> None:
-        """What a module has beside its registered parts: hooks and plain attributes."""
+        """Add the hooks and plain attributes of a module."""
         if within is not None:
             self.bound.add(within)
         for number, hook in enumerate(hooks_of(module).values()):
@@ -114,8 +113,8 @@ class State:
 
 
 def registered(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones under each of their names: a part of
-    ``State.tensors`` that is found in a fifth of the time."""
+    """Parameters and buffers by name, tied ones under each of their names: the part of
+    ``State.tensors`` that takes a fifth of its time."""
     return dict(
         itertools.chain(
             module.named_parameters(remove_duplicate=False),
@@ -127,8 +126,8 @@ def registered(module: nn.Module) -> dict[str, Tensor]:
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode that shares no tensor with ``model``.
 
-    Results of earlier forwards that ``model`` keeps are copied without their graphs; hooks that are
-    no part of the model are shared, so that what they remember is not copied.
+    Results of earlier forwards that ``model`` stores are copied without their graphs; hooks that
+    are no part of the model are shared, so that their memory is not copied.
     """
     with torch.inference_mode(False), torch.no_grad(), recordable(model), evaluating(model):
         memo: dict[int, Any] = {}
@@ -177,7 +176,7 @@ def _same(one: tuple[str, Any], other: tuple[str, Any]) -> bool:
 
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
-    """Names and values of what an object consists of; nothing for what is compared as a whole."""
+    """Names and values of the parts of an object; [] for an object that is compared as a whole."""
     if isinstance(value, nn.Module):
         registered = (value._parameters, value._buffers, value._modules)
         return [item for kind in registered for item in kind.items()]

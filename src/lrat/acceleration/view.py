@@ -1,4 +1,4 @@
-"""The attack's view of a model: an evaluation-mode copy that computes the same thing faster."""
+"""The attack's view of a model: a copy in eval mode that computes the same function faster."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -24,12 +24,11 @@ _LOW_PRECISION_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """How a view computes; plain values, so that a run can record them and choose them again.
+    """How a view computes; plain values, which a run records and can use again.
 
-    ``precision`` of the network inside (images, logits and losses stay float32);
-    ``channels_last`` memory format inside; ``fold`` BatchNorm into the layer before it;
-    ``compiled`` by torch.compile; ``graphs``: replayed as CUDA graphs (on CUDA alone, see
-    ``graphs.py``). ``Choices.plain()`` changes nothing.
+    ``precision`` of the network (images, logits and losses stay float32); ``channels_last`` memory
+    format; ``fold`` BatchNorm into the layer before it; ``compiled`` by torch.compile; ``graphs``:
+    replayed as CUDA graphs (on CUDA alone, see ``graphs.py``). ``Choices.plain()`` changes nothing.
     """
 
     fold: bool = True
@@ -40,7 +39,7 @@ class Choices:
 
     @staticmethod
     def plain() -> "Choices":
-        """Nothing but a frozen copy in eval mode: float32, no folding."""
+        """Only a frozen copy in eval mode: float32, no folding."""
         return Choices(fold=False)
 
     def __str__(self) -> str:
@@ -64,16 +63,16 @@ class Choices:
             graphs="CUDA graphs" in parts,
         )
         if str(choices) != text:
-            raise SettingError(f"{text!r} names no way to compute, as {Choices()!s} does")
+            raise SettingError(f"{text!r} names no choices, as {Choices()!s} does")
         return choices
 
 
 class View(nn.Module, ABC):
-    """A model as attacks see it: [B C H W] float32 in, logits [B K] float32 out.
+    """A model as attacks use it: [B C H W] float32 in, logits [B K] float32 out.
 
-    ``original`` is the model that verdicts are confirmed on. After its weights have changed call
-    ``refresh()``. ``folded`` and ``unfolded`` count BatchNorm layers. ``notes``: that it was left
-    for another one, in sentences.
+    ``original`` is the model that confirms verdicts. After a change of its weights call
+    ``refresh()``. ``folded`` and ``unfolded`` count BatchNorm layers. ``notes``: sentences about
+    views that were replaced by others.
     """
 
     original: nn.Module
@@ -84,21 +83,21 @@ class View(nn.Module, ABC):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the original itself."""
+        """Whether the view is the original itself."""
         return False
 
     def gives_way(self, error: Exception) -> bool:
-        """Whether what raised ``error`` was left for another view, so that one may try again."""
+        """Whether ``error`` led to another view, so that the caller may try again."""
         return False
 
     def begin_attack(self) -> None:
-        """From here on it is another attack that calls the view."""
+        """The next calls belong to another attack."""
 
     def use(self, choices: Choices) -> None:
-        """See the model in these choices, as an earlier process did, where the view may choose."""
+        """Use these choices of an earlier process, if the view can choose."""
 
     def check(self) -> tuple[str, ...]:
-        """What there is to say since the last check: that a view was left, which attacks saw."""
+        """The notes since the last check, about views that were replaced."""
         return ()
 
     @abstractmethod
@@ -107,7 +106,7 @@ class View(nn.Module, ABC):
 
 
 class PlainView(View):
-    """The model itself in eval mode: for one that cannot be copied, or whose copy differs."""
+    """The model itself in eval mode, for models that cannot be copied or whose copy differs."""
 
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
@@ -130,9 +129,9 @@ class PlainView(View):
 class FastView(View):
     """A frozen copy in eval mode that computes the same as the original, faster.
 
-    ``images`` [B C H W]: a few, on which what can be folded is observed; by default the first ones
-    that come. Raises SettingError for choices that change nothing (that is ``PlainView``), and what
-    copying the model or its forward raises.
+    ``images`` [B C H W]: a few, to observe which layers can be folded; by default those of the
+    first forward. Raises SettingError for choices that change nothing (use ``PlainView``), and the
+    exceptions of copying the model and of its forward.
     """
 
     fast: nn.Module
@@ -142,7 +141,7 @@ class FastView(View):
         super().__init__()
         if choices == Choices.plain():
             raise SettingError(f"FastView(choices={choices!r}): use PlainView")
-        # Not a submodule: the original's modes and hooks are none of the view's business.
+        # Not as a submodule, so that the view does not change the original's modes and hooks.
         self.__dict__["original"] = original
         self.choices = choices
         self.unfolded = _norms_in(original)
@@ -162,12 +161,12 @@ class FastView(View):
             self._run.begin_attack()
 
     def train(self, mode: bool = True) -> "FastView":
-        """Always in eval mode."""
+        """Stays in eval mode."""
         return super().train(False)
 
     def refresh(self) -> "FastView":
         """Take over the original's weights and statistics, in place and by name, and attributes
-        that changed; where more did, a module, a hook, the copy is made anew."""
+        that changed; where a module or hook changed, copy the model again."""
         if self._images is None:
             return self
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
@@ -191,32 +190,31 @@ class FastView(View):
                 of += folded(layer, self.original.get_submodule(pair.norm))
                 stored: Any = self.fast.get_submodule(pair.layer)
                 to += [stored.weight, stored.bias]
-            # One call for all: on a GPU a kernel for many tensors instead of one for each.
+            # One call for all, so that a GPU launches one kernel for many tensors.
             if to:
                 torch._foreach_copy_(to, of)
         return self
 
     def _targets(self, names: Collection[str]) -> dict[str, Tensor]:
         """The copy's tensors by name, at least those of these ``names`` that it has."""
-        found = registered(self.fast)
-        # Some are in plain attributes.
-        return found if found.keys() >= set(names) else State.of(self.fast).tensors
+        targets = registered(self.fast)
+        # Plain attributes may hold others.
+        return targets if targets.keys() >= set(names) else State.of(self.fast).tensors
 
     def _takes_over(self, changed: set[Attribute | None], state: State, images: Images) -> bool:
-        """Give the copy these attributes of the original, as ``state`` found them; False where that
-        may not be enough: what was observed of the model depends on them, or they cannot be copied
-        by themselves."""
+        """Copy these attributes of the original, which has this ``state``; False where that may not
+        suffice: the observation of the model depends on them, or they cannot be copied alone."""
         if not changed:
             return True
         attributes = {key for key in changed if key and key[0] not in self._folded_names}
-        is_fixed = self.choices.compiled or self.choices.graphs or self._found.idle
+        is_fixed = self.choices.compiled or self.choices.graphs or self._observation.idle
         if is_fixed or attributes != changed or attributes & state.bound:
             return False
         self._set(attributes, state)
         with self._precision(images):
-            if not flows_alike(self.fast, self._laid_out(images), self._found):
+            if not flows_alike(self.fast, self._laid_out(images), self._observation):
                 return False
-        self._set(attributes, state)  # which this forward may have changed in the copy
+        self._set(attributes, state)  # again, since this forward may have changed them
         self._state = state.without_tensors()
         return True
 
@@ -228,23 +226,23 @@ class FastView(View):
             vars(self.fast.get_submodule(path))[name] = copy.deepcopy(value, dict(copies))
 
     def _copy(self, images: Images) -> None:
-        """Make the copy, with what one forward of ``images`` shows of the original."""
+        """Copy the original, as one forward of ``images`` through it allows."""
         choices = self.choices
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.original):
-            found = self._found = observed(self.original, images)
+            observation = self._observation = observed(self.original, images)
             self._state = State.of(self.original).without_tensors()
             fast = private_copy(self.original)
             self._images = images.detach()[:OBSERVED].clone()
-            self._pairs = found.pairs if choices.fold else ()
+            self._pairs = observation.pairs if choices.fold else ()
             self._folded_names = {name for pair in self._pairs for name in (pair.layer, pair.norm)}
             self.folded = len(self._pairs)
             self.unfolded = _norms_in(self.original) - self.folded
-            for name, kind, number in found.idle:
+            for name, kind, number in observation.idle:
                 del getattr(fast.get_submodule(name), kind)[number]
             for pair in self._pairs:
                 _install(fast, pair)
             if choices.precision == "bfloat16":
-                _lower(fast, found.head)
+                _lower(fast, observation.head)
             for tensor in State.of(fast).tensors.values():
                 tensor.requires_grad_(False)
             if choices.channels_last:
@@ -266,7 +264,7 @@ class FastView(View):
 
 
 def _install(fast: nn.Module, pair: Pair) -> None:
-    """Put the folded weights into the copy's layer and nothing into the norm's place."""
+    """Put the folded weights into the copy's layer, and the identity instead of the norm."""
     layer: Any = fast.get_submodule(pair.layer)
     weight, bias = folded(layer, fast.get_submodule(pair.norm))
     layer.weight = nn.Parameter(weight)
@@ -284,10 +282,10 @@ class _Float32Linear(nn.Linear):
 
 
 def _lower(fast: nn.Module, head: str | None) -> None:
-    """Store convolutions and linear layers in bfloat16; autocast converts what flows into them.
+    """Store convolutions and linear layers in bfloat16; autocast converts their inputs.
 
-    The layer that makes the logits stays in float32: losses compare logits with each other, and
-    8 bits of them cost Auto-PGD on the DLR loss .003 of mean margin on Fashion-MNIST.
+    The head stays in float32: losses compare logits with each other, and logits of 8 bits increased
+    the mean margin after Auto-PGD on the DLR loss by .003 on Fashion-MNIST.
     """
     for name, module in fast.named_modules():
         if name == head:

@@ -1,5 +1,5 @@
-"""What a model's weights and outcomes say about its images: vulnerability views and their overlap,
-the weights of a method, t-SNE of its outputs."""
+"""Analyses of a model's images: vulnerability views and their overlap, the weights of a method,
+t-SNE of the outputs."""
 
 from lrat.lazily import exported
 

@@ -1,4 +1,4 @@
-"""All views of a model compared: which images are vulnerable in each, and how far they agree."""
+"""The agreement between the views of a model on its most vulnerable images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,15 +20,14 @@ from lrat.analysis.views import AGAIN, VIEWS, Columns
 TIES = "V_PGD, then the image's number"
 PAIRS = (("v_gd", "v_cw"), ("v_gd", "v_pgd"), ("v_pgd", "v_cw"))
 SAME_MEASURE = ("margin_pgd", "v_cw")
-"""PGD's result measured as CW's is: what is left of a disagreement is the attack's, not the
-scale's."""
+"""The results of PGD and CW by the same measure, so that a disagreement is not due to the scale."""
 
 
 def top_sets(columns: Mapping[str, npt.NDArray[Any]], share: float) -> dict[str, Mask]:
     """``top_gd``, ``top_pgd``, ``top_cw`` [N]: the most vulnerable ``share`` of images by view.
 
-    ``columns``: as ``look_at`` gives them, in ascending order of the images' numbers. Ties are
-    broken by V_PGD, then by the number. Raises ``SettingError`` for a share outside (0, 1).
+    ``columns``: those of ``look_at``, in ascending order of the images' numbers. Ties are broken by
+    V_PGD, then by the number. Raises ``SettingError`` for a share outside (0, 1).
     """
     size = size_of(share, len(columns["index"]))
     return {
@@ -38,13 +37,14 @@ def top_sets(columns: Mapping[str, npt.NDArray[Any]], share: float) -> dict[str,
 
 
 def agreement(columns: Columns, share: float) -> dict[str, Any]:
-    """What ``overlap.json`` holds: over all images, and over those that are right when clean.
+    """The content of ``overlap.json``: over all images, and over those classified correctly when
+    clean.
 
     Each has ``n``, ``size``; per view its ``cut`` (see ``overlaps.cut``); per pair ``jaccard``,
     ``chance``, ``spearman``, ``kendall`` and, with V_GD, ``jaccard_random_ties``; ``union`` for all
-    three views. The pair ``margin_pgd-v_cw`` measures both attacks alike. Where both attacks were
-    made again from other starts, ``again`` holds each view against itself: no two views can agree
-    better than that.
+    three views. The pair ``margin_pgd-v_cw`` has the same measure for both attacks. Where both
+    attacks were repeated from other starts, ``again`` compares each view with its repetition: two
+    views cannot agree better than that.
     """
     correct = columns["correct"].astype(bool)
     right = {name: values[correct] for name, values in columns.items()}
@@ -61,7 +61,7 @@ def _among(columns: Columns, share: float) -> dict[str, Any]:
     n = len(columns["index"])
     size = size_of(share, n)
     sets = {view: most_vulnerable(columns[view], size, columns["v_pgd"]) for view in VIEWS}
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "n": n,
         "size": size,
         "views": {view: cut(columns[view], size) for view in VIEWS},
@@ -69,20 +69,20 @@ def _among(columns: Columns, share: float) -> dict[str, Any]:
         "union": overlap(*sets.values()).record(),
     }
     if f"v_gd{AGAIN}" in columns:
-        found["again"] = {view: _pair(columns, view, f"{view}{AGAIN}", size) for view in VIEWS}
-    return found
+        record["again"] = {view: _pair(columns, view, f"{view}{AGAIN}", size) for view in VIEWS}
+    return record
 
 
 def _pair(columns: Columns, first: str, second: str, size: int) -> dict[str, Any]:
     tops = [_top(columns, name, size) for name in (first, second)]
-    found = {**overlap(*tops).record(), **correlations(columns[first], columns[second])}
+    record = {**overlap(*tops).record(), **correlations(columns[first], columns[second])}
     if first == "v_gd" and not second.endswith(AGAIN):
-        found["jaccard_random_ties"] = jaccard_of_random_ties(columns[first], size, tops[1])
-    return found
+        record["jaccard_random_ties"] = jaccard_of_random_ties(columns[first], size, tops[1])
+    return record
 
 
 def _top(columns: Columns, name: str, size: int) -> Mask:
-    """A repeated attack's ties are broken by its own V_PGD."""
+    """The top set of a view; ties are broken by V_PGD, of a repeated attack by the repeated one."""
     by = f"v_pgd{AGAIN}" if name.endswith(AGAIN) else "v_pgd"
     return most_vulnerable(columns[name], size, columns[by])
 
@@ -91,12 +91,12 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def margin_distributions(columns: Columns) -> dict[str, Any]:
-    """Of each ``margin_`` and ``t_`` column: n, mean, standard deviation and quantiles, over all
-    images, those right when clean and those wrong when clean (None where there are none);
-    ``positive``: the share above 0, which is classified correctly.
+    """For each ``margin_`` and ``t_`` column: n, mean, standard deviation and quantiles over all
+    images, over those right and those wrong when clean (None where there are none); ``positive``:
+    the share above 0, which is classified correctly.
 
-    Attacks are compared on images that are right when clean: on those already wrong an attack's
-    margin says how far it went on, not how strong it is.
+    Attacks are to be compared on images that are right when clean: on others an attack's margin
+    does not measure its strength.
     """
     correct = columns["correct"].astype(bool)
     parts = {"all": np.ones_like(correct), "right": correct, "wrong": ~correct}

@@ -1,4 +1,4 @@
-"""Do two views call the same images vulnerable? Top-q sets, their overlap, rank correlations."""
+"""Sets of the most vulnerable images, their overlap, and rank correlations of views."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,15 +13,15 @@ from lrat.errors import SettingError
 Values = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 _MOST_EXACT = 50
-"""Three sets of this size have a hundred thousand ways to overlap."""
+"""Three sets of this size can overlap in a hundred thousand ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chance:
-    """The Jaccard index that independent sets of these sizes would have.
+    """The mean Jaccard index of independent sets of these sizes.
 
-    ``low`` and ``high``: 95 % of such sets lie between (None where not computed). ``how``:
-    ``exact``, or which approximation.
+    ``low`` and ``high`` bound it for 95 % of such sets (None where not computed). ``how``:
+    ``exact``, or the name of the approximation.
     """
 
     jaccard: float
@@ -47,7 +47,7 @@ class Overlap:
 
 
 def size_of(share: float, n: int) -> int:
-    """How many of ``n`` images a top set holds: round(share * n), at least 1.
+    """The size of a top set of ``n`` images: round(share * n), at least 1.
 
     Raises ``SettingError`` unless 0 < share < 1.
     """
@@ -59,19 +59,19 @@ def size_of(share: float, n: int) -> int:
 def most_vulnerable(values: Values, size: int, *ties: Values) -> Mask:
     """[N]: whether an image is among the ``size`` with the smallest ``values`` [N].
 
-    Ties are broken by ``ties`` [N] in turn, smaller first, and then by place: images come in
+    Ties are broken by ``ties`` [N] in turn, smaller first, and then by position: images are in
     ascending order of their numbers.
     """
-    order = np.lexsort((*reversed(ties), values))  # stable: equal keys keep their places
+    order = np.lexsort((*reversed(ties), values))  # stable
     mask = np.zeros(len(values), dtype=bool)
     mask[order[:size]] = True
     return mask
 
 
 def cut(values: Values, size: int) -> dict[str, float | int]:
-    """How sharp a top set of ``size`` is: the value at its edge, images below it, images at it.
+    """The largest value in a top set of ``size``, and the numbers of images below it and at it.
 
-    Where more images lie at the edge than are needed, the set rests on how ties are broken.
+    Where more images have this value than the set takes, the set depends on the rule for ties.
     """
     edge = np.sort(values)[size - 1]
     below, at = int((values < edge).sum()), int((values == edge).sum())
@@ -85,10 +85,10 @@ def cut(values: Values, size: int) -> dict[str, float | int]:
 
 
 def overlap(*sets: Mask) -> Overlap:
-    """The Jaccard index of two or more sets [N] and what independence would give.
+    """The Jaccard index of two or more sets [N], and that of independent sets.
 
-    Of two sets the chance is exact (hypergeometric), and of three up to 50 images each. Of larger
-    ones it is the ratio of the expected intersection to the expected union, whose relative error
+    The latter is exact (hypergeometric) for two sets, and for three of up to 50 images each. For
+    others it is the ratio of the expected intersection to the expected union, whose relative error
     falls as 1 / n.
     """
     n = len(sets[0])
@@ -123,11 +123,11 @@ def chance_of_two(n: int, first: int, second: int) -> Chance:
 def _hypergeometric(
     shared: npt.NDArray[np.int64], n: int, first: int, second: int
 ) -> npt.NDArray[np.float64]:
-    """The chances of all possible numbers ``shared`` (ascending, without gaps), each from the one
-    before: scipy's take a hundred times as long on thousands of images."""
-    before = shared[:-1].astype(np.float64)
-    ratio = (first - before) * (second - before)
-    ratio /= (before + 1) * (n - first - second + before + 1)
+    """The probabilities of all possible numbers ``shared`` (ascending, without gaps), each from the
+    previous one: scipy's function takes a hundred times as long on thousands of images."""
+    previous = shared[:-1].astype(np.float64)
+    ratio = (first - previous) * (second - previous)
+    ratio /= (previous + 1) * (n - first - second + previous + 1)
     logs = np.append(0.0, np.log(ratio).cumsum())
     powers = np.exp(logs - logs.max())
     law: npt.NDArray[np.float64] = powers / powers.sum()
@@ -146,8 +146,8 @@ def _chance(n: int, sizes: Sequence[int]) -> Chance:
 
 
 def _mean_of_three(n: int, first: int, second: int, third: int) -> float:
-    """The exact mean of |A n B n C| / |A u B u C|: over ``both`` = |A n B|, then ``all_`` of these
-    that C takes, then ``one`` that it takes of the images in A or B alone."""
+    """The exact mean of |A n B n C| / |A u B u C|: over ``both`` = |A n B|, ``all_`` = |A n B n C|
+    and ``one``, the number of images in C that are in A or B alone."""
     from scipy.stats import hypergeom
 
     both = np.arange(min(first, second) + 1)[:, None, None]
@@ -163,19 +163,18 @@ def _mean_of_three(n: int, first: int, second: int, third: int) -> float:
 
 
 def jaccard_of_random_ties(values: Values, size: int, other: Mask) -> float:
-    """The expected Jaccard index of ``other`` with the top set of ``values`` if ties at its edge
-    were broken by a coin: how much the rule for ties makes of an overlap. Exact.
-    """
+    """The exact expected Jaccard index of ``other`` with the top set of ``values`` if ties were
+    broken at random, which shows the influence of the rule for ties on an overlap."""
     from scipy.stats import hypergeom
 
     edge = np.sort(values)[size - 1]
     below, at = values < edge, values == edge
-    taken = size - int(below.sum())
-    sure, held = int((below & other).sum()), int((at & other).sum())
-    also = np.arange(min(taken, held) + 1)
-    shared = sure + also
+    drawn = size - int(below.sum())
+    certain, possible = int((below & other).sum()), int((at & other).sum())
+    more = np.arange(min(drawn, possible) + 1)
+    shared = certain + more
     union = size + int(other.sum()) - shared
-    return float((hypergeom.pmf(also, int(at.sum()), held, taken) * shared / union).sum())
+    return float((hypergeom.pmf(more, int(at.sum()), possible, drawn) * shared / union).sum())
 
 
 def correlations(first: Values, second: Values) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""How vulnerable an image is, seen by each attack: V_GD, V_PGD (Eq. 5) and V_CW (Eq. 6)."""
+"""The vulnerability of an image by each attack: V_GD, V_PGD (Eq. 5) and V_CW (Eq. 6)."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ from torch import Tensor, nn
 
 from lrat.attacks import Attack
 from lrat.errors import RegionViolationError, SettingError
-from lrat.files.write import Columns as Columns  # noqa: PLC0414 - its readers find it here
+from lrat.files.write import Columns as Columns  # noqa: PLC0414 - exported from here too
 from lrat.losses import logit_margin, probability_margin
 from lrat.randomness import Keyed, keys
 from lrat.threat import Ball
 from lrat.types import Batch
 
 Answers: TypeAlias = Callable[[Tensor, npt.NDArray[np.int64], str], Tensor]
-"""(images [B C H W], their numbers [B], what they are) -> float32 logits [B K] of the original
-model in eval mode, by which everything is measured."""
+"""(images [B C H W], their numbers [B], the name of the attack) -> float32 logits [B K] of the
+original model in eval mode, for all measures."""
 
 VIEWS = ("v_gd", "v_pgd", "v_cw")
 """The three views; smaller is more vulnerable in each."""
 AGAIN = "_again"
-"""What the columns of attacks from other starts end with."""
+"""The suffix of the columns of attacks from other starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """An attack under the name that its columns carry; ``stream`` names its noise.
+    """An attack with the name of its columns; ``stream`` names its noise.
 
-    Looks of one stream start from the same points, so that they differ in their attack alone.
+    Attacks of one stream start from the same points.
     """
 
     name: str
@@ -41,26 +41,26 @@ class Look:
 
 
 def looks(pgd: Attack, cw: Attack, *, again: bool = False, saa: Attack | None = None) -> list[Look]:
-    """The looks behind the three views; ``again`` repeats both attacks from other starts.
+    """The attacks of the three views; ``again`` repeats both from other starts.
 
-    ``again`` measures how much of a disagreement between views is luck of the random start.
+    The repetition shows how much of a disagreement between views is due to the random starts.
     ``saa`` adds its margins. Raises ``SettingError`` where PGD does not count the steps survived.
     """
     if "steps_survived" not in pgd.provides:
         raise SettingError(f"{pgd!r} does not count the steps that an image survives: use PGD")
-    made = [Look(name="pgd", attack=pgd), Look(name="cw", attack=cw)]
+    attacks = [Look(name="pgd", attack=pgd), Look(name="cw", attack=cw)]
     if again:
-        made += [
-            Look(name=f"{look.name}{AGAIN}", attack=look.attack, stream="again") for look in made
+        attacks += [
+            Look(name=f"{look.name}{AGAIN}", attack=look.attack, stream="again") for look in attacks
         ]
     if saa is not None:
-        made.append(Look(name="saa", attack=saa))
-    return made
+        attacks.append(Look(name="saa", attack=saa))
+    return attacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What the attacks left of some images: a row each, and the seconds that the attacks took."""
+    """The measures of some images, a row each, and the seconds that the attacks took."""
 
     columns: Columns
     attack_seconds: float
@@ -68,22 +68,22 @@ class Seen:
 
 def look_at(
     batch: Batch,
-    wanted: Sequence[Look],
+    attacks: Sequence[Look],
     *,
     view: nn.Module,
     answers: Answers,
     threat: Ball,
     seed: int,
 ) -> Seen:
-    """Attack ``batch`` in every wanted way and measure the results; all images, right or wrong.
+    """Attack ``batch`` by all ``attacks`` and measure the results on all images, right or wrong.
 
     Columns [B]: ``index``, ``label``, ``correct`` (when clean), ``v_gd`` (kappa: PGD's iterates
     x_0 ... x_(K-1) that ``view`` classified correctly, 0..K), ``v_pgd`` (p_y after PGD, Eq. 5),
-    ``v_cw`` (raw logit margin after CW, Eq. 6), the logit margin ``margin_NAME`` (Eq. 6) and the
-    probability margin ``t_NAME`` (Eq. 11) of the clean image and after each look, and the views
-    of attacks ``_again``. ``view``: what attacks see, in eval mode; ``answers`` measures. Noise
-    comes from (seed, index, stream) alone. Raises ``RegionViolationError`` and what ``answers``
-    raises.
+    ``v_cw`` (logit margin after CW, Eq. 6), the logit margin ``margin_NAME`` (Eq. 6) and the
+    probability margin ``t_NAME`` (Eq. 11) of the clean image and after each attack, and the views
+    of repeated attacks, ``_again``. ``view``: the attack's view of the model, in eval mode;
+    ``answers`` measures. Noise follows from (seed, index, stream). Raises ``RegionViolationError``
+    and the exceptions of ``answers``.
     """
     index = batch.index.cpu().numpy()
     labels = batch.labels
@@ -96,7 +96,7 @@ def look_at(
     }
     measured: Columns = _margins("clean", clean, labels)
     seconds = 0.0
-    for look in wanted:
+    for look in attacks:
         began = time.perf_counter()
         variant = look.attack(
             view, batch.images, labels, noise=noise.child(look.stream), clean_logits=clean
@@ -119,14 +119,14 @@ def joined(parts: Sequence[Columns]) -> Columns:
     return {name: values[order] for name, values in whole.items()}
 
 
-def names_of(wanted: Sequence[Look]) -> list[str]:
-    """The columns that ``look_at`` gives, in their order."""
+def names_of(attacks: Sequence[Look]) -> list[str]:
+    """The names of the columns of ``look_at``, in their order."""
     names = ["index", "label", "correct"]
-    for look in wanted:
+    for look in attacks:
         stem, again, _ = look.name.partition(AGAIN)
         names += {"pgd": [f"v_gd{again}", f"v_pgd{again}"], "cw": [f"v_cw{again}"]}.get(stem, [])
     for kind in ("margin", "t"):
-        names += [f"{kind}_{name}" for name in ("clean", *(look.name for look in wanted))]
+        names += [f"{kind}_{name}" for name in ("clean", *(look.name for look in attacks))]
     return names
 
 
@@ -138,7 +138,7 @@ def _margins(name: str, logits: Tensor, labels: Tensor) -> Columns:
 
 
 def _views(name: str, logits: Tensor, labels: Tensor, survived: Tensor | None) -> Columns:
-    """The views that this look stands for."""
+    """The views of the attack of this name."""
     stem, again, _ = name.partition(AGAIN)
     if stem == "cw":
         return {f"v_cw{again}": logit_margin(logits, labels).float().cpu().numpy()}
@@ -154,17 +154,16 @@ def _views(name: str, logits: Tensor, labels: Tensor, survived: Tensor | None) -
 def _ordered(columns: Columns) -> Columns:
     """Views first, then logit margins, then probability margins."""
 
-    def place(name: str) -> int:
-        kinds = ("margin_", "t_")
-        return next((rank for rank, kind in enumerate(kinds, 1) if name.startswith(kind)), 0)
+    def rank(name: str) -> int:
+        return 1 if name.startswith("margin_") else 2 if name.startswith("t_") else 0
 
-    return {name: columns[name] for name in sorted(columns, key=place)}
+    return {name: columns[name] for name in sorted(columns, key=rank)}
 
 
 def last_layer(
     batches: Sequence[Batch], answers: Answers
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Logits [N K] of the clean images of ``batches`` and their numbers [N]: what t-SNE embeds."""
+    """Logits [N K] of the clean images of ``batches``, for t-SNE, and their numbers [N]."""
     numbers = [batch.index.cpu().numpy() for batch in batches]
     logits = [
         answers(batch.images, index, "natural")

@@ -1,4 +1,4 @@
-"""What a method's weights did: per recorded epoch, term and class."""
+"""Statistics of a method's weights, per recorded epoch, term and class."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 EDGES: Floats = np.append(np.arange(61) / 20, np.inf)
 """Edges of the histograms: bins of .05 from 0 to 3, and one for all above."""
 LOW = 0.2
-"""Below this the paper calls a weight very low (Figure 1a)."""
+"""The paper calls a weight below this very low (Figure 1a)."""
 ALL_CLASSES = -1
 SUM = "(sum)"
 """The row of all terms together: an image's weights added up, S of Eq. 15."""
@@ -42,7 +42,7 @@ class RecordedEpoch:
 
 
 def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
-    """The recorded epochs in a run's ``weights`` folder, ascending; nothing where there are none.
+    """The recorded epochs in a run's ``weights`` folder, ascending.
 
     Raises ``RunFolderError`` that names a damaged file, or a folder that cannot be read.
     """
@@ -50,13 +50,13 @@ def read_recorded(folder: Path) -> Iterator[RecordedEpoch]:
         paths = listed(folder, "epoch-*")
     except OSError as error:
         raise RunFolderError(f"{folder} {trouble(error)}; make it readable") from None
-    found = {
+    by_epoch = {
         int(match[1]): path
         for path in paths
         if path.suffix in TABLE_SUFFIXES and (match := _EPOCH.fullmatch(path.stem))
     }
     cure = "bring it back, or delete it to analyse the others"
-    for epoch, path in sorted(found.items()):
+    for epoch, path in sorted(by_epoch.items()):
         yield read_whole(path, partial(_recorded, epoch), cure)
 
 
@@ -79,64 +79,58 @@ def weight_statistics(
     kinds: Collection[str] = ("raw", "normalised"),
     by_class: bool = True,
 ) -> dict[str, npt.NDArray[Any]]:
-    """A row per epoch, term, kind of weight and class: what ``weights.parquet`` holds.
+    """The content of ``weights.parquet``: a row per epoch, term, kind of weight and class.
 
     Columns: ``epoch``; ``term`` (``(sum)``: the terms of an image added up); ``kind`` (``raw``, or
     ``normalised`` under Eq. 15); ``label`` (-1: all classes); ``n``, ``mean``, ``deviation``,
     ``minimum``, ``maximum``; ``share_below`` (weights < .2); ``effective_sample_size``
     ((sum w)^2 / (n sum w^2), 1 where all weights are equal); ``instance_share`` and
-    ``instance_share_deviation``: w_ij / sum_j w_ij, a term's part in an image's weight;
-    ``floor_share``: images whose raw weights add up to less than ``floor`` (C of Eq. 7), where the
-    floor acts, in rows of either kind; ``bin_00`` ...: counts between ``EDGES``. Terms without
-    weights have no rows. ``kinds``: only these; ``by_class`` False: rows over all classes alone.
+    ``instance_share_deviation``: w_ij / sum_j w_ij, a term's share of an image's weight;
+    ``floor_share``: the share of images whose raw weights add up to less than ``floor`` (C of
+    Eq. 7), so that the floor has weight, in rows of either kind; ``bin_00`` ...: counts between
+    ``EDGES``. Terms without weights have no rows. ``kinds``: only these; ``by_class`` False: rows
+    over all classes alone.
     """
     rows: list[dict[str, npt.NDArray[Any]]] = []
     for each in epochs:
-        told = np.isfinite(each.raw)
-        images, place = np.unique(each.index[told], return_inverse=True)
+        known = np.isfinite(each.raw)
+        images, image = np.unique(each.index[known], return_inverse=True)
         if not len(images):
             continue
         label = np.zeros(len(images), dtype=np.int64)
         if by_class:
-            label[place] = each.label[told]
-        acts = np.bincount(place, weights=each.raw[told], minlength=len(images)) < floor
-        names, first = np.unique(each.term[told], return_index=True)
-        terms = names[first.argsort()]  # in their own order
-        for kind, weights in (("raw", each.raw[told]), ("normalised", each.normalised[told])):
+            label[image] = each.label[known]
+        below = np.bincount(image, weights=each.raw[known], minlength=len(images)) < floor
+        names, first = np.unique(each.term[known], return_index=True)
+        terms = names[first.argsort()]  # in their original order
+        for kind, weights in (("raw", each.raw[known]), ("normalised", each.normalised[known])):
             if kind not in kinds:
                 continue
-            total = np.bincount(place, weights=weights, minlength=len(images))
-            about = {"epoch": each.epoch, "kind": kind}
+            total = np.bincount(image, weights=weights, minlength=len(images))
             for term in [*terms, SUM]:
-                held = np.full(len(place), True) if term == SUM else each.term[told] == term
-                at = np.arange(len(images)) if term == SUM else place[held]
-                values = (total if term == SUM else weights[held]).astype(np.float64)
+                chosen = each.term[known] == term
+                at = np.arange(len(images)) if term == SUM else image[chosen]
+                values = (total if term == SUM else weights[chosen]).astype(np.float64)
                 share = np.divide(values, total[at], out=np.zeros(len(at)), where=total[at] > 0)
-                table = _by_class(values, label[at], share, acts[at])
+                table = _by_class(values, label[at], share, below[at])
                 if not by_class:
                     table = {name: column[:1] for name, column in table.items()}
-                rows.append(_labelled(table, {**about, "term": str(term)}))
+                keys = {"epoch": each.epoch, "term": str(term), "kind": kind}
+                columns = {name: np.full(len(table["n"]), key) for name, key in keys.items()}
+                rows.append({**columns, **table})
     if not rows:
         return {}
     return {name: np.concatenate([table[name] for table in rows]) for name in rows[0]}
-
-
-def _labelled(
-    table: dict[str, npt.NDArray[Any]], about: dict[str, Any]
-) -> dict[str, npt.NDArray[Any]]:
-    count = len(table["n"])
-    keys = {name: np.full(count, about[name]) for name in ("epoch", "term", "kind")}
-    return {**keys, **table}
 
 
 def _by_class(
     values: Floats,
     label: npt.NDArray[np.int64],
     share: Floats,
-    acts: npt.NDArray[np.bool_],
+    below: npt.NDArray[np.bool_],
 ) -> dict[str, npt.NDArray[Any]]:
-    """Statistics over all images, then over each class: sums by class, so that a thousand classes
-    cost as much as ten."""
+    """Statistics over all images, then over each class, by sums, so that a thousand classes cost as
+    much as ten."""
     classes, group = np.unique(label, return_inverse=True)
     count = len(classes)
 
@@ -151,7 +145,7 @@ def _by_class(
 
     n = sums(np.ones(len(values)))
     mean, mean_share = sums(values) / n, sums(share) / n
-    at = group + 1  # the first place is that of all classes
+    at = group + 1  # the first row is that of all classes
     squares = sums(values**2)
     sizes = np.divide(sums(values) ** 2, n * squares, out=np.zeros(len(n)), where=squares > 0)
     return {
@@ -165,7 +159,7 @@ def _by_class(
         "effective_sample_size": sizes,
         "instance_share": mean_share,
         "instance_share_deviation": np.sqrt(_spread(sums, share, mean_share, at, n)),
-        "floor_share": sums(acts) / n,
+        "floor_share": sums(below) / n,
         **_histograms(values, group, count),
     }
 
@@ -173,7 +167,7 @@ def _by_class(
 def _spread(
     sums: Any, values: Floats, mean: Floats, at: npt.NDArray[np.int64], n: Floats
 ) -> Floats:
-    """Mean squared distance from the mean, over all and per class, without cancellation."""
+    """The variance over all and per class, computed without cancellation."""
     per_class: Floats = sums((values - mean[at]) ** 2)[1:]
     overall = ((values - mean[0]) ** 2).sum()
     return np.append(overall, per_class) / n
@@ -183,9 +177,9 @@ def _histograms(
     values: Floats, group: npt.NDArray[np.int64], count: int
 ) -> dict[str, npt.NDArray[np.int64]]:
     bins = len(EDGES) - 1
-    # Weights are float32: .2 there lies a little above .2, so the edges are its own.
-    place = np.searchsorted(EDGES.astype(np.float32), values.astype(np.float32), side="right") - 1
-    place = np.clip(place, 0, bins - 1)
-    each = np.bincount(group * bins + place, minlength=count * bins).reshape(count, bins)
+    # Weights are float32, in which .2 is a little above .2, so the edges are converted too.
+    number = np.searchsorted(EDGES.astype(np.float32), values.astype(np.float32), side="right") - 1
+    number = np.clip(number, 0, bins - 1)
+    each = np.bincount(group * bins + number, minlength=count * bins).reshape(count, bins)
     table = np.vstack([each.sum(0), each])
-    return {f"bin_{number:02d}": table[:, number] for number in range(bins)}
+    return {f"bin_{column:02d}": table[:, column] for column in range(bins)}

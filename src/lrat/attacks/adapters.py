@@ -1,4 +1,4 @@
-"""Attacks of other libraries as attacks of ours."""
+"""Adapters: functions of users and of other libraries as attacks of lrat."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,9 +20,10 @@ from lrat.threat import Linf, Region
 from lrat.types import Images, Labels, Logits
 
 AttackLike: TypeAlias = Attack | Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""What objectives and suites take: an ``Attack``, or ``(model, images, labels) -> images``."""
+"""An attack as objectives and suites take it: an ``Attack``, or ``(model, images, labels) ->
+images``."""
 BOX = Linf(epsilon=1)
-"""All of [0, 1]: where what is trained on must lie, when no threat is known."""
+"""All of [0, 1], in which training images must lie where no threat is known."""
 _CONTRACT = "it is called with (model, images, labels) and must return images"
 
 
@@ -30,10 +31,10 @@ _CONTRACT = "it is called with (model, images, labels) and must return images"
 class Foreign:
     """Any callable ``(model, images, labels) -> images`` as an attack.
 
-    The callable sees the model in eval mode and global random states (Python, numpy, torch) seeded
-    from ``noise``; modes, weights, buffers, gradients and random states come back as they were.
-    With ``threat`` given, a result outside it raises ``RegionViolationError``; what the callable
-    raises becomes a ``SettingError`` that names it.
+    The callable gets the model in eval mode, with global random states (Python, numpy, torch)
+    seeded from ``noise``; modes, weights, buffers, gradients and random states are restored. With a
+    ``threat``, a result outside it raises ``RegionViolationError``; an exception of the callable
+    becomes a ``SettingError`` that names it.
     """
 
     function: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -56,13 +57,13 @@ class Foreign:
     ) -> Variant:
         check_module(model)
         images, labels, _ = entering(images, labels)
-        own = as_noise(noise, len(images), images.device)
+        adapted = as_noise(noise, len(images), images.device)
         with (
             torch.inference_mode(False),
             outside_autocast(images.device.type),
             recordable(model),
             evaluating(model),
-            users_attack(self._name, model, images, own, _CONTRACT),
+            users_attack(self._name, model, images, adapted, _CONTRACT),
             differentiable(model),
             torch.enable_grad(),
         ):
@@ -71,16 +72,14 @@ class Foreign:
 
 
 def protected_from(attack: Attack, model: nn.Module) -> AbstractContextManager[None]:
-    """``protected`` around a call of an attack that is not ours."""
-    return (
-        nullcontext()
-        if isinstance(attack, GradientAttack | Foreign)
-        else protected(model, type(attack).__name__)
-    )
+    """``protected`` around a call of ``attack``, if it is a user's ``Attack``."""
+    if isinstance(attack, GradientAttack | Foreign):
+        return nullcontext()
+    return protected(model, type(attack).__name__)
 
 
 def as_attack(attack: Any, *, threat: Region | None = None) -> Attack:
-    """An ``Attack`` as it is; any callable ``(model, images, labels) -> images`` adapted."""
+    """An ``Attack`` unchanged; a callable ``(model, images, labels) -> images`` as one."""
     if isinstance(attack, Attack) and not isinstance(attack, type):
         return attack
     if callable(attack) and not isinstance(attack, type):

@@ -1,7 +1,7 @@
-"""Auto-PGD as an attack: restarts, targets, and which of its candidates it returns."""
+"""Auto-PGD as an attack: restarts, targets, and the choice among its candidates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lrat.attacks.ascent import Ascent, Candidate, ascend
-from lrat.attacks.base import GradientAttack, Rows, Trace, Variant, confirmed
+from lrat.attacks.base import Best, GradientAttack, Rows, Trace, Variant, confirmed
 from lrat.attacks.pgd import Start, every_image, starting_point
 from lrat.checks import check_fields, one_of
 from lrat.errors import ModelError, SettingError
 from lrat.losses import Loss, LossLike, Prepared, as_loss, cross_entropy
 from lrat.randomness import Noise
+from lrat.text import as_call
 from lrat.threat import BALL, BallLike
 from lrat.types import Images, Labels, Logits
 
-_STARTS = one_of(set(get_args(Start)) - {"unprojected"})  # what is found must lie in the ball
+_STARTS = one_of(set(get_args(Start)) - {"unprojected"})  # candidates must lie in the ball
 Choice = Literal["misclassified", "best-loss"]
 
 
@@ -46,19 +47,19 @@ class APGD(GradientAttack):
 
     ``targets``: T tries, towards the wrong classes of rank 1..T at the clean image (at most K - 1),
     for targeted losses. Returns, per image and over all tries, the candidate with the smallest
-    probability margin, never the clean image; a try's candidate is its latest misclassified
+    probability margin, never the clean image. A try's candidate is its latest misclassified
     iterate, else its best-loss one (``choice="misclassified"``), or always the latter.
 
     Tries run one after the other on the images not fooled yet, as in AutoAttack; with ``stacked``
     all tries of all images run as one batch, which suits training and keeps shapes static.
 
-    ``keep={iterate: count}`` (stacked only) halves the tries on the way: after this iterate each
-    image goes on with the ``count`` tries whose candidates have the smallest probability margins,
-    their step sizes, momentum and best points as they are. The other tries are forgotten.
+    ``keep={iterate: count}`` (stacked only) halves the tries in between: after this iterate each
+    image continues with the ``count`` tries whose candidates have the smallest probability margins,
+    with unchanged step sizes, momentum and best points. The other tries are dropped.
 
-    ``retire_every=N`` (one by one only): every N iterates the images that are fooled leave the
-    batch, as an evaluation wants it: the same images are fooled, by an earlier iterate. Through an
-    accelerated view only those leave that its original confirms; the others are attacked on.
+    ``retire_every=N`` (not stacked): after every N iterates the fooled images leave the batch,
+    which suits evaluation: the same images are fooled, by an earlier iterate. Against an
+    accelerated view only those leave that its original confirms.
     """
 
     threat: BallLike
@@ -81,18 +82,18 @@ class APGD(GradientAttack):
             raise SettingError(f"APGD(loss={loss!r}, targets={self.targets}): {needed}")
         if self.retire_every is not None and self.stacked:
             raise SettingError(
-                f"retire_every={self.retire_every}: not with stacked=True, which keeps the batch "
-                "as it is"
+                f"retire_every={self.retire_every}: not with stacked=True, whose batch keeps its "
+                "size"
             )
         if self.keep is not None:
-            object.__setattr__(self, "keep", dict(sorted(self.keep.items())))
-            self._check_keep(self.keep)
+            keep = dict(sorted(self.keep.items()))
+            self._check_keep(keep)
+            object.__setattr__(self, "keep", keep or None)
 
     def _check_keep(self, keep: Mapping[int, int]) -> None:
         if not self.stacked:
             raise SettingError(
-                f"keep={keep}: only tries that run as one batch can be given up on "
-                "the way; pass stacked=True"
+                f"keep={keep}: only tries that run as one batch can be dropped; pass stacked=True"
             )
         if not all(iterate in range(1, self.steps) for iterate in keep):
             raise SettingError(
@@ -105,12 +106,7 @@ class APGD(GradientAttack):
             )
 
     def __repr__(self) -> str:
-        """Without the later settings where they are not used: older evaluations lack them."""
-        later = {"keep", "retire_every"}
-        shown = [
-            part.name for part in fields(self) if part.name not in later or getattr(self, part.name)
-        ]
-        return f"APGD({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+        return as_call(self, quiet=["keep", "retire_every"])
 
     @property
     def needs_clean(self) -> bool:
@@ -125,12 +121,12 @@ class APGD(GradientAttack):
 
     @property
     def stride(self) -> tuple[object, ...] | None:
-        """What attacks must have in common to take their steps as one batch: see ``shared``.
+        """The settings that attacks must share to step as one batch (``attack_together``).
 
-        None for an attack whose batch shrinks on the way.
+        None for an attack whose batch shrinks.
         """
-        alone = not self.stacked or self.keep
-        return None if alone else (self.threat, self.steps, self.choice)
+        shrinks = not self.stacked or self.keep
+        return None if shrinks else (self.threat, self.steps, self.choice)
 
     @property
     def most_tries(self) -> int:
@@ -149,12 +145,12 @@ class APGD(GradientAttack):
         pairs = [(restart, rank) for rank in ranks for restart in range(self.restarts)]
         return [_Try(number, restart, rank) for number, (restart, rank) in enumerate(pairs)]
 
-    def _candidate(self, found: Ascent) -> Candidate:
-        best = found.best
+    def _candidate(self, run: Ascent) -> Candidate:
+        best = run.best
         if self.start == "none":
-            # Iterate 0 is the clean image itself: no variant, unless it is misclassified already.
-            best = best.replace((best.step == 0) & ~found.ever_wrong, found.last)
-        return best if found.wrong is None else best.replace(found.ever_wrong, found.wrong)
+            # Iterate 0 is the clean image: no variant, unless it is misclassified already.
+            best = best.replace((best.step == 0) & ~run.ever_wrong, run.last)
+        return best if run.wrong is None else best.replace(run.ever_wrong, run.wrong)
 
     def rows(self, images: Tensor, labels: Tensor, noise: Noise, clean: Tensor | None) -> Rows:
         """The starts of all tries, stacked over the images."""
@@ -172,7 +168,7 @@ class APGD(GradientAttack):
         )
 
     def run(self, model: nn.Module, rows: Rows) -> Ascent:
-        """The ascent of all rows, whichever attacks of this stride they belong to."""
+        """The ascent of all rows, also those of other attacks with this stride."""
         return ascend(
             model,
             rows.loss,
@@ -185,19 +181,19 @@ class APGD(GradientAttack):
             narrow=lambda run: self._survivors(run, rows.batch),
         )
 
-    def variant(self, found: Ascent, images: Tensor) -> Variant:
-        """What to return of this attack's own rows."""
+    def variant(self, run: Ascent, images: Tensor) -> Variant:
+        """The variant of each image from the run of this attack's rows."""
         batch = len(images)
-        candidate, count = self._candidate(found), len(found.row) // batch
+        candidate, count = self._candidate(run), len(run.row) // batch
         source = candidate.margin.view(count, batch).argmin(0)
         rows = source * batch + torch.arange(batch, device=images.device)
-        forwards, backwards = self._passes(len(self._tries(found.logits)))
+        forwards, backwards = self._passes(len(self._tries(run.logits)))
         return Variant(
             images=candidate.images[rows],
             trace=Trace(
                 margin=candidate.margin[rows],
                 step=candidate.step[rows],
-                source=found.row[rows] // batch,
+                source=run.row[rows] // batch,
                 forwards=every_image(forwards, images),
                 backwards=every_image(backwards, images),
             ),
@@ -205,15 +201,16 @@ class APGD(GradientAttack):
 
     def _survivors(self, run: Ascent, batch: int) -> Tensor | None:
         """The rows of the tries that go on after this iterate; tries are stacked over images."""
-        count, wanted = len(run.row) // batch, (self.keep or {}).get(run.number)
-        if wanted is None or wanted >= count:
+        count, remaining = len(run.row) // batch, (self.keep or {}).get(run.number)
+        if remaining is None or remaining >= count:
             return None
         margin = self._candidate(run).margin.view(count, batch)
-        best: Tensor = margin.argsort(dim=0, stable=True)[:wanted]
+        best: Tensor = margin.argsort(dim=0, stable=True)[:remaining]
         return (best * batch + torch.arange(batch, device=best.device)).flatten()
 
     def _passes(self, tries: int) -> tuple[int, int]:
-        """Forwards and backwards of an image: one each per iterate and try, but none after it."""
+        """Forwards and backwards of an image: one forward per iterate and try, and one backward of
+        each but the last."""
         forwards = 0
         for number in range(self.steps + 1):
             forwards += tries
@@ -229,92 +226,51 @@ class APGD(GradientAttack):
         noise: Noise,
         clean: Tensor | None,
     ) -> Variant:
-        kept = _Kept.empty(images, labels)
-        left = torch.arange(len(images), device=images.device)
+        best = Best(images, labels)
+        rows = torch.arange(len(images), device=images.device)
         for each in tries:
-            center, truth = images[left], labels[left]
-            start = starting_point(self.start, self.threat, center, each.noise(noise).select(left))
-            found = ascend(
+            center, truth = images[rows], labels[rows]
+            start = starting_point(self.start, self.threat, center, each.noise(noise).select(rows))
+            run = ascend(
                 model,
-                each.prepare(as_loss(self.loss), truth, None if clean is None else clean[left]),
+                each.prepare(as_loss(self.loss), truth, None if clean is None else clean[rows]),
                 start,
                 center,
                 truth,
                 threat=self.threat,
                 steps=self.steps,
                 track_wrong=self.choice == "misclassified",
-                narrow=partial(self._retire, model, kept, left, each),
+                narrow=partial(self._retire, model, best, rows, each),
             )
-            candidate = self._candidate(found)
-            fooled = confirmed(model, candidate.images, truth[found.row], found.ever_wrong)
-            kept.take(left[found.row], candidate, fooled, found, each)
-            left = left[~kept.fooled[left]]
-            if len(left) == 0:
+            fooled = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong)
+            self._take(best, rows, each, run, fooled)
+            rows = rows[~best.fooled[rows]]
+            if len(rows) == 0:
                 break
-        return kept.variant()
+        return best.variant()
 
     def _retire(
-        self, model: nn.Module, kept: "_Kept", left: Tensor, each: _Try, run: Ascent
+        self, model: nn.Module, best: Best, rows: Tensor, each: _Try, run: Ascent
     ) -> Tensor | None:
-        """Take what is fooled out of the batch every so many iterates; the rest goes on."""
+        """Take the fooled images out of the batch after every N iterates; the others go on."""
         if self.retire_every is None or run.number % self.retire_every:
             return None
-        gone = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong)
-        if not bool(gone.any()):
+        fooled = confirmed(model, self._candidate(run).images, run.labels, run.ever_wrong)
+        if not bool(fooled.any()):
             return None
-        leaving = run.select(gone.nonzero().flatten())
-        kept.take(left[leaving.row], self._candidate(leaving), leaving.ever_wrong, leaving, each)
-        return (~gone).nonzero().flatten()
+        leaving = run.select(fooled.nonzero().flatten())
+        self._take(best, rows, each, leaving, leaving.ever_wrong)
+        return (~fooled).nonzero().flatten()
 
-
-@dataclass
-class _Kept:
-    """The best candidate so far of each image of a batch, and what it cost."""
-
-    images: Tensor
-    margin: Tensor
-    step: Tensor
-    source: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    fooled: Tensor
-
-    @staticmethod
-    def empty(images: Tensor, labels: Tensor) -> "_Kept":
-        zeros = torch.zeros_like(labels)
-        return _Kept(
-            images=images.clone(),
-            margin=torch.full_like(zeros, torch.inf, dtype=images.dtype),
-            step=zeros.clone(),
-            source=zeros.clone(),
-            forwards=zeros.clone(),
-            backwards=zeros.clone(),
-            fooled=zeros.bool(),
-        )
-
-    def take(
-        self, rows: Tensor, candidate: Candidate, fooled: Tensor, run: Ascent, each: _Try
-    ) -> None:
-        """What a run found for these images: its start and ``run.number`` iterates are spent."""
-        self.forwards[rows] += run.number + 1
-        self.backwards[rows] += run.gradients
-        # A first success counts also where rounding hides it in the margin of probabilities.
-        better = (candidate.margin < self.margin[rows]) | (fooled & ~self.fooled[rows])
-        self.fooled[rows] |= fooled
-        rows = rows[better]
-        self.images[rows] = candidate.images[better]
-        self.margin[rows] = candidate.margin[better]
-        self.step[rows] = candidate.step[better]
-        self.source[rows] = each.number
-
-    def variant(self) -> Variant:
-        return Variant(
-            images=self.images,
-            trace=Trace(
-                margin=self.margin,
-                step=self.step,
-                source=self.source,
-                forwards=self.forwards,
-                backwards=self.backwards,
-            ),
+    def _take(self, best: Best, rows: Tensor, each: _Try, run: Ascent, fooled: Tensor) -> None:
+        candidate = self._candidate(run)
+        best.take(
+            rows[run.row],
+            candidate.images,
+            margin=candidate.margin,
+            fooled=fooled,
+            step=candidate.step,
+            source=each.number,
+            forwards=run.number + 1,
+            backwards=run.gradients,
         )

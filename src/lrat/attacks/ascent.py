@@ -1,4 +1,4 @@
-"""One run of Auto-PGD from one start: the step sizes halve by themselves (Croce & Hein 2020)."""
+"""One run of Auto-PGD from one start, with adaptive step sizes (Croce & Hein 2020)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Candidate:
 
     @cached_property
     def margin(self) -> Tensor:
-        """Probability margin [B], taken when asked for: few iterates are ever compared by it."""
+        """Probability margin [B], computed on demand, since few iterates are compared by it."""
         return probability_margin(self.logits, self.labels)
 
     def replace(self, rows: Tensor, by: "Candidate") -> "Candidate":
@@ -61,8 +61,7 @@ class Ascent:
     """A run after iterate ``number``: every tensor has a row per start, so rows can be dropped.
 
     ``best`` is the best-loss iterate; ``wrong`` the latest misclassified one, where ``ever_wrong``
-    [B], kept only on request; ``last`` the iterate itself. ``row`` [B] numbers the starts as they
-    were given.
+    [B], kept only on request; ``last`` the newest iterate. ``row`` [B]: the numbers of the starts.
     """
 
     loss: Prepared
@@ -94,11 +93,11 @@ class Ascent:
         return Candidate(self.current, self.logits, self.labels, step)
 
     def select(self, rows: Tensor) -> "Ascent":
-        """The run of these rows (integers) alone, to be gone on with as if it had been so."""
+        """The run of these rows (integers) alone, which can be continued like the whole run."""
         return Ascent(**{name: _of_rows(part, rows) for name, part in vars(self).items()})
 
     def part(self, first: int, stop: int) -> "Ascent":
-        """The run of these consecutive rows, of which none was given up, numbered from 0."""
+        """The run of these consecutive rows, of which none was dropped, numbered from 0."""
         run = self.select(torch.arange(first, stop, device=self.row.device))
         run.row = run.row - first
         return run
@@ -111,8 +110,8 @@ def _of_rows(part: Any, rows: Tensor) -> Any:
 
 
 Narrowing = Callable[[Ascent], Tensor | None]
-"""Called after each iterate but the last: the rows (integers) to go on with, None for all; with no
-row left the run ends."""
+"""Called after each iterate but the last; returns the rows (integers) that go on, None for all.
+Without rows the run ends."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -142,12 +141,13 @@ def ascend(
 ) -> Ascent:
     """Ascend ``loss`` for ``steps`` steps inside the ball around ``center``.
 
-    Follows the reference implementation to the bit. Two of its habits show: the first checkpoint
-    compares the loss of iterate 1 with 0, not with the loss of the start; and going back to the
-    best point leaves the momentum's previous point where it was. Unlike it, the last iterate gets
-    no gradient, since nothing uses one. Nothing here waits for the device.
+    The iterates are bit-equal to those of the reference implementation, with two peculiarities of
+    it: the first checkpoint compares the loss of iterate 1 with 0, not with the loss of the start;
+    and the return to the best point does not move the momentum's previous point. Unlike there, the
+    last iterate gets no gradient, since nothing uses one. Nothing here waits for the device.
 
-    ``track_wrong``: keep the latest misclassified iterate too. ``narrow``: give up rows on the way.
+    ``track_wrong``: keep the latest misclassified iterate too. ``narrow``: choose the rows that
+    continue.
     """
     run = _begin(model, loss, start, center, labels, threat=threat, track_wrong=track_wrong)
     marks = set(checkpoints(steps))
@@ -215,9 +215,9 @@ def _begin(
 
 
 def _move(run: Ascent, threat: Ball, pull: float) -> None:
-    """The next iterate: a projected step, drawn back towards the momentum's direction."""
+    """The next iterate: the weighted sum of a projected step and the momentum, projected."""
     current, previous = run.current, run.previous
-    # In place on what is new here: the same sums in the same order, fewer tensors of images.
+    # In place on new tensors: the same sums in the same order, with fewer tensors of images.
     step = per_image(run.step_size, current) * threat.ascend(run.gradient)
     moved = run.inside(step.add_(current)).sub_(current).mul_(pull).add_(current)
     moved.add_((current - previous).mul_(1 - pull))
@@ -226,7 +226,7 @@ def _move(run: Ascent, threat: Ball, pull: float) -> None:
 
 
 def _judge(run: Ascent, losses: Tensor, logits: Tensor) -> Tensor:
-    """Take the iterate's losses [B] and logits [B K] in; where it is the best so far [B]."""
+    """Take in the iterate's losses [B] and logits [B K]; where it is the best so far [B]."""
     run.losses, run.logits = losses, logits
     wrong, better = logits.argmax(1) != run.labels, losses > run.best_loss
     run.ever_wrong = run.ever_wrong | wrong

@@ -1,7 +1,8 @@
-"""What an attack is, what it returns, and the frame that every attack of ours runs in.
+"""The protocol of attacks, their result, and the frame in which every attack of lrat runs.
 
-Also here: what an attack cost on its images (``whole``, ``costs``), and the check of successes that
-were found through an accelerated view on the model itself (``confirmed``).
+Also here: the best candidate of each image over several runs (``Best``), the cost of an attack on
+its images (``whole``, ``costs``), and the confirmation by the model itself of successes against an
+accelerated view (``confirmed``).
 """
 
 import math
@@ -26,21 +27,21 @@ from lrat.modes import evaluating, gradients_kept, ordinary, outside_autocast, r
 from lrat.outputs import forward_logits, logits_of
 from lrat.randomness import Noise, NoiseLike, as_noise, random_state_kept
 from lrat.text import shown
-from lrat.threat import Ball
+from lrat.threat import Ball, per_image
 from lrat.types import Counts, Images, Labels, Logits, PerExample
 
 _CONTRACT = "its perturb(model, images, labels, noise, clean) must return Variant(images=...)"
-UNTOLD = -1
-"""Step and source where an attack does not tell them."""
+UNKNOWN = -1
+"""Step and source of an attack that does not report them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What an attack knows about its own work; None where it does not.
+    """How an attack reached its images; None for what it does not report.
 
-    ``margin`` [B] probability margin (Eq. 11) of the returned image; ``step`` [B] the iterate it
-    was; ``source`` [B] the restart or target it came from; ``forwards`` and ``backwards`` [B]
-    passes spent.
+    ``margin`` [B] probability margin (Eq. 11) of the returned image; ``step`` [B] the number of its
+    iterate; ``source`` [B] the number of its restart or target; ``forwards`` and ``backwards`` [B]
+    the passes of the attack.
     """
 
     margin: PerExample | None = None
@@ -54,7 +55,7 @@ class Trace:
 class Variant:
     """Adversarial images [B C H W], detached, float32, inside the attack's region.
 
-    For images that the attack could not fool: its strongest candidate, never the clean image.
+    An image that the attack could not fool is its strongest candidate, never the clean image.
     ``steps_survived`` [B]: how many of the iterates x_0 ... x_{max_steps - 1} were still classified
     correctly (kappa of Eq. 10), where the attack counts them.
     """
@@ -69,7 +70,7 @@ class Variant:
 class Attack(Protocol):
     """``(model, images, labels, *, noise, clean_logits) -> Variant``; pure.
 
-    No parameter gradient, no mode change, no global random state, also after an exception.
+    Parameter gradients, modes and global random states stay as they were, also after an exception.
     ``provides`` names the optional fields of ``Variant`` that it fills; ``needs_clean`` says that
     it uses the logits of the clean images, which a caller who has them may pass.
     """
@@ -92,12 +93,12 @@ class Attack(Protocol):
 
 
 class GradientAttack(ABC):
-    """The frame of the attacks here: concrete attacks write ``perturb``, ``__call__`` is final.
+    """The base of lrat's attacks: concrete attacks write ``perturb``, ``__call__`` is final.
 
-    The frame adapts the noise, takes the clean logits where they are needed, puts the model into
-    eval mode and back, and keeps autograd out of everything but image gradients. A ``perturb`` that
-    is the user's is treated as ``Foreign`` treats a function: what it changes in the model is put
-    back and noted, global random numbers follow from the noise, and images outside ``threat`` raise
+    ``__call__`` adapts the noise, computes the clean logits where they are needed, puts the model
+    into eval mode and back, and lets autograd record image gradients alone. A user's ``perturb`` is
+    treated as ``Foreign`` treats a function: its changes of the model are undone and noted, global
+    random numbers follow from the noise, and images outside ``threat`` raise
     ``RegionViolationError``.
     """
 
@@ -107,7 +108,7 @@ class GradientAttack(ABC):
     @property
     @abstractmethod
     def needs_clean(self) -> bool:
-        """Whether ``perturb`` wants the logits of the clean images."""
+        """Whether ``perturb`` needs the logits of the clean images."""
 
     @abstractmethod
     def perturb(
@@ -127,33 +128,33 @@ class GradientAttack(ABC):
     ) -> Variant:
         """Attack ``images`` [B C H W] in [0, 1] with ``labels`` [B].
 
-        ``noise``: a ``Noise``, an int seed, a ``torch.Generator``; None means seed 0, so a training
-        loop of one's own must pass noise, else every epoch starts from the same points.
+        ``noise``: a ``Noise``, an int seed, a ``torch.Generator``; None means seed 0, so a user's
+        training loop must pass noise, or every epoch starts from the same points.
         ``clean_logits`` [B K]: the logits of ``images``, if the caller has them.
         """
-        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as given:
+        with framed(model, images, labels, clean_logits, needs_clean=self.needs_clean) as inputs:
             adapted = as_noise(noise, len(images), images.device)
             if type(self).__module__.startswith("lrat."):
-                return self.perturb(model, given.images, given.labels, adapted, given.clean)
-            name, clean = type(self).__name__, given.clean
-            with users_attack(name, model, given.images, adapted, _CONTRACT):
+                return self.perturb(model, inputs.images, inputs.labels, adapted, inputs.clean)
+            name, clean = type(self).__name__, inputs.clean
+            with users_attack(name, model, inputs.images, adapted, _CONTRACT):
                 variant = self.perturb(
                     model,
-                    given.images.clone(),
-                    given.labels.clone(),
+                    inputs.images.clone(),
+                    inputs.labels.clone(),
                     adapted,
                     None if clean is None else clean.clone(),
                 )
             if not isinstance(variant, Variant):
                 raise SettingError(f"{name} returned {type(variant).__name__}: {_CONTRACT}")
             threat = getattr(self, "threat", None)
-            found = checked_images(name, variant.images, given.images, threat)
-            return replace(variant, images=found)
+            checked = checked_images(name, variant.images, inputs.images, threat)
+            return replace(variant, images=checked)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
-    """What an attack works on: float32 images, int64 labels, the clean logits where asked for."""
+class Inputs:
+    """The inputs of an attack: float32 images, int64 labels, the clean logits where needed."""
 
     images: Tensor
     labels: Tensor
@@ -168,11 +169,10 @@ def framed(
     clean_logits: Tensor | None,
     *,
     needs_clean: bool,
-) -> Iterator[Given]:
+) -> Iterator[Inputs]:
     """The frame of attacks: ``model`` in eval mode, no gradient but for images, tensors adapted.
 
-    What the caller set is left at the door: autocast, inference mode, the random states, which are
-    as before afterwards.
+    The caller's autocast and inference mode do not apply inside; the random states are restored.
     """
     check_module(model)
     images, labels, largest = entering(images, labels)
@@ -196,12 +196,12 @@ def framed(
             clean_logits = ordinary(_checked_clean(clean_logits, len(images)))
         if clean_logits is not None:
             check_logits(clean_logits)
-        yield Given(images=images, labels=labels, clean=clean_logits)
+        yield Inputs(images=images, labels=labels, clean=clean_logits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What an attack sends through the model in each step: its tries, stacked over its images.
+    """The rows that an attack forwards in each step: its tries, stacked over its images.
 
     ``start``, ``center`` [R C H W] and ``labels`` [R] with R = tries * ``batch``; ``loss`` of these
     rows.
@@ -237,24 +237,75 @@ def _checked_clean(logits: Any, count: int) -> Tensor:
         ) from None
 
 
-def costs(trace: Trace | None, counted: PassCounter, images: int) -> dict[str, Tensor | float]:
+class Best:
+    """The best variant so far of each image of a batch, and the passes of all its runs.
+
+    That is the first success, else the candidate with the smallest probability margin. An image
+    that is fooled takes part in no later run.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        zeros = torch.zeros_like(labels)
+        self.images = images.clone()
+        self.margin = torch.full_like(zeros, torch.inf, dtype=torch.float32)
+        self.fooled = zeros.bool()
+        self.step, self.source = zeros.clone(), zeros.clone()
+        self.forwards, self.backwards = zeros.clone(), zeros.clone()
+
+    def take(
+        self,
+        rows: Tensor,
+        images: Tensor,
+        *,
+        margin: Tensor,
+        fooled: Tensor,
+        step: Tensor,
+        source: int,
+        forwards: Tensor | int,
+        backwards: Tensor | int,
+    ) -> None:
+        """Take in the candidates of a run for the images ``rows`` (integers), and its passes."""
+        better = fooled | (margin < self.margin[rows])
+        wide = per_image(better, images)
+        self.images[rows] = torch.where(wide, images, self.images[rows])
+        self.margin[rows] = torch.where(better, margin, self.margin[rows])
+        self.step[rows] = torch.where(better, step, self.step[rows])
+        self.source[rows] = self.source[rows].masked_fill(better, source)
+        self.fooled[rows] |= fooled
+        self.forwards[rows] += forwards
+        self.backwards[rows] += backwards
+
+    def variant(self) -> Variant:
+        return Variant(
+            images=self.images,
+            trace=Trace(
+                margin=self.margin,
+                step=self.step,
+                source=self.source,
+                forwards=self.forwards,
+                backwards=self.backwards,
+            ),
+        )
+
+
+def costs(trace: Trace | None, counter: PassCounter, images: int) -> dict[str, Tensor | float]:
     """``step``, ``source``, ``forwards`` and ``backwards`` of an attack on so many images.
 
-    Each is what the trace tells [B], else one number for every image: ``UNTOLD``, and the passes
-    that were counted, shared out evenly.
+    Each comes from the trace [B], else it is one number for every image: ``UNKNOWN``, and the mean
+    of the passes that ``counter`` has counted.
     """
-    otherwise = {
-        "step": UNTOLD,
-        "source": UNTOLD,
-        "forwards": counted.forwards / images,
-        "backwards": counted.backwards / images,
+    defaults = {
+        "step": UNKNOWN,
+        "source": UNKNOWN,
+        "forwards": counter.forwards / images,
+        "backwards": counter.backwards / images,
     }
-    told = {name: getattr(trace, name, None) for name in otherwise}
-    return {name: otherwise[name] if value is None else value for name, value in told.items()}
+    reported = {name: getattr(trace, name, None) for name in defaults}
+    return {name: defaults[name] if value is None else value for name, value in reported.items()}
 
 
 def whole(value: Tensor | float, like: Tensor) -> Tensor:
-    """[B] integers on the device of ``like`` [B]; of one number for all, rounded up."""
+    """[B] integers on the device of ``like`` [B]; one number for all images is rounded up."""
     if isinstance(value, Tensor):
         return value.to(like.device)
     return torch.full_like(like, math.ceil(value))
@@ -263,8 +314,9 @@ def whole(value: Tensor | float, like: Tensor) -> Tensor:
 def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor) -> Tensor:
     """[B]: where ``claimed`` [B] and the view's original misclassifies the image too.
 
-    What is no view, or a plain one, needs no confirmation. One float32 forward of the claimed
-    images; waits for the device, so it is called where images leave a batch, not in every step.
+    A model that is no view, or a plain one, needs no confirmation. This costs one float32 forward
+    of the claimed images and waits for the device, so it is called where images leave a batch, not
+    in every step.
     """
     if not isinstance(model, View) or model.is_plain:
         return claimed
@@ -278,7 +330,7 @@ def confirmed(model: nn.Module, images: Tensor, labels: Tensor, claimed: Tensor)
 
 @torch.no_grad()
 def float32_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits [B K] that verdicts rest on: float32, eval mode, no autocast, of ``model`` as it
-    is."""
+    """The logits [B K] for verdicts: those of ``model`` itself, in float32, in eval mode, without
+    autocast."""
     with evaluating(model), outside_autocast(images.device.type), full_float32():
         return forward_logits(model, images.float())

@@ -1,4 +1,4 @@
-"""Several attacks on the same images whose steps are taken as one batch."""
+"""Several attacks on the same images that step as one batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +16,20 @@ from lrat.types import Images, Labels, Logits
 
 _MOST_ROWS = 512
 _MOST_VALUES = 2**18
-"""Largest shared batch that pays on a processor, in images and in values of images. Measured (see
-``results/benchmarks/shared_batches.md``): half the calls save up to a quarter of small batches'
-time; beyond, a batch outgrows the caches and two smaller ones are faster. Not measured on a GPU."""
+"""The largest shared batch that saves time on a processor, in images and in values of images.
+Measured (``results/benchmarks/shared_batches.md``): half the calls save up to a quarter of the time
+of small batches; a larger batch exceeds the caches, and two smaller ones are faster. Not measured
+on a GPU."""
 
 
 def rows_that_pay(images: Images) -> int:
-    """How many rows of images like these a shared batch may have and still save time."""
+    """The largest number of rows of such images with which a shared batch saves time."""
     return min(_MOST_ROWS, _MOST_VALUES // max(images[:1].numel(), 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedAttack:
-    """An attack that is wanted, with its own noise."""
+    """An attack with its noise."""
 
     attack: Attack
     noise: NoiseLike
@@ -38,65 +39,63 @@ def attack_together(
     model: nn.Module,
     images: Images,
     labels: Labels,
-    asked: Sequence[PlannedAttack],
+    planned: Sequence[PlannedAttack],
     *,
     clean_logits: Logits | None = None,
     most_rows: int,
 ) -> list[Variant]:
-    """A variant for each of ``asked``, in their order: what each attack would give by itself.
+    """The variants of the ``planned`` attacks, in their order, as each attack alone returns them.
 
     PGD attacks of the same threat, steps and step size, and stacked Auto-PGD attacks of the same
-    threat, steps and choice, send their images through the model as one batch of at most
-    ``most_rows`` rows: one forward and one gradient per step for all of them. Losses, starts,
-    targets and noise are each attack's own. All else runs by itself: other attacks, attacks that
-    would exceed ``most_rows`` together, and those whose noise depends on the order of draws.
+    threat, steps and choice, forward their images as one batch of at most ``most_rows`` rows: one
+    forward and one gradient per step for all of them, each with its loss, starts, targets and
+    noise. Other attacks run alone, and so do those that together would exceed ``most_rows``, and
+    those whose noise depends on the order of draws.
     """
     variants: dict[int, Variant] = {}
-    for group in _groups(asked, len(images), most_rows):
-        members = [asked[place] for place in group]
-        if len(members) == 1:
-            (one,) = members
+    for group in _groups(planned, len(images), most_rows):
+        if len(group) == 1:
+            (one,) = (planned[number] for number in group)
             with protected_from(one.attack, model):
-                variant = one.attack(
+                variants[group[0]] = one.attack(
                     model, images, labels, noise=one.noise, clean_logits=clean_logits
                 )
-            made = [variant]
         else:
-            made = _as_one_batch(members, model, images, labels, clean_logits)
-        variants |= zip(group, made, strict=True)
-    return [variants[place] for place in range(len(asked))]
+            members = [planned[number] for number in group]
+            results = _as_one_batch(members, model, images, labels, clean_logits)
+            variants |= zip(group, results, strict=True)
+    return [variants[number] for number in range(len(planned))]
 
 
-def _groups(asked: Sequence[PlannedAttack], batch: int, most_rows: int) -> list[list[int]]:
-    """The places of attacks that run together, the earliest attack's group first."""
+def _groups(planned: Sequence[PlannedAttack], batch: int, most_rows: int) -> list[list[int]]:
+    """The numbers of attacks that run together, the earliest attack's group first."""
     groups: list[list[int]] = []
-    open_groups: list[tuple[object, int, list[int]]] = []
-    for place, each in enumerate(asked):
-        stride, rows = _stride(each), _tries(each.attack) * batch
-        for number, (other, used, members) in enumerate(open_groups):
-            if stride is not None and stride == other and used + rows <= most_rows:
-                members.append(place)
-                open_groups[number] = (other, used + rows, members)
+    strides: list[tuple[object, ...] | None] = []
+    sizes: list[int] = []
+    for number, each in enumerate(planned):
+        stride = _stride(each)
+        rows = batch * getattr(each.attack, "most_tries", 1)
+        for group, members in enumerate(groups):
+            if stride is not None and stride == strides[group] and sizes[group] + rows <= most_rows:
+                members.append(number)
+                sizes[group] += rows
                 break
         else:
-            groups.append([place])
-            open_groups.append((stride, rows, groups[-1]))
+            groups.append([number])
+            strides.append(stride)
+            sizes.append(rows)
     return groups
 
 
 def _stride(each: PlannedAttack) -> tuple[object, ...] | None:
-    """What has to be equal; None for what runs by itself."""
+    """Equal for attacks that may run together; None for an attack that runs alone."""
     attack = each.attack
     if isinstance(each.noise, Sequential | torch.Generator):
         return None
-    # Not a class made from these, which may do something else.
+    # Not a subclass of these, which may step in another way.
     if type(attack) not in (PGD, APGD) or not isinstance(attack, PGD | APGD):
         return None
     return None if attack.stride is None else (type(attack), *attack.stride)
-
-
-def _tries(attack: Attack) -> int:
-    return attack.most_tries if isinstance(attack, PGD | APGD) else 1
 
 
 def _as_one_batch(
@@ -106,18 +105,18 @@ def _as_one_batch(
     labels: Tensor,
     clean_logits: Tensor | None,
 ) -> list[Variant]:
-    # All PGD or all Auto-PGD: each takes what its kind finds.
+    # All are PGD or all are Auto-PGD, so each understands the run of the first.
     attacks: list[Any] = [each.attack for each in members]
     needs_clean = any(attack.needs_clean for attack in attacks)
-    with framed(model, images, labels, clean_logits, needs_clean=needs_clean) as given:
+    with framed(model, images, labels, clean_logits, needs_clean=needs_clean) as inputs:
         parts = []
         for attack, each in zip(attacks, members, strict=True):
             noise = as_noise(each.noise, len(images), images.device)
-            parts.append(attack.rows(given.images, given.labels, noise, given.clean))
-        found = attacks[0].run(model, Rows.stack(parts))
+            parts.append(attack.rows(inputs.images, inputs.labels, noise, inputs.clean))
+        run = attacks[0].run(model, Rows.stack(parts))
         variants, first = [], 0
         for attack, part in zip(attacks, parts, strict=True):
             stop = first + len(part.labels)
-            variants.append(attack.variant(found.part(first, stop), given.images))
+            variants.append(attack.variant(run.part(first, stop), inputs.images))
             first = stop
         return variants

@@ -1,4 +1,4 @@
-"""Attacks one after the other, each on the images that withstood those before it."""
+"""Attacks one after the other, each on the images that the previous ones did not fool."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,7 @@ from torch import Tensor, nn
 
 from lrat.attacks.adapters import AttackLike, as_attack, protected_from
 from lrat.attacks.apgd import APGD
-from lrat.attacks.base import (
-    Attack,
-    GradientAttack,
-    Trace,
-    Variant,
-    confirmed,
-    costs,
-    whole,
-)
+from lrat.attacks.base import Attack, Best, GradientAttack, Variant, confirmed, costs, whole
 from lrat.attacks.fab import FAB
 from lrat.attacks.presets import MOST_TARGETS, RETIRE, RETIRE_SQUARE
 from lrat.attacks.square import Square
@@ -33,15 +25,15 @@ from lrat.types import Images, Labels, Logits
 
 @dataclass(frozen=True, kw_only=True)
 class Cascade(GradientAttack):
-    """Attacks by name, in order, each on the images that withstood the ones before.
+    """Attacks by name, in order, each on the images that the previous ones did not fool.
 
     ``members``: attacks, or any callables ``(model, images, labels) -> images``.
 
-    An image is fooled when the model misclassifies what an attack returned (of an accelerated view:
-    when its original does too); it keeps its first success, else the candidate with the smallest
-    probability margin. The trace's ``source`` is the member's number. Each member draws from the
-    noise's child of its name; an evaluation walks the members itself, so that it has evidence of
-    every one.
+    An image is fooled when the model misclassifies the image that an attack returned (of an
+    accelerated view: when its original does too). Returned is its first success, else the candidate
+    with the smallest probability margin. The trace's ``source`` is the member's number. Each member
+    draws from the noise's child of its name. An evaluation calls the members one by one, so that it
+    has outcomes of each.
 
     Raises ``SettingError`` for a cascade without attacks.
     """
@@ -58,7 +50,7 @@ class Cascade(GradientAttack):
 
     @property
     def attacks(self) -> dict[str, Attack]:
-        """The members, those that are plain callables adapted."""
+        """The members; plain callables are adapted."""
         return {name: as_attack(attack) for name, attack in self.members.items()}
 
     @property
@@ -76,7 +68,7 @@ class Cascade(GradientAttack):
 class Restarts(GradientAttack):
     """One attack ``count`` times from different starts, each on the images not fooled yet.
 
-    What is kept is as for ``Cascade``; the trace's ``source`` is the restart's number.
+    It returns images as ``Cascade`` does; the trace's ``source`` is the restart's number.
     Raises ``SettingError`` for a count below 1.
     """
 
@@ -105,8 +97,8 @@ def AutoAttack(*, threat: Ball, retire: bool = True) -> Cascade:  # noqa: N802 -
     DLR loss (9 targets), targeted FAB and Square with 5,000 queries.
 
     With fewer than ten classes there are as many targets as wrong classes, and losses that are
-    undefined for so few are replaced (see ``losses``). ``retire``: fooled images leave the batch on
-    the way, which costs a synchronisation now and then and changes no verdict.
+    undefined for so few are replaced (see ``losses``). ``retire``: fooled images leave the batch
+    during an attack, which costs a few synchronisations and changes no verdict.
     """
     every, rarely = (RETIRE, RETIRE_SQUARE) if retire else (None, None)
     return Cascade(
@@ -126,36 +118,33 @@ def _one_after_the_other(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    given: Tensor | None,
+    clean: Tensor | None,
 ) -> Variant:
     """The first success of each image over these attacks, else its smallest margin."""
-    zeros = torch.zeros_like(labels)
-    kept = images.clone()
-    margin = torch.full_like(zeros, torch.inf, dtype=torch.float32)
-    columns: dict[str, Tensor] = {
-        name: zeros.clone() for name in ("step", "source", "forwards", "backwards")
-    }
-    left = torch.arange(len(labels), device=labels.device)
+    best = Best(images, labels)
+    rows = torch.arange(len(labels), device=labels.device)
     for number, (attack, noise) in enumerate(parts):
-        clean = None if given is None else given[left]
-        own = noise.select(left)
-        # An attack of somebody else's may count on gradients being on.
-        with PassCounter(model) as counted, torch.enable_grad(), protected_from(attack, model):
-            variant = attack(model, images[left], labels[left], noise=own, clean_logits=clean)
+        truth, logits = labels[rows], None if clean is None else clean[rows]
+        # A user's attack may rely on gradients being on.
+        with PassCounter(model) as counter, torch.enable_grad(), protected_from(attack, model):
+            variant = attack(
+                model, images[rows], truth, noise=noise.select(rows), clean_logits=logits
+            )
         logits = forward_logits(model, variant.images)
-        found = probability_margin(logits, labels[left])
         # Not the margin's sign: two probabilities may be equal where their logits are not.
-        wrong = logits.argmax(1) != labels[left]
-        fooled = confirmed(model, variant.images, labels[left], wrong)
-        told = costs(variant.trace, counted, len(left))
-        columns["forwards"][left] += whole(told["forwards"], left) + 1
-        columns["backwards"][left] += whole(told["backwards"], left)
-        better = fooled | (found < margin[left])
-        rows = left[better]
-        kept[rows], margin[rows] = variant.images[better], found[better]
-        columns["step"][rows] = whole(told["step"], left)[better]
-        columns["source"][rows] = number
-        left = left[~fooled]
-        if len(left) == 0:
+        fooled = confirmed(model, variant.images, truth, logits.argmax(1) != truth)
+        cost = costs(variant.trace, counter, len(rows))
+        best.take(
+            rows,
+            variant.images,
+            margin=probability_margin(logits, truth),
+            fooled=fooled,
+            step=whole(cost["step"], rows),
+            source=number,
+            forwards=whole(cost["forwards"], rows) + 1,
+            backwards=whole(cost["backwards"], rows),
+        )
+        rows = rows[~fooled]
+        if len(rows) == 0:
             break
-    return Variant(images=kept, trace=Trace(margin=margin, **columns))
+    return best.variant()

@@ -1,23 +1,24 @@
 """Targeted FAB as an attack: the smallest perturbation that changes the class.
 
-The smallest step in a norm, inside the box [0, 1], onto a hyperplane: what FAB moves by.
+FAB moves by the smallest step in a norm, inside the box [0, 1], onto a hyperplane.
 
-For one pixel i the cheapest way towards the hyperplane is against the sign of w_i, as far as the
-box leaves room_i. In L_inf all pixels go the same way lambda, in L2 lambda * |w_i|, until they meet
-the box, so the hyperplane is reached where
+Each pixel i moves against the sign of w_i, at most by room_i, its distance to the box. In L_inf all
+pixels move by the same lambda, in L2 by lambda * |w_i|, until they meet the box, so the hyperplane
+is reached where
 
     f(lambda) = sum_i v_i min(lambda, r_i) = |<w, x> - b|,
 
 with v_i = |w_i|, r_i = room_i in L_inf and v_i = w_i^2, r_i = room_i / |w_i| in L2. f is concave,
-increasing and piecewise linear, so Newton's method from 0 climbs to the solution monotonically and
-ends there exactly, after few steps and without sorting the pixels. Their number is fixed, so that
-nothing waits for the device.
+increasing and piecewise linear, so Newton's method from 0 increases monotonically to the solution
+and ends there exactly, after few steps and without sorting the pixels. The number of steps is
+fixed, so that nothing waits for the device.
 
 Measured on 57,000 hyperplanes of targeted FAB in L_inf and 23,000 in L2 (two classifiers of digits,
 three of Fashion-MNIST, adversarially trained): 2.2 steps suffice on average, 5 always in L_inf; in
-L2 the 10 taken here meet every one to rounding. Where more would be needed the step ends short of
-the hyperplane, and an attack's next one makes up for it: with weights and room drawn over six
-orders of magnitude and 99 % of the room used up, by .8 % of the way in L_inf and .3 % in L2.
+L2 the 10 steps here reach every one up to rounding. Where more would be needed the step ends before
+the hyperplane, and the next step of the attack continues: with weights and rooms drawn over six
+orders of magnitude and 99 % of the room used up, .8 % of the distance is missing in L_inf and .3 %
+in L2.
 """
 
 from collections.abc import Callable
@@ -38,12 +39,12 @@ from lrat.threat import BALL, L2, Ball, BallLike, Linf, per_image
 from lrat.types import Images, Labels, Logits
 
 _SHORTEST = 1e-8
-"""Steps count as at least this long when two are weighed against each other, as in the paper."""
+"""The least length of a step when the weights of two are computed, as in the paper."""
 
 _NEWTON_STEPS_LINF = 6
 _NEWTON_STEPS_L2 = 10
 _TINY = 1e-30
-"""Below every slope that occurs; its inverse and an offset divided by it stay finite."""
+"""Smaller than every slope that occurs; its inverse and an offset divided by it stay finite."""
 
 Steps: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(points [B P D] in [0, 1], normal [B D], offset [B P]) -> (steps [B P D], lengths [B P])``."""
@@ -54,27 +55,28 @@ class FAB(GradientAttack):
     """Fast Adaptive Boundary attack, targeted, from the clean image (Croce & Hein 2020, "Minimally
     distorted adversarial examples with a fast adaptive boundary attack"; AutoAttack's FAB-T).
 
-    Each step linearises ``loss`` at the current image, takes the smallest steps inside the box from
-    it and from the clean image onto the hyperplane where the loss is 0, stretches both by
+    Each step linearises ``loss`` at the current image, computes the smallest steps inside the box
+    from it and from the clean image onto the hyperplane where the loss is 0, stretches both by
     ``overshoot`` and mixes them, with a weight of at most ``alpha_max`` on the clean image's. A
-    misclassified image is recorded if none nearer was, and pulled back: the perturbation times
-    ``backward``. Two forwards and one image gradient per step: of the points to check 82 to 87 %
-    are misclassified (two adversarially trained classifiers of Fashion-MNIST) and need their
-    gradient elsewhere, so a gradient at every checked point would cost more than it saves.
+    misclassified image is recorded if it is the nearest so far, and its perturbation is multiplied
+    by ``backward``. A step costs two forwards and one image gradient: of the points to check 82 to
+    87 % are misclassified (two adversarially trained classifiers of Fashion-MNIST), and the next
+    gradient is needed at another point, so a gradient at every checked point would cost more than
+    it saves.
 
     ``targets``: T tries of ``steps`` steps, towards the wrong classes of rank 1..T at the clean
-    image (at most K - 1), each on the images not fooled within epsilon yet. ``loss``: targeted, its
+    image (at most K - 1), each on the images not fooled within epsilon yet. ``loss``: targeted; its
     sign says on which side of the boundary an image is; success is judged by the class alone.
 
-    Returns the nearest misclassified image found if that lies within epsilon; what was found
-    farther away is projected into the ball, and where nothing was found the last iterate is.
-    The reference gives these up; projected, a few of them are misclassified nevertheless. Images
-    that are misclassified already come back as they are.
+    Returns the nearest misclassified image if that lies within epsilon; one farther away, or the
+    last iterate where there is none, is projected into the ball. The reference drops these;
+    projected, a few of them are misclassified nevertheless. Images that are misclassified already
+    come back unchanged.
 
-    ``retire_every=N``: every N steps the images that are fooled within epsilon leave the batch with
-    the first such point, the same for every N. Through an accelerated view only those leave that
-    its original confirms; the others are attacked on. None: images take all steps of a try, so that
-    what comes back has the smallest norm of all steps; the same images are fooled.
+    ``retire_every=N``: after every N steps the images that are fooled within epsilon leave the
+    batch with the first such point, the same for every N. Against an accelerated view only those
+    leave that its original confirms. None: images take all steps of a try, and the returned image
+    has the smallest norm of all steps; the same images are fooled.
     """
 
     threat: BallLike
@@ -108,43 +110,45 @@ class FAB(GradientAttack):
                 "the model has a single class, so there is no wrong class to aim at: give it one "
                 "logit per class"
             )
-        found = Search.begin(images, labels, clean)
+        search = Search.begin(images, labels, clean)
         wrong = confirmed(model, images, labels, clean.argmax(1) != labels)
-        left = (~wrong).nonzero().flatten()
+        rows = (~wrong).nonzero().flatten()
         for number in range(min(self.targets, clean.shape[1] - 1)):
-            left = self._aim(model, found, left, clean, number)
-        self._project(model, found, left)
+            rows = self._aim(model, search, rows, clean, number)
+        self._project(model, search, rows)
         return Variant(
-            images=found.images,
+            images=search.images,
             trace=Trace(
-                margin=probability_margin(found.logits, labels),
-                step=found.step,
-                source=found.source,
-                forwards=found.forwards,
-                backwards=found.backwards,
+                margin=probability_margin(search.logits, labels),
+                step=search.step,
+                source=search.source,
+                forwards=search.forwards,
+                backwards=search.backwards,
             ),
         )
 
     def _aim(
-        self, model: nn.Module, found: "Search", left: Tensor, clean: Tensor, number: int
+        self, model: nn.Module, search: "Search", rows: Tensor, clean: Tensor, number: int
     ) -> Tensor:
-        """All steps towards one target, for the rows ``left``; the rows that are left then."""
-        run, taken = found.select(left), 0
-        run.current, run.tried = run.center, torch.full_like(left, number)
+        """All steps towards one target, for these rows; returns those that are not fooled."""
+        run, done = search.select(rows), 0
+        run.current, run.target = run.center, torch.full_like(rows, number)
         rank = torch.full_like(run.labels, number + 1)
-        loss = as_loss(self.loss).prepare(run.labels, clean[left], rank)
-        while taken < self.steps and len(left) > 0:
-            until = min(taken + (self.retire_every or self.steps), self.steps)
-            for step in range(taken + 1, until + 1):
+        loss = as_loss(self.loss).prepare(run.labels, clean[rows], rank)
+        while done < self.steps and len(rows) > 0:
+            until = min(done + (self.retire_every or self.steps), self.steps)
+            for step in range(done + 1, until + 1):
                 self.advance(model, run, loss, step)
-            run.count(until - taken)
-            gone = run.settle(model, self.threat.epsilon)
-            found.put(left, run)
-            taken = until
-            if bool(gone.any()):
-                kept = (~gone).nonzero().flatten()
-                left, run, loss = left[kept], run.select(kept), loss.select(kept)
-        return left
+            # Each step checks a point and linearises the loss at another.
+            run.forwards = run.forwards + 2 * (until - done)
+            run.backwards = run.backwards + until - done
+            fooled = run.confirm(model, self.threat.epsilon)
+            search.put(rows, run)
+            done = until
+            if bool(fooled.any()):
+                others = (~fooled).nonzero().flatten()
+                rows, run, loss = rows[others], run.select(others), loss.select(others)
+        return rows
 
     def advance(self, model: nn.Module, run: "Search", loss: Prepared, number: int) -> None:
         """One step of all rows, and the pull-back of those that it misclassifies."""
@@ -155,7 +159,7 @@ class FAB(GradientAttack):
         norm = self.threat.distance(run.current, run.center)
         better = wrong & (norm < run.norm)
         if self.retire_every is not None:
-            # Decided is decided: what comes back does not depend on when a row may leave.
+            # The first success stays, so that the result does not depend on when a row may leave.
             better &= run.norm > self.threat.epsilon
         run.take(better, norm, logits, number)
         run.current = torch.lerp(
@@ -170,34 +174,34 @@ class FAB(GradientAttack):
         offset = torch.stack([losses, losses + (normal * (center - current)).sum(1)], dim=1)
         points = torch.stack([current, center], dim=1)
         steps, lengths = steps_onto(self.threat)(points, normal, offset)
-        own, clean = lengths.clamp(min=_SHORTEST).unbind(1)
-        weight = (own / (own + clean)).clamp(max=self.alpha_max)
+        from_current, from_clean = lengths.clamp(min=_SHORTEST).unbind(1)
+        weight = (from_current / (from_current + from_clean)).clamp(max=self.alpha_max)
         stretched = points.add_(steps, alpha=self.overshoot)
         moved = torch.lerp(stretched[:, 0], stretched[:, 1], weight[:, None])
         return moved.clamp_(0, 1).view_as(run.current)
 
-    def _project(self, model: nn.Module, found: "Search", left: Tensor) -> None:
-        """What could not be fooled within epsilon: its nearest candidate, put into the ball."""
-        if len(left) == 0:
+    def _project(self, model: nn.Module, search: "Search", rows: Tensor) -> None:
+        """Project the nearest candidates of images that are not fooled within epsilon."""
+        if len(rows) == 0:
             return
-        run = found.select(left)
+        run = search.select(rows)
         nothing = run.step == 0
         best = torch.where(per_image(nothing, run.images), run.current, run.images)
         run.images = self.threat.around(run.center)(best)
         run.logits = forward_logits(model, run.images)
         run.step = run.step.masked_fill(nothing, self.steps)
-        run.source = torch.where(nothing, run.tried, run.source)
+        run.source = torch.where(nothing, run.target, run.source)
         run.forwards = run.forwards + 1
-        found.put(left, run)
+        search.put(rows, run)
 
 
 @dataclass
 class Search:
-    """What is known of each image; every tensor has a row per image, so rows can be dropped.
+    """The state of the search for each image; every tensor has a row per image.
 
     ``images`` is the nearest misclassified point so far, at distance ``norm`` (inf: none) from
-    ``center``, with its ``logits``, the ``step`` (0: none) and ``source`` it came from;
-    ``current`` the iterate; ``tried`` the target aimed at.
+    ``center``, with its ``logits``, ``step`` (0: none) and ``source``; ``current`` is the iterate;
+    ``target`` the number of the current target.
     """
 
     center: Tensor
@@ -208,7 +212,7 @@ class Search:
     logits: Tensor
     step: Tensor
     source: Tensor
-    tried: Tensor
+    target: Tensor
     forwards: Tensor
     backwards: Tensor
 
@@ -224,7 +228,7 @@ class Search:
             logits=clean.clone(),
             step=zeros.clone(),
             source=zeros.clone(),
-            tried=zeros.clone(),
+            target=zeros.clone(),
             forwards=zeros.clone(),
             backwards=zeros.clone(),
         )
@@ -234,8 +238,8 @@ class Search:
         return Search(**{name: part[rows] for name, part in vars(self).items()})
 
     def put(self, rows: Tensor, run: "Search") -> None:
-        """Take back what became of these rows."""
-        for name in ("current", "images", "norm", "logits", "step", "source", "tried"):
+        """Write the state of these rows back."""
+        for name in ("current", "images", "norm", "logits", "step", "source", "target"):
             getattr(self, name)[rows] = getattr(run, name)
         self.forwards[rows], self.backwards[rows] = run.forwards, run.backwards
 
@@ -245,30 +249,25 @@ class Search:
         self.norm = torch.where(rows, norm, self.norm)
         self.logits = torch.where(rows[:, None], logits, self.logits)
         self.step = self.step.masked_fill(rows, number)
-        self.source = torch.where(rows, self.tried, self.source)
+        self.source = torch.where(rows, self.target, self.source)
 
-    def count(self, steps: int) -> None:
-        """Each step checks a point and linearises the loss at another."""
-        self.forwards = self.forwards + 2 * steps
-        self.backwards = self.backwards + steps
+    def confirm(self, model: nn.Module, epsilon: float) -> Tensor:
+        """[B]: where an image is fooled within epsilon.
 
-    def settle(self, model: nn.Module, epsilon: float) -> Tensor:
-        """[B]: where an image within epsilon is fooled for good.
-
-        What a view's original does not confirm is forgotten as a success; the search goes on.
+        A success that a view's original does not confirm is dropped, and the search goes on.
         """
         claimed = self.norm <= epsilon
-        gone = confirmed(model, self.images, self.labels, claimed)
-        self.norm = self.norm.masked_fill(claimed & ~gone, torch.inf)
-        return gone
+        fooled = confirmed(model, self.images, self.labels, claimed)
+        self.norm = self.norm.masked_fill(claimed & ~fooled, torch.inf)
+        return fooled
 
 
 def steps_onto(threat: Ball) -> Steps:
-    """How to step onto a hyperplane {z : <w, z> = b} by the least norm of this ball.
+    """The function that steps onto a hyperplane {z : <w, z> = b} by the least norm of this ball.
 
     ``offset`` is <w, x> - b of each of the P points of an image, which share its ``normal`` w; the
-    results are the steps d, with x + d in the box, and their norms. A hyperplane that the box does
-    not meet is approached as far as it goes; a step is 0 where the offset or the normal is 0.
+    results are the steps d, with x + d in the box, and their norms. Where the box does not meet the
+    hyperplane, the step goes to the edge of the box; it is 0 where the offset or the normal is 0.
     SettingError for balls other than Linf and L2.
     """
     if isinstance(threat, Linf):
@@ -295,7 +294,7 @@ def _steps_l2(points: Tensor, normal: Tensor, offset: Tensor) -> tuple[Tensor, T
 
 
 def _towards(points: Tensor, normal: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """The sign of each pixel's step and how far the box lets it go, both [B P D]."""
+    """The sign of each pixel's step and its distance to the box, both [B P D]."""
     direction = -offset.sign()[..., None] * normal.sign()[:, None]
     # |1 - x| where the step is upwards, else |0 - x|. Comparisons that write numbers are an order
     # of magnitude faster on processors than those that make masks for torch.where.
@@ -307,8 +306,8 @@ def _solve(weights: Tensor, limits: Tensor, target: Tensor, steps: int) -> Tenso
     """lambda [B P 1] with sum_i v_i min(lambda, r_i) = target; where there is none, above all r_i.
 
     ``weights`` v [B 1 D], ``limits`` r [B P D] and ``target`` [B P], none negative. A tangent of a
-    concave function lies above it, so no step passes the solution; what is left to the target can
-    be negative by rounding alone.
+    concave function lies above it, so no step passes the solution; the remaining distance to the
+    target can be negative by rounding alone.
     """
     target = target[..., None]
     pace = torch.zeros_like(target)

@@ -22,9 +22,10 @@ _GAUSSIAN_SCALE = 0.001
 
 
 def starting_point(start: Start, threat: Ball, images: Tensor, noise: Noise) -> Tensor:
-    """The first iterate: uniform in the ball, 0.001 * N(0, 1) away (TRADES), on its surface, or x.
+    """The first iterate: uniform in the ball, x + 0.001 * N(0, 1) (TRADES), on its surface, or x.
 
-    ``"unprojected"`` is the Gaussian start as TRADES' authors forward it, a little outside [0, 1].
+    ``"unprojected"`` is the Gaussian start as in the code of TRADES' authors, a little outside
+    [0, 1].
     """
     if start == "uniform":
         return threat.sample(images, noise)
@@ -43,7 +44,7 @@ def every_image(count: int, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Walk:
-    """Where PGD's steps led: the last iterates [R C H W] and the steps that they survived [R]."""
+    """The result of PGD's steps: the last iterates [R C H W] and the steps survived [R]."""
 
     images: Tensor
     survived: Tensor
@@ -89,7 +90,7 @@ class PGD(GradientAttack):
 
     @property
     def stride(self) -> tuple[object, ...]:
-        """What attacks must have in common to take their steps as one batch: see ``shared``."""
+        """The settings that attacks must share to step as one batch (``attack_together``)."""
         return (self.threat, self.steps, self.step_size)
 
     @property
@@ -108,7 +109,7 @@ class PGD(GradientAttack):
         )
 
     def run(self, model: nn.Module, rows: Rows) -> Walk:
-        """All steps of all rows, whichever attacks of this stride they belong to."""
+        """All steps of all rows, also those of other attacks with this stride."""
         current, inside = rows.start, self.threat.around(rows.center)
         survived = torch.zeros_like(rows.labels)
         for _ in range(self.steps):
@@ -118,14 +119,12 @@ class PGD(GradientAttack):
             current = inside(current + self.step_size * direction)
         return Walk(current, survived)
 
-    def variant(self, found: Walk, images: Tensor) -> Variant:
-        """What to return of this attack's own rows."""
+    def variant(self, run: Walk, images: Tensor) -> Variant:
+        """The variant of each image from the run of this attack's rows."""
+        passes = every_image(self.steps, images)
         return Variant(
-            images=found.images,
-            steps_survived=found.survived,
+            images=run.images,
+            steps_survived=run.survived,
             max_steps=self.steps,
-            trace=Trace(
-                forwards=every_image(self.steps, images),
-                backwards=every_image(self.steps, images),
-            ),
+            trace=Trace(forwards=passes, backwards=passes),
         )

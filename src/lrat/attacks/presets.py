@@ -9,11 +9,11 @@ from lrat.losses import cw, targeted_dlr
 from lrat.threat import BALL, Ball
 
 RETIRE = 10
-"""Gradient attacks of 100 steps look this often whose images are fooled, and let them leave."""
+"""After each so many steps of a 100-step gradient attack, fooled images leave the batch."""
 RETIRE_SQUARE = 50
 """The same for Square, in queries."""
 MOST_TARGETS = 9
-"""Wrong classes that AutoAttack's targeted attacks aim at; all where a model has fewer."""
+"""The number of wrong classes at which AutoAttack's targeted attacks aim, if there are as many."""
 
 
 @checked(threat=BALL)
@@ -39,11 +39,11 @@ def SAA(  # noqa: N802
 ) -> APGD:
     """The paper's simplified AutoAttack: targeted Auto-PGD on the targeted DLR loss (Eq. 9).
 
-    The ``targets`` highest wrong classes at the clean image, each from its own uniform start, in
-    one stacked batch; of their best-loss iterates the one with the smallest probability margin.
-    Images that it cannot fool get their strongest candidate, never the clean image.
+    It aims at the ``targets`` highest wrong classes at the clean image, each from another uniform
+    start, in one stacked batch, and returns the best-loss iterate with the smallest probability
+    margin. An image that it cannot fool is its strongest candidate, never the clean image.
 
-    ``keep={iterate: count}`` gives targets up on the way: see ``APGD``.
+    ``keep={iterate: count}`` drops targets in between: see ``APGD``.
     """
     return APGD(
         threat=threat,

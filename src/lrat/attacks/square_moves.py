@@ -1,7 +1,7 @@
-"""How Square moves: the shrinking windows, its start and proposals in L_inf and in L2 balls.
+"""The moves of Square: shrinking windows, the start and the proposals in L_inf and in L2 balls.
 
-In an L_inf ball a window takes random signs. In an L2 ball bumps of two signs move their mass from
-window to window: Section 3.4 of Andriushchenko et al. (2020), in the version of AutoAttack.
+In an L_inf ball a window gets random signs. In an L2 ball bumps of two signs move mass from window
+to window: Section 3.4 of Andriushchenko et al. (2020), in the version of AutoAttack.
 """
 
 import math
@@ -25,26 +25,26 @@ _SMALLEST = 3
 
 @runtime_checkable
 class Moves(Protocol):
-    """Where the search begins and what it tries next, for one batch of B images."""
+    """The start and the proposals of a search, for one batch of B images."""
 
     def start(self) -> Tensor:
         """[B C H W], inside the ball."""
         ...
 
     def propose(self, best: Tensor, query: int, fooled: Tensor) -> Tensor:
-        """[B C H W], inside the ball: a change of ``best``. ``query`` counts up from 0."""
+        """[B C H W], inside the ball: a change of ``best``. ``query`` counts from 0."""
         ...
 
     def select(self, rows: Tensor) -> "Moves":
-        """The moves of these rows (integers), as they would have been with the others."""
+        """The moves of these rows (integers), the same as with the other rows."""
         ...
 
 
 def window_side(query: int, p_init: float, shape: torch.Size, smallest: int = 1) -> int:
     """The side, in pixels, of the square window of a query, for images of shape [C H W].
 
-    The window covers the share p of an image, and p halves at fixed queries, however many there
-    are to come (as in AutoAttack). ``smallest`` > 1 asks for an odd side. Never more than fits.
+    The window covers the share p of an image; p halves at fixed queries, independent of their
+    number (as in AutoAttack). With ``smallest`` > 1 the side is odd. It is at most the image's.
     """
     pixels = shape.numel()
     share = p_init / 2 ** bisect_left(_HALVED_AFTER, query)
@@ -59,11 +59,11 @@ def random_signs(uniform: Tensor) -> Tensor:
     return uniform.mul(2).sub_(1).sign_()
 
 
-def places(side: Tensor, length: int, noise: Noise) -> Tensor:
-    """The number of places along ``length`` pixels that a window's first pixel is drawn from.
+def positions(side: Tensor, length: int, noise: Noise) -> Tensor:
+    """The number of positions along ``length`` pixels of which a window's first pixel is drawn.
 
-    The reference never draws the last place, which leaves the last row and column as they were at
-    the start; noise of our own draws it.
+    The reference never draws the last one, so that the last row and column stay as at the start;
+    with noise per image it is drawn.
     """
     return length - side + int(noise.per_image)
 
@@ -88,8 +88,8 @@ class _Windows:
 class LinfMoves:
     """Vertical stripes at +-epsilon, then windows moved by +-2 epsilon per channel, clipped.
 
-    Every pixel a window has touched lies at the end of the ball or of the box. Windows are drawn a
-    block ahead: a query then costs one sum and one clip.
+    Every pixel of a window then lies on a bound of the ball or of the box. Windows are drawn in
+    blocks of queries, so that a query costs one sum and one clip.
     """
 
     threat: Linf
@@ -139,7 +139,7 @@ class LinfMoves:
         )
 
     def _inside(self, moved: Tensor) -> Tensor:
-        # A ball and the box are one box of pixels, whose ends were taken once: one clip, in place.
+        # The intersection of ball and box is a box, so that one clip in place suffices.
         return moved.clamp_(self.lower, self.upper)
 
     def _draw(self, first: int) -> _Windows:
@@ -158,7 +158,7 @@ class LinfMoves:
 
     def _covered(self, drawn: Tensor, sides: Tensor, length: int) -> Tensor:
         """[N B length]: whether the pixel lies in the window, along one axis."""
-        first = (drawn * places(sides, length, self.noise)).long()[:, :, None]
+        first = (drawn * positions(sides, length, self.noise)).long()[:, :, None]
         pixel = torch.arange(length, device=drawn.device)
         return (pixel >= first) & (pixel < first + sides[:, :, None])
 
@@ -178,7 +178,7 @@ def _bump(height: int, width: int) -> Tensor:
 
 
 def opposed_bumps(side: int) -> Tensor:
-    """[2 side side] of norm 1: a bump above a negative one, and the same turned to left and right.
+    """[2 side side] of norm 1: a bump above a negative one, and the same transposed.
 
     Eq. 6 of the paper's appendix, as AutoAttack computes it.
     """
@@ -189,26 +189,26 @@ def opposed_bumps(side: int) -> Tensor:
 
 
 def _norm(values: Tensor) -> Tensor:
-    """Over the last dimension, which stays. By a plain sum, whose rounding is the reference's."""
+    """The norm over the last dimension, which stays, by a sum that rounds as the reference's."""
     return values.square().sum(-1, keepdim=True).sqrt()
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """Of a block of N queries: the flat positions of the first pixels of both windows [N B 2],
-    whether the bumps are turned [N B], and their signs [N B C]. B is 1 for what a batch shares.
+    """The draws of N queries: the flat positions of the first pixels of both windows [N B 2],
+    whether the bumps are transposed [N B], and their signs [N B C]. B is 1 for shared draws.
     """
 
     first: int
     corners: Tensor
-    turned: Tensor
+    transposed: Tensor
     signs: Tensor
 
     def select(self, rows: Tensor) -> "_Draws":
         return replace(
             self,
             corners=self.corners[:, rows],
-            turned=self.turned[:, rows],
+            transposed=self.transposed[:, rows],
             signs=self.signs[:, rows],
         )
 
@@ -216,8 +216,8 @@ class _Draws:
 @dataclass
 class L2Moves:
     """Tiles of opposed bumps on the whole image; then, per query, the perturbation's mass in two
-    windows is gathered in the first one, reshaped by a new pair of bumps, and the second is left
-    empty; unused norm goes into the first too.
+    windows moves into the first one, reshaped by a new pair of bumps; the second becomes empty, and
+    unused norm goes into the first too.
     """
 
     threat: L2
@@ -234,7 +234,7 @@ class L2Moves:
     ) -> "L2Moves":
         shape = center.shape[1:]
         sides = [window_side(query, p_init, shape, _SMALLEST) for query in range(queries)]
-        # Epsilon as float32 knows it, since its square is compared with sums of squares.
+        # Epsilon in float32, since its square is compared with sums of squares.
         radius = torch.full((), threat.epsilon, device=center.device)
         return L2Moves(threat=threat, center=center, noise=noise, sides=sides, radius=radius)
 
@@ -247,13 +247,13 @@ class L2Moves:
             for row in range(height // side)
             for column in range(width // side)
         ]
-        turned, signs = self._draw_tiles(len(tiles), count, channels)
+        transposed, signs = self._draw_tiles(len(tiles), count, channels)
         patterns = self._shapes(side)[0].view(2, side, side)
         delta = torch.zeros_like(self.center)
-        for (top, left), turn, sign in zip(tiles, turned, signs, strict=True):
-            # The last tiles of images whose side is no multiple of five may not fit.
+        for (top, left), transpose, sign in zip(tiles, transposed, signs, strict=True):
+            # The last tiles may exceed an image whose side is no multiple of five.
             part = delta[:, :, top : top + side, left : left + side]
-            bumps = patterns[turn][:, None] * sign[:, :, None, None]
+            bumps = patterns[transpose][:, None] * sign[:, :, None, None]
             part += bumps[:, :, : part.shape[2], : part.shape[3]]
         return self._on_sphere(delta.flatten(1))
 
@@ -263,22 +263,22 @@ class L2Moves:
         elif self.draws is None or query % BLOCK == 0:
             self.draws = self._draw_block(query)
         offset, side = query - self.draws.first, self.sides[query]
-        turned, signs = self.draws.turned[offset], self.draws.signs[offset]
+        transposed, signs = self.draws.transposed[offset], self.draws.signs[offset]
         patterns, inside = self._shapes(side)
-        bumps = patterns[turned][:, None] * signs[:, :, None]
+        bumps = patterns[transposed][:, None] * signs[:, :, None]
         pixels = self.draws.corners[offset][:, :, None] + inside
         pixels = pixels.expand(len(best), -1, -1)
         delta = self._gather(best - self.center, pixels[:, :1], pixels[:, 1:], bumps)
         return self._on_sphere(delta)
 
     def select(self, rows: Tensor) -> "L2Moves":
-        # Shared draws are made anew for each query, so only those of each image need to follow.
-        own = self.draws is not None and self.noise.per_image
+        # Shared draws are new for each query, so only those per image are selected.
+        draws = self.draws if self.noise.per_image else None
         return replace(
             self,
             center=self.center[rows],
             noise=self.noise.select(rows),
-            draws=self.draws.select(rows) if own and self.draws is not None else None,
+            draws=None if draws is None else draws.select(rows),
         )
 
     def _gather(self, delta: Tensor, first: Tensor, second: Tensor, bumps: Tensor) -> Tensor:
@@ -295,15 +295,14 @@ class L2Moves:
         return flat.scatter_(2, second, 0.0).scatter_(2, first, bumps)
 
     def _on_sphere(self, delta: Tensor) -> Tensor:
-        """At distance epsilon in this direction, clipped to the box."""
+        """The point at distance epsilon in this direction, clipped to the box."""
         delta = delta.flatten(1)
         moved = (delta / (_norm(delta) + _TINY)).mul_(self.threat.epsilon)
         return moved.view(self.center.shape).add_(self.center).clamp_(0, 1)
 
     def _shapes(self, side: int) -> tuple[Tensor, Tensor]:
-        """For windows of a side: the bumps [2 S*S], and their pixels' distance [S*S] in the flat
-        image from the first.
-        """
+        """For windows of side S: the bumps [2 S*S], and the offsets [S*S] of their pixels from the
+        first one in the flat image."""
         if side not in self.shapes:
             step = torch.arange(side)
             inside = (step[:, None] * self.center.shape[3] + step).flatten()
@@ -312,14 +311,14 @@ class L2Moves:
         return self.shapes[side]
 
     def _draw_tiles(self, tiles: int, count: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Per tile whether it is turned ([B] or [1], int64) and its signs [B C]."""
+        """Per tile whether it is transposed ([B] or [1], int64) and its signs [B C]."""
         if self.noise.per_image:
             drawn = self.noise.uniform((count, tiles, 1 + channels), "tiles").transpose(0, 1)
-            turned, signs = drawn[:, :, 0], drawn[:, :, 1:]
+            transposed, signs = drawn[:, :, 0], drawn[:, :, 1:]
         else:
             drawn = self.noise.uniform((tiles, 1 + count * channels), "tiles")
-            turned, signs = drawn[:, :1], drawn[:, 1:].view(tiles, count, channels)
-        return (turned > 0.5).long(), random_signs(signs)
+            transposed, signs = drawn[:, :1], drawn[:, 1:].view(tiles, count, channels)
+        return (transposed > 0.5).long(), random_signs(signs)
 
     def _draw_block(self, first: int) -> _Draws:
         sides = self.sides[first : first + BLOCK]
@@ -329,25 +328,25 @@ class L2Moves:
         return self._as_draws(first, sides, drawn[:, :, :5], drawn[:, :, 5:])
 
     def _draw_shared(self, query: int, fooled: Tensor) -> _Draws:
-        """As the reference draws: signs for the images that are left alone, so their number counts.
+        """As the reference: signs for images not fooled alone, whose number the draws depend on.
 
         Waits for the device.
         """
         count, channels = self.center.shape[:2]
-        left = (~fooled).nonzero().flatten()
-        drawn = self.noise.uniform((1, 5 + len(left) * channels), "windows")
+        rows = (~fooled).nonzero().flatten()
+        drawn = self.noise.uniform((1, 5 + len(rows) * channels), "windows")
         signs = drawn.new_ones(count, channels)
-        signs[left] = drawn[0, 5:].view(-1, channels)
+        signs[rows] = drawn[0, 5:].view(-1, channels)
         return self._as_draws(query, [self.sides[query]], drawn[None, :, :5], signs[None])
 
     def _as_draws(self, first: int, sides: list[int], shared: Tensor, signs: Tensor) -> _Draws:
         height, width = self.center.shape[2:]
         side = torch.tensor(sides, device=shared.device)[:, None, None]
-        rows = (shared[:, :, 0:4:2] * places(side, height, self.noise)).long()
-        columns = (shared[:, :, 1:4:2] * places(side, width, self.noise)).long()
+        rows = (shared[:, :, 0:4:2] * positions(side, height, self.noise)).long()
+        columns = (shared[:, :, 1:4:2] * positions(side, width, self.noise)).long()
         return _Draws(
             first=first,
             corners=rows * width + columns,
-            turned=(shared[:, :, 4] > 0.5).long(),
+            transposed=(shared[:, :, 4] > 0.5).long(),
             signs=random_signs(signs),
         )

@@ -1,4 +1,4 @@
-"""Attacks around other attacks: those that see scaled logits, and those made on another model."""
+"""Attacks around other attacks: on scaled logits, and on another model (transfer attacks)."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Clean: TypeAlias = Logits | None
 
 
 class Wrapped(ABC):
-    """An attack around another one, which provides and needs what that ``attack`` does.
+    """An attack around another ``attack``, whose ``provides`` and ``needs_clean`` it has.
 
     Concrete attacks write ``run``; ``__call__`` is final.
     """
@@ -71,12 +71,12 @@ class _Scaled(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitScaled(Wrapped):
-    """An attack that sees the model's logits times ``scale``.
+    """An attack on the model's logits times ``scale``.
 
     The class of an image does not change, but the gradient of the cross-entropy does: it vanishes
-    where the softmax is saturated, which a small scale undoes, and is dominated by rounding where
-    the logits are close together, which a large one undoes. A model that is fooled only at another
-    scale than 1 hides its gradients (Hitaj et al. 2021 on GAIRAT).
+    where the softmax is saturated, for which a small scale is the remedy, and is dominated by
+    rounding where the logits are close together, for which a large one is. A model that is fooled
+    only at another scale than 1 hides its gradients (Hitaj et al. 2021 on GAIRAT).
 
     Raises ``SettingError`` for a scale that is not positive and finite.
     """
@@ -100,12 +100,12 @@ class LogitScaled(Wrapped):
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Wrapped):
-    """An attack made on ``source``, a second model, and shown to the model under evaluation.
+    """A transfer attack: its images are computed on a second model, ``source``.
 
-    ``name`` says which model that is: it is part of an evaluation's identity. The images are made
-    where the source is. The passes in the trace are those of the source. Where the images come from
-    another training run with the same data this is the black-box test that hidden gradients cannot
-    pass (Athalye et al. 2018).
+    ``name`` is the name of that model, a part of an evaluation's identity. The attack runs on the
+    device of the source, and the passes in the trace are the source's. With a source from another
+    training run on the same data this is the black-box test that hidden gradients cannot pass
+    (Athalye et al. 2018).
     """
 
     attack: AttackLike
@@ -121,16 +121,15 @@ class Transfer(Wrapped):
     def run(
         self, model: nn.Module, images: Images, labels: Labels, noise: NoiseLike, clean: Clean
     ) -> Variant:
-        """``model`` is not called."""
+        """Attack the source; ``model`` is not called."""
         images, labels, _ = entering(images, labels)
-        place = device_of(self.source) or images.device
-        with PassCounter(self.source) as counted:
+        device = device_of(self.source) or images.device
+        with PassCounter(self.source) as counter:
             attack = as_attack(self.attack)
-            found = attack(self.source, images.to(place), labels.to(place), noise=noise)
-        told = costs(found.trace, counted, len(labels))
-        # The margin and steps are the source's: they say nothing about the model in question.
+            variant = attack(self.source, images.to(device), labels.to(device), noise=noise)
+        cost = costs(variant.trace, counter, len(labels))
+        # Margin and steps are left out, since they are the source's.
         trace = Trace(
-            forwards=whole(told["forwards"], labels),
-            backwards=whole(told["backwards"], labels),
+            forwards=whole(cost["forwards"], labels), backwards=whole(cost["backwards"], labels)
         )
-        return Variant(images=found.images.to(images.device), trace=trace)
+        return Variant(images=variant.images.to(images.device), trace=trace)

@@ -262,7 +262,7 @@ def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
     """
     batch = _first(network, images, _PROBE_IMAGES)
     try:
-        with acceptance.limit_said(network, batch.images):
+        with acceptance.explaining_limit(network, batch.images):
             return examination.examine(network, batch.images, batch.index.cpu().numpy())
     except NonFiniteError:
         return ()

@@ -1,7 +1,4 @@
-"""Labelled images in memory, checked once when made, so that nothing later has to.
-
-Whether images fill the range that attacks and epsilon work in.
-"""
+"""Labelled images in memory, checked once on creation."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -18,8 +15,8 @@ _USUAL_CHANNELS = (1, 3, 4)
 _MOST_CLASSES = 100_000
 
 DARKEST = 0.07
-"""Images none of whose pixels reaches this were probably scaled twice, or stored as uint8 with
-another largest value than 255: 16 levels, as digits have them, end at 16/255 = 0.063."""
+"""Images with all pixels below this were probably scaled twice, or stored as uint8 with another
+largest value than 255: 16 levels, as of the digits, end at 16/255 = 0.063."""
 TOLERANCE = 1e-4
 SCALE_WORDS = "but attacks and epsilon work in [0, 1]"
 
@@ -30,8 +27,8 @@ class ImageData:
 
     ``images`` [N C H W], uint8 or float32 in [0, 1]; a uint8 pixel means pixel / ``scale``.
     ``labels`` [N] int64 in 0..K-1 with K = ``len(class_names)``. ``index`` [N] int64: the image's
-    number in the data set it came from, kept by every selection; all its noise derives from it.
-    Raises DataError (with what was found) for anything else.
+    number in its original data set, also after a selection; all noise of the image follows from it.
+    Raises DataError for any other shape, type or value.
     """
 
     images: Tensor
@@ -74,14 +71,14 @@ class ImageData:
         return len(self.labels)
 
     def select(self, rows: Tensor) -> "ImageData":
-        """These rows (int64 positions or boolean [N]), each with its own index; not empty."""
+        """These rows (int64 positions or boolean [N]), at least one; an image keeps its index."""
         rows = rows.to(self.images.device)
         return replace(
             self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows]
         )
 
     def batch(self, rows: Tensor | slice, device: torch.device | str = "cpu") -> Batch:
-        """These rows as float32 in [0, 1] on ``device``; uint8 travels, floats are made there."""
+        """These rows as float32 in [0, 1] on ``device``; uint8 is converted after the transfer."""
         rows = rows if isinstance(rows, slice) else rows.to(self.images.device)
         images = self.images[rows].to(device)
         if images.dtype == torch.uint8:
@@ -110,7 +107,7 @@ class ImageData:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """What a data set offers: ``train`` and ``validation`` may be missing, ``test`` is there.
+    """The parts of a data set; ``train`` and ``validation`` may be None.
 
     Raises DataError where the parts differ in image shape or class names.
     """
@@ -135,7 +132,7 @@ class Splits:
                 )
 
     def training(self) -> ImageData:
-        """``train``, or DataError where there is none: for callers that cannot go on without."""
+        """``train``; DataError where there is none."""
         if self.train is None:
             raise DataError(
                 f"{self.test.name} holds images for evaluation only: training needs a file with "
@@ -152,12 +149,12 @@ def image_data(
     scale: float = 255,
     name: str = "data",
 ) -> ImageData:
-    """ImageData from arrays or tensors as people have them, numbered 0..N-1 in their order.
+    """ImageData from a user's arrays or tensors, numbered 0..N-1 in their order.
 
     Grey images [N H W] get a channel; channel-last images [N H W C] with C in 1, 3, 4 are
-    transposed where that is the only reading; float64 and float16 become float32; labels of any
+    transposed unless they may be [N C H W]; float64 and float16 become float32; labels of any
     integer type become int64, [N 1] becomes [N]. Class names default to 0, 1, ... up to the largest
-    label. Raises DataError for what ImageData refuses and for what has no single reading.
+    label. Raises DataError for ambiguous shapes, and as ImageData.
     """
     pixels = plain_tensor(f"{name}: images", images)
     pixels = _channels_first(name, pixels.float() if pixels.is_floating_point() else pixels)
@@ -215,7 +212,7 @@ def _sound_pixels(name: str, images: Tensor, scale: float) -> Tensor:
         if int(images.max()) > scale:
             raise DataError(
                 f"{name}: uint8 pixels reach {int(images.max())}, above the scale {scale:g} that "
-                "stands for 1: give the largest possible pixel as scale"
+                "means 1: give the largest possible pixel as scale"
             )
         return images
     if images.dtype != torch.float32:
@@ -239,8 +236,8 @@ def _check_labels(name: str, labels: Tensor, classes: int) -> None:
 
 
 def odd_scale(low: float, high: float, what: str = "images") -> str | None:
-    """In words, what is odd about images whose pixels run from ``low`` to ``high``; None for [0, 1]
-    and for any part of it that reaches ``DARKEST``."""
+    """The sentence about images whose pixels from ``low`` to ``high`` are not in [0, 1], or all
+    below ``DARKEST``; None for others."""
     if low >= -TOLERANCE and DARKEST <= high <= 1 + TOLERANCE:
         return None
     return (

@@ -1,4 +1,4 @@
-"""Augmentation as tensor operations on a batch, drawn from each image's own noise."""
+"""Augmentation as tensor operations on a batch, drawn from the noise of each image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ Augmentation: TypeAlias = Callable[[Tensor, Noise], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class CropAndFlip:
-    """Shift by up to ``padding`` pixels each way, zeros coming in; mirror half of the images.
+    """Shift each image by up to ``padding`` pixels, filled with zeros; mirror half of the images.
 
-    The field's CIFAR augmentation (random crop after zero padding, horizontal flip) on a whole
-    batch. What an image becomes depends on its own key alone. Raises SettingError for padding < 0.
+    This is the usual augmentation for CIFAR (random crop after zero padding, horizontal flip) on a
+    whole batch. The result for an image depends on its key alone. Raises SettingError for padding
+    below 0.
     """
 
     padding: int = 4

@@ -1,4 +1,4 @@
-"""Batches out of memory: shuffled and resumable for training, in order for evaluation."""
+"""Batches from memory: shuffled and resumable for training, in order for evaluation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from lrat.types import Batch
 
 
 class InMemory:
-    """A ``BatchSource`` over ``data``, which stays on ``device`` as it is (uint8) until a batch.
+    """A ``BatchSource`` over ``data``, which stays on ``device`` as uint8 until a batch needs it.
 
-    Each ``iter()`` is an epoch, the last batch may be short. The order follows from (seed, epoch)
-    and each image's index, the augmentation from (seed, epoch, index): a source made again gives
-    the same batches. ``state_dict`` taken while a batch is in hand counts that batch as done; an
-    ``iter()`` continues where the state is, so an iteration that was broken off, or restored in the
-    middle of an epoch, yields the batches that were left, once. One iteration at a time.
-    Raises SettingError for a batch size below 1, CheckpointError for a state that does not fit.
+    Each ``iter()`` is an epoch, whose last batch may be short. The order follows from (seed, epoch)
+    and each image's index, the augmentation from (seed, epoch, index): another source with the same
+    arguments gives the same batches. ``state_dict`` counts the latest batch as done; an ``iter()``
+    continues at the state, so after an interruption or a restored state in the middle of an epoch
+    it yields the remaining batches, once. There can be one iteration at a time. Raises SettingError
+    for a batch size below 1, CheckpointError for a state that does not fit.
     """
 
     @checked(
@@ -67,7 +67,7 @@ class InMemory:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """``epoch`` from 0 and ``position``: how many of its images have been handed out."""
+        """``epoch`` from 0 and ``position``: the number of its images in the batches so far."""
         return {"epoch": self._epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class InMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class InOrder:
-    """Every image once, in its place; each ``iter()`` begins anew. Made by ``in_order``."""
+    """Every image once, in order; each ``iter()`` starts again. See ``in_order``."""
 
     data: ImageData
     batch_size: int
@@ -119,7 +119,7 @@ class InOrder:
 
     @property
     def size(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len(self.data)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -129,5 +129,5 @@ class InOrder:
 
 @checked()
 def in_order(data: ImageData, *, batch_size: int, device: torch.device | str = "cpu") -> InOrder:
-    """Every image once, in its place, as float32 batches on ``device``; the last may be short."""
+    """Every image once, in order, as float32 batches on ``device``; the last may be short."""
     return InOrder(data=data, batch_size=batch_size, device=device)

@@ -21,7 +21,7 @@ def digits(
     """Test fold ``seed`` mod 5 of one fixed stratified 5-fold split; the rest trains.
 
     The shuffle behind the folds never changes, so the folds of seeds 0..4 partition the 1,797
-    images and every image is tested once. Of the rest, first limited to ``train_limit``,
+    images, and every image is in one test fold. Of the others, first limited to ``train_limit``,
     ``validation`` is held out, stratified by ``seed``. ``index`` is the row in scikit-learn's
     arrays. Pixels are 0..16. Raises DataError where scikit-learn's copy is missing.
     """
@@ -46,13 +46,13 @@ def digits(
 
 
 def _bundled() -> tuple[Tensor, Tensor]:
-    """Images [1797 1 8 8] and labels [1797], read without an import of scikit-learn, which would
-    take longer than many an evaluation."""
+    """Images [1797 1 8 8] and labels [1797], read without importing scikit-learn, which would take
+    longer than a short evaluation."""
     package = find_spec("sklearn")
     folders = () if package is None else package.submodule_search_locations or ()
     path = next(iter(folders), "") / Path("datasets", "data", "digits.csv.gz")
     if not path.exists():
-        raise DataError("the digits are a part of scikit-learn: install scikit-learn")
+        raise DataError("the digits are files of scikit-learn: install scikit-learn")
     table = torch.from_numpy(np.loadtxt(path, delimiter=",", dtype=np.uint8))
     return table[:, :64].reshape(-1, 1, 8, 8).clone(), table[:, 64].long()
 
@@ -60,7 +60,8 @@ def _bundled() -> tuple[Tensor, Tensor]:
 def _folds(labels: np.ndarray) -> np.ndarray:
     """The fold [N] that tests each image: scikit-learn's ``StratifiedKFold(5, shuffle=True)``.
 
-    Its classes count in the order in which they appear; the generator is one that NumPy froze.
+    Classes are numbered in the order in which they appear, as there; NumPy guarantees the numbers
+    of ``RandomState``.
     """
     _, first, which = np.unique(labels, return_index=True, return_inverse=True)
     which = np.argsort(np.argsort(first))[which]

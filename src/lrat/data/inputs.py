@@ -1,4 +1,4 @@
-"""What images and labels must be, for data sets, evaluations and attacks alike."""
+"""The checks of images and labels, for data sets, evaluations and attacks."""
 
 import logging
 import math
@@ -20,9 +20,9 @@ from lrat.text import shown
 
 _logger = logging.getLogger(__name__)
 ROUNDING = 1e-6
-"""Pixels so little outside [0, 1] come of rounding: they are clipped."""
-_NOT_LOOKED_AT, _TRUSTED = -2, -1
-_largest_label: ContextVar[int] = ContextVar("largest_label", default=_NOT_LOOKED_AT)
+"""Pixels at most this far outside [0, 1] are rounding errors, and are clipped."""
+_UNCHECKED, _TRUSTED = -2, -1
+_largest_label: ContextVar[int] = ContextVar("largest_label", default=_UNCHECKED)
 
 
 def dtype_name(values: Tensor) -> str:
@@ -31,20 +31,20 @@ def dtype_name(values: Tensor) -> str:
 
 
 def plain_tensor(what: str, values: Any) -> Tensor:
-    """A dense tensor of real numbers, from what a user has. ``what``: its name in messages.
+    """A user's values as a dense tensor of real numbers. ``what``: their name in messages.
 
     Raises DataError.
     """
     if isinstance(values, list | tuple) and any(isinstance(each, Tensor) for each in values):
         values = _stacked(what, values)
     if isinstance(values, Tensor):
-        for kind, found, cure in (
+        for kind, is_kind, cure in (
             ("sparse or nested", values.layout != torch.strided or values.is_nested, "to_dense()"),
             ("quantised", values.is_quantized, "dequantize()"),
             ("complex", values.is_complex(), "real"),
             ("on the device 'meta', which holds no numbers", values.is_meta, "to_empty('cpu')"),
         ):
-            if found and not isinstance(values, FakeTensor):
+            if is_kind and not isinstance(values, FakeTensor):
                 raise DataError(f"{what} are {kind}: pass a dense tensor of numbers, as .{cure}")
         return values.detach().resolve_neg()
     array = _array(what, values)
@@ -52,7 +52,7 @@ def plain_tensor(what: str, values: Any) -> Tensor:
         raise DataError(f"{what} of type {array.dtype} are not an array of numbers")
     if array.dtype.itemsize > 8:  # torch knows no long double
         array = array.astype(np.float64)
-    # A copy in the machine's byte order: torch takes neither foreign order nor read-only memory.
+    # A copy in the machine's byte order: torch takes neither another order nor read-only memory.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
 
 
@@ -68,7 +68,7 @@ def _array(what: str, values: Any) -> npt.NDArray[Any]:
         array = np.asarray(values)
         if np.ma.is_masked(values):
             raise TypeError
-        # Python's numbers in an array of objects, as data frames hold them.
+        # Data frames hold Python's numbers in arrays of objects.
         return np.asarray(array.tolist()) if array.dtype == object else array
     except Exception:
         raise DataError(
@@ -78,7 +78,7 @@ def _array(what: str, values: Any) -> npt.NDArray[Any]:
 
 
 def class_numbers(what: str, labels: Tensor) -> Tensor:
-    """int64 [B] from labels [B] or [B 1] of any integer type, or whole numbers as floats.
+    """int64 [B] from labels [B] or [B 1] of any integer type, or of whole numbers as floats.
 
     Raises DataError.
     """
@@ -87,7 +87,7 @@ def class_numbers(what: str, labels: Tensor) -> Tensor:
     if labels.dim() != 1:
         raise DataError(
             f"{what} must be [N] class numbers, but have shape {list(labels.shape)}; "
-            "of one-hot rows save labels.argmax(1)"
+            "of one-hot rows pass labels.argmax(1)"
         )
     if labels.dtype == torch.bool:
         raise DataError(f"{what} are bool: class numbers must be integers, 0..K-1")
@@ -102,7 +102,7 @@ def class_numbers(what: str, labels: Tensor) -> Tensor:
 
 
 def unit_pixels(what: str, images: Tensor) -> Tensor:
-    """Float images in [0, 1]; rounding beyond is clipped, and said once per call.
+    """Float images in [0, 1]; rounding errors beyond are clipped, with a warning.
 
     Waits for the device once. Raises DataError.
     """
@@ -124,13 +124,13 @@ def unit_pixels(what: str, images: Tensor) -> Tensor:
 
 
 def _range(values: Tensor) -> tuple[float, float]:
-    with _disable_current_modes():  # whoever counts an attack's operations counts none of these
+    with _disable_current_modes():  # modes that count an attack's operations do not count these
         low, high = torch.stack(torch.aminmax(values)).tolist()
     return low, high
 
 
 def _end(value: float) -> str:
-    """With as many digits as tell on which side of 0 and 1 it lies."""
+    """The value with enough digits to show on which side of 0 and 1 it lies."""
     text = f"{value:g}"
     return f"{value:.9g}" if float(text) in (0.0, 1.0) else text
 
@@ -183,7 +183,7 @@ def from_zero(smallest: int, largest: int, classes: int) -> str:
 
 
 def channels_cure(shape: Sequence[int]) -> str:
-    """What to add where a model refuses images (C, H, W) whose channels are probably amiss."""
+    """The cure where a model refuses images (C, H, W) whose channels are probably wrong."""
     channels, _, width = shape if len(shape) == 3 else (3, 0, 0)
     if width < channels:
         return "; if the channels come last, pass images.permute(0, 3, 1, 2)"
@@ -193,18 +193,18 @@ def channels_cure(shape: Sequence[int]) -> str:
 
 
 def check_module(model: Any) -> None:
-    """``SettingError`` for a model that is none; one on 'meta' may be counted."""
+    """``SettingError`` for an object that is no ``nn.Module``; a module on 'meta' is allowed."""
     if not isinstance(model, nn.Module):
         MODULE("model", model)
 
 
 def entering(images: Any, labels: Any) -> tuple[Tensor, Tensor, int]:
-    """Images and labels as an attack gets them: float32 images, int64 labels, the largest label.
+    """The arguments of an attack, checked: float32 images, int64 labels, the largest label.
 
-    Looked at once: not again inside ``trusting`` or in the attacks that another one runs. On CUDA
-    that is one wait for the device. Raises DataError.
+    They are not checked again inside ``trusting`` or in the attacks that another one runs. On CUDA
+    a check is one wait for the device. Raises DataError.
     """
-    if _largest_label.get() != _NOT_LOOKED_AT:
+    if _largest_label.get() != _UNCHECKED:
         return images.detach().float(), labels.long(), _largest_label.get()
     for name, value in (("images", images), ("labels", labels)):
         if not isinstance(value, Tensor):
@@ -236,7 +236,7 @@ def entering(images: Any, labels: Any) -> tuple[Tensor, Tensor, int]:
 
 @contextmanager
 def labels_up_to(largest: int) -> Iterator[None]:
-    """Inside, attacks know that their images are sound, and how far their labels go."""
+    """Inside, attacks do not check their images and labels, the largest of which is ``largest``."""
     token = _largest_label.set(largest)
     try:
         yield
@@ -245,10 +245,11 @@ def labels_up_to(largest: int) -> Iterator[None]:
 
 
 def trusting() -> AbstractContextManager[None]:
-    """Inside, attacks do not look at their images and labels: the caller has."""
+    """Inside, attacks do not check their images and labels, which the caller has checked."""
     return labels_up_to(_TRUSTED)
 
 
 def check_logits(logits: Tensor) -> None:
-    """``ModelError`` where the labels that are attacked are beyond these logits [B K]."""
+    """``ModelError`` where labels of the current attack are beyond the classes of these logits
+    [B K]."""
     check_classes(_largest_label.get(), logits.shape[1])

@@ -1,4 +1,4 @@
-"""A data set of one's own: NumPy's .npz with named arrays, read without pickles."""
+"""A user's data set: NumPy's .npz with named arrays, read without pickles."""
 
 import os
 import zipfile
@@ -45,22 +45,22 @@ def load_npz(
     Keys: ``train_images`` and ``train_labels`` (or ``x_train``, ``y_train``), ``test_images`` and
     ``test_labels`` (or ``x_test``, ``y_test``; or bare ``images``, ``labels`` or ``x``, ``y``),
     optional ``validation_images`` and ``validation_labels`` (or ``val_...``), optional
-    ``class_names`` (text). Images as ``image_data`` takes them. Without validation images,
+    ``class_names`` (text). Images are as in ``image_data``. Without validation images,
     ``validation`` of the training images (first limited to ``train_limit``) is held out by
-    ``seed``. ``index`` is the place in its array. Raises DataError for every other file.
+    ``seed``. ``index`` is the position in the array. Raises DataError for every other file.
     """
     path = Path(path)
     arrays = _read(path)
-    found = {part: _part(path, arrays, part) for part in _KEYS}
-    if found["test"] is None:
+    pairs = {part: _part(path, arrays, part) for part in _KEYS}
+    if pairs["test"] is None:
         raise DataError(
             f"{path} holds no test_images with test_labels (or images with labels): "
             f"its keys are {_listed(arrays)}"
         )
-    names = _class_names(path, arrays, [pair[1] for pair in found.values() if pair is not None])
+    names = _class_names(path, arrays, [pair[1] for pair in pairs.values() if pair is not None])
     parts = {
         part: image_data(*pair, class_names=names, name=f"{path.name} ({part})")
-        for part, pair in found.items()
+        for part, pair in pairs.items()
         if pair is not None
     }
     train, held = parts.get("train"), parts.get("validation")
@@ -76,18 +76,17 @@ def load_npz(
 def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with open_stored(path, follow=True) as stream:
-            # Looked at as a zip first: numpy would take a pickle or a bare .npy for its own as
-            # well.
+            # numpy would also load a pickle or a bare .npy.
             if not zipfile.is_zipfile(stream):
                 raise DataError(f"{path} is not an .npz file: write it with numpy.savez")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
-                wanted = [key for key in file if key in _KNOWN]
+                known = [key for key in file if key in _KNOWN]
                 try:
-                    check_sizes(file.zip, wanted, os.fstat(stream.fileno()).st_size)
+                    check_sizes(file.zip, known, os.fstat(stream.fileno()).st_size)
                 except ValueError as error:
                     raise DataError(f"{path}: {error}") from None
-                return {key: _array(path, file, key) if key in wanted else _ABSENT for key in file}
+                return {key: _array(path, file, key) if key in known else _UNREAD for key in file}
     except FileNotFoundError:
         raise DataError(
             f"{path} does not exist: npz:PATH needs a file that numpy.savez wrote"
@@ -99,13 +98,13 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
             f"{path} is not an .npz file that can be read ({reason(error)}): name another"
         ) from None
     except Exception as error:
-        # zipfile, its decompressors and numpy raise a dozen kinds for damage.
+        # zipfile, its decompressors and numpy raise a dozen kinds of errors for damaged files.
         raise DataError(f"{path} cannot be read ({reason(error)}): write it again") from error
 
 
 _KNOWN = {key for pairs in _KEYS.values() for pair in pairs for key in pair} | {"class_names"}
-_ABSENT: npt.NDArray[Any] = np.empty(0)
-"""Stands for arrays under other keys, which are listed but never read."""
+_UNREAD: npt.NDArray[Any] = np.empty(0)
+"""The value of other keys, which messages list, but whose arrays are not read."""
 
 
 def _array(path: Path, file: Mapping[str, Any], key: str) -> npt.NDArray[Any]:

@@ -9,38 +9,38 @@ from lrat.data.arrays import ImageData
 from lrat.errors import DataError
 
 VALIDATION_FRACTION = 0.15
-"""The share of the training images held out for selection unless a caller says otherwise."""
+"""The default share of the training images that is held out for selection."""
 
 
 def _choose(labels: Tensor, count: int, seed: int) -> Tensor:
     """``count`` positions out of [N], sorted; stratified where the classes allow it.
 
-    Stratified they are those of scikit-learn's ``train_test_split``, whose import would take longer
-    than many an evaluation; NumPy keeps the stream of ``RandomState`` as it is.
+    Stratified positions are those of scikit-learn's ``train_test_split``, whose import would take
+    longer than a short evaluation; NumPy guarantees the numbers of ``RandomState``.
     """
     classes, which, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
     rest = len(labels) - count
     state = seed % 2**32
-    # Strata mean little with classes of one image or parts smaller than the number of classes.
+    # Strata are useless for classes of one image and for parts smaller than the number of classes.
     if sizes.min() < 2 or min(count, rest) < len(classes):
         chosen = np.random.default_rng(state).permutation(len(labels))[:count]
     else:
         generator = np.random.RandomState(state)
         counts = _counts(sizes, count, generator)
-        _counts(sizes - counts, rest, generator)  # of the other part, as the generator goes on
+        _counts(sizes - counts, rest, generator)  # advances the generator as scikit-learn does
         of_classes = np.split(np.argsort(which, kind="stable"), np.cumsum(sizes)[:-1])
         chosen = np.concatenate(
             [
-                rows[generator.permutation(len(rows))[:wanted]]
-                for rows, wanted in zip(of_classes, counts, strict=True)
+                rows[generator.permutation(len(rows))[:number]]
+                for rows, number in zip(of_classes, counts, strict=True)
             ]
         )
     return torch.from_numpy(np.sort(chosen)).to(labels.device)
 
 
 def _counts(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> np.ndarray:
-    """How many of each class, ``count`` in all, in proportion to ``sizes``; the largest remainders
-    are rounded up, and chance decides between equal ones."""
+    """``count`` images divided among the classes in proportion to ``sizes``; the largest remainders
+    are rounded up, and among equal ones ``generator`` chooses."""
     exact = sizes / sizes.sum() * count
     counts: np.ndarray = np.floor(exact).astype(int)
     missing = int(count - counts.sum())
@@ -57,15 +57,12 @@ def _counts(sizes: np.ndarray, count: int, generator: np.random.RandomState) -> 
 
 @checked(limit=optional(ARGUMENTS["limit"]))
 def stratified_subset(data: ImageData, limit: int | None, seed: int) -> ImageData:
-    """``limit`` images with the classes in proportion, in their original order; all where fewer.
+    """``limit`` images with the classes in proportion, in their original order; None means all.
 
-    The same for the same contents and seed. None means all. A limit below the number of classes
-    (or classes of a single image) cannot be stratified: then it is a plain seeded choice. Raises
-    SettingError for a limit below 1.
+    The choice follows from contents and seed. It is not stratified for a limit below the number of
+    classes, or for classes of a single image. Raises SettingError for a limit below 1.
     """
-    if limit is None:
-        return data
-    if limit >= len(data):
+    if limit is None or limit >= len(data):
         return data
     return data.select(_choose(data.labels, limit, seed))
 
@@ -74,8 +71,8 @@ def stratified_subset(data: ImageData, limit: int | None, seed: int) -> ImageDat
 def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData | None]:
     """(the rest, the ``fraction`` held out), stratified, disjoint, both in their original order.
 
-    Rounded to whole images, at least 1; fraction 0 holds nothing out (None). Raises SettingError
-    unless 0 <= fraction < 1, DataError where nothing would be left.
+    The fraction is rounded to whole images, at least 1; for 0 the second part is None. Raises
+    SettingError unless 0 <= fraction < 1, DataError where the rest would be empty.
     """
     if fraction == 0:
         return data, None
@@ -93,5 +90,5 @@ def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, Im
 def training_parts(
     data: ImageData, *, train_limit: int | None, validation: float, seed: int
 ) -> tuple[ImageData, ImageData | None]:
-    """The limit first, then the hold-out from what is left: ``train_limit`` counts both parts."""
+    """The training and validation images among at most ``train_limit`` of ``data``."""
     return hold_out(stratified_subset(data, train_limit, seed), validation, seed)

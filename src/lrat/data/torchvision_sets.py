@@ -1,7 +1,7 @@
 """CIFAR-10, MNIST and Fashion-MNIST from their official files, read by torchvision.
 
 Nothing is downloaded. Every file's MD5 is compared with the official one before it is opened:
-CIFAR-10's files are pickles, which must not be loaded unseen.
+CIFAR-10's files are pickles, which may run any code when loaded.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _CIFAR10 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-# Of the unpacked files, which are what torchvision reads; it knows the packed ones' MD5 only.
+# MD5 of the unpacked files, which torchvision reads; it knows that of the packed ones alone.
 _MNIST = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -47,7 +47,7 @@ def cifar10(
     Files: ROOT/cifar-10-batches-py/data_batch_1 to 5, test_batch, batches.meta. The training images
     are first limited to ``train_limit`` (stratified), then ``validation`` of these is held out
     (stratified; 0: none), both by ``seed``. ``index`` counts in the official order of each part.
-    Raises DataError, which says what goes where, for missing or damaged files.
+    Raises DataError for missing or damaged files, which it names.
     """
     return _splits("CIFAR10", "cifar-10-batches-py", _CIFAR10, root, seed, validation, train_limit)
 
@@ -117,20 +117,18 @@ def _splits(
 def _check_files(dataset: str, root: Path, folder: str, files: Mapping[str, str]) -> None:
     from torchvision.datasets.utils import check_integrity
 
-    place = root / folder
-    missing = [name for name in files if not (place / name).is_file()]
+    path = root / folder
+    missing = [name for name in files if not (path / name).is_file()]
     if missing:
         unpacked = "" if dataset == "CIFAR10" else ", unpacked (gunzip)"
-        lacking = (
-            f"only {len(files) - len(missing)} of its files" if place.is_dir() else "no folder"
-        )
+        lacking = f"only {len(files) - len(missing)} of its files" if path.is_dir() else "no folder"
         raise DataError(
-            f"{dataset}: {lacking} found at {place}: put the official {', '.join(missing)} "
+            f"{dataset}: {lacking} found at {path}: put the official {', '.join(missing)} "
             f"there{unpacked}, or set data.root (--data-root) to the folder that holds {folder}"
         )
     for name, digest in files.items():
-        if not check_integrity(str(place / name), digest):
+        if not check_integrity(str(path / name), digest):
             raise DataError(
-                f"{dataset}: {place / name} is damaged or not the official file (its MD5 is not "
+                f"{dataset}: {path / name} is damaged or not the official file (its MD5 is not "
                 f"{digest}): fetch it again"
             )

@@ -1,7 +1,6 @@
-"""Whether a model takes the images that it will get: one and many in eval mode, a batch in train
-mode.
+"""Whether a model takes its images: one and many in eval mode, a batch in train mode.
 
-What makes the work impossible is refused in one line, with the batch size that would work.
+A model that does not is refused in one line, with the batch size that would work.
 """
 
 import re
@@ -19,33 +18,33 @@ from lrat.randomness import random_state_kept
 from lrat.text import in_one_line
 
 SMALLER_BATCH = "pass batch_size={size} (--batch-size {size})"
-NO_LIMIT = "take the limit out of the model, which is looked at on so many images at once"
-"""The cure where no option chooses how many images a model gets."""
+NO_LIMIT = "take the limit out of the model, which must take so many images at once here"
+"""The cure where no option sets the batch size."""
 _USUAL_SIZES = (1, 4, 8, 10, 16, 20, 25, 32, 50, 64, 100, 128, 256)
-"""Batch sizes that a network may have been written for."""
+"""Batch sizes for which networks are often written."""
 
 
 def check_forward(
     model: nn.Module, images: Tensor, *, classes: int, data: str, smallest: int = 0
 ) -> int:
-    """These images [B C H W] and the first of them alone, in eval mode; returns the model's number
-    of classes.
+    """Forward these images [B C H W], and the first of them alone, in eval mode; returns the
+    model's number of classes.
 
-    ``ModelError`` where the model cannot take them (with the batch size that it takes instead),
-    returns no logits [B K], or has fewer than the ``classes`` of ``data``. More are allowed: a test
-    set need not show every class. ``smallest``: the smallest label of ``data``.
+    ``ModelError`` where the model fails (with a batch size that works), returns no logits [B K], or
+    has fewer than the ``classes`` of ``data``. It may have more, since a test set may lack classes.
+    ``smallest``: the smallest label of ``data``.
     """
     with forward_tried(model), evaluating(model), torch.no_grad():
         try:
-            found = forward_logits(model, images).shape[1]
+            known = forward_logits(model, images).shape[1]
         except ModelError as error:
-            said = in_one_line(error.__cause__ or error)
-            likely = {*_USUAL_SIZES, *map(int, re.findall(r"\b\d{1,3}\b", said))}
+            cause = in_one_line(error.__cause__ or error)
+            likely = {*_USUAL_SIZES, *map(int, re.findall(r"\b\d{1,3}\b", cause))}
             size = next(_taken(model, images, sorted(likely - {0, len(images)})), None)
             if size is None:
                 raise ModelError(f"{error}{channels_cure(images.shape[1:])}") from error
             raise ModelError(
-                f"the model takes batches of {size} images, not of {len(images)} ({said}): "
+                f"the model takes batches of {size} images, not of {len(images)} ({cause}): "
                 f"write -1 or len(images) where its forward holds {size}, as .view(-1, K) or "
                 ".flatten(1); attacks go on with the images that are left, so that no batch_size "
                 "cures it"
@@ -58,16 +57,16 @@ def check_forward(
                     f"{error} ({len(images)} images pass, but attacks go on with the images that "
                     "are left, at last a single one)"
                 ) from error
-    if found < classes:
-        cure = from_zero(smallest, classes - 1, found)
-        raise ModelError(f"the model knows {found} classes, {data} has {classes}: {cure}")
-    return found
+    if known < classes:
+        cure = from_zero(smallest, classes - 1, known)
+        raise ModelError(f"the model knows {known} classes, {data} has {classes}: {cure}")
+    return known
 
 
 @contextmanager
-def limit_said(model: nn.Module, images: Tensor, cure: str = NO_LIMIT) -> Iterator[None]:
-    """Around a forward of these images in eval mode: where the model fails, and takes half, a
-    quarter, ... of them, the error says so with ``cure``, which has a place for ``size``."""
+def explaining_limit(model: nn.Module, images: Tensor, cure: str = NO_LIMIT) -> Iterator[None]:
+    """Around a forward of these images in eval mode: where the model fails, but takes half, a
+    quarter, ... of them, the error names that ``size`` and this ``cure``, which may contain it."""
     try:
         yield
     except ModelError as error:
@@ -76,15 +75,15 @@ def limit_said(model: nn.Module, images: Tensor, cure: str = NO_LIMIT) -> Iterat
             size = next(_taken(model, images, sizes), len(images))
         if size == len(images):
             raise
-        said = in_one_line(error.__cause__ or error)
+        cause = in_one_line(error.__cause__ or error)
         raise ModelError(
-            f"the model takes {size} images at once, not {len(images)} ({said}): "
+            f"the model takes {size} images at once, not {len(images)} ({cause}): "
             + cure.format(size=size)
         ) from error
 
 
 def _taken(model: nn.Module, images: Tensor, counts: Iterable[int]) -> Iterator[int]:
-    """The batch sizes that the model takes, of these."""
+    """The batch sizes among ``counts`` with which the model works."""
     for count in counts:
         rows = torch.arange(count, device=images.device) % len(images)
         with suppress(ModelError):
@@ -101,14 +100,12 @@ def check_training(
     what: str,
     reads_logits: bool = True,
 ) -> None:
-    """The ``smallest`` batch of an epoch [B C H W] in train mode, with everything in the model put
-    back afterwards.
+    """Forward the ``smallest`` batch of an epoch [B C H W] in train mode; the model is restored.
 
-    ``what`` says which batch that is; ``others``: batches that other batch sizes would give, with
-    these. ``reads_logits``: whether what is trained with takes the logits out of the model's
-    answer, or else reads that itself. ``ModelError`` where the model fails (BatchNorm on 1x1 maps
-    refuses a single image), gives other than the ``classes`` of its eval mode, or an answer that no
-    gradient leaves.
+    ``what`` describes that batch; ``others``: other batch sizes with their batches.
+    ``reads_logits``: whether the objective uses the logits in the model's output, else the whole
+    output. ``ModelError`` where the model fails (BatchNorm on 1x1 maps refuses a single image), has
+    another number of ``classes`` than in eval mode, or an output without gradient.
     """
 
     def answer(images: Tensor) -> list[Tensor]:
@@ -124,7 +121,7 @@ def check_training(
 
     with random_state_kept(), all_kept(model), training_modes(model), torch.enable_grad():
         try:
-            found = answer(smallest)
+            outputs = answer(smallest)
         except ModelError as error:
             cause = in_one_line(error.__cause__ or error)
             size = next((size for size, batches in others if passes(batches)), None)
@@ -134,13 +131,13 @@ def check_training(
                 f"the model fails in training on {what}: {cause}; choose batch_size={size} "
                 f"(--set training.batch_size={size})"
             ) from error
-        if reads_logits and found[0].shape[1] != classes:
+        if reads_logits and outputs[0].shape[1] != classes:
             raise ModelError(
-                f"in train mode the model gives {found[0].shape[1]} classes, in eval mode "
+                f"in train mode the model gives {outputs[0].shape[1]} classes, in eval mode "
                 f"{classes}: both must answer for the same classes"
             )
         is_trained = any(value.requires_grad for value in model.parameters())
-        if is_trained and not any(value.requires_grad for value in found):
+        if is_trained and not any(value.requires_grad for value in outputs):
             raise ModelError(
                 "in train mode no gradient leaves the model's answer, so it cannot learn: take "
                 "detach() or no_grad() out of its forward"

@@ -1,7 +1,7 @@
 """Accuracy against epsilon under one attack: the smallest epsilon of each image, by bisection.
 
-An adversarial image found at some epsilon lies in every larger ball too, so one search per image
-gives the accuracy at all of them.
+An adversarial image at some epsilon lies in every larger ball too, so one search per image gives
+the accuracy at all of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ from lrat.types import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class CurveProgress:
-    """After the images that waited for ``epsilon`` were attacked: what is known of all."""
+    """The brackets of all images after ``attacked`` of them were attacked at ``epsilon``."""
 
     epsilon: float
     attacked: int
@@ -52,16 +52,17 @@ def security_curve(
 ) -> Curve:
     """The smallest of ``levels`` equal steps of epsilon at which ``attack`` fools each image.
 
-    ``attack`` makes the attack for a ball; balls are ``threat`` with other epsilons, up to
-    ``max_epsilon`` (None: the threat's own). Each image is attacked about log2(``levels``) times,
-    together with the other images that wait for the same epsilon, in batches as large as the
-    largest of ``batches``; a perturbation smaller than its ball shortens the search. Verdicts are
-    those of ``evaluate_suite`` (float32, the original model, region checked), the noise depends on
-    seed, image and ``name`` alone, so results do not depend on the batches. An image that the
-    attack misses at one epsilon and would have hit at a smaller one counts as withstanding both.
+    ``attack`` returns the attack for a ball; balls are ``threat`` with other epsilons, up to
+    ``max_epsilon`` (None: the threat's). Each image is attacked about log2(``levels``) times,
+    together with the other images at the same epsilon, in batches as large as the largest of
+    ``batches``; a perturbation smaller than its ball shortens the search. Verdicts are those of
+    ``evaluate_suite`` (float32, the original model, region checked), the noise depends on seed,
+    image and ``name`` alone, so results do not depend on the batches. An image that the attack does
+    not fool at one epsilon, but would have fooled at a smaller one, counts as robust at both.
 
-    ``known``: brackets of an earlier call with equal arguments, to go on from. ``on_progress`` is
-    called after each epsilon. All images are held in memory. Raises what ``evaluate_suite`` does.
+    ``known``: brackets of an earlier call with equal arguments, to continue from. ``on_progress``
+    is called after each epsilon. All images are kept in memory. Raises the exceptions of
+    ``evaluate_suite``.
     """
     highest = threat.epsilon if max_epsilon is None else max_epsilon
     balls = _Balls(threat, highest, levels)
@@ -110,7 +111,7 @@ class _Balls:
 
     def __post_init__(self) -> None:
         ARGUMENTS["max_epsilon"]("max_epsilon", self.highest)
-        self.at(self.levels)  # refused before anything is attacked
+        self.at(self.levels)  # raises before the first attack
 
     def at(self, level: int) -> Ball:
         threat: Any = self.threat
@@ -123,7 +124,7 @@ class _Balls:
         return ball
 
     def reached(self, distance: npt.NDArray[np.float64]) -> Positions:
-        """[N]: the smallest level, at least 1, whose ball holds a perturbation of this norm."""
+        """[N]: the smallest level, at least 1, whose ball contains a perturbation of this norm."""
         grid = np.array(
             [epsilon_at(level, self.highest, self.levels) for level in range(self.levels)]
         )
@@ -135,24 +136,17 @@ def _together(batches: Iterable[Batch]) -> tuple[Batch, int]:
     parts = [part for part in batches if len(part)]
     if not parts:
         raise DataError("there are no images to attack: the data source is empty")
-    whole = Batch(
-        images=torch.cat([part.images for part in parts]),
-        labels=torch.cat([part.labels for part in parts]),
-        index=torch.cat([part.index for part in parts]),
-    )
+    whole = Batch.concatenate(parts)
     numbers, times = np.unique(whole.index.cpu().numpy(), return_counts=True)
     if len(numbers) < len(whole):
         twice = numbers[times > 1][0]
-        raise DataError(f"image {twice} came twice: every image needs an index of its own")
+        raise DataError(f"image {twice} came twice: every image needs another index")
     return whole, max(map(len, parts))
 
 
 def _parts(images: Batch, rows: Positions, size: int) -> list[Batch]:
-    places = torch.from_numpy(rows).to(images.labels.device)
-    return [
-        Batch(images=images.images[part], labels=images.labels[part], index=images.index[part])
-        for part in torch.split(places, size)
-    ]
+    positions = torch.from_numpy(rows).to(images.labels.device)
+    return [images.select(part) for part in torch.split(positions, size)]
 
 
 def _begin(images: Batch, levels: int) -> Brackets:
@@ -176,20 +170,20 @@ def _checked(known: Brackets, images: Batch, levels: int) -> Brackets:
 def _narrowed(
     brackets: Brackets, rows: Positions, level: int, result: EvaluationResult, balls: _Balls
 ) -> Brackets:
-    """What the attack at ``level`` on ``rows`` tells."""
+    """The brackets after the attack at ``level`` on ``rows``."""
     low, high = brackets.low.copy(), brackets.high.copy()
     index = brackets.index[rows]
     wrong = result.outcomes.under(NATURAL).at(index).fooled
     fooled, reached = wrong.copy(), np.full(len(rows), level)
     for name in result.identity["attacks"]:
-        found = result.outcomes.under(name).at(index)
-        fooled |= found.fooled
-        # Only of an attack that ran is the distance that of its image.
-        ran = found.fooled & (found.forwards > 0)
-        within = balls.reached(found.distance.astype(np.float64))
+        outcomes = result.outcomes.under(name).at(index)
+        fooled |= outcomes.fooled
+        # The distance is that of the attack's image only where the attack ran.
+        ran = outcomes.fooled & (outcomes.forwards > 0)
+        within = balls.reached(outcomes.distance.astype(np.float64))
         reached = np.where(ran, np.minimum(reached, within), reached)
     reached = np.where(wrong, 0, reached)
     high[rows] = np.where(fooled, reached, high[rows])
-    # A found image counts against a failure in a larger ball than its own.
+    # A fooling image overrules an earlier failure in a larger ball.
     low[rows] = np.where(fooled, np.minimum(low[rows], reached - 1), level)
     return replace(brackets, low=low, high=high)

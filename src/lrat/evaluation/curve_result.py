@@ -1,4 +1,4 @@
-"""What a search for the smallest epsilons knows, and the security curve that follows from it."""
+"""The bounds of the smallest epsilons during a search, and the security curve that they give."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,17 +18,17 @@ _SHOWN_ROWS = 8
 
 
 def epsilon_at(level: int, highest: float, levels: int) -> float:
-    """Levels are equal steps from 0 to ``highest``."""
+    """The epsilon of a level, of equal steps from 0 to ``highest``."""
     return highest * level / levels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Brackets:
-    """What is known of each of N images, in levels of epsilon; columns int64 [N].
+    """The bounds of each of N images, in levels of epsilon; columns int64 [N].
 
-    ``low``: the largest level that the image is known to withstand, -1 where it is wrong when
-    clean. ``high``: the smallest level at which an adversarial image is known, 0 where the clean
-    image is one; one above the highest level where there is none. A search is over where
+    ``low``: the largest level at which the image was robust, -1 where it is wrong when clean.
+    ``high``: the smallest level at which an adversarial image is known, 0 where the clean image is
+    one; one above the highest level where there is none. A search has ended where
     ``high = low + 1``.
     """
 
@@ -39,22 +39,23 @@ class Brackets:
 
     @staticmethod
     def from_columns(columns: Mapping[str, Any]) -> "Brackets":
-        """Raises ``DataError`` for missing columns and unequal lengths; others are ignored."""
+        """The brackets of these columns; raises ``DataError`` for missing columns and unequal
+        lengths; other columns are ignored."""
         names = [part.name for part in fields(Brackets)]
         missing = [name for name in names if name not in columns]
         if missing:
             raise DataError(f"a curve's images lack the columns {', '.join(missing)}")
         try:
             with np.errstate(invalid="raise"):
-                found = {name: np.asarray(columns[name], dtype=np.int64) for name in names}
+                cast = {name: np.asarray(columns[name], dtype=np.int64) for name in names}
         except NOT_AS_WRITTEN:
             raise DataError("columns of a curve's images hold no whole numbers") from None
-        if len({len(column) for column in found.values()}) > 1:
+        if len({len(column) for column in cast.values()}) > 1:
             raise DataError("columns of a curve's images differ in length")
-        return Brackets(**found)
+        return Brackets(**cast)
 
     def columns(self) -> dict[str, Positions]:
-        """By name, a value per image; ``from_columns`` reads them back."""
+        """The columns by name; ``from_columns`` reads them back."""
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
     def __len__(self) -> int:
@@ -62,12 +63,12 @@ class Brackets:
 
     @property
     def searching(self) -> npt.NDArray[np.bool_]:
-        """Per image: whether levels between its bounds are still open."""
+        """Per image: whether there are levels between its bounds."""
         return self.high - self.low > 1
 
     @property
     def attacks_left(self) -> int:
-        """How often an image is still attacked, at most, over all images."""
+        """The largest number of attacks on single images that may still be needed."""
         return int(np.ceil(np.log2(np.maximum(self.high - self.low, 1))).sum())
 
 
@@ -75,10 +76,10 @@ class Brackets:
 class Curve:
     """Accuracy at ``levels`` + 1 equal steps of epsilon from 0 to ``max_epsilon``.
 
-    ``brackets``: of each image, the smallest level at which it is fooled (``high``).
-    ``settings``: the attack at ``max_epsilon``. Epsilon is in [0, 1] pixel units, in ``norm``.
-    ``notes``: what a reader of the numbers must know, in sentences. ``trained_epsilon``: what the
-    model was trained for, None if unknown.
+    ``brackets``: the smallest level at which each image is fooled (``high``). ``settings``: the
+    attack at ``max_epsilon``. Epsilon is in [0, 1] pixel units, in ``norm``. ``notes``: sentences
+    about problems of the numbers. ``trained_epsilon``: that of the model's training, None if
+    unknown.
     """
 
     attack: str
@@ -120,7 +121,7 @@ class Curve:
 
     @property
     def censored(self) -> Proportion:
-        """The share of images that withstand ``max_epsilon``: their smallest epsilon is unknown."""
+        """The share of images robust at ``max_epsilon``, whose smallest epsilon is unknown."""
         return self.accuracy[-1]
 
     @property
@@ -131,8 +132,8 @@ class Curve:
 
     @property
     def mean_epsilon(self) -> float:
-        """The mean smallest epsilon, where images that withstand ``max_epsilon`` count with it: a
-        lower bound unless ``censored`` is 0. Known to half a step, as ``area`` is."""
+        """The mean smallest epsilon, with ``max_epsilon`` for images robust at it: a lower bound
+        unless ``censored`` is 0. Exact to half a step, as ``area`` is."""
         return self.area * self.max_epsilon
 
     @property
@@ -144,7 +145,7 @@ class Curve:
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """The curve as plain values for JSON; what ``columns`` gives are the images."""
+        """The curve as plain values for JSON, without the images, which ``columns`` returns."""
         return {
             "attack": self.attack,
             "settings": self.settings,
@@ -172,9 +173,9 @@ class Curve:
 
     @staticmethod
     def from_dict(about: Mapping[str, Any], columns: Mapping[str, Any]) -> "Curve":
-        """The curve that ``as_dict`` and ``columns`` describe; accuracies are derived anew.
+        """The curve of ``as_dict`` and ``columns``; accuracies are computed again.
 
-        Raises ``DataError`` for what they did not write.
+        Raises ``DataError`` for other values.
         """
         brackets = Brackets.from_columns(columns)
         try:
@@ -198,7 +199,7 @@ class Curve:
         return curve
 
     def __str__(self) -> str:
-        """A table of some epsilons, and what sums the curve up."""
+        """A table of some epsilons, and the area, mean and median."""
         stride = max(1, self.levels // _SHOWN_ROWS)
         shown = sorted({*range(0, self.levels + 1, stride), self.levels})
         rows = [("epsilon", "accuracy %", "95 % interval")]

@@ -1,4 +1,4 @@
-"""Run a suite on a model: the one place where an image is declared fooled."""
+"""The evaluation of a model by a suite, which decides whether an image is fooled."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,9 +30,9 @@ from lrat.types import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where an evaluation stands: ``done`` images finished under ``attack``, ``robust`` of them.
+    """The progress of an evaluation: ``done`` images finished under ``attack``, ``robust`` of them.
 
-    ``total``: how many there are, None where the batches do not tell.
+    ``total``: the number of images, None where the batches have no ``size``.
     """
 
     attack: str
@@ -43,7 +43,7 @@ class Progress:
 
 @runtime_checkable
 class _Sized(Protocol):
-    """Batches that know how many images they hold, or that nobody does."""
+    """Batches with the number of their images, or None."""
 
     @property
     def size(self) -> int | None: ...
@@ -76,35 +76,34 @@ def evaluate_suite(
     whole: npt.NDArray[np.int64] | None = None,
     known_notes: tuple[str, ...] | None = None,
 ) -> EvaluationResult:
-    """Attack the images of ``batches`` with every member of ``suite`` and keep what happened.
+    """Attack the images of ``batches`` with every member of ``suite``; the outcome of each image.
 
-    An image that is wrong when clean counts as not robust and is not attacked: the clean image
-    itself lies in the region. Every member attacks all other images, independently of the other
-    members (a cascade's stages attack what the stages before them left), with noise from (seed,
-    image index, member name) alone, so verdicts do not depend on how the data are split into
+    An image that is wrong when clean counts as not robust and is not attacked, since the clean
+    image lies in the region. Every member attacks all other images, independently of the other
+    members (a cascade's stages attack the images that earlier stages did not fool), with noise from
+    (seed, image index, member name) alone, so verdicts do not depend on how the data are split into
     batches. An image counts as fooled only after a float32, eval-mode forward of ``model`` on the
     returned image, which must lie in the suite's region.
 
-    ``view``: what attacks see in place of ``model`` (an accelerated one); verdicts stay with
-    ``model``, and an image that was fooled through the view alone is attacked again without it.
-    ``device``: where images go, by default where the model is; the model is not moved.
-    ``on_progress`` is called after each chunk of each attack; it learns the number of images from
-    the ``size`` of ``batches``, where they have one.
+    ``view``: the model that attacks use instead of ``model`` (an accelerated one); ``model`` gives
+    the verdicts, and an image that fools the view alone is attacked again without it. ``device``:
+    that of the images, by default the model's; the model is not moved. ``on_progress`` is called
+    after each chunk of each attack, with the number of images if ``batches`` have a ``size``.
 
-    ``chunk``: how many images an attack gets at once, by default a batch; with batches of several
-    chunks the survivors of a cascade's stage fill the chunks of the next. ``noise``:
-    ``"sequential"`` draws from one generator, seeded anew for each attack and chunk, as AutoAttack
-    does; all images are then one block, and results depend on ``chunk``.
+    ``chunk``: the number of images that an attack gets at once, by default a batch; with batches of
+    several chunks the images that a cascade's stage did not fool fill the chunks of the next.
+    ``noise``: ``"sequential"`` draws from one generator, seeded again for each attack and chunk, as
+    AutoAttack does; all images are then one block, and results depend on ``chunk``.
 
-    ``seconds``: stop after so long; the result covers the images that are done with every attack,
-    so let the batches come in random order; they are divided so that the first images are done soon
-    (see ``pacing``). ``keep_images``: write what the attacks returned beside the outcomes, as
-    safetensors. ``gallery``: a few images to keep in ``folder`` with what every attack made of them
-    (see ``gallery``), which changes no outcome. ``is_part``: these are some of the images of a
-    larger evaluation in the same folder, so no summary is written. ``whole``: the numbers of all
-    images that the folder is meant to hold in the end, so that joining parts can tell what is
-    missing. ``known_notes``: what an earlier look at the model found; None looks at it with the
-    first batch (see ``examination``), and the result's ``notes`` say what is odd.
+    ``seconds``: the time limit; the result covers the images that are done with every attack, so
+    batches should be in random order; they are divided so that the first images are done soon (see
+    ``time_limit``). ``keep_images``: write the returned images beside the outcomes, as safetensors.
+    ``gallery``: a few images to keep in ``folder`` with the results of every attack (see
+    ``gallery``), which changes no outcome. ``is_part``: the images are some of those of a larger
+    evaluation in the same folder, so no summary is written. ``whole``: the numbers of all images
+    that the folder is to hold in the end, by which joining parts knows the missing ones.
+    ``known_notes``: the notes of an earlier examination; None examines the model with the first
+    batch (see ``examination``). The result's ``notes`` describe its problems.
 
     With ``folder``, each chunk of each attack is written when done, and the same call continues
     from there, also with other batches. ``identity`` guards that folder: strings that name the
@@ -197,15 +196,15 @@ def begin(
     gallery: Gallery | None = None,
     whole: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Identity, OutcomeStore]:
-    """What ``evaluate_suite`` does first: begin or continue ``folder`` under its full identity.
+    """Begin or continue ``folder`` with its full identity, the first step of ``evaluate_suite``.
 
-    One of several processes calls it before the others come. ``RunFolderError`` as there.
+    One of several processes calls it before the others start. ``RunFolderError`` as there.
     """
-    own: dict[str, str] = (
+    settings: dict[str, str] = (
         {} if noise == "keyed" else {"noise": f"{noise}, {chunk or 'all'} at once"}
     )
-    own |= {"images": "kept"} if keep_images else {}
-    full_identity = _identity(suite, seed, {**(identity or {}), **own})
+    settings |= {"images": "kept"} if keep_images else {}
+    full_identity = _identity(suite, seed, {**(identity or {}), **settings})
     store = OutcomeStore.open(folder, full_identity, keep_images=keep_images, gallery=gallery)
     if whole is not None:
         store.expect(whole)
@@ -214,42 +213,36 @@ def begin(
 
 @dataclass
 class _Tally:
-    """Adds up what is reported and passes it on."""
+    """Adds up the rows of chunks and reports the sums."""
 
     suite: Suite
     total: int | None
-    tell: Callable[[Progress], None] | None
+    on_progress: Callable[[Progress], None] | None
 
     def __post_init__(self) -> None:
         self._sums = {name: [0, 0] for name in self.suite.names}
 
     def __call__(self, rows: Outcomes) -> None:
-        if self.tell is None or not len(rows):
+        if self.on_progress is None or not len(rows):
             return
         name = str(rows.attack[0])
         sums = self._sums[name]
         sums[0] += len(rows)
         sums[1] += int((~rows.fooled).sum())
-        self.tell(Progress(attack=name, done=sums[0], robust=sums[1], total=self.total))
+        self.on_progress(Progress(attack=name, done=sums[0], robust=sums[1], total=self.total))
 
 
 def _blocks(batches: Iterable[Batch], noise: NoiseKind) -> Iterator[Batch]:
-    """The batches that hold images; for sequential noise all of them as one."""
+    """The batches that are not empty; for sequential noise all of them as one."""
     filled = (batch for batch in batches if len(batch))
     if noise == "keyed":
         yield from filled
-        return
-    parts = list(filled)
-    if parts:
-        yield Batch(
-            images=torch.cat([part.images for part in parts]),
-            labels=torch.cat([part.labels for part in parts]),
-            index=torch.cat([part.index for part in parts]),
-        )
+    elif parts := list(filled):
+        yield Batch.concatenate(parts)
 
 
 def _identity(suite: Suite, seed: int, extra: Mapping[str, str]) -> Identity:
-    own: Identity = {
+    settings: Identity = {
         "suite": suite.name,
         "threat": describe_threat(suite.threat),
         "tolerance": suite.threat.tolerance,
@@ -257,11 +250,11 @@ def _identity(suite: Suite, seed: int, extra: Mapping[str, str]) -> Identity:
         "attacks": {step.name: step.description for step in suite.steps},
     }
     if suite.cascades:
-        own["cascades"] = {name: list(stages) for name, stages in suite.cascades.items()}
-    taken = sorted(own.keys() & extra.keys())
+        settings["cascades"] = {name: list(stages) for name, stages in suite.cascades.items()}
+    taken = sorted(settings.keys() & extra.keys())
     if taken:
         raise SettingError(f"identity holds {', '.join(taken)}, which the evaluation adds itself")
-    return {**own, **extra}
+    return {**settings, **extra}
 
 
 def _note_images(batch: Batch, seen: set[int]) -> None:
@@ -270,4 +263,4 @@ def _note_images(batch: Batch, seen: set[int]) -> None:
     seen.update(numbers)
     if twice is not None or len(set(numbers)) < len(numbers):
         which = "an image" if twice is None else f"image {twice}"
-        raise DataError(f"{which} came twice: every image needs an index of its own")
+        raise DataError(f"{which} came twice: every image needs another index")

@@ -1,7 +1,7 @@
-"""What is looked at before a model is attacked or trained, in a handful of forwards.
+"""The examination of a model before it is attacked or trained, by a few forwards.
 
-What makes its numbers less than they seem is a note, which every result carries; what makes the
-work impossible is refused in ``acceptance``.
+Properties that make its numbers misleading become notes of every result; ``acceptance`` refuses
+models that cannot be evaluated or trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,24 +18,20 @@ from lrat.errors import LratError
 from lrat.evaluation.forward import classify
 from lrat.evaluation.outcomes import NATURAL
 from lrat.modes import evaluating, forward_tried
-from lrat.outputs import (
-    NEVER,
-    in_float32,
-    raw_logits,
-)
+from lrat.outputs import NEVER, in_float32, raw_logits
 from lrat.randomness import random_state_kept
 
 _ROUNDING = 1e-3
-"""By how much of an image's largest logit (or of 1) two answers may differ: float32 adds in another
-order on a GPU and in another batch (3e-7 was measured)."""
+"""The largest difference of two equal answers, relative to an image's largest logit (or to 1):
+float32 sums in another order on a GPU and in another batch (3e-7 was measured)."""
 _LOW_ROUNDING = 2.0**-5
-"""The same of a model that computes in low precision: bfloat16 keeps 8 bits."""
+"""The same for a model that computes in low precision: bfloat16 has 8 bits."""
 _SUM = 1e-4
-"""How far the float32 sums of a softmax's outputs may lie apart, relative to them."""
+"""The largest relative difference between float32 sums of a softmax's outputs."""
 _ENOUGH = 16
-"""So many numbers that all lie in [0, 1] are no chance."""
+"""The fewest numbers in [0, 1] that are taken for a sigmoid's outputs, not for chance."""
 _FEW = 16
-"""Images of the forward whose graph is followed."""
+"""The number of images of the forward whose graph is examined."""
 _SATURATED = 0.95
 _SQUASHING = {"Softmax": "softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
 _PASSING_ON = frozenset(
@@ -43,26 +39,26 @@ _PASSING_ON = frozenset(
     | {"View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Permute", "Transpose"}
     | {"Select", "Slice"}
 )
-"""What autograd calls the steps through which numbers are still those of the step before."""
+"""Autograd's names of steps that only scale, shift or reshape the numbers of the step before."""
 
 
 def examine(
     model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], logits: Tensor | None = None
 ) -> tuple[str, ...]:
-    """Sentences about what is odd in ``model`` and ``images`` [B C H W]; none for a sound pair.
+    """Sentences about problems of ``model`` and ``images`` [B C H W]; none for a sound pair.
 
-    ``logits`` [B K]: what ``classify`` gave for them, where that is known. Costs one forward of all
-    images, one of half of them, one of a single one and one of up to 16, in eval mode; global
-    random numbers are as before. Raises what ``classify`` does.
+    ``logits`` [B K]: those of ``classify``, where they are known. Costs one forward of all images,
+    one of half of them, one of a single one and one of up to 16, in eval mode; global random states
+    are restored. Raises the exceptions of ``classify``.
     """
     written: list[str] = []
 
     def answer(some: Tensor, numbers: npt.NDArray[np.int64]) -> Tensor:
-        """Each time from the same buffers: that a model writes them is a finding of its own."""
+        """The logits from the same buffers each time; buffers that the model writes are noted."""
         with forward_tried(model) as changed:
-            found = classify(model, some, numbers, NATURAL)
+            answers = classify(model, some, numbers, NATURAL)
         written[:] = written or changed
-        return found
+        return answers
 
     with random_state_kept():
         if logits is None:
@@ -73,31 +69,31 @@ def examine(
         slack = _LOW_ROUNDING if is_low else _ROUNDING
         again = answer(images, index)
         random = _differing(logits, again, slack)[0]
-        found = [*_squashed(traced, logits)]
+        notes = [*_squashed(traced, logits)]
         if random:
-            found.append(
-                f"the model is random: asked twice, it gives other logits for {random} of "
+            notes.append(
+                f"the model is random: a second forward gives other logits for {random} of "
                 f"{len(images)} images, so verdicts are single draws and attacks look weak; switch "
                 "its randomness off, or attack the mean of many draws"
             )
         else:
-            found += _influenced(answer, images, index, logits, slack) or _otherwise(
+            notes += _influenced(answer, images, index, logits, slack) or _otherwise(
                 logits[:_FEW], traced, slack
             )
-    found += writing(model, written)
+    notes += writing(model, written)
     scale = odd_scale(float(images.min()), float(images.max()))
-    return (*found, *([scale] if scale else []), *beside_answers(model, logits))
+    return (*notes, *([scale] if scale else []), *beside_answers(model, logits))
 
 
 def beside_answers(model: nn.Module, logits: Tensor) -> tuple[str, ...]:
-    """The sentences of ``examine`` that need no forward but the one that gave ``logits`` [B K]: on
-    low precision and on the user's hooks."""
+    """The sentences of ``examine`` that need only the forward of these ``logits`` [B K]: on low
+    precision and on the user's hooks."""
     if not _is_low_precision(logits):
         return _hooked(model)
     return (
-        "the model answers in float16 or bfloat16, which round its margins, and attacks of others "
-        "may meet gradients too small for float16; evaluate it in float32 (model.float(), without "
-        "autocast)",
+        "the model answers in float16 or bfloat16, which round its margins, and attacks of other "
+        "libraries may get gradients too small for float16; evaluate it in float32 "
+        "(model.float(), without autocast)",
         *_hooked(model),
     )
 
@@ -108,16 +104,16 @@ def writing(model: nn.Module, changed: Sequence[str]) -> tuple[str, ...]:
     weights = [name for name, _ in model.named_parameters() if name in changed]
     if not (buffers or weights):
         return ()
-    what, names = ("weights", weights) if weights else ("buffers", buffers)
+    kind, names = ("weights", weights) if weights else ("buffers", buffers)
     return (
-        f"the model writes into its {what} in eval mode ({len(names)} of them, as {names[0]}), so "
-        "its answers depend on what it saw before; each batch of an attack starts from those that "
-        "came with it: switch observers, moving averages and what scales weights off",
+        f"the model writes into its {kind} in eval mode ({len(names)} of them, as {names[0]}), so "
+        "its answers depend on earlier images; each batch of an attack starts from the original "
+        "ones: switch off observers, moving averages and the scaling of weights",
     )
 
 
 def in_train_mode(model: nn.Module) -> tuple[str, ...]:
-    """A sentence where a model, or a part of it, comes to an evaluation as it is trained."""
+    """A sentence where a model, or a part of it, comes to an evaluation in train mode."""
     modules = dict(model.named_modules())
     if any("eval" in vars(part) for part in modules.values()):
         return ()  # an exported program, which has no modes
@@ -128,17 +124,17 @@ def in_train_mode(model: nn.Module) -> tuple[str, ...]:
     ]
     if not trained:
         return ()
-    who = "the model" if model.training else f"{trained[-1]}, a part of the model,"
+    subject = "the model" if model.training else f"{trained[-1]}, a part of the model,"
     return (
-        f"{who} came in train mode and was evaluated in eval mode: call model.eval() before, if "
-        "that is what is meant",
+        f"{subject} came in train mode and was evaluated in eval mode: call model.eval() before, "
+        "if that is what is meant",
     )
 
 
 def _has_a_mode(part: nn.Module, *, alone: bool) -> bool:
-    """Whether its mode may matter: not that of a wrapper around a model in eval mode, nor of layers
-    of PyTorch's, but for norms and dropout, without weights or ``alone`` in a model in eval mode
-    (weight norm comes in train mode)."""
+    """Whether the mode of ``part`` may matter. It does for norms and dropout. It does not for a
+    wrapper without weights, nor for another layer of PyTorch that has no weights, or that is
+    ``alone`` in train mode (as weight norm is)."""
     if hasattr(part, "track_running_stats") or "drop" in type(part).__name__.lower():
         return True
     has_weights = any(True for _ in part.parameters(recurse=False))
@@ -148,10 +144,10 @@ def _has_a_mode(part: nn.Module, *, alone: bool) -> bool:
 
 
 def looks_squashed(logits: Tensor) -> bool:
-    """Whether what should be logits [B K] looks like a softmax's or a sigmoid's outputs.
+    """Whether ``logits`` [B K] look like outputs of a softmax or a sigmoid.
 
-    Rows of non-negative numbers that all have one sum (a softmax, whatever it was multiplied with),
-    or numbers of [0, 1] on both sides of one half.
+    Those are rows of non-negative numbers with equal sums (a softmax times any factor), or numbers
+    in [0, 1] on both sides of one half.
     """
     if bool((logits < 0).any()):
         return False
@@ -176,8 +172,8 @@ def _squashed(traced: Tensor, logits: Tensor) -> tuple[str, ...]:
 
 
 def _traced(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits with their graph; without one of a model that has no gradients, of which attacks
-    speak."""
+    """Logits with their autograd graph; empty for a model that fails here, which its first attack
+    reports."""
     try:
         with evaluating(model), torch.enable_grad():
             return raw_logits(model, images.detach().clone().float().requires_grad_())
@@ -186,10 +182,10 @@ def _traced(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _last_step(traced: Tensor) -> str:
-    """``softmax``, ``sigmoid`` or a ``tanh`` that is near its ends, where autograd sees that this
-    is the last thing that happens to the logits but for factors and shapes; else nothing.
+    """``softmax``, ``sigmoid`` or a saturated ``tanh`` if that is the last step of the autograd
+    graph before factors and shapes, else ``""``.
 
-    A fresh network shows by this alone what its numbers show once it is trained.
+    This finds a squashing layer in an untrained network too, whose numbers do not show it yet.
     """
     node = traced.grad_fn
     while node is not None:
@@ -197,18 +193,18 @@ def _last_step(traced: Tensor) -> str:
         if name in _SQUASHING:
             is_far = name != "Tanh" or bool((node._saved_result.abs() > _SATURATED).any())  # type: ignore[attr-defined]
             return _SQUASHING[name] if is_far else ""
-        before = [
+        previous = [
             each
             for each, _ in node.next_functions
             if each is not None and "AccumulateGrad" not in each.name()
         ]
-        node = before[0] if name in _PASSING_ON and len(before) == 1 else None
+        node = previous[0] if name in _PASSING_ON and len(previous) == 1 else None
     return ""
 
 
 def _is_low_precision(logits: Tensor) -> bool:
-    """Whether every number is one of float16's or bfloat16's; 4 of float32 are so with a chance of
-    2 ** -52. Whole numbers are in every format and count for nothing."""
+    """Whether every number is a float16 or a bfloat16 number, which 4 of float32 are with
+    probability 2 ** -52. Whole numbers are in every format and do not count."""
     values = logits[logits.isfinite() & (logits != logits.round())]
     values = torch.unique(values)
     return len(values) >= 4 and any(
@@ -217,8 +213,8 @@ def _is_low_precision(logits: Tensor) -> bool:
 
 
 def _differing(logits: Tensor, other: Tensor, slack: float) -> tuple[int, float]:
-    """How many images [B K] have another answer, and the largest difference relative to one's
-    largest logit."""
+    """The number of images whose logits [B K] differ, and the largest difference relative to an
+    image's largest logit."""
     scale = torch.where(logits > NEVER, logits, 0).abs().amax(1).clamp(min=1)
     change = (other - logits).abs().amax(1) / scale
     return int((change > slack).sum()), float(change.max())
@@ -231,7 +227,7 @@ def _influenced(
     logits: Tensor,
     slack: float,
 ) -> tuple[str, ...]:
-    """What to say of a model whose answer for an image changes with the images beside it."""
+    """The sentence for a model whose logits for an image depend on the rest of the batch."""
     count = len(images)
     if count == 1:
         pair = torch.cat([images, 1 - images])
@@ -256,7 +252,7 @@ def _influenced(
 
 
 def _otherwise(logits: Tensor, traced: Tensor, slack: float) -> tuple[str, ...]:
-    """What to say of a model whose answers [B K] are others where a gradient is to follow."""
+    """The sentence for a model whose logits [B K] differ where gradients are recorded."""
     if not len(traced):
         return ()
     count, largest = _differing(logits, in_float32(traced.detach()), slack)
@@ -265,13 +261,13 @@ def _otherwise(logits: Tensor, traced: Tensor, slack: float) -> tuple[str, ...]:
     return (
         f"the model answers otherwise where gradients are recorded: logits of {count} of "
         f"{len(logits)} images change by up to {100 * largest:.2g} % of the largest, so attacks "
-        "follow another function than the one that is judged; take what asks for requires_grad or "
-        "is_grad_enabled() out of its forward",
+        "follow another function than the one that is judged; remove the tests of requires_grad "
+        "or is_grad_enabled() from its forward",
     )
 
 
 def _hooked(model: nn.Module) -> tuple[str, ...]:
-    """What to say of forward and backward hooks of the user's; PyTorch's own (of pruning, weight
+    """The sentence for the user's forward and backward hooks; those of PyTorch (of pruning, weight
     norm) are part of the model."""
     names = [
         name or type(module).__name__

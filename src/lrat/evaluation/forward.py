@@ -1,9 +1,7 @@
-"""The forward that verdicts rest on.
+"""The forward for verdicts, and whether a folder's outcomes are those of a model.
 
-Whether outcomes that lie in a folder are those of the model in hand.
-
-An identity knows a model by its weights (and by the file it came from, where that is known). The
-same weights under another ``forward`` are another model, which only its answers tell.
+An identity holds the digest of a model's weights (and the name of its file, where that is known).
+The same weights with another ``forward`` are another model, which only its logits show.
 """
 
 from dataclasses import replace
@@ -24,11 +22,12 @@ from lrat.outputs import NEVER
 from lrat.types import Batch
 
 _TOLERANCE = 1e-3
-"""Of the largest margin or of 1: float32 answers of other devices and batches lie far below."""
+"""Relative to the largest margin or to 1: float32 logits of other devices and batches differ by far
+less."""
 
 
 def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], attack: str) -> Tensor:
-    """Logits [B K] as ``float32_logits`` gives them.
+    """The logits [B K] of ``float32_logits``.
 
     Raises ``ModelError`` for an output that is not [B K] with K >= 2 and ``NonFiniteError`` that
     names ``attack`` and the image (by ``index`` [B]) for NaN or infinite logits.
@@ -44,8 +43,8 @@ def classify(model: nn.Module, images: Tensor, index: npt.NDArray[np.int64], att
 
 
 def sound(batch: Batch) -> Batch:
-    """The batch, rounding beyond [0, 1] clipped. ``DataError`` for images outside [0, 1] (NaN too)
-    and for negative labels."""
+    """The batch, with rounding errors beyond [0, 1] clipped. ``DataError`` for images outside
+    [0, 1] (NaN too) and for negative labels."""
     if int(batch.labels.min()) < 0:
         raise DataError(f"labels start at 0, found {int(batch.labels.min())}")
     return replace(batch, images=unit_pixels("images", batch.images))
@@ -57,7 +56,7 @@ def check_labels(labels: Tensor, classes: int) -> None:
 
 
 def stored_clean(folder: Path | None, most: int) -> Outcomes | None:
-    """Up to ``most`` rows of clean images from one part of ``folder``; None where there is none.
+    """Up to ``most`` rows of clean images from one part in ``folder``; None without a part.
 
     Raises ``RunFolderError`` for a damaged part.
     """
@@ -66,10 +65,10 @@ def stored_clean(folder: Path | None, most: int) -> Outcomes | None:
 
 
 def check_answers(model: nn.Module, batch: Batch, stored: Outcomes, folder: Path) -> None:
-    """Refuse ``stored`` rows of clean images that ``model`` answers otherwise now.
+    """``RunFolderError``, with an image and both margins, where ``model`` classifies the ``stored``
+    clean images differently now.
 
-    ``batch``: those images, in any order. A model that does not repeat its own answers is not held
-    to them. Raises ``RunFolderError`` with the image and both margins.
+    ``batch``: those images, in any order. A model with random logits is not refused.
     """
     index = batch.index.cpu().numpy()
     rows = stored.at(index)
@@ -91,7 +90,7 @@ def check_answers(model: nn.Module, batch: Batch, stored: Outcomes, folder: Path
 
 
 def _differing(logits: Tensor, labels: Tensor, rows: Outcomes) -> npt.NDArray[np.int64]:
-    """Positions whose margin or class is another one, beyond what rounding does."""
+    """Positions whose margin or class differs by more than rounding explains."""
     answers = logits.float().cpu()
     margin = logit_margin(answers, labels.cpu()).numpy()
     slack = _TOLERANCE * max(1.0, float(np.abs(rows.margin_clean).max()))

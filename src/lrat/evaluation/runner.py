@@ -1,4 +1,4 @@
-"""One evaluation at work: blocks of images, step after step, in chunks that fit into memory."""
+"""The run of an evaluation: blocks of images, step after step, in chunks that fit into memory."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ from lrat.attacks.gradient import without_gradient
 from lrat.attacks.protection import Changes, returned_images
 from lrat.data.inputs import trusting
 from lrat.errors import ModelError, NonFiniteError, RegionViolationError, SettingError
-from lrat.evaluation.acceptance import SMALLER_BATCH, limit_said
+from lrat.evaluation.acceptance import SMALLER_BATCH, explaining_limit
 from lrat.evaluation.examination import examine
 from lrat.evaluation.forward import check_labels, classify, sound
 from lrat.evaluation.outcomes import NATURAL, UNKNOWN, Outcomes
@@ -42,13 +42,14 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(kw_only=True)
 class SuiteRunner:
-    """Everything that stays the same from block to block.
+    """The state that all blocks of an evaluation share.
 
-    ``chunk``: how many images an attack gets at once, None for all that a block has left.
-    ``deadline``: when to stop, on ``time.monotonic``'s clock. ``report``: called with the rows of
-    each chunk when it is done. ``known_notes``: what an earlier look at the model found, None to
-    look at it. ``classes``: of the model, once it was called. ``notes``: what to know of the
-    numbers. ``attacked``: how many images were not read back. ``changes``: of attacks of others.
+    ``chunk``: the number of images that an attack gets at once, None for all of a block.
+    ``deadline``: the end of the time limit, in ``time.monotonic``'s seconds. ``report``: called
+    with the rows of each finished chunk. ``known_notes``: those of an earlier examination of the
+    model, None to examine it. ``classes``: the model's, after its first forward. ``notes``:
+    sentences about the numbers. ``attacked``: the number of images without stored outcomes.
+    ``changes``: side effects of user attacks.
     """
 
     model: nn.Module
@@ -76,7 +77,7 @@ class SuiteRunner:
             for rows in stored:
                 self.report(rows)
             return Outcomes.concatenate(stored)
-        self._look_at_the_clock()
+        self._check_time()
         batch = sound(batch)
         if self.device is not None:
             batch = batch.to(self.device)
@@ -84,9 +85,9 @@ class SuiteRunner:
         check_labels(batch.labels, logits.shape[1])
         if self.classes is None:
             self.classes = logits.shape[1]
-            self.notes += self._found(batch.images, index, logits)
+            self.notes += self._examined(batch.images, index, logits)
             self.notes += replaced(self.suite, self.classes)
-            # Before any outcome: whoever finds all of them later cannot know the classes.
+            # Before any outcome: a later call that finds all of them does not know the classes.
             self.store.keep_notes(self.notes)
         self.attacked += len(index)
         clean = _clean_rows(index, label, logits, batch.labels)
@@ -99,7 +100,7 @@ class SuiteRunner:
         return Outcomes.concatenate(done.values())
 
     def _is_done(self, index: Rows, known: Mapping[str, Outcomes]) -> bool:
-        """Whether nothing is left to do for these images."""
+        """Whether all outcomes and gallery images of these images are stored."""
         if not all(rows.holds(index).all() for rows in known.values()):
             return False
         gallery = self.store.gallery
@@ -111,24 +112,23 @@ class SuiteRunner:
         )
 
     def _is_filled(self, attack: str, index: Rows) -> npt.NDArray[np.bool_]:
-        """[B]: known, and attacked again for its image alone."""
+        """[B]: whether the gallery lacks the image, so that it is attacked again."""
         gallery = self.store.gallery
         if gallery is None or not gallery.fill:
             return np.zeros(len(index), dtype=bool)
         return gallery.lacks(attack, index)
 
     def _keep(self, attack: str, index: Rows, images: Tensor, logits: Tensor) -> None:
-        """Those of the images [B C H W] that the gallery wants, with the logits [B K] on them."""
+        """Add the gallery's images among these [B C H W], with their logits [B K]."""
         gallery = self.store.gallery
         if gallery is None:
             return
         rows = np.flatnonzero(gallery.lacks(attack, index))
         if len(rows):
             some = _on(rows, images)
-            kept = [_numpy(values[some].float()) for values in (images, logits)]
-            gallery.add(attack, index[rows], *kept)
+            gallery.add(attack, index[rows], _numpy(images[some].float()), _numpy(logits[some]))
 
-    def _look_at_the_clock(self) -> None:
+    def _check_time(self) -> None:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTimeError
 
@@ -136,20 +136,23 @@ class SuiteRunner:
         parts = []
         for rows in self._chunks(np.arange(len(index))):
             some = images[_on(rows, images)]
-            with self._apart(attack, index[rows]), limit_said(self.model, some, SMALLER_BATCH):
+            with (
+                self._apart(attack, index[rows]),
+                explaining_limit(self.model, some, SMALLER_BATCH),
+            ):
                 parts.append(classify(self.model, some, index[rows], attack))
         return torch.cat(parts)
 
-    def _found(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
-        """What a look at the first chunk finds."""
+    def _examined(self, images: Tensor, index: Rows, logits: Tensor) -> tuple[str, ...]:
+        """The notes of the model's examination on the first chunk."""
         if self.known_notes is not None:
             return self.known_notes
         count = len(next(self._chunks(np.arange(len(index)))))
         with self._apart("examined", index):
-            found = examine(self.model, images[:count], index[:count], logits[:count])
-        for note in found:
+            notes = examine(self.model, images[:count], index[:count], logits[:count])
+        for note in notes:
             _logger.warning(note)
-        return found
+        return notes
 
     def _chunks(self, rows: Rows) -> Iterator[Rows]:
         size = self.chunk or max(len(rows), 1)
@@ -157,54 +160,54 @@ class SuiteRunner:
             yield rows[start : start + size]
 
     def _kept(self, known: Outcomes, rows: Outcomes) -> Outcomes:
-        """Write those of ``rows`` that are not known yet and join them with what is."""
-        fresh = rows.select(~known.holds(rows.index))
-        self.store.add(fresh)
-        return Outcomes.concatenate([known, fresh])
+        """Write the ``rows`` that are not known yet; all rows that are known then."""
+        new = rows.select(~known.holds(rows.index))
+        self.store.add(new)
+        return Outcomes.concatenate([known, new])
 
     def _under(
         self, step: Member, batch: Batch, logits: Tensor, base: Outcomes, known: Outcomes
     ) -> Outcomes:
-        """The block's rows under a step, which attacks the images that stand in ``base``."""
+        """The block's rows under a step, which attacks the images that are robust in ``base``."""
         index = base.index
-        # Not attacked; written and told together with the first chunk.
+        # Fooled images are not attacked; they are written and reported with the first chunk.
         rest = _repeated(base.select(base.fooled), step.name)
-        told = np.flatnonzero(base.fooled)
-        # Chunks do not depend on what is known already: sequential noise does depend on chunks.
+        unreported = np.flatnonzero(base.fooled)
+        # Chunks must not depend on known rows, since sequential noise depends on chunks.
         for rows in self._chunks(np.flatnonzero(~base.fooled)):
             missing = rows[~known.holds(index[rows]) | self._is_filled(step.name, index[rows])]
             if len(missing):
-                self._look_at_the_clock()
+                self._check_time()
                 attacked = rows if self.noise == "sequential" else missing
                 columns = _repeated(base.select(attacked), step.name).columns()
                 columns |= self._attack(step, batch, logits, attacked)
-                made = Outcomes.from_columns(columns)
-                known = self._kept(known, Outcomes.concatenate([rest, made]))
+                new = Outcomes.from_columns(columns)
+                known = self._kept(known, Outcomes.concatenate([rest, new]))
             else:
                 known = self._kept(known, rest)
-            self.report(known.at(index[np.concatenate([told, rows])]))
-            told = told[:0]
+            self.report(known.at(index[np.concatenate([unreported, rows])]))
+            unreported = unreported[:0]
         known = self._kept(known, rest)
-        self.report(known.at(index[told]))
+        self.report(known.at(index[unreported]))
         return known.at(index)
 
     def _attack(
         self, step: Member, batch: Batch, logits: Tensor, rows: Rows
     ) -> dict[str, npt.NDArray[Any]]:
-        """What ``step`` did to these rows of the block, by column name."""
-        place = _on(rows, batch.images)
-        images, labels, clean = batch.images[place].float(), batch.labels[place], logits[place]
-        index = batch.index[place].cpu().numpy()
+        """The columns of ``step`` for these rows of the block, by name."""
+        chosen = _on(rows, batch.images)
+        images, labels, clean = batch.images[chosen].float(), batch.labels[chosen], logits[chosen]
+        index = batch.index[chosen].cpu().numpy()
 
         def attacked(
             model: nn.Module, some: Tensor
         ) -> tuple[Tensor, Tensor, Tensor | None, dict[str, npt.NDArray[Any]]]:
-            noise = self._noise(step, batch.index[place][some])
+            noise = self._noise(step, batch.index[chosen][some])
             names = index[some.cpu().numpy()]
             with (
                 self._apart(step.name, names),
                 _named(step.name),
-                PassCounter(model) as counted,
+                PassCounter(model) as counter,
                 GradientWatch(model) as watch,
                 protected_from(step.attack, model),
                 trusting(),
@@ -225,7 +228,13 @@ class SuiteRunner:
                 after = classify(self.model, returned, names, step.name)
             margin = None if variant.trace is None else variant.trace.margin
             claimed = None if margin is None else margin < 0
-            return returned, after, claimed, _spent(variant, counted, len(some))
+            cost = {
+                name: _numpy(value).copy()
+                if isinstance(value, Tensor)
+                else np.full(len(some), value)
+                for name, value in costs(variant.trace, counter, len(some)).items()
+            }
+            return returned, after, claimed, cost
 
         everything = torch.arange(len(rows), device=images.device)
         returned, after, claimed, cost = attacked(self.view, everything)
@@ -233,10 +242,10 @@ class SuiteRunner:
             returned, after, claimed, cost = attacked(self.view, everything)
         again = self._unconfirmed(returned, after, labels, claimed, index)
         if len(again):
-            # The attack or the view says fooled, the verdict does not: the view computes otherwise,
-            # or the margin is of rounding size. The model itself is attacked once more on these
-            # images. What the view never claims is not, so where it differs from the model, an
-            # image may stand that the model alone would have lost.
+            # The attack or the view finds these images fooled, the verdict does not: the view
+            # differs from the model, or the margin is as small as rounding errors. The model itself
+            # is attacked once more on them. Other images are not, so where the view differs from
+            # the model, an image may count as robust that an attack on the model would have fooled.
             with full_float32():
                 returned[again], after[again], _, more = attacked(self.model, again)
             at = again.cpu().numpy()
@@ -245,7 +254,7 @@ class SuiteRunner:
                 cost[name][at] += more[name]
             for name in ("step", "source"):
                 cost[name][at] = more[name]
-        # Before the outcomes: who finds those later finds these too.
+        # Before the outcomes, so that an image is stored for every stored outcome.
         self._keep(step.name, index, returned, after)
         if self.store.keep_images:
             self.store.add_images(step.name, index, _numpy(returned.float()))
@@ -259,7 +268,7 @@ class SuiteRunner:
         }
 
     def _has_left_view(self, index: Rows) -> bool:
-        """Whether the attack saw a view that no longer agrees with the model, and left it."""
+        """Whether the attack used a view that no longer agrees with the model, and is replaced."""
         if not isinstance(self.view, View):
             return False
         with self._apart("checked", index):
@@ -267,7 +276,7 @@ class SuiteRunner:
         return bool(notes)
 
     def _note(self, notes: Sequence[str]) -> None:
-        """Before the outcomes that these are about."""
+        """Store these notes, before the outcomes to which they apply."""
         new = tuple(note for note in notes if note not in self.notes)
         self.notes += new
         self.store.keep_notes(new)
@@ -275,13 +284,13 @@ class SuiteRunner:
     def _noise(self, step: Member, index: Tensor) -> Noise:
         if self.noise == "keyed":
             return Keyed(keys(self.seed, index)).child(step.name)
-        # As AutoAttack draws: each attack begins the sequence anew for each of its batches.
+        # As in AutoAttack: each attack restarts the sequence for each of its batches.
         return Sequential(torch.Generator().manual_seed(self.seed), index.device)
 
     @contextmanager
     def _apart(self, attack: str, index: Rows) -> Iterator[None]:
-        """A chunk on its own: what a model of the user draws follows from the seed, the attack and
-        the chunk, and what it writes into its buffers is gone afterwards."""
+        """Around a chunk: random draws of the user's model follow from seed, attack and chunk, and
+        its buffers are restored."""
         with (
             seeded_randomness(self.seed, attack, int(index[0])),
             tensors_kept(self.model, buffers_only=True),
@@ -297,19 +306,19 @@ class SuiteRunner:
         claimed: Tensor | None,
         index: Rows,
     ) -> Tensor:
-        """The rows that are fooled to the attack, which ``claimed`` [B] so, or to the view, and
-        not to the verdict."""
-        stands = (after.argmax(1) == labels).nonzero().flatten()
-        if not len(stands) or (claimed is None and self.view is self.model):
+        """The robust rows that the attack ``claimed`` [B] to have fooled, or, where it makes no
+        claims, that the view misclassifies."""
+        robust = (after.argmax(1) == labels).nonzero().flatten()
+        if not len(robust) or (claimed is None and self.view is self.model):
             return labels[:0]
         if claimed is None:
             with torch.no_grad(), self._apart("seen", index):
-                seen = forward_logits(self.view, returned[stands]).argmax(1)
-            return stands[seen != labels[stands]]
-        return stands[claimed[stands]]
+                prediction = forward_logits(self.view, returned[robust]).argmax(1)
+            return robust[prediction != labels[robust]]
+        return robust[claimed[robust]]
 
     def _checked(self, attack: str, returned: Tensor, images: Tensor, index: Rows) -> Tensor:
-        """The attack's images as they are, or an error that names the first bad one."""
+        """The attack's images; an error names the first image that is NaN or outside the region."""
         returned = returned_images(attack, returned, images)
         broken = _numpy(returned.flatten(1).isnan().any(1))
         if broken.any():
@@ -330,7 +339,7 @@ class SuiteRunner:
 
 @contextmanager
 def _named(attack: str) -> Iterator[None]:
-    """What the model refuses inside says under which attack."""
+    """Inside, errors of the model name the attack."""
     try:
         yield
     except ModelError as error:
@@ -339,16 +348,16 @@ def _named(attack: str) -> Iterator[None]:
 
 def _no_gradient(attack: str, model: nn.Module, images: Tensor, index: Rows) -> NonFiniteError:
     broken = index[_numpy(without_gradient(model, images))]
-    where = f"image {broken[0]} ({len(broken)} such)" if len(broken) else "an image on its way"
+    where = f"image {broken[0]} ({len(broken)} such)" if len(broken) else "an iterate"
     return NonFiniteError(
-        f"the gradient is NaN on {where} under {attack}, so gradient attacks stand still: look for "
+        f"the gradient is NaN on {where} under {attack}, so gradient attacks do not move: look for "
         "a root, norm or division at 0 in the model (or in a loss of your own), or evaluate with "
         "attacks that need no gradient (square)"
     )
 
 
 def distance(threat: Region, images: Tensor, center: Tensor) -> Tensor:
-    """[B]: the perturbation's norm in a ball's own norm; NaN for a region without one."""
+    """[B]: the perturbation in the ball's norm; NaN for a region without a norm."""
     if isinstance(threat, Ball):
         return threat.distance(images, center)
     return torch.full((len(images),), float("nan"), device=images.device)
@@ -386,16 +395,8 @@ def _clean_rows(index: Rows, label: Rows, logits: Tensor, labels: Tensor) -> Out
 
 
 def _repeated(rows: Outcomes, name: str) -> Outcomes:
-    """The same images under another attack, which spent nothing on them."""
+    """The same images as rows of another attack, without passes."""
     columns = rows.columns()
     nothing = np.zeros(len(rows))
     columns |= {"attack": np.full(len(rows), name), "forwards": nothing, "backwards": nothing}
     return Outcomes.from_columns(columns)
-
-
-def _spent(variant: Variant, counted: PassCounter, count: int) -> dict[str, npt.NDArray[Any]]:
-    """Step, source and passes of each image."""
-    return {
-        name: _numpy(value).copy() if isinstance(value, Tensor) else np.full(count, value)
-        for name, value in costs(variant.trace, counted, count).items()
-    }

@@ -1,4 +1,4 @@
-"""Evaluations whose time may end before their images do."""
+"""Evaluations with a time limit."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +11,11 @@ _SHARE = 1 / 16
 
 
 class OutOfTimeError(Exception):
-    """The time that an evaluation may take is over."""
+    """The time limit of an evaluation has passed."""
 
 
 class NothingFinishedError(SettingError):
-    """The time was over before the first images were done with every attack."""
+    """The time limit passed before the first images were done with every attack."""
 
     @classmethod
     def within(cls, seconds: float) -> "NothingFinishedError":
@@ -29,27 +29,18 @@ def growing(
 ) -> Iterator[Batch]:
     """The images of ``batches`` in order, in pieces that begin with 32 and grow up to a batch.
 
-    What is not done at the end of a block is lost to the result, and the clock is read between
-    chunks alone, so that a block should take a small share of the time: the pieces double while one
-    takes less than a sixteenth of ``seconds``. ``attacked`` counts the images that took time
-    because nothing was known of them; what is read back says nothing about the pace.
+    A block that is not done in time is missing in the result, and the time is checked between
+    chunks alone, so a block should take a small share of the time: the size of pieces doubles while
+    one takes less than a sixteenth of ``seconds``. ``attacked`` counts the images without stored
+    outcomes; pieces of stored ones do not show the speed.
     """
     size = _FIRST
     for batch in batches:
-        start = 0
-        while start < len(batch):
-            piece = _rows(batch, start, start + size)
-            start += len(piece)
-            began, before = time.monotonic(), attacked()
+        first = 0
+        while first < len(batch):
+            piece = batch.select(slice(first, first + size))
+            first += len(piece)
+            start, before = time.monotonic(), attacked()
             yield piece
-            took = time.monotonic() - began
-            if attacked() > before and took < seconds * _SHARE:
+            if attacked() > before and time.monotonic() - start < seconds * _SHARE:
                 size *= 2
-
-
-def _rows(batch: Batch, first: int, stop: int) -> Batch:
-    return Batch(
-        images=batch.images[first:stop],
-        labels=batch.labels[first:stop],
-        index=batch.index[first:stop],
-    )

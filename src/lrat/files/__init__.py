@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and files that somebody else may have written."""
+"""Reading and writing of files: written whole or not at all, and read with checks."""

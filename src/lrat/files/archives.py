@@ -1,4 +1,4 @@
-"""NumPy's .npz archives from anybody: what they would expand to is known before they are read."""
+"""Checks of untrusted .npz archives: the sizes of their arrays, before they are read."""
 
 import math
 import zipfile
@@ -9,27 +9,26 @@ import numpy as np
 
 from lrat.text import cut
 
-_MOST_UNASKED = 2**30
+_ALWAYS_ALLOWED = 2**30
 _MOST_EXPANSION = 100
 
 
 def check_sizes(archive: zipfile.ZipFile, names: Iterable[str], size: int) -> None:
-    """Refuse arrays whose headers speak of other sizes than the archive, and a small file that
-    would fill the memory. ``names``: of the arrays; ``size``: the file's, in bytes. ``ValueError``,
-    or what zipfile and numpy raise on damage."""
+    """Refuse arrays whose headers contradict the archive, and a small file that would fill the
+    memory. ``names``: those of the arrays; ``size``: that of the file, in bytes. ``ValueError``, or
+    the exceptions of zipfile and numpy for damaged files."""
     known = archive.NameToInfo
-    found = [known[f"{name}.npy"] for name in names if f"{name}.npy" in known]
-    for info in found:
+    members = [known[f"{name}.npy"] for name in names if f"{name}.npy" in known]
+    for info in members:
         with archive.open(info) as stream:
-            told = _size_by_header(stream)
-        if told is not None and told != info.file_size:
-            by_header = cut(f"{told:,}")
+            by_header = _size_by_header(stream)
+        if by_header is not None and by_header != info.file_size:
             raise ValueError(
-                f"{info.filename} is damaged: its header speaks of {by_header} bytes, and "
-                f"there are {info.file_size:,}: write the file again"
+                f"{info.filename} is damaged: its header speaks of {cut(f'{by_header:,}')} bytes, "
+                f"and there are {info.file_size:,}: write the file again"
             )
-    expanded = sum(info.file_size for info in found)
-    if expanded > max(_MOST_UNASKED, _MOST_EXPANSION * size):
+    expanded = sum(info.file_size for info in members)
+    if expanded > max(_ALWAYS_ALLOWED, _MOST_EXPANSION * size):
         raise ValueError(
             f"it would expand to {expanded / 1e9:.1f} GB, more than {_MOST_EXPANSION} times its "
             "size: write it with numpy.savez, which does not compress"
@@ -37,8 +36,7 @@ def check_sizes(archive: zipfile.ZipFile, names: Iterable[str], size: int) -> No
 
 
 def _size_by_header(stream: Any) -> int | None:
-    """Bytes of the header of a .npy file and of the numbers that it speaks of; None for Python
-    objects, which have no size."""
+    """The bytes of a .npy file according to its header; None for Python objects."""
     version = np.lib.format.read_magic(stream)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -1,5 +1,5 @@
-"""Files that somebody else may have written: no link is followed out of a run folder, only plain
-files of bounded size are read, and parsers fail in one way."""
+"""Reading of untrusted files: no link is followed out of a run folder, only plain files of bounded
+size are read, and parsers raise one kind of error."""
 
 import errno
 import hashlib
@@ -19,7 +19,7 @@ from lrat.text import cut, reason
 
 _Table = TypeVar("_Table")
 CHECKSUM = "checksum"
-"""The last key of every JSON object that is written to be read back: SHA-256 of the others."""
+"""The last key of every JSON object that lrat reads back: SHA-256 of the other keys."""
 MOST_TEXT = 64 * 2**20
 MOST_YAML = 2**20
 _MOST_NODES = 10_000
@@ -27,7 +27,7 @@ _DEEPEST = 100
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # to open a FIFO that nobody writes to would wait for ever
+    | getattr(os, "O_NONBLOCK", 0)  # opening a FIFO without a writer would wait for ever
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
@@ -42,15 +42,15 @@ _FOLDERS = _LISTS | {
     names.FIGURES,
 }
 NOT_AS_WRITTEN = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What code raises that is handed values of other kinds than it wrote."""
+"""The exceptions of code that reads values of other types than it wrote."""
 _MARKS = (names.CONFIG, names.METRICS, names.IDENTITY)
 
 
 def open_stored(path: Path, *, follow: bool = False) -> BufferedReader:
-    """A plain file for reading. With ``follow`` (a file that the user named) a link may lead
-    anywhere, without it nowhere out of the run folder that holds it.
+    """A plain file for reading. With ``follow`` (a file that the user named) links are allowed,
+    without it only links within the run folder.
 
-    Raises ``OSError``, also for what is no plain file.
+    Raises ``OSError``, also for a path that is no plain file.
     """
     if not follow:
         check_inside(path)
@@ -62,8 +62,8 @@ def open_stored(path: Path, *, follow: bool = False) -> BufferedReader:
 
 
 def check_inside(path: Path) -> None:
-    """Raise ``OSError`` for a path that a link leads out of its run folder; that folder itself may
-    be a link, and links within it are allowed. ``path`` need not exist."""
+    """``OSError`` for a path that leads out of its run folder by a link; the folder itself may be a
+    link, and links within it are allowed. ``path`` need not exist."""
     whole = path.absolute()
     home = _home(whole.parent)
     below = [whole, *whole.parents][: len(whole.parts) - len(home.parts)]
@@ -74,7 +74,7 @@ def check_inside(path: Path) -> None:
 
 
 def _home(folder: Path) -> Path:
-    """The run or evaluation that ``folder`` is a part of, by the names that runs give their
+    """The folder of the run or evaluation that contains ``folder``, by the names of a run's
     folders; ``folder`` itself where there is none."""
     chain = [folder]
     while chain[-1].name in _FOLDERS or chain[-1].parent.name in _LISTS:
@@ -86,8 +86,8 @@ def _home(folder: Path) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything has this name, also a folder, a pipe or a link to nowhere in place of the
-    file. Raises ``OSError`` where that cannot be seen."""
+    """Whether the path exists, also as a folder, a pipe or a broken link. Raises ``OSError`` where
+    that cannot be decided."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -96,8 +96,8 @@ def is_there(path: Path) -> bool:
 
 
 def listed(folder: Path, names: str = "*") -> list[Path]:
-    """What lies in ``folder`` under names of this pattern, sorted; nothing where it is missing.
-    Raises ``OSError`` for a folder that cannot be read, which ``Path.glob`` takes as empty."""
+    """The paths in ``folder`` with names of this pattern, sorted; [] for a missing folder. Raises
+    ``OSError`` for a folder that cannot be read, for which ``Path.glob`` returns nothing."""
     try:
         return sorted(path for path in folder.iterdir() if path.match(names))
     except (FileNotFoundError, NotADirectoryError):
@@ -118,13 +118,13 @@ def read_text(path: Path, *, follow: bool = False, most: int = MOST_TEXT) -> str
 
 
 def trouble(error: OSError | ValueError) -> str:
-    """What the errors of this module say of a file, to be put behind its name."""
+    """The message of an error of this module, to follow the name of its file."""
     return f"cannot be read: {reason(error)}" if isinstance(error, OSError) else str(error)
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises ``ValueError`` for every text that holds none, nests too deeply, holds a
-    key twice, text that no file can hold, or a number that is not finite or beyond 64 bits."""
+    """A JSON value. Raises ``ValueError`` for invalid JSON, too deep nesting, repeated keys, text
+    that no file can hold, and numbers that are not finite or beyond 64 bits."""
     try:
         value = json.loads(
             text,
@@ -151,17 +151,17 @@ def _check_values(value: Any) -> None:
             elif isinstance(each, list):
                 inside += each
             elif isinstance(each, str):
-                each.encode()  # half a surrogate pair has no UTF-8
+                each.encode()  # raises for half a surrogate pair
         level = inside
     if level:
         raise RecursionError
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         raise ValueError("it holds a key twice")
-    return found
+    return value
 
 
 def _finite(text: str) -> float:
@@ -179,8 +179,8 @@ def _of_64_bits(text: str) -> int:
 
 
 def safetensors_header(content: bytes) -> tuple[int, dict[str, Any]]:
-    """Where the tensors of a safetensors file begin, and what it says of each by name. Raises
-    ``ValueError`` for what is none."""
+    """The offset of the tensors in a safetensors file, and its header. Raises ``ValueError`` for
+    other files."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = parse_json(content[8:start].decode())
     if start > len(content) or not isinstance(header, dict):
@@ -189,38 +189,38 @@ def safetensors_header(content: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:
-    """The texts beside the tensors of a safetensors file; raises as ``safetensors_header``."""
+    """The metadata of a safetensors file; raises as ``safetensors_header``."""
     return safetensors_header(content)[1].get("__metadata__") or {}
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object without its checksum. Raises ``ValueError`` as ``parse_json``, and where the
-    checksum is of something else; files of earlier versions have none."""
+    """A JSON object without its checksum. Raises ``ValueError`` as ``parse_json``, and for a wrong
+    checksum; files of earlier versions have none."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise ValueError("is no JSON object")
     name = CHECKSUM if CHECKSUM in value else next(reversed(value), "")
     stored = value.get(name)
     rest = {key: each for key, each in value.items() if key != name}
-    # Under another name it is right where the name itself is damaged.
+    # A right checksum under another name means that the name is damaged.
     if (name == CHECKSUM) != (stored == checksum(rest)):
         raise ValueError("is damaged or was edited (its checksum differs)")
     return rest if name == CHECKSUM else value
 
 
 def checksum(value: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object, whatever the white space in its file."""
+    """SHA-256 of a JSON object, independent of the white space in its file."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run folder as ``parse_object`` takes it; also raises ``OSError``."""
+    """A JSON object from a run folder, as ``parse_object``; also raises ``OSError``."""
     return parse_object(read_text(path))
 
 
 def read_record(path: Path, cure: str, *, may_lack: bool = False) -> dict[str, Any]:
-    """``read_json``, or ``RunFolderError`` with ``cure``; empty for no file if it ``may_lack``."""
+    """``read_json``, or ``RunFolderError`` with ``cure``; {} for no file if it ``may_lack``."""
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
@@ -230,29 +230,29 @@ def read_record(path: Path, cure: str, *, may_lack: bool = False) -> dict[str, A
 
 
 def read_whole(path: Path, read: Callable[[Path], _Table], cure: str) -> _Table:
-    """What ``read`` finds in a table's file; ``RunFolderError`` with ``cure`` for a damaged one."""
+    """The table that ``read`` reads; ``RunFolderError`` with ``cure`` for a damaged file."""
     try:
         return read(path)
     except LratError as error:
         raise RunFolderError(f"{path}: {error}; {cure}") from None
     except Exception as error:
-        # zipfile, numpy and pyarrow raise a dozen kinds for the same cause.
+        # zipfile, numpy and pyarrow raise a dozen kinds of errors for damaged files.
         raise RunFolderError(f"{path} is damaged ({reason(error)}): {cure}") from None
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain data from YAML: never objects, no key twice in a mapping, and no more values than a
-    configuration can have, also where aliases repeat them. Raises ``ValueError`` for all else."""
+    """Plain data from YAML. Raises ``ValueError`` for objects, repeated keys, and more values than
+    a configuration can have, counted as often as aliases repeat them."""
     import yaml  # the core works without it
 
     try:
         _check_nodes(yaml.parse(text, Loader=_loader()), yaml)
-        # Not unsafe: the loader makes plain data alone.
+        # Safe, since the loader creates plain data alone.
         return yaml.load(text, Loader=_loader())  # noqa: S506
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"is no plain YAML: {reason(error)}") from None
     except Exception:
-        # The constructors of YAML's tags raise a dozen kinds.
+        # The constructors of YAML's tags raise a dozen kinds of errors.
         raise ValueError("is no plain YAML: a value in it is not what its tag says") from None
 
 
@@ -263,32 +263,32 @@ def _loader() -> Any:
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class Loader(base):  # type: ignore[misc]
-        """Of two values under one key the first would be lost."""
+        """Refuses repeated keys, of which YAML would use the last."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             known = set()
             for key, _ in node.value:
-                written = (key.tag, key.value) if key.id == "scalar" else None
-                if written in known:
+                scalar = (key.tag, key.value) if key.id == "scalar" else None
+                if scalar in known:
                     raise ValueError(f"{cut(key.value)!r} is there twice, rename one")
-                known |= {written} - {None}
+                known |= {scalar} - {None}
             return super().construct_mapping(node, deep)
 
     return Loader
 
 
 def _check_nodes(events: Any, yaml: Any) -> None:
-    """Count nodes, an alias as often as it is repeated, before anything is made of them."""
+    """Refuse too many nodes, counted with their repetitions by aliases, before they are built."""
     sizes: dict[str, int] = {}
-    begun: list[tuple[str | None, int]] = [(None, 0)]
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for event in events:
         size, anchor = 0, getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionStartEvent):
-            begun.append((anchor, 1))
-            if len(begun) > _DEEPEST:
+            open_nodes.append((anchor, 1))
+            if len(open_nodes) > _DEEPEST:
                 raise ValueError("it nests too deeply")
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = begun.pop()
+            anchor, size = open_nodes.pop()
         elif isinstance(event, yaml.AliasEvent):
             if anchor not in sizes:
                 raise ValueError(f"the alias *{cut(str(anchor))} stands for nothing before it")
@@ -297,8 +297,8 @@ def _check_nodes(events: Any, yaml: Any) -> None:
             size = 1
         if anchor is not None and size:
             sizes[anchor] = size
-        begun[-1] = (begun[-1][0], begun[-1][1] + size)
-        if begun[-1][1] > _MOST_NODES:
+        open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
+        if open_nodes[-1][1] > _MOST_NODES:
             raise ValueError(f"it has more than {_MOST_NODES} values")
 
 

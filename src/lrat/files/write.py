@@ -1,8 +1,8 @@
-"""Files that are either whole or not there: bytes, text, JSON, columnar tables.
+"""Writing of files, whole or not at all: bytes, text, JSON, columnar tables.
 
-What is read back carries SHA-256 of its content, so that one flipped bit is noticed: a JSON object
-in its last key, ``checksum``, a table or a file of tensors for each of its columns in its metadata
-(the comment of an .npz archive). Files of earlier versions have none and are read without.
+Files that lrat reads back hold SHA-256 of their content, so that one flipped bit is noticed: a JSON
+object in its last key, ``checksum``, a table or a file of tensors for each column in its metadata
+(the comment of an .npz archive). Files of earlier versions have no checksum and are read without.
 """
 
 import errno
@@ -40,20 +40,22 @@ Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 """A table: arrays of equal length by name."""
 Write: TypeAlias = Callable[[BinaryIO], object]
 _MOST_ROWS = 20_000_000
-"""Of a table: a few bytes may stand for rows without end, a part of ours holds a batch's."""
+"""The most rows of a table that is read, since a few bytes may encode any number of rows; the parts
+of an evaluation have those of a batch."""
 _VISIBLE_WITHIN_SECONDS = 30.0
 _LOOK_EVERY_SECONDS = 0.5
 _HALVES = re.compile("[\ud800-\udfff]")
 _TEMPORARY = re.compile(r"\.(.+\.[a-z]+)\.[0-9a-f]{32}(?:\.tmp)?")
-"""Names of ``temporary``."""
+"""The pattern of the names that ``temporary`` gives."""
 
 
 def write_atomically(path: Path, write: Write) -> None:
-    """Give ``path`` the bytes that ``write`` puts out, or leave it as it was.
+    """Give ``path`` the bytes that ``write`` writes, or leave it as it was.
 
-    Written beside it, synced to the disk, then renamed, and the folder synced; a kill at any moment
-    leaves the old file or the new one. Raises ``RunFolderError`` on a full disk or a read-only
-    folder, also where ``write`` is of a library that gives such errors other names.
+    They are written to a temporary file in the same folder, synced to the disk, then renamed, and
+    the folder is synced; a kill at any moment leaves the old file or the new one. Raises
+    ``RunFolderError`` on a full disk or a read-only folder, also where ``write`` calls a library
+    that raises other errors then.
     """
     write_together((path, write))
 
@@ -64,30 +66,30 @@ def write_together(*files: tuple[Path, Write]) -> None:
     They are written and renamed in the given order; a kill between two renames leaves some of them
     new.
     """
-    besides = [temporary(path) for path, _ in files]
-    with ExitStack() as held:
+    sources = [temporary(path) for path, _ in files]
+    with ExitStack() as locks:
         try:
-            for (path, write), beside in zip(files, besides, strict=True):
-                _write_beside(path, beside, write, held)
-            for (path, _), beside in zip(files, besides, strict=True):
+            for (path, write), source in zip(files, sources, strict=True):
+                _write_temporary(path, source, write, locks)
+            for (path, _), source in zip(files, sources, strict=True):
                 try:
-                    os.replace(beside, path)
+                    os.replace(source, path)
                     sync_folder(path.parent)
                 except OSError as error:
                     raise unwritable(path, error) from error
         except BaseException:
-            for beside in besides:
-                discard(beside)
+            for source in sources:
+                discard(source)
             raise
 
 
-def _write_beside(path: Path, beside: Path, write: Write, held: ExitStack) -> None:
-    """Write ``beside`` and keep it locked until ``held`` ends: it is no leftover until then."""
+def _write_temporary(path: Path, source: Path, write: Write, locks: ExitStack) -> None:
+    """Write ``source`` and lock it until ``locks`` ends, so that it is not taken for a leftover."""
     raw: _Watched | None = None
     try:
         check_inside(path.parent)
         make_folder(path.parent)
-        raw = _opened(beside, held)
+        raw = _opened(source, locks)
         with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
@@ -100,19 +102,19 @@ def _write_beside(path: Path, beside: Path, write: Write, held: ExitStack) -> No
         raise unwritable(path, failure) from error
 
 
-def _opened(beside: Path, held: ExitStack) -> "_Watched":
-    raw = _Watched(beside, "wb")
+def _opened(source: Path, locks: ExitStack) -> "_Watched":
+    raw = _Watched(source, "wb")
     while _lock(raw.fileno(), wait=True) and os.fstat(raw.fileno()).st_nlink == 0:
-        raw.close()  # removed as a leftover between our opening and our locking it
-        raw = _Watched(beside, "wb")
+        raw.close()  # another process removed it as a leftover before it was locked
+        raw = _Watched(source, "wb")
     if os.name != "nt":  # an open file cannot be renamed there
-        held.callback(os.close, os.dup(raw.fileno()))
+        locks.callback(os.close, os.dup(raw.fileno()))
     return raw
 
 
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """What processes and threads do inside with one ``folder``, they do one after the other, where
+    """Processes and threads run the code inside one after the other for one ``folder``, where
     folders can be locked."""
     if os.name == "nt":
         yield
@@ -129,7 +131,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether the file could be locked; the system lets go when its last descriptor is closed."""
+    """Whether the file could be locked; closing its last descriptor unlocks it."""
     try:
         import fcntl
 
@@ -140,8 +142,8 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add ``line`` and a line end to the disk, whole or not at all; ``RunFolderError`` if it is not
-    at all. A file that has other names too (a backup of hard links) stays as it is under these."""
+    """Append ``line`` and a line end, whole or not at all, in which case it raises
+    ``RunFolderError``. A backup by hard links keeps the content of before."""
     try:
         check_inside(path)
         if path.is_file() and path.stat().st_nlink > 1:
@@ -155,7 +157,7 @@ def append_line(path: Path, line: str) -> None:
             try:
                 written = file.write(content)
                 if written < len(content):
-                    # A nearly full disk takes a part; the rest says why it cannot be taken.
+                    # A nearly full disk takes a part; writing the rest raises the error.
                     file.write(content[written:])
                 os.fsync(file.fileno())
             except OSError:
@@ -166,17 +168,17 @@ def append_line(path: Path, line: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and what is above it, durably."""
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    """Create ``folder`` and its missing parents, durably."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for place in missing:
-        sync_folder(place.parent)
+    for each in missing:
+        sync_folder(each.parent)
 
 
 def unwritable(path: Path, error: OSError) -> RunFolderError:
-    """What to tell whoever's disk is full or whose folder is read-only."""
+    """The error for a full disk, a read-only folder, or a link out of the run folder."""
     cure = (
-        "put a folder or file of its own in its place"
+        "replace the link by a folder or file"
         if error.errno == errno.ELOOP
         else "free space or make the folder writable"
     )
@@ -186,7 +188,7 @@ def unwritable(path: Path, error: OSError) -> RunFolderError:
 
 
 class _Watched(io.FileIO):
-    """A file that remembers why it could not be written."""
+    """A file that remembers the error of a failed write."""
 
     failure: OSError | None = None
 
@@ -199,21 +201,20 @@ class _Watched(io.FileIO):
 
 
 def temporary(path: Path) -> Path:
-    """Where the bytes of ``path`` gather before the rename: a name that no other process has, be it
-    of the same number in another container."""
+    """The temporary path of ``path`` before the rename, with a random name: processes in two
+    containers may have the same number."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is the name of a file that is being written, or was when its process ended."""
+    """Whether this is the name of an unfinished file of ``write_atomically``."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_leftovers(*folders: Path, name: str | None = None) -> None:
-    """Remove what killed processes left beside their files, or beside the file of this ``name``.
+    """Remove temporary files of killed processes in these folders, or those of the file ``name``.
 
-    What a living process writes is locked, and stays; so does everything where files cannot be
-    locked.
+    Files that a process is writing are locked, and stay; where files cannot be locked, all stay.
     """
     for folder in folders:
         for path in folder.glob(".*"):
@@ -225,7 +226,7 @@ def remove_leftovers(*folders: Path, name: str | None = None) -> None:
 def _remove_unlocked(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:  # gone by now, a link, or not ours
+    except OSError:  # it no longer exists, is a link, or belongs to another user
         return
     try:
         if _lock(descriptor, wait=False):
@@ -246,12 +247,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_if_new(path: Path, value: Mapping[str, Any]) -> None:
-    """``write_json``, unless the file holds this value: it may lie where nobody can write."""
+    """``write_json``, unless the file has this value: it may be in a read-only folder."""
     try:
-        is_there = read_json(path) == parse_object(to_json(value))
+        is_equal = read_json(path) == parse_object(to_json(value))
     except (OSError, ValueError):
-        is_there = False  # missing, or damaged
-    if not is_there:
+        is_equal = False  # missing, or damaged
+    if not is_equal:
         write_json(path, value)
 
 
@@ -266,10 +267,9 @@ def to_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
 
 
 def write_table(stem: Path, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
-    """A table with its checksums atomically as Parquet, or as .npz with the same columns where
-    pyarrow is missing.
+    """Write a table with its checksums atomically as Parquet, or as .npz where pyarrow is missing.
 
-    ``stem`` is the path without its ending; returns the path with it.
+    ``stem`` is the path without its suffix; returns the path with it.
     """
     try:
         import pyarrow as arrow
@@ -304,35 +304,35 @@ def write_tensors(path: Path, columns: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def read_tensors(path: Path) -> Columns:
-    """What ``write_tensors`` wrote; raises as ``read_table``."""
+    """The arrays of ``write_tensors``; raises as ``read_table``."""
     from safetensors.numpy import load
 
     with open_stored(path) as stream:
         content = stream.read()
-    found = load(content)
-    _check_digests(found, safetensors_metadata(content).get(CHECKSUM, ""))
-    return found
+    arrays = load(content)
+    _check_digests(arrays, safetensors_metadata(content).get(CHECKSUM, ""))
+    return arrays
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Columns:
-    """The columns that ``write_table`` wrote, or these of them; raises whatever numpy or pyarrow do
-    on damage, ``RunFolderError`` for missing values and for what is not as it was written."""
+    """The columns of ``write_table``, or only these of them; raises the exceptions of numpy or
+    pyarrow for damaged files, ``RunFolderError`` for missing values and wrong checksums."""
     if path.suffix == ".npz":
-        # Opened here: numpy leaves a damaged archive's file open.
+        # Opened here, since numpy does not close the file of a damaged archive.
         with open_stored(path) as stream, np.load(stream, allow_pickle=False) as archive:
             names = columns or archive.files
             check_sizes(archive.zip, names, os.fstat(stream.fileno()).st_size)
-            found = {name: archive[name] for name in names}
+            table = {name: archive[name] for name in names}
             text = archive.zip.comment.decode()
     else:
-        found, text = _read_parquet(path, columns)
-    _check_digests(found, text)
-    return found
+        table, text = _read_parquet(path, columns)
+    _check_digests(table, text)
+    return table
 
 
-def _check_digests(found: Columns, text: str) -> None:
+def _check_digests(table: Columns, text: str) -> None:
     stored = parse_object(text) if text else {}
-    for name, values in found.items():
+    for name, values in table.items():
         if text and stored.get(name) != _digest(values):
             raise RunFolderError(f"the column {name} is not as it was written")
 
@@ -350,8 +350,8 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> tuple[Columns, s
     for name in chosen or table.column_names:
         if table[name].null_count:
             raise RunFolderError(f"the column {name} lacks values")
-    found = {name: table[name].to_numpy() for name in chosen or table.column_names}
-    return found, (table.schema.metadata or {}).get(CHECKSUM.encode(), b"").decode()
+    arrays = {name: table[name].to_numpy() for name in chosen or table.column_names}
+    return arrays, (table.schema.metadata or {}).get(CHECKSUM.encode(), b"").decode()
 
 
 def _checksums(columns: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -359,7 +359,7 @@ def _checksums(columns: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def _digest(values: npt.NDArray[Any]) -> str:
-    """SHA-256 over type, shape and values; text is the same in every type of array."""
+    """SHA-256 of type, shape and values, the same for text in every type of array."""
     if values.dtype.kind in "OSU":
         kind, content = "text", "\0".join(map(str, values.tolist())).encode()
     else:
@@ -368,8 +368,8 @@ def _digest(values: npt.NDArray[Any]) -> str:
 
 
 def appears(path: Path) -> bool:
-    """Whether a file that another process has written is seen here: network file systems show new
-    files late, so after half a minute at most."""
+    """Whether a file of another process appears within half a minute: network file systems show
+    new files late."""
     deadline = time.monotonic() + _VISIBLE_WITHIN_SECONDS
     while not path.is_file():
         if time.monotonic() >= deadline:
@@ -379,17 +379,16 @@ def appears(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a file if that is possible, and if no link leads to it out of the run folder."""
+    """Remove a file if that is possible, and if no link leads out of the run folder."""
     try:
         check_inside(path.parent)
         path.unlink(missing_ok=True)
     except OSError:
-        # The folder became unusable: the error under way says so.
-        return
+        return  # the caller raises the cause
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside durable, where the system lets folders be opened."""
+    """Make a rename inside the folder durable, where the system can open folders."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

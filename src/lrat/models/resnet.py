@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016) in its CIFAR form, with the 3x3 stem that this field uses."""
+"""ResNet-18 (He et al. 2016) with a 3x3 stem, as usual for CIFAR."""
 
 from torch import Tensor, nn
 
@@ -40,8 +40,8 @@ class ResNet18(nn.Module):
     """3x3 stem without pooling, four stages of two blocks (width * 1, 2, 4, 8), average, linear.
 
     At width 64: 11,173,962 parameters for 10 classes and 3 channels, 1.11 GFLOP (2 per
-    multiply-add) for one 32x32 image. Takes images of any size. Raises SettingError for values it
-    cannot be built from, ModelError for images of another channel count.
+    multiply-add) for one 32x32 image. Takes images of any size. Raises SettingError for invalid
+    settings, ModelError for images with another number of channels.
     """
 
     @checked()

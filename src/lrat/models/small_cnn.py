@@ -21,10 +21,10 @@ def _block(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential
 class SmallCNN(nn.Module):
     """Three convolution-BatchNorm-ReLU blocks (width, 2 width, 2 width filters), a linear head.
 
-    ``size``: height and width of the images, at least 4. Images above 16 pixels are halved by the
-    first block (a 5x5 filter) and by the third, so that 8x8, 28x28 and 32x32 images all reach the
-    head as 4x4 maps and a pass stays cheap. Raises SettingError for values it cannot be built from,
-    ModelError for images of another shape.
+    ``size``: height and width of the images, at least 4. For images above 16 pixels the first block
+    (with a 5x5 filter) and the third have stride 2, so that 8x8, 28x28 and 32x32 images all reach
+    the head as 4x4 maps at little cost. Raises SettingError for invalid settings, ModelError for
+    images of another shape.
     """
 
     @checked()

@@ -1,9 +1,8 @@
-"""Wrappers around networks: normalisation of channels, the choice of an output, lacking parts.
+"""Wrappers around networks: normalisation, the choice of an output, missing hooks and modes.
 
-``Normalize`` is a layer, so that every attack sees images in [0, 1]; ``PickOutput`` takes one of
-several things that a network returns; ``hookable`` wraps modules that lack parts of what every
-``nn.Module`` does (TorchScript, exported programs). ``check_images`` refuses images that a network
-was not built for.
+``Normalize`` is a layer, so that every attack gets images in [0, 1]; ``PickOutput`` returns one of
+several outputs of a network; ``hookable`` wraps modules that lack hooks or modes of ``nn.Module``
+(TorchScript, exported programs). ``check_images`` refuses images of the wrong shape for a network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,8 @@ class Normalize(nn.Module):
     """(images - mean) / std per channel: the first layer of ``Sequential(Normalize(...), net)``.
 
     ``mean`` and ``std`` are in [0, 1] pixel units, one number per channel. They are saved with the
-    weights, so that a weights file cannot be evaluated under another normalisation unnoticed.
-    Raises SettingError unless the lengths agree, all numbers are finite and every std is > 0.
+    weights, so that a weights file is always evaluated with its normalisation. Raises SettingError
+    unless the lengths agree, all numbers are finite and every std is > 0.
     """
 
     mean: Tensor
@@ -54,12 +53,12 @@ class Normalize(nn.Module):
 
 
 class PickOutput(nn.Module):
-    """``model``, of whose output only the part under ``key`` is returned.
+    """``model`` with only the part ``key`` of its output.
 
     ``key``: the index in a tuple or list, or the name of a mapping's key or of a field. For a
-    network that returns several tensors, none of them under the name ``logits``; where it returns
-    one tensor, as many do in eval mode, that is it. Weights are named ``model.`` and their own
-    name. What is not there raises as it does for the output itself.
+    network that returns several tensors, none of them under the name ``logits``; a single tensor,
+    as many return in eval mode, is returned unchanged. The names of weights get the prefix
+    ``model.``. A missing key raises the same error as for the output itself.
     """
 
     def __init__(self, model: nn.Module, key: int | str) -> None:
@@ -78,7 +77,7 @@ class PickOutput(nn.Module):
 
 
 class Hookable(nn.Module):
-    """A module that takes no hooks, or that refuses to switch its modes, inside one that does."""
+    """Wraps a module that accepts no hooks, or refuses to change its mode."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -86,7 +85,7 @@ class Hookable(nn.Module):
         self.training = bool(getattr(module, "training", False))
 
     def train(self, mode: bool = True) -> "Hookable":
-        """A module without modes stays as it is."""
+        """Change the mode, where the module has one."""
         self.training = mode
         try:
             self.module.train(mode)
@@ -101,22 +100,20 @@ class Hookable(nn.Module):
 
 
 def hookable(model: nn.Module) -> nn.Module:
-    """``model`` itself, or in a ``Hookable`` where it needs one."""
+    """``model`` itself, or a ``Hookable`` around it where it needs one."""
     is_script = isinstance(model, torch.jit.ScriptModule)
     is_exported = isinstance(model, torch.fx.GraphModule) and "eval" in vars(model)
     return Hookable(model) if is_script or is_exported else model
 
 
 def check_images(images: Tensor, name: str, channels: int, size: int | None) -> None:
-    """ModelError unless ``images`` is [B channels size size]; looks at shapes only.
-
-    ``size`` None allows any height and width.
-    """
+    """ModelError unless the shape of ``images`` is [B channels size size]; ``size`` None allows any
+    height and width."""
     shape = tuple(images.shape)
     if len(shape) == 4 and shape[1] == channels and (size is None or shape[2:] == (size, size)):
         return
-    wanted = f"[B {channels} {size or 'H'} {size or 'W'}]"
-    found = f"[{' '.join(map(str, shape))}]"
+    expected = f"[B {channels} {size or 'H'} {size or 'W'}]"
+    actual = f"[{' '.join(map(str, shape))}]"
     cure = "channels come before height and width"
     if len(shape) == 4 and shape[-1] != channels:
         if shape[1] != channels:
@@ -125,4 +122,4 @@ def check_images(images: Tensor, name: str, channels: int, size: int | None) -> 
             cure = f"build it with size={shape[2]}"
         else:
             cure = "images must be square"
-    raise ModelError(f"{name} takes images {wanted}, but got {found}: {cure}")
+    raise ModelError(f"{name} takes images {expected}, but got {actual}: {cure}")

@@ -1,4 +1,4 @@
-"""Objectives: how attacked images become one loss."""
+"""Objectives: one training loss from the losses of attacked images."""
 
 from lrat.objectives.base import Objective, ObjectiveOutput, StepContext
 from lrat.objectives.criterion import with_criterion

@@ -1,4 +1,4 @@
-"""The two-phase contract between methods and the training loop."""
+"""The protocol between methods and the training loop: first attack, then loss."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ def _alone(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a step knows beyond its batch.
+    """The inputs of a step beside its batch.
 
-    ``epoch`` counts from 0; ``progress`` = epoch / schedule_epochs, so that a schedule of 100
-    epochs stopped after 66 keeps its fractions; ``noise`` of this batch's images in this epoch;
-    ``mean_across_processes`` averages a tensor over processes (the identity for one);
-    ``weighed`` (bool): whether an earlier batch of the same step had weight, None for the first;
-    ``memory``: named tensors that live across steps and are checkpointed.
+    ``epoch`` counts from 0; ``progress`` = epoch / schedule_epochs, so that the fractions of a
+    schedule of 100 epochs stay the same when training stops after 66; ``noise`` of this batch's
+    images in this epoch; ``mean_across_processes`` averages a tensor over processes (the identity
+    for one); ``weighed`` (bool): whether an earlier batch of the same step had weight, None for the
+    first; ``memory``: named tensors that persist across steps and are checkpointed.
     """
 
     epoch: int
@@ -40,11 +40,11 @@ class ObjectiveOutput:
 
     ``per_example``: detached [B] records: ``loss/<term>``, ``weight/<term>`` (raw) and
     ``share/<term>`` (the coefficient under the normalisation, in units where the mean row is 1).
-    ``fallback`` is 1 where all weights were zero and uniform ones were used instead.
-    ``stand_in`` is 1 where that holds of the whole batch, so that total and normalizer count only
-    if no other batch of the step has weight either; None from objectives that have no such case.
-    ``correct`` [B] bool: whether the training forward still classified the first variant (the
-    clean image where there is none) correctly: robust training accuracy without a pass of its own.
+    ``fallback`` is 1 where all weights were zero and uniform ones replaced them.
+    ``stand_in`` is 1 where that is so for the whole batch, so that total and normalizer count only
+    if no other batch of the step has weight either; None from objectives without this case.
+    ``correct`` [B] bool: whether the training forward classified the first variant (without
+    variants the clean image) correctly: robust training accuracy without another pass.
     """
 
     total: Scalar
@@ -57,18 +57,18 @@ class ObjectiveOutput:
 
 @runtime_checkable
 class Objective(Protocol):
-    """``attack`` makes variants with the attack's view of the model; ``loss`` scores the model.
+    """``attack`` computes variants with the attack's view of the model; ``loss`` scores the model.
 
-    The engine owns backward, optimiser, precision and device. Both phases may call ``model`` as
-    often as they like; ``attack`` leaves modes and gradients as they were.
+    The training loop handles backward, optimiser, precision and device. Both methods may call the
+    model any number of times; ``attack`` leaves modes and gradients as they were.
     """
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
-        """Variants by name, made with the attack's ``view`` of the model."""
+        """Variants by name, from attacks on ``view``, the attack's view of the model."""
         ...
 
     def loss(
         self, model: nn.Module, batch: Batch, variants: Mapping[str, Variant], step: StepContext
     ) -> ObjectiveOutput:
-        """Total and normalizer of the batch, from ``model`` in train mode, with gradients."""
+        """Total and normalizer of the batch with gradients, from ``model`` in train mode."""
         ...

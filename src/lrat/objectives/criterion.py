@@ -7,7 +7,7 @@ from lrat.errors import SettingError
 from lrat.losses import Loss, LossLike, as_loss, cross_entropy
 from lrat.objectives.phases import Phases
 
-Made = TypeVar("Made")
+AnyObjective = TypeVar("AnyObjective")
 
 
 def as_criterion(loss: LossLike) -> Loss:
@@ -16,15 +16,15 @@ def as_criterion(loss: LossLike) -> Loss:
     if criterion.needs_clean or criterion.targeted:
         raise SettingError(
             f"criterion={criterion!r}: training descends a loss of logits and labels alone, as "
-            "cross_entropy; losses between an image and its clean one belong to attacks and Trades"
+            "cross_entropy; losses that compare with the clean image are for attacks and Trades"
         )
     return criterion
 
 
-def with_criterion(objective: Made, criterion: LossLike) -> Made:
-    """The same objective, in all its phases, descending this loss instead of cross-entropy.
+def with_criterion(objective: AnyObjective, criterion: LossLike) -> AnyObjective:
+    """The same objective, in all its phases, with this loss instead of cross-entropy.
 
-    Raises ``SettingError`` for an objective without a ``criterion``, or with one of its own.
+    Raises ``SettingError`` for an objective without a ``criterion``, or with another one already.
     """
     if isinstance(objective, Phases):
         starts = [(start, with_criterion(part, criterion)) for start, part in objective.starts]
@@ -34,7 +34,7 @@ def with_criterion(objective: Made, criterion: LossLike) -> Made:
     if "criterion" not in names:
         raise SettingError(
             f"{type(objective).__name__} has no criterion, so that its loss cannot be changed from "
-            "outside: build the loss you want (label smoothing, ...) into the objective itself"
+            "outside: build your loss (label smoothing, ...) into the objective itself"
         )
     terms = getattr(known, "terms", ())
     for each in (known.criterion, *(getattr(term, "criterion", None) for term in terms)):
@@ -43,5 +43,5 @@ def with_criterion(objective: Made, criterion: LossLike) -> Made:
                 f"{type(objective).__name__} has the criterion {each!r} already, which "
                 f"{criterion!r} would replace: choose one of the two"
             )
-    changed: Made = replace(known, criterion=as_criterion(criterion))
+    changed: AnyObjective = replace(known, criterion=as_criterion(criterion))
     return changed

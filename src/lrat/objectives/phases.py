@@ -1,4 +1,4 @@
-"""Objectives that change during training: bootstrap periods in fractions of it."""
+"""An objective that changes during training, at fractions of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,17 +15,14 @@ from lrat.types import Batch
 
 @dataclass(frozen=True)
 class Phases:
-    """The objective of the latest phase that has begun; see ``phases``."""
+    """Objectives in phases, of which the latest that has begun applies; see ``phases``."""
 
     starts: tuple[tuple[float, Objective], ...]
 
     def at(self, progress: float) -> Objective:
-        """The objective in force at this fraction of training."""
-        current = self.starts[0][1]
-        for start, objective in self.starts:
-            if progress >= start:
-                current = objective
-        return current
+        """The objective that applies at this fraction of training."""
+        begun = [objective for start, objective in self.starts if progress >= start]
+        return begun[-1] if begun else self.starts[0][1]
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
         return self.at(step.progress).attack(view, batch, step)
@@ -37,7 +34,8 @@ class Phases:
 
 
 def phases(schedule: Mapping[float, Objective]) -> Phases:
-    """``{fraction: objective}``: each objective from its fraction of training on; 0.0 must be one.
+    """``{fraction: objective}``: each objective applies from its fraction of training on; the first
+    fraction must be 0.0.
 
     Epoch 30 of a 100-epoch schedule is 0.3, also when training stops after 66.
     """

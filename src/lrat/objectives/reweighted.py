@@ -1,4 +1,4 @@
-"""The one objective of the paper's tables (Eq. 7) under its normalisation (Eq. 15)."""
+"""The objective of the paper's tables (Eq. 7) with its normalisation (Eq. 15)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from lrat.weighting.base import Evidence, Uniform, Weighting
 Normalization = Literal["batch", "instance", "none"]
 CLEAN = "clean"
 ANCHOR = "anchor"
-"""The variant of an anchor that is an attack of its own."""
+"""The name of the variant of an anchor that is an attack but no term."""
 
 _WEIGHTING = instance(Weighting, need="a weighting", example="MarginPower()")
 
@@ -33,9 +33,9 @@ _WEIGHTING = instance(Weighting, need="a weighting", example="MarginPower()")
 class Term:
     """One attack with its weighting: one j of Eq. 7. Plain callables are adapted as attacks.
 
-    ``criterion``: the loss of this term's variants; None is that of the objective. Refused when
-    the weighting needs what the attack does not provide, such as the geometric distance of an
-    attack that counts no steps.
+    ``criterion``: the loss of this term's variants; None is that of the objective. Raises
+    ``SettingError`` when the weighting needs evidence that the attack does not provide, such as the
+    geometric distance of an attack that counts no steps.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Reweighted:
     * ``"instance"``: each image's floor and weights sum to 1;
     * ``"none"``: Algorithm 1 as printed.
 
-    Weights carry no gradient and are computed from the training forward's logits; one that is not
-    finite and >= 0 makes the total NaN. Variants are forwarded one by one, so BatchNorm sees each
-    attack's images as a batch of its own. ``criterion`` is the loss of Eq. 7, per example: the
-    paper's cross-entropy, or one of logits and labels alone, as ``losses.smoothed_cross_entropy``.
-    The attacks have losses of their own.
+    Weights have no gradient and are computed from the training forward's logits; a weight that is
+    not finite and >= 0 makes the total NaN. The variants of each attack are forwarded as another
+    batch for BatchNorm. ``criterion`` is the loss of Eq. 7, per example: the paper's cross-entropy,
+    or another of logits and labels alone, as ``losses.smoothed_cross_entropy``; the losses of the
+    attacks do not depend on it.
 
-    Attacks that step alike are made as one batch of at most ``share_rows`` rows, with the same
-    results (see ``attack_together``). None: where it was found to be faster (``rows_that_pay``); 0:
-    each by itself; larger: more memory, for a GPU that one attack does not fill.
+    Attacks that step alike run as one batch of at most ``share_rows`` rows, with the same results
+    (see ``attack_together``). None: where that is faster (``rows_that_pay``); 0: each attack runs
+    alone; larger: more memory, for a GPU that one attack does not fill.
     """
 
     terms: Sequence[Term]
@@ -113,13 +113,13 @@ class Reweighted:
             object.__setattr__(self, "anchor", as_attack(self.anchor, threat=BOX))
             if self.min_weight == 0:
                 raise SettingError(
-                    f"anchor={shown(self.anchor)}: an attack that is no term makes the images of "
-                    "the floor alone, and min_weight=0 leaves it out: set min_weight above 0"
+                    f"anchor={shown(self.anchor)}: an attack that is no term computes the images "
+                    "of the floor alone, and min_weight=0 has no floor: set min_weight above 0"
                 )
 
     def attack(self, view: nn.Module, batch: Batch, step: StepContext) -> dict[str, Variant]:
-        """A variant per term, and of an anchor that is no term, each from its own noise; the clean
-        logits are taken once for all."""
+        """A variant per term, and of an anchor that is no term, each with other noise; the clean
+        logits are computed once for all."""
         attacks = {term.name: as_attack(term.attack, threat=BOX) for term in self.terms}
         if self.anchor is not None and not isinstance(self.anchor, str):
             attacks[ANCHOR] = as_attack(self.anchor, threat=BOX)
@@ -146,7 +146,7 @@ class Reweighted:
     ) -> ObjectiveOutput:
         """Total and normalizer of Eq. 7; with Eq. 15 their quotient is the mean over the batch."""
         losses: dict[str, Tensor] = {}
-        found: dict[str, Tensor] = {}
+        raw: dict[str, Tensor] = {}
         weights: dict[str, Tensor] = {}
         correct: Tensor | None = None
         for term in self.terms:
@@ -154,9 +154,9 @@ class Reweighted:
             logits = forward_logits(model, variant.images)
             criterion = self.criterion if term.criterion is None else term.criterion
             losses[term.name] = as_criterion(criterion).prepare(batch.labels)(logits)
-            found[term.name] = self._weigh(term, logits, batch, variant)
-            # Anything else would cancel against other weights, or look like none at all.
-            weights[term.name] = torch.where(found[term.name] >= 0, found[term.name], torch.nan)
+            raw[term.name] = self._weigh(term, logits, batch, variant)
+            # A negative weight would cancel against other weights, or look like 0.
+            weights[term.name] = torch.where(raw[term.name] >= 0, raw[term.name], torch.nan)
             correct = self._correct(logits, batch) if correct is None else correct
         if self.min_weight > 0:
             anchor = self.anchor or self.terms[0].name
@@ -178,8 +178,8 @@ class Reweighted:
         normalizer = rows.sum() if self.normalization == "batch" else count
         weighted = [coefficients[name] * losses[name] for name in coefficients]
         records = {f"loss/{name}": part.detach() for name, part in losses.items()}
-        records |= {f"weight/{name}": part for name, part in found.items()}
-        # Another process may hold all the weight of a step; then this one's shares are 0, not NaN.
+        records |= {f"weight/{name}": part for name, part in raw.items()}
+        # Where another process has all the weight of a step, the shares here are 0, not NaN.
         scale = torch.where(normalizer > 0, count / normalizer, 0.0)
         records |= {f"share/{name}": part * scale for name, part in coefficients.items()}
         return ObjectiveOutput(
@@ -217,7 +217,7 @@ class Reweighted:
     def _replace_zeros(
         self, coefficients: dict[str, Tensor], batch: Batch, step: StepContext
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Uniform coefficients where Eq. 15 would divide by zero: for the step or the image."""
+        """Uniform coefficients where Eq. 15 would divide by zero, for the step or the image."""
         rows = _row_sum(coefficients.values(), batch)
         if self.normalization == "none":
             return coefficients, torch.zeros_like(rows[0])

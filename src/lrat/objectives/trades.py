@@ -24,12 +24,11 @@ _TERM = "kl"
 class Trades:
     """mean_i { CE(f(x_i), y_i) + beta * KL(p(x_i) || p(x'_i)) }, x' ascending the same divergence.
 
-    ``attack_with``: the attack that makes x'; the authors use 10 steps of PGD on the divergence
-    from a start 0.001 * N(0, 1) away. ``criterion``: the loss of the clean image, the authors'
-    cross-entropy or another of logits and labels alone; the divergence stays what it is. Clean and
-    attacked images are forwarded separately; the gradient flows through both. ``clean_twice``: the
-    clean images are forwarded once for each term, as in the authors' code, so that BatchNorm's
-    running statistics see them twice.
+    ``attack_with``: the attack that computes x'; the authors use 10 steps of PGD on the divergence,
+    from x + 0.001 * N(0, 1). ``criterion``: the loss of the clean image, the authors' cross-entropy
+    or another of logits and labels alone. Clean and attacked images are forwarded separately; the
+    gradient flows through both. ``clean_twice``: the clean images are forwarded once for each term,
+    as in the authors' code, so that they count twice in BatchNorm's running statistics.
     """
 
     attack_with: AttackLike

@@ -219,7 +219,7 @@ ODD = {
 def test_an_odd_part_is_told_and_the_others_are_read_and_joined(
     write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "_MOST_UNASKED", 10**7)
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED", 10**7)
     evaluate(tmp_path, gallery=gallery())
     before = rows_of(tmp_path)
     odd = tmp_path / "gallery" / "x.npz"

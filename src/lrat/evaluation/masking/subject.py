@@ -12,7 +12,7 @@ from lrat.attacks.base import Attack
 from lrat.attacks.gradient import gradients_of, image_gradient
 from lrat.data.inputs import trusting
 from lrat.errors import RegionViolationError
-from lrat.evaluation.acceptance import limit_said
+from lrat.evaluation.acceptance import explaining_limit
 from lrat.evaluation.forward import classify
 from lrat.evaluation.masking.limits import NOISE_DRAWS
 from lrat.hardware import full_float32
@@ -54,7 +54,7 @@ class Subject:
     @cached_property
     def clean(self) -> Tensor:
         """Logits [n K] of the clean images."""
-        with limit_said(self.model, self.batch.images[:_CHUNK]):
+        with explaining_limit(self.model, self.batch.images[:_CHUNK]):
             return self.answers_to(self.batch.images, "natural")
 
     @cached_property
