@@ -16,18 +16,18 @@ from lrat.files.names import COMMAND, CONFIG, EXTENT, GALLERY, PANEL
 from lrat.reporting.report.collect.places import Place
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.runs.folder import OFF, checkpoint_of
+from lrat.text import as_command
 from lrat.threat.norms import stored_threat
 
 _MOST_SETTINGS = 8
 """With more of them, the run's own configuration file is the shorter command."""
 _OPTIONS = {
-    "method.name": "",
-    "data.name": "--data",
-    "data.root": "--data-root",
-    "model.name": "--model",
-    "threat": "--threat",
-    "training.epochs": "--epochs",
-    "seed": "--seed",
+    "data.name": "data",
+    "data.root": "data_root",
+    "model.name": "model",
+    "threat": "threat",
+    "training.epochs": "epochs",
+    "seed": "seed",
 }
 _ALWAYS = ("method.name", "data.name", "model.name", "threat", "training.epochs", "seed")
 _WHOLE = ("training.drops", "attack.saa_keep")
@@ -58,73 +58,60 @@ def train_command(config: Mapping[str, Any], folder: Path) -> str:
     differing = {
         name: value
         for name, value in settings.items()
-        if name not in _OPTIONS
-        and name not in _MADE_BY_THE_RUN
+        if name not in {"method.name", *_OPTIONS, *_MADE_BY_THE_RUN}
         and (name not in defaults or _plain(value) != _plain(defaults[name]))
     }
     unknown = [name for name in differing if name not in defaults]
     incomplete = any(settings.get(name) is None for name in _ALWAYS)
     if unknown or incomplete or len(differing) > _MOST_SETTINGS:
-        return shlex.join(["lrat", "train", "--config", str(folder / CONFIG), "--out", str(folder)])
-    words = ["lrat", "train", str(settings["method.name"])]
-    for name, option in _OPTIONS.items():
-        if option and settings.get(name) is not None:
-            words += [option, str(settings[name])]
-    for name, value in differing.items():
-        words += ["--set", f"{name}={_written(value)}"]
-    return shlex.join([*words, "--out", str(folder)])
+        return as_command("lrat", "train", config=folder / CONFIG, out=folder)
+    known = {name: settings.get(name) for name in _OPTIONS}
+    options = {_OPTIONS[name]: str(each) for name, each in known.items() if each is not None}
+    assigned = [f"{name}={_written(value)}" for name, value in differing.items()]
+    return as_command("lrat", "train", settings["method.name"], **options, set=assigned, out=folder)
 
 
-def evaluate_command(
-    place: Place, folder: Folder, identity: Mapping[str, Any], threat: str, *extra: str
-) -> str:
+def evaluate_command(place: Place, folder: Folder, identity: Mapping[str, Any], threat: str) -> str:
     """``lrat evaluate FOLDER --suite paper --limit 1000``, as ``folder``'s identity and name say.
 
     ``threat``: that of the run. What only the user knows (a suite's file, somebody's model) stands
     in capitals.
     """
-    words = ["lrat", "evaluate"]
-    words += [str(place.folder)] if place.trained else _somebodys(place)
-    checkpoint = checkpoint_of(folder.path)
-    if place.trained and checkpoint not in {"", "selected"}:
-        words += ["--checkpoint", checkpoint]
+    model: dict[str, Any] = {
+        "model_file": "FILE.py:FUNCTION",
+        "weights": "WEIGHTS.safetensors",
+        "data": "npz:TEST.npz",
+        "out": place.folder,
+    }
+    if place.trained:
+        checkpoint = checkpoint_of(folder.path)
+        model = {"checkpoint": checkpoint if checkpoint not in {"", "selected"} else None}
     suite = str(identity.get("suite"))
-    words += ["--suite", suite if suite in SUITES else f"{suite.upper()}.yaml"]
     attacked = stored_threat(str(identity.get("threat")))
-    if attacked is not None and attacked != threat:
-        words += ["--threat", attacked]
     images = at(folder.json(EXTENT), "images")
     whole = at((folder / GALLERY).json(ABOUT), "test_images")
     if images is None:
         counted = re.match(r"\d+", folder.path.name.partition(_slug(attacked))[2].lstrip("-"))
         images = None if counted is None else int(counted[0])
-    if images is not None and images != whole:
-        words += ["--limit", str(images)]
-    if identity.get("seed"):
-        words += ["--seed", str(identity["seed"])]
     sequential = re.match(r"sequential, (\d+) at once", str(identity.get("noise", "")))
-    if sequential:
-        words += ["--noise", "sequential", "--batch-size", sequential[1]]
-    words += ["--images"] if identity.get("images") == "kept" else []
-    words += ["--acceleration", OFF] if identity.get("acceleration") == OFF else []
-    words += ["--masking"] if _panel_was_asked_for(folder, identity) else []
-    return shlex.join([*words, *extra])
+    return as_command(
+        *("lrat", "evaluate", *([place.folder] if place.trained else [])),
+        **model,
+        suite=suite if suite in SUITES else f"{suite.upper()}.yaml",
+        threat=attacked if attacked != threat else None,
+        limit=images if images != whole else None,
+        seed=identity.get("seed") or None,
+        noise="sequential" if sequential else None,
+        batch_size=sequential[1] if sequential else None,
+        images=identity.get("images") == "kept",
+        acceleration=OFF if identity.get("acceleration") == OFF else None,
+        # Suites with a cascade have a panel by themselves.
+        masking=(folder.path / PANEL).is_file() and not identity.get("cascades"),
+    )
 
 
 def _slug(threat: str | None) -> str:
     return "\0" if threat is None else threat.replace(":", "-").replace("/", "-")
-
-
-def _somebodys(place: Place) -> list[str]:
-    return [
-        *("--model-file", "FILE.py:FUNCTION", "--weights", "WEIGHTS.safetensors"),
-        *("--data", "npz:TEST.npz", "--out", str(place.folder)),
-    ]
-
-
-def _panel_was_asked_for(folder: Folder, identity: Mapping[str, Any]) -> bool:
-    """Suites with a cascade have it by themselves."""
-    return (folder.path / PANEL).is_file() and not identity.get("cascades")
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

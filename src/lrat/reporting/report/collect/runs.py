@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lrat.analysis.overlaps import Mask, overlap
+from lrat.analysis.overlaps import overlap
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
 from lrat.errors import DataError, LratError
 from lrat.evaluation.curve_result import Curve
@@ -50,7 +51,7 @@ from lrat.runs.kept import KeptResult
 _UNKNOWN = "unknown"
 _KEPT_APART = ("seed", "device", "threads")
 
-_VIEWS = {"v_gd": "V_GD", "v_pgd": "V_PGD", "v_cw": "V_CW"}
+_VIEWS = ("V_GD", "V_PGD", "V_CW")
 _PAIRS = {"v_gd-v_cw": (0, 2), "v_gd-v_pgd": (0, 1), "v_pgd-v_cw": (1, 2)}
 
 
@@ -259,14 +260,6 @@ def analysed(home: Folder, weights: str | None) -> list[OverlapRecord]:
 def _of_views(
     folder: Path, summary: Mapping[str, Any], stored: Mapping[str, Any], weights: str | None
 ) -> OverlapRecord:
-    """Two square matrices from what was stored by pairs."""
-    matrices = np.eye(3), np.eye(3)
-    for pair, (row, column) in _PAIRS.items():
-        values = stored["pairs"][pair]
-        for matrix, value in zip(
-            matrices, (values["jaccard"], values["chance"]["jaccard"]), strict=True
-        ):
-            matrix[row, column] = matrix[column, row] = float(value)
     about = (
         f"The {stored['size']} most vulnerable of {stored['n']} {summary['part']} images in each "
         f"of three views (smallest values; {folder.name}), weights {summary['checkpoint']}."
@@ -274,12 +267,9 @@ def _of_views(
     is_selected = weights is not None and summary["checkpoint"] == "selected"
     if is_selected and at(summary, "identity", "model") not in (None, weights):
         about += " These are earlier weights of this run."
-    return OverlapRecord(
-        about=about,
-        names=list(_VIEWS.values()),
-        jaccard=matrices[0].tolist(),
-        chance=matrices[1].tolist(),
-    )
+    found = {place: stored["pairs"][name] for name, place in _PAIRS.items()}
+    pairs = {place: (each["jaccard"], each["chance"]["jaccard"]) for place, each in found.items()}
+    return _overlap(about, _VIEWS, pairs)
 
 
 def fooled(evaluated: Evaluated) -> OverlapRecord | None:
@@ -292,25 +282,23 @@ def fooled(evaluated: Evaluated) -> OverlapRecord | None:
     sets = {name: ~verdicts.right[name][clean] for name in verdicts.names if name != NATURAL}
     if len(sets) < 2 or not clean.any():
         return None
-    jaccard, chance = _matrices(list(sets.values()))
-    record = evaluated.record
-    return OverlapRecord(
-        about=(
-            f"The images that each attack of {record.suite} fooled, of {int(clean.sum())} test "
-            "images that are right when clean."
-        ),
-        names=list(sets),
-        jaccard=jaccard,
-        chance=chance,
+    pairs = {}
+    for (column, one), (row, other) in combinations(enumerate(sets.values()), 2):
+        found = overlap(other, one)
+        pairs[row, column] = found.jaccard, found.chance.jaccard
+    about = (
+        f"The images that each attack of {evaluated.record.suite} fooled, of {int(clean.sum())} "
+        "test images that are right when clean."
     )
+    return _overlap(about, list(sets), pairs)
 
 
-def _matrices(sets: Sequence[Mask]) -> tuple[list[list[float]], list[list[float]]]:
-    """Between every two sets; of empty ones the overlap is 0."""
-    jaccard, chance = np.eye(len(sets)), np.eye(len(sets))
-    for row, first in enumerate(sets):
-        for column in range(row):
-            found = overlap(first, sets[column])
-            jaccard[row, column] = jaccard[column, row] = found.jaccard
-            chance[row, column] = chance[column, row] = found.chance.jaccard
-    return jaccard.tolist(), chance.tolist()
+def _overlap(
+    about: str, names: Sequence[str], pairs: Mapping[tuple[int, int], tuple[float, float]]
+) -> OverlapRecord:
+    """Square matrices of what every two have in common and what chance would give."""
+    jaccard, chance = np.eye(len(names)), np.eye(len(names))
+    for (row, column), (value, by_chance) in pairs.items():
+        jaccard[row, column] = jaccard[column, row] = value
+        chance[row, column] = chance[column, row] = by_chance
+    return OverlapRecord(about=about, names=names, jaccard=jaccard.tolist(), chance=chance.tolist())

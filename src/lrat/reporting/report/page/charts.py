@@ -206,16 +206,20 @@ def _dots(
         },
     }
     if worst:
-        trace["error_x"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": in_percent([share.high - share.value for _, share in known]),
-            "arrayminus": in_percent([share.value - share.low for _, share in known]),
-            "thickness": 1.6,
-            "width": 4,
-            "color": colour(1),
-        }
+        trace["error_x"] = {**_ends([share for _, share in known], 1.6), "color": colour(1)}
     return trace
+
+
+def _ends(shares: Sequence[Proportion], thickness: float) -> dict[str, Any]:
+    """Error bars from the ends of intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": in_percent([share.high - share.value for share in shares]),
+        "arrayminus": in_percent([share.value - share.low for share in shares]),
+        "thickness": thickness,
+        "width": 4,
+    }
 
 
 def _calm(place: int) -> int:
@@ -290,14 +294,7 @@ def cost_figure(table: GroupTable) -> Figure | None:
                 "name": text(row.run.name),
                 "x": [round(passes, 2)],
                 "y": in_percent([share.value]),
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": in_percent([share.high - share.value]),
-                    "arrayminus": in_percent([share.value - share.low]),
-                    "thickness": 1.4,
-                    "width": 4,
-                },
+                "error_y": _ends([share], 1.4),
                 "marker": {"size": 11, "symbol": symbol(row.place), "color": colour(row.place)},
                 "hovertemplate": f"%{{y:.1f}} % at {number(passes)} passes",
             }

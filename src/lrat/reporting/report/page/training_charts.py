@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from lrat.reporting.report.page.charts import (
     DASHES,
@@ -37,8 +38,7 @@ def learning_curve(run: RunRecord) -> Figure:
     monitored attack; the selected epoch and where robust overfitting begins."""
     series = learning_series(run)
     traces = [
-        line(name, x, y, place, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
-        for place, (name, (x, y)) in enumerate(series.items())
+        _over_epochs(name, x, y, place) for place, (name, (x, y)) in enumerate(series.items())
     ]
     first, last = run.epochs[0], run.epochs[-1]
     marks = _marks(run)
@@ -46,9 +46,7 @@ def learning_curve(run: RunRecord) -> Figure:
         label=f"Accuracy of {run.name} over {counted(len(run.epochs), 'epoch')} of training",
         data=traces,
         layout={
-            "xaxis": _epoch_axis(first, last),
-            "yaxis": axis("accuracy (%)"),
-            "hovermode": "x unified",
+            **_epochs_layout([first, last], axis("accuracy (%)")),
             "shapes": [vertical(epoch) for epoch, _ in marks],
             "annotations": [
                 note(epoch, words, row=k, right=epoch > first + 0.55 * (last - first))
@@ -99,16 +97,9 @@ def _compared(
     name: str, having: Sequence[tuple[int, RunRecord, tuple[list[int], list[float | None]]]]
 ) -> Figure:
     """One accuracy of several runs, each with its place in the report."""
-    traces = [
-        line(run.name, x, y, k, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
-        for k, run, (x, y) in having
-    ]
+    traces = [_over_epochs(run.name, x, y, k) for k, run, (x, y) in having]
     epochs = [epoch for _, _, (x, _) in having for epoch in x]
-    layout = {
-        "xaxis": _epoch_axis(min(epochs), max(epochs)),
-        "yaxis": axis("accuracy (%)"),
-        "hovermode": "x unified",
-    }
+    layout = _epochs_layout(epochs, axis("accuracy (%)"))
     label = f"Accuracy ({name}) over epochs, of {counted(len(having), 'run')}"
     return Figure(label=label, data=traces, layout=layout, height=420)
 
@@ -122,49 +113,35 @@ def _marks(run: RunRecord) -> list[tuple[int, str]]:
     return sorted(marks)
 
 
-def _epoch_axis(first: float, last: float) -> dict[str, object]:
-    """Whole epochs; a single one has room on both sides."""
+def _over_epochs(
+    name: str, x: Sequence[int], y: Sequence[float | None], place: int
+) -> dict[str, Any]:
+    """Shares in per cent by epoch, as a line of its ``place``."""
+    return line(name, x, y, place, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
+
+
+def _epochs_layout(epochs: Sequence[int], shares: dict[str, Any]) -> dict[str, Any]:
+    """Whole epochs against ``shares``; a single epoch has room on both sides."""
+    first, last = min(epochs), max(epochs)
     room = 0.03 * (last - first) or 0.5
     few = {"dtick": 1} if last - first <= 10 else {}
-    return axis("epoch", range=[first - room, last + room], tickformat="d", **few)
+    whole = axis("epoch", range=[first - room, last + room], tickformat="d", **few)
+    return {"xaxis": whole, "yaxis": shares, "hovermode": "x unified"}
 
 
 def effective_size(run: RunRecord) -> Figure:
     """Effective sample size, mean weight and the share below .2 of every term over epochs."""
     traces = []
     for place, term in enumerate(run.weights):
-        few = len(term.epochs) <= _MANY
         size, below = in_percent(term.effective), in_percent(term.below)
-        hover = "%{y:.1f} %"
-        traces.append(
-            line(
-                f"{term.term}: effective",
-                term.epochs,
-                size,
-                place,
-                markers=few,
-                hovertemplate=hover,
-            )
-        )
-        low = line(
-            f"{term.term}: below .2",
-            term.epochs,
-            below,
-            place,
-            markers=few,
-            hovertemplate=hover,
-        )
-        low["line"] = {**low["line"], "dash": "dot"}
-        traces.append(low)
+        traces.append(_over_epochs(f"{term.term}: effective", term.epochs, size, place))
+        traces.append(_over_epochs(f"{term.term}: below .2", term.epochs, below, place))
+        traces[-1]["line"]["dash"] = "dot"
     epochs = [epoch for term in run.weights for epoch in term.epochs]
     return Figure(
         label=f"Effective sample size and share of small weights over epochs, {run.name}",
         data=traces,
-        layout={
-            "xaxis": _epoch_axis(min(epochs), max(epochs)),
-            "yaxis": axis("share of images (%)", range=[0, 103]),
-            "hovermode": "x unified",
-        },
+        layout=_epochs_layout(epochs, axis("share of images (%)", range=[0, 103])),
         height=340,
     )
 
