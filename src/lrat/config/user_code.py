@@ -45,13 +45,13 @@ def model_from_file(place: str, seed: int) -> nn.Module:
     global random states follows from ``seed``. Everything it raises is one line.
     """
     name = place.rpartition(":")[2]
-    with seeded_randomness(seed), _member(place, "model") as found:
+    with seeded_randomness(seed), _member(place, "model") as (found, code):
         is_maker = callable(found) and not isinstance(found, nn.Module)
         made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
     if not isinstance(made, nn.Module):
         raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
     made = hookable(made)
-    _CODE[made] = file_digest(place)
+    _CODE[made] = code
     return made
 
 
@@ -60,38 +60,37 @@ def code_of(network: nn.Module) -> str | None:
     return _CODE.get(network)
 
 
-def object_from_file(place: str, what: str) -> Any:
-    """The object that ``FILE.py:NAME`` names, as it is: a loss, an attack; ``what`` for errors."""
+def object_from_file(place: str, what: str) -> tuple[Any, str]:
+    """The object that ``FILE.py:NAME`` names, as it is (a loss, an attack), and SHA-256 of its
+    file; ``what`` for errors."""
     with seeded_randomness(0), _member(place, what) as found:
         return found
 
 
 @contextmanager
-def _member(place: str, what: str) -> Iterator[Any]:
-    """The named object of the user's file, while the file's folder is on the import path."""
+def _member(place: str, what: str) -> Iterator[tuple[Any, str]]:
+    """The named object of the user's file and the file's digest, while the file's folder is on the
+    import path."""
     path, _, name = place.rpartition(":")
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigurationError(f"{what} {place!r}: there is no Python file {path}")
-    with _importable(file, what) as module:
+    source = file.read_bytes()  # once: what is digested is what is executed
+    with _importable(file, source, what) as module:
         found = getattr(module, name, None)
         if found is None:
             raise ConfigurationError(f"{what} {place!r}: {path} has no {name!r}")
-        yield found
-
-
-def file_digest(place: str) -> str:
-    """SHA-256 of the file behind ``FILE.py:FUNCTION``."""
-    return _content(Path(place.rpartition(":")[0]))
+        yield found, hashlib.sha256(source).hexdigest()
 
 
 @contextmanager
-def _importable(file: Path, what: str) -> Iterator[ModuleType]:
-    """The file as a module that is registered (dataclasses look themselves up) and can import its
-    neighbours; it stays registered, since its classes refer to it, the path is as before."""
+def _importable(file: Path, source: bytes, what: str) -> Iterator[ModuleType]:
+    """``source`` as the module of ``file`` that is registered (dataclasses look themselves up) and
+    can import its neighbours; it stays registered, since its classes refer to it, the path is as
+    before."""
     name = f"_lrat_users_{hashlib.sha256(os.fsencode(file)).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise ConfigurationError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
     before, written = list(sys.path), sys.dont_write_bytecode
@@ -103,7 +102,7 @@ def _importable(file: Path, what: str) -> Iterator[ModuleType]:
     sys.dont_write_bytecode = True
     try:
         place = f"{what} {str(file)!r}"
-        _one_line(place, file.name, lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+        _one_line(place, file.name, lambda: _execute(source, module))
         yield module
     except BaseException:
         sys.modules.pop(name, None)
@@ -111,9 +110,15 @@ def _importable(file: Path, what: str) -> Iterator[ModuleType]:
     finally:
         sys.path[:], sys.dont_write_bytecode = before, written
         for each in sys.modules.keys() - known - {name}:
-            source = getattr(sys.modules[each], "__file__", None)
-            if source is not None and Path(source).is_relative_to(file.parent):
-                _NEIGHBOURS[each] = Path(source), _content(Path(source))
+            path = getattr(sys.modules[each], "__file__", None)
+            if path is not None and Path(path).is_relative_to(file.parent):
+                _NEIGHBOURS[each] = Path(path), _content(Path(path))
+
+
+def _execute(source: bytes, module: ModuleType) -> None:
+    """Not by the module's loader, which would read its file anew, or bytecode of an older one."""
+    code = compile(source, str(module.__file__), "exec", dont_inherit=True)
+    exec(code, vars(module))  # noqa: S102 - the user named this file to be run
 
 
 def _forget_changed(folder: Path) -> None:
@@ -220,8 +225,8 @@ class OwnAttack(Wrapped):
 def loss_named(name: str) -> Loss:
     """A loss of ours by name, or a user's ``FILE.py:NAME``."""
     if names_users_code(name):
-        found = as_loss(object_from_file(name, "loss"))
-        return OwnLoss(found, name, file_digest(name)[:_DIGITS])
+        found, code = object_from_file(name, "loss")
+        return OwnLoss(as_loss(found), name, code[:_DIGITS])
     known = [name for name, row in LOSSES.items() if not row.takes]
     if name not in known:
         raise UnknownNameError("loss", name, [*known, "FILE.py:NAME"])
@@ -230,5 +235,5 @@ def loss_named(name: str) -> Loss:
 
 def own_attack(place: str) -> Attack:
     """A user's ``FILE.py:NAME``: an ``Attack``, or ``(model, images, labels) -> images``."""
-    found = as_attack(object_from_file(place, "attack"))
-    return OwnAttack(found, place, file_digest(place)[:_DIGITS])
+    found, code = object_from_file(place, "attack")
+    return OwnAttack(as_attack(found), place, code[:_DIGITS])

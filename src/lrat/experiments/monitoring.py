@@ -203,7 +203,7 @@ def _build(name: str, folder: Path) -> Tracker:
         return TensorBoard(folder / TENSORBOARD)
     if not names_users_code(name):
         raise UnknownNameError("tracker", name, [TENSORBOARD, "FILE.py:FUNCTION"])
-    make = object_from_file(name, "tracker")
+    make, _ = object_from_file(name, "tracker")
     if not callable(make):
         raise ConfigurationError(
             f"tracker {name!r}: it is {type(make).__name__}, not a function or class that is "

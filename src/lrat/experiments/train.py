@@ -23,7 +23,7 @@ from lrat.acceleration import View, describe
 from lrat.config import build
 from lrat.config.catalogue import names_users_code
 from lrat.config.settings import RunConfig
-from lrat.config.user_code import file_digest
+from lrat.config.user_code import code_of
 from lrat.data import Augmentation, ImageData, InMemory, Splits
 from lrat.distributed.group import (
     FabricGroup,
@@ -186,14 +186,16 @@ class _Training:
         splits = build.data(config.data, config.seed)
         images = splits.training()
         try:
+            network = build.model(config, images.shape, images.classes)
+            found = contents(splits, code_of(network))
             result = train_network(
-                build.model(config, images.shape, images.classes),
+                network,
                 images,
                 build.objective(config),
                 build.optimisation(config),
                 batch_size=config.training.batch_size,
                 device=self.device,
-                prepare=partial(self._begin, splits, Monitoring.of(config, splits)),
+                prepare=partial(self._begin, found, images, Monitoring.of(config, splits)),
                 augmentation=build.augmentation(config.data),
                 synchronise=config.training.sync_batch_norm,
                 storage=storage(config, self.folder, portable=self.portable),
@@ -208,16 +210,20 @@ class _Training:
         return TrainedRun(config=config, folder=self.folder, result=result)
 
     def _begin(
-        self, splits: Splits, monitoring: Monitoring, network: nn.Module, notes: tuple[str, ...]
+        self,
+        found: Mapping[str, str],
+        images: ImageData,
+        monitoring: Monitoring,
+        network: nn.Module,
+        notes: tuple[str, ...],
     ) -> tuple[nn.Module, Watch]:
         """The view and the watch. The first process chooses the view and begins the folder; the
         others see it there."""
         write_safetensors(network.state_dict())  # what cannot be kept is not trained
-        found, begun = contents(self.config, splits), has_begun(self.folder)
+        begun = has_begun(self.folder)
         if self.crew.rank > 0:
             self.crew.barrier()
             self._compare(found)
-        images = splits.training()
         trackers = self.config.training.trackers if self.crew.rank == 0 else ()
         view = self._view(network, images, chosen=begun or self.crew.rank > 0)
         watched = monitoring.watch(
@@ -276,16 +282,15 @@ class _Training:
         return build.view(self.config.acceleration, network, images, choices)
 
 
-def contents(config: RunConfig, splits: Splits) -> dict[str, str]:
-    """Digests of what the configuration only names: the images, and the file of a user's model."""
+def contents(splits: Splits, code: str | None) -> dict[str, str]:
+    """Digests of what the configuration only names: the images, and ``code``, that of the file of a
+    user's model."""
     found = {
         part: data.digest()
         for part in ("train", "validation", "test")
         if (data := getattr(splits, part)) is not None
     }
-    if names_users_code(config.model.name):
-        found["model file"] = file_digest(config.model.name)
-    return found
+    return found if code is None else {**found, "model file": code}
 
 
 def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images: ImageData) -> None:
