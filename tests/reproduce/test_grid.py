@@ -14,6 +14,7 @@ from lrat.reproduce.grid import RowsProgress, in_order, make_cells
 class Ended:
     name: str
     seconds: float
+    was_finished: bool = False
 
 
 class Watched:
@@ -38,7 +39,7 @@ def test_what_is_left_follows_from_the_cells_that_were_made_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ending(make: Any, names: Sequence[str], **settings: Any) -> Iterator[Ended]:
-        yield from map(Ended, names, (0.1, 60.0, 120.0, 60.0))
+        yield from map(Ended, names, (30.0, 60.0, 120.0, 60.0), (True, False, False, False))
 
     monkeypatch.setattr("lrat.reproduce.grid.run_tasks", ending)
     watched = Watched()

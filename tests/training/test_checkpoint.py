@@ -106,6 +106,33 @@ def test_a_damaged_one_is_named_once_and_the_one_before_is_used(
     assert [record.message.count("epoch-003.pt") for record in caplog.records] == [1]
 
 
+@pytest.mark.parametrize("described", [1, 0], ids=["one before it", "none"])
+def test_the_newest_without_its_description_is_named_once(
+    described: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = fill(tmp_path, described + 1)
+    (tmp_path / f"epoch-00{described + 1}.json").unlink()
+    for _ in range(2):
+        if described:
+            assert checkpoints.load("last")["epoch"] == 1
+        else:
+            assert checkpoints.latest() is None
+    (warning,) = caplog.messages
+    assert f"epoch-00{described + 1}.pt" in warning
+    assert f"epoch-00{described + 1}.json, which describes it, is missing" in warning
+
+
+def test_what_a_kill_left_of_an_older_one_is_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = fill(tmp_path, 2)
+    checkpoints.save_portable({"epoch": 3, "model": {}}, (), epoch=3)
+    for name in ("epoch-001", "epoch-003"):
+        (tmp_path / f"{name}.pt").touch()
+    assert checkpoints.load("last")["epoch"] == 3
+    assert caplog.messages == []
+
+
 def test_a_damaged_one_never_displaces_a_good_one(tmp_path: Path) -> None:
     checkpoints = fill(tmp_path, 2)
     checkpoints.save({"epoch": 2, "step": 5}, epoch=2, step=5)

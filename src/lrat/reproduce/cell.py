@@ -13,7 +13,7 @@ from lrat.experiments.evaluate import evaluate_subject
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.masking import examine
 from lrat.experiments.train import train_run
-from lrat.reproduce.grid import Quiet
+from lrat.reproduce.grid import Quiet, finished_files
 from lrat.runs.folder import threat_slug
 from lrat.runs.lock import alone
 from lrat.runs.sources import ModelSource
@@ -70,10 +70,12 @@ class RunTask:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeRun:
-    """A cell that ended; ``failure``: why its training could not go on, None where it did."""
+    """A cell that ended; ``failure``: why its training could not go on, None where it did.
+    ``was_finished``: nothing was trained or attacked in this call."""
 
     name: str
     seconds: float
+    was_finished: bool
     failure: str | None = None
 
     def __str__(self) -> str:
@@ -105,13 +107,19 @@ def make_run(task: RunTask) -> MadeRun:
     started = time.perf_counter()
     failure = None
     with alone(task.folder.with_name(f".{task.folder.name}")):
+        finished = finished_files(task.folder)
         try:
             train_run(task.config, task.folder, progress=Quiet())
             for checkpoint in task.checkpoints:
                 _attack(task, checkpoint)
         except NonFiniteError as error:
             failure = str(error)
-    return MadeRun(name=task.name, seconds=time.perf_counter() - started, failure=failure)
+    return MadeRun(
+        name=task.name,
+        seconds=time.perf_counter() - started,
+        was_finished=failure is None and finished_files(task.folder) == finished,
+        failure=failure,
+    )
 
 
 def _attack(task: RunTask, checkpoint: str) -> None:

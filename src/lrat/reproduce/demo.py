@@ -21,7 +21,7 @@ from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.train import train_run
 from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
-from lrat.reproduce.grid import Quiet, Watcher, in_order, make_cells
+from lrat.reproduce.grid import Quiet, Watcher, finished_files, in_order, make_cells
 from lrat.reproduce.paper import DEMO_PRESET, TABLE_1
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_STEP, row_layer
 from lrat.text import p_in_words, to_markdown
@@ -198,6 +198,7 @@ class Row:
     name: str
     folder: Path
     seconds: float
+    was_finished: bool
     forwards: float
     """Passes per training image and epoch, of the network forwards."""
 
@@ -211,6 +212,7 @@ def make_rows(out: Path, plan: Plan, workers: int, watcher: Watcher) -> Iterator
 def _make_row(name: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) -> Row:
     started = time.perf_counter()
     folder = out / name
+    finished = finished_files(folder)
     config = load_config(preset, row_layer(name, preset["threat"]))
     run = train_run(config, folder, progress=Quiet())
     plan.evaluate(folder)
@@ -223,6 +225,7 @@ def _make_row(name: str, *, plan: Plan, preset: Mapping[str, Any], out: Path) ->
         name=name,
         folder=folder,
         seconds=time.perf_counter() - started,
+        was_finished=finished_files(folder) == finished,
         forwards=passes / len(records),
     )
 

@@ -10,11 +10,9 @@ from typing import Protocol, TypeVar, runtime_checkable
 from lrat.distributed.signals import stopping
 from lrat.distributed.workers import run_tasks
 from lrat.errors import Interrupted
+from lrat.files.names import EVALUATIONS, MODEL, SUMMARY
 from lrat.text import duration
 from lrat.training import EpochRecord, StepProgress
-
-_READ_BACK_SECONDS = 5.0
-"""What ends faster was finished by an earlier call, and says nothing of what is left."""
 
 
 @runtime_checkable
@@ -26,6 +24,11 @@ class Ended(Protocol):
 
     @property
     def seconds(self) -> float: ...
+
+    @property
+    def was_finished(self) -> bool:
+        """An earlier call finished it, so that ``seconds`` say nothing of what is left."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,11 @@ class Quiet:
 
 
 Made = TypeVar("Made", bound=Ended)
+
+
+def finished_files(run: Path) -> frozenset[Path]:
+    """What ends a training and each evaluation of ``run``: none is added where all was finished."""
+    return frozenset([*run.glob(MODEL), *run.glob(f"{EVALUATIONS}/*/{SUMMARY}")])
 
 
 def in_order(rounds: Sequence[Sequence[str]], workers: int) -> list[str]:
@@ -106,7 +114,7 @@ def make_cells(
             for done, made in enumerate(
                 run_tasks(make, cells, workers=workers, stop=stop), start=1
             ):
-                taken += [made.seconds] * (made.seconds >= _READ_BACK_SECONDS)
+                taken += [made.seconds] * (not made.was_finished)
                 left = fmean(taken) * (len(cells) - done) / workers if taken else None
                 ended = f"{made.seconds:.0f} s of one worker" if told is None else told(made)
                 line = f"{made.name}: {ended}; {done} of {len(cells)} {what} done"

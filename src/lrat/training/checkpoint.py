@@ -4,7 +4,7 @@ A checkpoint is two files: ``epoch-060.pt``, a nested dictionary of tensors and 
 ``epoch-060.json``, its digest and what must be known before it is read. One within an epoch is
 ``epoch-061-step-000123`` (see ``description.Name``), one without momentum ``epoch-060-portable``.
 Both are written beside their places before either is renamed; a payload without a description is
-not looked at.
+not read, and named in a warning where it is the newest.
 """
 
 import hashlib
@@ -213,6 +213,7 @@ class Checkpoints:
     def _whole(self) -> Iterator[tuple[Description, dict[str, Any]]]:
         """Those that can be read, newest first."""
         names, found = self._names(), False
+        self._note_undescribed(names)
         for name in reversed(names):
             if name in self._damaged:
                 continue
@@ -227,6 +228,21 @@ class Checkpoints:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is whole: remove the folder to start again"
             )
+
+    def _note_undescribed(self, names: Collection[Name]) -> None:
+        """Warn of payloads that are later than all checkpoints ``names``: these pass for the last
+        ones then. A portable one may lie beside the whole one that it replaced."""
+        places = [replace(name, portable=False) for name in names]
+        for path in self._files("epoch-*.pt"):
+            name = Name.parse(path.stem)
+            if name is None or name in self._damaged:
+                continue
+            place = replace(name, portable=False)
+            if all(each < place for each in places):
+                missing = DamagedError(
+                    f"{name}.json, which describes it, is missing: bring it back"
+                )
+                self._note_damage(name, missing)
 
     def _is_whole(self, name: Name) -> bool:
         if name in self._damaged:
