@@ -22,11 +22,10 @@ from typing import Any
 from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.evaluation.comparison.seeds import MeanDifference, paired_means
 from lrat.evaluation.statistics import ALPHA, holm
-from lrat.reproduce.paper import TABLE_1, TABLE_2
+from lrat.reproduce.paper import TABLE_1, TABLE_2, papers_difference
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_SUFFIX, PRESETS, method_of
 from lrat.reproduce.table_text import signed
-from lrat.reproduce.tables import PAPER_COLUMNS
-from lrat.text import to_markdown, written_p
+from lrat.text import DASH, to_markdown, written_p
 
 Shares = dict[str, dict[int, tuple[float, int]]]
 """By column and seed: the share of images that a row gets right, and of how many."""
@@ -140,10 +139,8 @@ def answers(rows: Mapping[str, Shares], folds: bool, claims: Iterable[Claim]) ->
 def _papers(claim: Claim) -> str:
     known = {**TABLE_1, **TABLE_2}
     ours, theirs = (known.get(method_of(row)) for row in claim[:2])
-    if ours is None or theirs is None or ours is theirs:
-        return "–"
-    column = PAPER_COLUMNS[claim[2]]
-    return signed((getattr(ours, column) - getattr(theirs, column)) / 100)
+    difference = papers_difference(ours, theirs, claim[2])
+    return DASH if difference is None else signed(difference / 100)
 
 
 def tested(found: Sequence[Answer]) -> str:

@@ -89,7 +89,7 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], cause: str, cure: s
 def test_the_demo_has_as_many_workers_as_it_may_use_processors(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def run_demo(out: Path, plan: object, *, workers: int, **others: object) -> None:
+    def run_demo(out: Path, *, workers: int, **others: object) -> None:
         raise LratError(f"{workers} workers")
 
     monkeypatch.setattr("lrat.reproduce.demo.run_demo", run_demo)

@@ -11,6 +11,7 @@ from lrat.text import (
     short_p,
     shown,
     signed,
+    to_markdown,
     visible,
     written_p,
 )
@@ -92,3 +93,9 @@ def test_many_names_are_shortened() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(list("abcdefgh")) == "a, b, c, d and 4 more"
+
+
+def test_markdown_aligns_and_escapes() -> None:
+    assert to_markdown([["", "a|b"], ["x|y", "1"]]) == (
+        "|  | a\\|b |\n| --- | ---: |\n| x\\|y | 1 |\n"
+    )

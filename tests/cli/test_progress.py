@@ -7,7 +7,7 @@ import pytest
 from lrat.cli.progress import evaluation_progress, rows_progress, training_progress
 from lrat.config.settings import load_config
 from lrat.evaluation import Progress
-from lrat.reproduce.grid import RowsProgress
+from lrat.reproduce.progress import RowsProgress
 from lrat.training import EpochRecord, StepProgress
 from lrat.training.watch import Speaker
 

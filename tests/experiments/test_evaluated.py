@@ -11,10 +11,9 @@ from experiments.commands import lrat
 from lrat.errors import RunFolderError
 from lrat.files.read import read_json
 from lrat.files.write import write_json
-from lrat.reproduce.cell import Attacks
-from lrat.reproduce.evidence import read_run
-from lrat.reproduce.folder import RunPlace
-from lrat.runs.folder import evaluated
+from lrat.reproduce.cell import Attacks, RunTask
+from lrat.reproduce.evidence import Evidence, read_run
+from lrat.runs.folder import evaluated, read_config
 from lrat.runs.sources import ModelSource
 from lrat.runs.weights import weights_digest
 from reporting.report.reported import make_evaluation, make_run, only, report
@@ -123,38 +122,44 @@ def _weights_of(run: Path) -> str:
     return weights_digest(ModelSource(run=run).load().network.state_dict())
 
 
+def _evidence(run: Path) -> Evidence:
+    """What a table reads of a run under the quick attacks."""
+    task = RunTask(
+        row="sat", seed=0, folder=run, config=read_config(run), checkpoints=("selected",),
+        attacks=Attacks(suite="quick"),
+    )  # fmt: skip
+    return read_run(task, "selected")
+
+
 @damaged
 def test_a_table_names_a_damaged_identity(damage: Damage, run: Path) -> None:
     folder = make_evaluation(run, suite="quick", model=_weights_of(run), images=360)
-    place = RunPlace(row="sat", seed=0, folder=run)
-    assert read_run(place, "selected", Attacks(suite="quick"), None) is not None
+    assert _evidence(run) is not None
     damage(folder / "identity.json")
     with pytest.raises(RunFolderError, match=r"identity\.json"):
-        read_run(place, "selected", Attacks(suite="quick"), None)
+        _evidence(run)
 
 
 @pytest.mark.parametrize("name", ["-seed-1", "-from-other-0123abcd", "-images"])
 def test_a_table_takes_no_evaluation_under_another_request(name: str, run: Path) -> None:
     folder = make_evaluation(run, suite="quick", model=_weights_of(run), images=360)
-    place = RunPlace(row="sat", seed=0, folder=run)
     folder.rename(folder.with_name(f"{folder.name}-0123abcd"))
-    assert read_run(place, "selected", Attacks(suite="quick"), None).results
+    assert _evidence(run).results
     renamed = folder.with_name(f"{folder.name}{name}")
     folder.with_name(f"{folder.name}-0123abcd").rename(renamed)
     with pytest.raises(RunFolderError, match="no finished evaluation"):
-        read_run(place, "selected", Attacks(suite="quick"), None)
+        _evidence(run)
 
 
 def test_a_table_refuses_metrics_that_lack_an_epoch(run: Path) -> None:
     make_evaluation(run, suite="quick", model=_weights_of(run), images=360)
-    place = RunPlace(row="sat", seed=0, folder=run)
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     assert any("holds 1 of the 2 epochs" in each for each in _problems(path, lines[:1], run))
     for kept in (lines[:1], lines[1:], [*lines, lines[1]], [lines[0], lines[1][:-9]]):
         path.write_text("".join(kept))
         with pytest.raises(RunFolderError, match=r"metrics\.jsonl"):
-            read_run(place, "selected", Attacks(suite="quick"), None)
+            _evidence(run)
 
 
 def _problems(path: Path, lines: list[str], run: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""One run of a grid: made, gone on with, or read back."""
+"""One run of a reproduction: made, gone on with, or read back."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +9,12 @@ from lrat.runs.folder import read_config
 
 def test_a_run_says_whether_this_call_had_anything_to_do(run: Path) -> None:
     task = RunTask(
-        name="sat",
+        row="sat",
+        seed=0,
         config=read_config(run),
         folder=run,
         checkpoints=("selected",),
         attacks=Attacks(suite="quick", limit=20),
-        images=360,
     )
     assert not make_run(task).was_finished  # it was trained, and is attacked now
     assert make_run(task).was_finished

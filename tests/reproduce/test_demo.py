@@ -1,24 +1,43 @@
+"""The demonstration as a user types it, on fewer images and a narrower network."""
+
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments.commands import Answer, contents, done, process
-from lrat.evaluation.comparison.pairs import Comparison, Contrast
-from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.evaluation.statistics import Proportion, mcnemar, paired_difference
+from experiments.commands import Answer, contents, done, lrat
+from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.reproduce import demo
-from lrat.reproduce.demo import ROWS, Plan, _joined, conclusion
+from lrat.reproduce.demo import ROWS, conclusion
 from lrat.reproduce.paper import TABLE_1, TABLE_2
+from lrat.reproduce.presets import DEMO
 
-pytestmark = pytest.mark.xdist_group("demo")  # one demonstration for all tests here
-COMMAND = ("demo", "--epochs", "1", "--suite", "quick")
+pytestmark = [
+    pytest.mark.xdist_group("demo"),  # one demonstration for all tests here
+    pytest.mark.usefixtures("small"),
+]
+COMMAND = ("demo", "--epochs", "1", "--suite", "quick", "--workers", "1")
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+def small(in_this_process: None) -> Iterator[None]:
+    settings = {
+        **DEMO.settings,
+        "data": {"name": "digits", "train_limit": 150},
+        "model": {"name": "small-cnn", "width": 4},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "DEMO", replace(DEMO, settings=settings, autoattacked=12))
+        patch.setenv("COLUMNS", "120")
+        yield
+
+
+@pytest.fixture(scope="module")
+def shown(small: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
     out = tmp_path_factory.mktemp("demo") / "demo"
-    answer = process(*COMMAND, "--workers", "2", "--out", out)
+    answer = lrat(*COMMAND, "--out", out)
     assert answer.status == 0, answer.err
     return out, answer
 
@@ -57,20 +76,26 @@ def test_the_table_is_on_the_terminal_and_in_the_folder(shown: tuple[Path, Answe
     assert answer.err == ""
 
 
-def test_cells_are_what_the_evaluations_found(shown: tuple[Path, Answer]) -> None:
-    out, _ = shown
+def lines_of(out: Path) -> dict[str, list[str]]:
+    """The cells of our table by the first of their line."""
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in (out / "table.md").read_text().splitlines()
         if line.startswith("| ")
     ]
-    header, rows = lines[0], {line[0]: line[1:] for line in lines[2 : 2 + len(ROWS)]}
-    assert header == ["", "natural", "pgd-20", "cw-20", "worst case", "forwards"]
+    return {line[0]: line[1:] for line in lines[: 2 + len(demo.ROWS)]}
+
+
+def test_cells_are_what_the_evaluations_found(shown: tuple[Path, Answer]) -> None:
+    out, _ = shown
+    rows = lines_of(out)
+    assert rows[""] == ["natural", "pgd-20", "cw-20", "worst case", "forwards"]
     (evaluation,) = (out / "lrat-cw" / "evaluations").iterdir()
     summary = json.loads((evaluation / "summary.json").read_text())
-    found = [*summary["accuracy"].values(), summary["worst_case"]]
-    assert [float(cell.split()[0]) for cell in rows["lrat-cw"][:-1]] == [
-        pytest.approx(100 * share["value"], abs=0.05) for share in found
+    shares = [*summary["accuracy"].values(), summary["worst_case"]]
+    value, low, high = ([100 * share[key] for share in shares] for key in ("value", "low", "high"))
+    assert rows["lrat-cw"][:-1] == [
+        f"{v:.1f} [{a:.1f}, {b:.1f}]" for v, a, b in zip(value, low, high, strict=True)
     ]
     # Ten steps of an attack and one forward of the update; SAA: 3 targets, 20 steps, clean logits.
     passes = {name: row[-1] for name, row in rows.items()}
@@ -82,51 +107,63 @@ def test_cells_are_what_the_evaluations_found(shown: tuple[Path, Answer]) -> Non
 def test_the_same_command_reuses_what_is_there(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
     before = contents(out)
-    again = process(*COMMAND, "--workers", "1", "--out", out)
-    assert again.status == 0, again.err
+    done(*COMMAND, "--out", out)
     now = contents(out)
-    for found in (before, now):
-        del found["report.html"]  # it says when it was made
+    for files in (before, now):
+        del files["report.html"]  # it says when it was made
     assert now == before, "metrics with their times, outcomes, weights and table"
 
 
 def test_the_runs_can_be_compared(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
-    compared = done("compare", out / "lrat-cw", out / "sat")
-    assert "360 common images" in compared
+    assert "360 common images" in done("compare", out / "lrat-cw", out / "sat")
 
 
 def test_another_length_is_refused_with_the_difference(shown: tuple[Path, Answer]) -> None:
     out, _ = shown
     before = contents(out)
-    again = process("demo", "--epochs", "2", "--suite", "quick", "--workers", "1", "--out", out)
+    again = lrat(*COMMAND, "--epochs", "2", "--out", out)
     assert "training.epochs: 2 asked, 1 in the folder" in again.complaint
     assert contents(out) == before
 
 
-def _comparison(only_a: int, only_b: int) -> Comparison:
-    share = Proportion(value=0.5, low=0.4, high=0.6, n=100)
-    worst = Contrast(
-        name=WORST_CASE,
-        a=share,
-        b=share,
-        difference=paired_difference(only_a, only_b, 100),
-        only_a=only_a,
-        only_b=only_b,
-        p=mcnemar(only_a, only_b),
-    )
-    return Comparison(contrasts={WORST_CASE: worst}, n=100, n_a=100, n_b=100, threat="linf:0.2")
+def test_an_unknown_suite_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    answer = lrat(*COMMAND, "--suite", "quik", "--out", tmp_path / "demo")
+    assert "did you mean 'quick'" in answer.complaint
+    assert not (tmp_path / "demo").exists()
+
+
+def test_with_autoattack_the_short_attacks_meet_all_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "ROWS", ("sat", "sat-0.22eps"))
+    done("demo", "--epochs", "1", "--acceleration", "off", "--workers", "1", "--out", tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "n 360 (autoattack and worst case: n 12)" in text
+    assert "1 epoch each, seed 0, suite paper, without acceleration" in text
+    assert "What this shows: one seed and 12 test images" in text
+    columns = ["natural", "pgd-20", "cw-20", "autoattack", "worst case", "forwards"]
+    assert lines_of(tmp_path)[""] == columns
+    for name, images in (("selected-quick-linf-0.2-360", 360), ("selected-paper-linf-0.2-12", 12)):
+        folder = tmp_path / "sat" / "evaluations" / name
+        assert json.loads((folder / "summary.json").read_text())["images"] == images
+        assert not (folder / "masking.json").exists()
+
+
+def contrast(group: str, difference: float, p: float) -> GroupContrast:
+    return GroupContrast(
+        group=group, first="sat-0.22eps", attack="worst case", difference=difference,
+        low=None, high=None, basis="images", p=p, detectable=None, size="n = 100", p_images=p,
+    )  # fmt: skip
 
 
 def test_the_paragraph_tells_better_from_worse_from_neither() -> None:
-    text = conclusion(
-        {"up": _comparison(30, 5), "down": _comparison(2, 20), "same": _comparison(6, 5)},
-        images=100,
-    )
-    assert "up is better by 25.0 points" in text
+    contrasts = [contrast("up", 0.25, 0.001), contrast("down", -0.18, 0.01), contrast("same", 0, 1)]
+    text = conclusion(contrasts, images=100)
+    assert "up is better by 25.0 points (p = 0.001)" in text
     assert "down is worse by 18.0 points" in text
     assert "not told apart: same" in text
-    nothing = conclusion({"same": _comparison(6, 5)}, images=100)
+    nothing = conclusion(contrasts[2:], images=100)
     assert "no row can be told apart from it" in nothing
 
 
@@ -135,17 +172,3 @@ def test_the_papers_rows_are_its_own() -> None:
     assert TABLE_1["gairat"].pgd == 60.82
     assert TABLE_2["lrat-saa+cw"] is TABLE_1["lrat-saa+cw"]
     assert len({*TABLE_1, *TABLE_2}) == 10
-
-
-def test_with_autoattack_the_short_attacks_meet_all_images(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(demo, "AUTOATTACKED", 12)
-    short, whole = Plan(suite="paper").evaluate(run)
-    assert (len(short.index), len(whole.index)) == (360, 12)
-    joined = _joined([short, whole])
-    assert list(joined["accuracy"]) == ["natural", "pgd-20", "cw-20", "autoattack"]
-    counts = [share["n"] for share in joined["accuracy"].values()]
-    assert counts == [360, 360, 360, 12]
-    assert joined["worst_case"]["n"] == 12
-    assert joined["worst_case"]["value"] <= joined["accuracy"]["autoattack"]["value"]

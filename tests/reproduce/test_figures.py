@@ -21,8 +21,8 @@ from lrat.reproduce.figures.make import draw
 from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.runs import accuracy_curves, runs_of
 from lrat.reproduce.folder import claim, run_folder
-from lrat.reproduce.grid import RowsProgress
 from lrat.reproduce.presets import Choice
+from lrat.reproduce.progress import RowsProgress
 from lrat.reproduce.request import Request
 
 pytestmark = pytest.mark.xdist_group("figures")  # their fixtures take long: made once

@@ -1,18 +1,13 @@
-"""`lrat reproduce` as it is typed, on runs of seconds; stopped, continued, extended, refused."""
+"""`lrat reproduce` as it is typed, on runs of seconds; extended, refused."""
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.commands import Answer, contents, give_setting, lrat, one_thread, process
+from experiments.commands import Answer, contents, done, give_setting, lrat, process
 from lrat.reproduce.cell import Attacks
 from lrat.reproduce.make import collected
 from lrat.reproduce.presets import Choice
@@ -114,31 +109,31 @@ def test_the_history_says_which_command_finished_what(made: tuple[Path, Answer])
 
 
 def test_another_command_reuses_what_is_there_and_adds_its_rows(
-    made: tuple[Path, Answer],
+    made: tuple[Path, Answer], in_this_process: None
 ) -> None:
     out, _ = made
     before = {name: digest for name, digest in contents(out).items() if name.startswith("runs/")}
-    more = process(
+    done(
         *("reproduce", "table1", *TINY, "--suite", "quick", "--seeds", "0,", "--workers", "1"),
         *("--rows", "sat,gairat", "--out", out),
     )
-    assert more.status == 0, more.err
     assert rows_of(out) == {"sat": [0, 1], "gairat": [0], "lrat-cw": [0, 1]}
     after = contents(out)
     assert {name: after[name] for name in before} == before
 
 
-def test_a_figure_is_drawn_from_the_same_runs(made: tuple[Path, Answer]) -> None:
+def test_a_figure_is_drawn_from_the_same_runs(
+    made: tuple[Path, Answer], in_this_process: None
+) -> None:
     out, _ = made
     run = contents(out / "runs" / "sat-seed-0")
-    answer = process("reproduce", "figure1b", *TINY, "--seeds", "1", "--out", out)
-    assert answer.status == 0, answer.err
+    text = done("reproduce", "figure1b", *TINY, "--seeds", "1", "--out", out)
     assert {path.name for path in (out / "figures").iterdir()} >= {
         "figure1b.pdf",
         "figure1b.png",
         "figure1b.txt",
     }
-    assert "pgd-20" in answer.out, "the caption is shown"
+    assert "pgd-20" in text, "the caption is shown"
     assert {"table1", "figure1b"} <= set(json.loads((out / "history.json").read_text()))
     assert contents(out / "runs" / "sat-seed-0") == run
     unknown = lrat("reproduce", "figure7", "--out", out)
@@ -175,9 +170,11 @@ def test_data_that_are_not_there_are_asked_for_first(tmp_path: Path) -> None:
     assert not (tmp_path / "fashion").exists()
 
 
-def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(tmp_path: Path) -> None:
+def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(
+    tmp_path: Path, in_this_process: None
+) -> None:
     out = tmp_path / "cifar10"
-    answer = process(
+    text = done(
         *(
             "reproduce",
             "table1",
@@ -192,52 +189,20 @@ def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(tmp_path: Path) 
         *("--set", "model.width=2", "--set", "training.monitor.limit=20"),
         *("--set", "device=cpu", "--suite", "quick", "--limit", "20", "--out", out),
     )
-    assert answer.status == 0, answer.err
-    assert "warning: preset cifar10 is meant for a GPU, this is a CPU; table1" in answer.out
+    assert "warning: preset cifar10 is meant for a GPU, this is a CPU; table1" in text
     (evaluation,) = (out / "runs" / "sat-seed-0" / "evaluations").iterdir()
     assert evaluation.name == "epoch-2-quick-linf-0.2-20"
     assert rows_of(out) == {"sat": [0], "sat-0.22eps": [0]}
 
 
-def test_a_killed_reproduction_loses_no_epoch_that_was_saved(tmp_path: Path) -> None:
-    command = (
-        *("reproduce", "table1", *TINY, "--set", "training.epochs=8", "--suite", "quick"),
-        *("--rows", "sat,gairat", "--seeds", "1", "--workers", "2", "--out", str(tmp_path / "out")),
-    )
-    running = subprocess.Popen([sys.executable, "-m", "lrat", *command], env=one_thread())
-    runs = [tmp_path / "out" / "runs" / f"{row}-seed-0" for row in ("sat", "gairat")]
-    try:
-        deadline = time.monotonic() + 200
-        while not all(any((run / "checkpoints").glob("epoch-*.json")) for run in runs):
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    finally:
-        with suppress(ProcessLookupError):
-            running.kill()
-        running.wait()
-    saved = {run: (run / "metrics.jsonl").read_text().splitlines() for run in runs}
-    again = process(*command)  # at once: it waits for workers that still save themselves
-    assert again.status == 0, again.err
-    for run, lines in saved.items():
-        assert lines
-        whole = (run / "metrics.jsonl").read_text().splitlines()
-        assert len(whole) == 8
-        assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
-    found = record(tmp_path / "out")
-    assert (found["epochs"], found["other epoch"]["epochs"]) == ([8], [5])
-    assert "## From epoch 5 to epoch 8" in (tmp_path / "out" / "table1.md").read_text()
-
-
-def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> None:
+def test_a_sensitivity_compares_rows_with_their_reference(
+    tmp_path: Path, in_this_process: None
+) -> None:
     out = tmp_path / "digits"
-    answer = process(
+    done(
         *("reproduce", "sensitivity", *TINY, "--rows", "alpha,weak", "--suite", "quick"),
         *("--seeds", "1", "--workers", "2", "--out", out),
     )
-    assert answer.status == 0, answer.err
     alpha, weak = json.loads((out / "sensitivity.json").read_text())["studies"]
     reference, doubled, _ = alpha["rows"]
     assert reference["name"] == alpha["reference"] == "lrat-saa+cw-beta-0.5-c-0.1"
@@ -249,10 +214,9 @@ def test_a_sensitivity_compares_rows_with_their_reference(tmp_path: Path) -> Non
     assert "## Alpha cancels" in text
     assert "| reference |" in text
     assert not (out / "runs").exists()
-    again = lrat(
+    done(
         *("reproduce", "sensitivity", *TINY, "--rows", "weak", "--suite", "quick"),
         *("--seeds", "1", "--workers", "1", "--out", out),
     )
-    assert again.status == 0, again.err
     kept = json.loads((out / "sensitivity.json").read_text())["studies"]
     assert kept == [alpha, weak], "what another call made is not lost"

@@ -240,7 +240,7 @@ def test_studies_hold_their_references_and_every_row_can_be_built() -> None:
     found = studies(base, 0.2)
     assert tuple(study.name for study in found) == NAMES
     for study in found:
-        assert study.reference in {row.name for row in study.rows}
+        assert study.reference in study.rows
     for row in distinct(found):
-        build.objective(DIGITS.config(row.method, 0, row.layer))
+        build.objective(DIGITS.config(row.method, 0, row.settings))
     assert {*TABLE_1, *TABLE_2} >= {row.method for row in distinct(found)} - {"pgd+fgsm"}

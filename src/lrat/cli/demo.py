@@ -20,12 +20,18 @@ def demo(
     """Train and attack the rows of the paper's Table 1 on bundled handwritten digits."""
     from lrat.cli.progress import rows_progress, show_tables
     from lrat.hardware import processors
-    from lrat.reproduce.demo import PAPER_TITLE, Plan, run_demo
+    from lrat.reproduce.demo import run_demo
 
-    count = workers or processors()
-    plan = Plan(suite=suite, epochs=epochs, acceleration=acceleration.value)
     with rows_progress() as watcher:
-        report = run_demo(out, plan, workers=count, watcher=watcher)
-    show_tables({report.title: report.table, PAPER_TITLE: report.paper}, report.conclusion)
-    print(f"{report.seconds:.0f} s; this table is in {report.path}")
-    print(f"everything about the runs: {report.page}")
+        report = run_demo(
+            out,
+            suite=suite,
+            epochs=epochs,
+            acceleration=acceleration.value,
+            workers=workers or processors(),
+            watcher=watcher,
+        )
+    show_tables(report.tables, report.conclusion)
+    table, page = report.paths
+    print(f"{report.seconds:.0f} s; this table is in {table}")
+    print(f"everything about the runs: {page}")

@@ -21,7 +21,7 @@ from lrat.evaluation import Progress as EvaluationProgress
 from lrat.evaluation.curve import CurveProgress
 from lrat.experiments.curves import ProgressCallback as CurveCallback
 from lrat.experiments.evaluate import ProgressCallback as EvaluationCallback
-from lrat.reproduce.grid import RowsProgress
+from lrat.reproduce.progress import RowsProgress
 from lrat.text import duration, percent, visible
 from lrat.training import EpochRecord, Progress, StepProgress
 

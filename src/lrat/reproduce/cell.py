@@ -1,22 +1,26 @@
 """One cell of a reproduction: a run, its evaluations, its masking panel."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from lrat.config.catalogue import slug
-from lrat.config.settings import RunConfig
+from lrat.config import build
+from lrat.config.catalogue import folds_by_seed, slug
+from lrat.config.settings import DataSettings, RunConfig
 from lrat.errors import NonFiniteError
 from lrat.experiments.evaluate import evaluate_subject
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.experiments.masking import examine
 from lrat.experiments.train import train_run
-from lrat.reproduce.grid import Quiet, finished_files
+from lrat.files.names import EVALUATIONS, MODEL, SUMMARY
+from lrat.reproduce.presets import Choice
 from lrat.runs.folder import threat_slug
 from lrat.runs.lock import alone
 from lrat.runs.sources import ModelSource
+from lrat.training import EpochRecord, StepProgress
 
 QUICK = "quick"
 _WITH_AUTOATTACK = {"paper", "strong"}
@@ -25,15 +29,16 @@ _WITH_AUTOATTACK = {"paper", "strong"}
 @dataclass(frozen=True, kw_only=True)
 class Attacks:
     """What finished runs are attacked with: ``suite`` on ``limit`` test images (None: all), the
-    short attacks on all. ``suite`` None: nothing is."""
+    short attacks on all. ``suite`` None: nothing is. ``panels``: whether a masking panel is made
+    after AutoAttack."""
 
     suite: str | None = "paper"
     limit: int | None = None
+    panels: bool = True
 
     @property
     def masking(self) -> bool:
-        """Whether the masking panel is made too: it belongs to AutoAttack."""
-        return self.suite in _WITH_AUTOATTACK
+        return self.panels and self.suite in _WITH_AUTOATTACK
 
     def levels(self, images: int) -> list[tuple[str, int | None]]:
         """(suite, limit) of each evaluation of a run with so many test images, the last one's
@@ -46,26 +51,69 @@ class Attacks:
         return [(QUICK, None), (self.suite, self.limit)]
 
 
-def evaluation_name(
-    checkpoint: str, level: tuple[str, int | None], config: RunConfig, images: int
-) -> str:
-    """The folder of an evaluation below a run's, as ``lrat evaluate`` names it."""
-    suite, limit = level
-    count = images if limit is None else min(limit, images)
-    return f"{checkpoint}-{slug(suite)}-{threat_slug(config.threat)}-{count}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunTask:
-    """A run to make. ``checkpoints``: the weights that are attacked; those of the first are
-    examined for masking too. ``images``: how many there are to test on."""
+    """A run to make, or to read back: a ``row`` with a ``seed``. ``checkpoints``: the weights that
+    are attacked; those of the first are examined for masking too."""
 
-    name: str
-    config: RunConfig
+    row: str
+    seed: int
     folder: Path
+    config: RunConfig
     checkpoints: tuple[str, ...]
     attacks: Attacks
-    images: int
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def images(self) -> int:
+        """How many there are to test on. Raises ``DataError`` for data that are not there."""
+        return test_count(self.config.data, self.seed)
+
+    @property
+    def levels(self) -> list[tuple[str, int | None]]:
+        """Suite and limit of each evaluation, see ``Attacks.levels``."""
+        return self.attacks.levels(self.images)
+
+    def evaluation_names(self, checkpoint: str) -> list[str]:
+        """The folders of the evaluations below the run's, as ``lrat evaluate`` names them."""
+        threat, images = threat_slug(self.config.threat), self.images
+        return [
+            f"{checkpoint}-{slug(suite)}-{threat}-{min(limit or images, images)}"
+            for suite, limit in self.levels
+        ]
+
+
+def run_task(
+    choice: Choice,
+    folder: Path,
+    row: str,
+    seed: int,
+    attacks: Attacks,
+    changed: Mapping[str, Any] | None = None,
+) -> RunTask:
+    """The run of a row of a reproduction; ``changed``: further settings of the row."""
+    config = choice.config(row, seed, changed)
+    return RunTask(
+        row=row,
+        seed=seed,
+        folder=folder,
+        config=config,
+        checkpoints=choice.checkpoints(config),
+        attacks=attacks,
+    )
+
+
+def test_count(data: DataSettings, seed: int) -> int:
+    """How many images there are to test on. Raises ``DataError`` for data that are not there."""
+    return _test_count(data, seed if folds_by_seed(data.name) else 0)
+
+
+@cache
+def _test_count(data: DataSettings, seed: int) -> int:
+    return len(build.data(data, seed).test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +127,31 @@ class MadeRun:
     failure: str | None = None
 
     def __str__(self) -> str:
-        spent = f"{self.seconds:.0f} s of one worker"
-        return spent if self.failure is None else f"FAILED after {spent} ({self.failure})"
+        time = f"{self.seconds:.0f} s of one worker"
+        return time if self.failure is None else f"FAILED after {time} ({self.failure})"
 
 
-class Maker:
-    """``make_run`` for tasks by name, as worker processes take it."""
+class Quiet:
+    """A run's own progress: a reproduction shows another."""
 
-    def __init__(self, tasks: Sequence[RunTask]) -> None:
-        self._make = partial(_make, tasks={task.name: task for task in tasks})
+    def on_step(self, progress: StepProgress) -> None:
+        return
 
-    def __call__(self, name: str) -> MadeRun:
-        return self._make(name)
+    def on_epoch(self, record: EpochRecord) -> None:
+        return
+
+    def say(self, line: str) -> None:
+        return
 
 
-def _make(name: str, *, tasks: Mapping[str, RunTask]) -> MadeRun:
+def make_named(name: str, *, tasks: Mapping[str, RunTask]) -> MadeRun:
+    """``make_run`` of the task of that name, as worker processes take it."""
     return make_run(tasks[name])
+
+
+def finished_files(run: Path) -> frozenset[Path]:
+    """What ends a training and each evaluation of ``run``: none is added where all was finished."""
+    return frozenset([*run.glob(MODEL), *run.glob(f"{EVALUATIONS}/*/{SUMMARY}")])
 
 
 def make_run(task: RunTask) -> MadeRun:
@@ -123,12 +180,11 @@ def make_run(task: RunTask) -> MadeRun:
 
 
 def _attack(task: RunTask, checkpoint: str) -> None:
-    levels = task.attacks.levels(task.images)
-    if not levels:
+    if not task.levels:
         return
     source = ModelSource(run=task.folder, checkpoint=checkpoint, data_root=task.config.data.root)
     subject = source.load()
-    for suite, limit in levels:
+    for suite, limit in task.levels:
         request = EvaluationRequest(
             suite=suite,
             limit=limit,

@@ -4,24 +4,20 @@ An accuracy over several training seeds has an interval that takes account of se
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lrat.config import build
-from lrat.config.catalogue import FOLD_OVERLAP, folds_by_seed
-from lrat.config.settings import DataSettings, RunConfig, differences
+from lrat.config.catalogue import FOLD_OVERLAP
+from lrat.config.settings import RunConfig, differences
 from lrat.errors import LratError, RunFolderError
 from lrat.evaluation import EvaluationResult, Panel, mean_interval, wilson
 from lrat.files.names import ENVIRONMENT, METRICS, MODEL, PANEL
 from lrat.files.read import NOT_AS_WRITTEN, read_record, read_text, trouble
-from lrat.reproduce.cell import Attacks, evaluation_name
-from lrat.reproduce.folder import RunPlace
-from lrat.reproduce.presets import Choice
+from lrat.reproduce.cell import RunTask
 from lrat.runs.folder import evaluated, finished_at, read_config
 from lrat.runs.weights import load_weights, weights_digest
 from lrat.training import EpochRecord
@@ -63,66 +59,51 @@ class Evidence:
         return next((each for each in self.results if attack in each.names), None)
 
 
-def test_count(data: DataSettings, seed: int) -> int:
-    """How many images there are to test on. Raises ``DataError`` for data that are not there."""
-    return _test_count(data, seed if folds_by_seed(data.name) else 0)
+def read_run(task: RunTask, checkpoint: str) -> Evidence:
+    """The evidence of a finished run, trained and attacked as ``task`` says.
 
-
-@cache
-def _test_count(data: DataSettings, seed: int) -> int:
-    return len(build.data(data, seed).test)
-
-
-def read_run(place: RunPlace, checkpoint: str, attacks: Attacks, data_root: str | None) -> Evidence:
-    """The evidence of a finished run. Raises ``RunFolderError`` where an evaluation is missing."""
-    config = read_config(place.folder)
-    data = config.data if data_root is None else config.data.model_copy(update={"root": data_root})
-    images = test_count(data, config.seed)
-    weights = load_weights(place.folder, config, checkpoint)
-    digest = weights_digest(weights)
-    folders = [
-        _evaluation(place.folder, evaluation_name(checkpoint, level, config, images), digest)
-        for level in attacks.levels(images)
-    ]
-    records = metrics_of(place.folder, config.training.epochs)
+    Raises ``RunFolderError`` where it was trained with other settings, or an evaluation is missing.
+    """
+    config = read_config(task.folder)
+    differing = differences(task.config.result_settings(), config.result_settings())
+    if differing:
+        raise RunFolderError(f"it was trained with other settings ({'; '.join(differing)})")
+    digest = weights_digest(load_weights(task.folder, config, checkpoint))
+    folders = [_evaluation(task.folder, n, digest) for n in task.evaluation_names(checkpoint)]
+    records = metrics_of(task.folder, config.training.epochs)
     return Evidence(
-        row=place.row,
-        seed=place.seed,
-        folder=place.folder,
+        row=task.row,
+        seed=task.seed,
+        folder=task.folder,
         checkpoint=checkpoint,
         config=config,
         results=tuple(EvaluationResult.from_folder(folder) for folder in folders),
         masking=_panel(folders[-1]) if folders else None,
         cost=_cost(records),
-        epoch=reported_epoch(place.folder, checkpoint),
+        epoch=reported_epoch(task.folder, checkpoint),
         last=records[-1],
-        environment=read_record(place.folder / ENVIRONMENT, _AGAIN),
+        environment=read_record(task.folder / ENVIRONMENT, _AGAIN),
     )
 
 
 def read_runs(
-    places: Sequence[RunPlace], choice: Choice, attacks: Attacks, *, number: int = 0
-) -> tuple[list[Evidence], list[str]]:
-    """The evidence of those runs that were trained as ``choice`` says and attacked as asked, and
+    tasks: Iterable[RunTask], *, number: int = 0
+) -> tuple[dict[str, list[Evidence]], list[str]]:
+    """By row, the evidence of those runs that were trained and attacked as their tasks say, and
     what the others lack: a table must not mix settings, nor be lost for one damaged file.
 
-    ``number``: of the checkpoints in ``Choice.checkpoints``; runs that have fewer are left out.
+    ``number``: of the checkpoints in ``RunTask.checkpoints``; runs that have fewer are left out.
     """
-    found, lacking = [], []
-    for place in places:
-        config = choice.config(place.row, place.seed)
+    runs: dict[str, list[Evidence]] = {}
+    lacking = []
+    for task in tasks:
+        if number >= len(task.checkpoints):
+            continue
         try:
-            checkpoints = choice.checkpoints(config)
-            if number >= len(checkpoints):
-                continue
-            run = read_run(place, checkpoints[number], attacks, choice.data_root)
-            differing = differences(config.result_settings(), run.config.result_settings())
-            if differing:
-                raise RunFolderError(f"it was trained with other settings ({'; '.join(differing)})")
-            found.append(run)
+            runs.setdefault(task.row, []).append(read_run(task, task.checkpoints[number]))
         except LratError as error:
-            lacking.append(f"{place.folder.name}: {error}")
-    return found, lacking
+            lacking.append(f"{task.name}: {error}")
+    return {row: found for row, found in runs.items() if found}, lacking
 
 
 def _evaluation(run: Path, name: str, weights: str) -> Path:

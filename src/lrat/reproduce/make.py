@@ -10,14 +10,14 @@ from typing import Any
 from lrat.errors import LratError
 from lrat.files.write import write_json, write_text
 from lrat.reproduce import folder, table_text
-from lrat.reproduce.cell import Attacks
-from lrat.reproduce.evidence import Evidence, read_runs
+from lrat.reproduce.cell import Attacks, run_task
+from lrat.reproduce.evidence import read_runs
 from lrat.reproduce.figures.make import reproduce_figure
 from lrat.reproduce.folder import finished_runs
-from lrat.reproduce.grid import Watcher
-from lrat.reproduce.make_runs import attacks_of, make_runs, wanted_rows
+from lrat.reproduce.make_runs import attacks_of, make_runs, tasks_of, wanted_rows
 from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE
+from lrat.reproduce.progress import Watcher
 from lrat.reproduce.request import SENSITIVITY, TABLES, Report, Request
 from lrat.reproduce.sensitivity import reproduce_sensitivity
 from lrat.reproduce.tables import Table, make_table
@@ -47,12 +47,12 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     rows = wanted_rows(request, table_rows(request))
     attacks = attacks_of(request)
     failed: list[str] = []
-    wrote = spent = time.perf_counter()
-    for made in make_runs(request, rows, attacks, watcher):
-        if made.failure is not None:
-            failed.append(f"{made.name}: {made.failure}")
-        elif time.perf_counter() - wrote > _REWRITE_SHARE * (wrote - spent):
-            spent = time.perf_counter()
+    wrote = began = time.perf_counter()
+    for run in make_runs(request, tasks_of(request, rows, attacks), watcher):
+        if run.failure is not None:
+            failed.append(f"{run.name}: {run.failure}")
+        elif time.perf_counter() - wrote > _REWRITE_SHARE * (wrote - began):
+            began = time.perf_counter()
             _written(request, rows, attacks, failed)
             wrote = time.perf_counter()
     table = _written(request, rows, attacks, failed)
@@ -92,37 +92,31 @@ def collected(
     """The tables of everything below OUT that was attacked as asked, asked for now or earlier: of
     the reported weights, and of the other epoch, None where no run has one. Both say what either
     lacks. ``LratError`` where there is nothing to show."""
-    own = table_rows(request)
-    order = list(dict.fromkeys((*own, *asked)))
-    places = finished_runs(request.out)
-    epochs: list[dict[str, list[Evidence]]] = [{}, {}]
-    lacking: dict[str, None] = {}
-    for number, found in enumerate(epochs):
-        for row in order:
-            runs, problems = read_runs(
-                [place for place in places if place.row == row],
-                request.choice,
-                attacks,
-                number=number,
-            )
-            lacking |= dict.fromkeys(problems)
-            if runs:
-                found[row] = runs
-    if not epochs[0]:
-        told = "; ".join((*failed, *lacking)) or "none is finished"
-        raise LratError(f"no run of {request.target} can be shown: {told}")
+    own, choice = table_rows(request), request.choice
+    finished = finished_runs(request.out)
+    tasks = [
+        run_task(choice, run.folder, run.row, run.seed, attacks)
+        for row in dict.fromkeys((*own, *asked))
+        for run in finished
+        if run.row == row
+    ]
+    (first, lacking), (second, also) = (read_runs(tasks, number=number) for number in (0, 1))
+    lacking = list(dict.fromkeys((*lacking, *also)))
+    if not first:
+        reasons = "; ".join((*failed, *lacking)) or "none is finished"
+        raise LratError(f"no run of {request.target} can be shown: {reasons}")
     reported, *other = [
         make_table(
             request.target,
-            found,
+            runs,
             _PAPER,
-            source=request.choice.preset.name if request.choice.preset.test_folds else None,
-            missing=[row for row in own if row not in found],
-            lacking=list(lacking),
+            source=choice.preset.source,
+            missing=[row for row in own if row not in runs],
+            lacking=lacking,
             failed=failed,
         )
-        for found in epochs
-        if found
+        for runs in (first, second)
+        if runs
     ]
     return reported, next(iter(other), None)
 

@@ -12,11 +12,13 @@ import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lrat.config import catalogue
 from lrat.config.settings import RunConfig, load_config, parse_assignments
 from lrat.errors import ConfigurationError, UnknownNameError
+from lrat.files.read import read_yaml
 from lrat.threat.norms import threat_parts
 
 _DROP = 0.6
@@ -45,7 +47,10 @@ class Preset:
     the lower rate. ``reports_drop``: that epoch is what is reported (the paper's early stopping),
     not the run's selection. ``recorded_every``: epochs between records of all images' weights.
     ``rows``: further rows of Table 1, beside the paper's and those of every preset. ``first``: rows
-    in order of preference.
+    in order of preference. ``sensitivity_epochs`` (None: as in tables) and ``sensitivity_seeds``:
+    of a sensitivity's rows. ``test_folds``: whether the seed chooses the test images too, as the
+    folds of digits. ``records``: whether runs record what figures need, and early stopping is
+    evaluated too.
     """
 
     name: str
@@ -55,81 +60,30 @@ class Preset:
     monitored: int | None = None
     seeds: int = 1
     seeds_of: Mapping[str, int] = field(default_factory=dict)
-    kept: tuple[int, ...] = ()
+    kept: Sequence[int] = ()
     reports_drop: bool = False
     recorded_every: int = 1
-    rows: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()
+    rows: Sequence[str] = ()
+    first: Sequence[str] = ()
     for_gpu: bool = False
+    sensitivity_epochs: int | None = None
+    sensitivity_seeds: int = 1
     test_folds: bool = False
-    """Whether the seed chooses the test images too, as the folds of digits."""
+    records: bool = True
+
+    @property
+    def source(self) -> str | None:
+        """What test images are folds of, None where all seeds test the same."""
+        return self.name if self.test_folds else None
 
 
-PRESETS: Mapping[str, Preset] = {
-    "digits": Preset(
-        name="digits",
-        about="1,797 handwritten digits 8x8; seed s tests on fold s of five",
-        settings={
-            "threat": "linf:0.2",
-            # The last epoch, as in the others: held-out accuracy under PGD would choose an epoch
-            # of GAIRAT's before it begins to reweight.
-            "data": {"name": "digits", "validation": 0.0},
-            "model": {"name": "small-cnn"},
-            "training": {"epochs": 30, "batch_size": 64, "lr": 0.1, "selection": "last"},
-        },
-        seeds=5,
-        rows=tuple(f"{row}{LONG_SUFFIX}" for row in ("gairat", "lsat-cw", "lrat-cw")),
-        test_folds=True,
-    ),
-    "fashion-mnist": Preset(
-        name="fashion-mnist",
-        about="Fashion-MNIST, 10,000 training images, 5 epochs",
-        settings={
-            "threat": "linf:0.1",
-            "data": {"name": "fashion-mnist", "validation": 0.0, "train_limit": 10_000},
-            "model": {"name": "small-cnn"},
-            "training": {"epochs": 5, "batch_size": 128, "lr": 0.1, "selection": "last"},
-        },
-        autoattacked=1_000,
-        monitored=1_000,
-        seeds_of={"sat": 3, LONG_BASELINE: 3, "gairat": 3, "lrat-saa+cw": 3},
-    ),
-    "cifar10-small": Preset(
-        name="cifar10-small",
-        about="CIFAR-10, 5,000 training images, ResNet-18 of width 16, 12 epochs",
-        settings={
-            "threat": "linf:8/255",
-            "data": {"name": "cifar10", "validation": 0.0, "train_limit": 5_000},
-            "model": {"name": "resnet-18", "width": 16},
-            "training": {"epochs": 12, "batch_size": 64, "lr": 0.1, "selection": "last"},
-        },
-        autoattacked=500,
-        monitored=500,
-        seeds_of={"sat": 2},
-    ),
-    "cifar10": Preset(
-        name="cifar10",
-        about="the paper's protocol: CIFAR-10, ResNet-18, 66 of 100 epochs, epoch 60 reported",
-        settings={
-            "threat": "linf:8/255",
-            "data": {"name": "cifar10", "validation": 0.0},
-            "model": {"name": "resnet-18"},
-            "training": {
-                "epochs": 66,
-                "schedule_epochs": 100,
-                "batch_size": 128,
-                "lr": 0.1,
-                "selection": "last",
-            },
-        },
-        monitored=1_000,
-        kept=tuple(range(59, 67)),
-        reports_drop=True,
-        recorded_every=6,
-        first=("sat", LONG_BASELINE, "lrat-saa+cw", "gairat", "lrat-saa"),
-        for_gpu=True,
-    ),
+_PRESETS = {
+    name: Preset(name=name, **fields)
+    for name, fields in read_yaml(Path(__file__).with_name("presets.yaml")).items()
 }
+DEMO = _PRESETS.pop("demo")
+PRESETS: Mapping[str, Preset] = _PRESETS
+"""What `lrat reproduce` offers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +96,6 @@ class Choice:
     preset: Preset
     set: tuple[str, ...] = ()
     data_root: str | None = None
-    threads: int | None = None
 
     @staticmethod
     def of(name: str, assignments: Sequence[str] = (), data_root: str | None = None) -> "Choice":
@@ -164,18 +117,16 @@ class Choice:
 
         The user's own settings win over the preset's, but not over what makes the row.
         """
-        own = parse_assignments(self.set)
-        plain = load_config(self.preset.settings, own)
-        place = {} if self.data_root is None else {"root": self.data_root}
-        computed = {} if self.threads is None else {"threads": self.threads}
+        users = parse_assignments(self.set)
+        plain = load_config(self.preset.settings, users)
+        root = {} if self.data_root is None else {"root": self.data_root}
         return load_config(
             self.preset.settings,
             self._recorded(plain),
-            computed,
-            own,
+            users,
             row_layer(row, plain.threat),
             changed or {},
-            {"seed": seed, "data": place},
+            {"seed": seed, "data": root},
         )
 
     def checkpoint(self, config: RunConfig) -> str:
@@ -188,7 +139,8 @@ class Choice:
         both = ["selected", f"epoch-{drop_epoch(config)}"]
         if self.preset.reports_drop:
             both.reverse()
-        return tuple(both if drop_epoch(config) < config.training.epochs else both[:1])
+        several = self.preset.records and drop_epoch(config) < config.training.epochs
+        return tuple(both if several else both[:1])
 
     def sets(self, key: str) -> bool:
         """Whether the user chose this setting, as ``training.epochs``."""
@@ -200,6 +152,8 @@ class Choice:
 
     def _recorded(self, plain: RunConfig) -> dict[str, Any]:
         """What a run keeps and measures on the way, which depends on its number of epochs."""
+        if not self.preset.records:
+            return {}
         epochs, drop = plain.training.epochs, drop_epoch(plain)
         every = self.preset.recorded_every
         kept = {drop, *(epoch for epoch in self.preset.kept if epoch <= epochs)}

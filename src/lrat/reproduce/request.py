@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.checks import PATHS, TEXT, Rule, check_fields, instance, tuple_of, whole
-from lrat.config import build, catalogue
+from lrat.config import catalogue
 from lrat.errors import ConfigurationError, UnknownNameError
 from lrat.reproduce.paper import FIGURES, PARTS
 from lrat.reproduce.presets import Choice, check_row
@@ -117,13 +117,6 @@ def rows_in(text: str, target: str) -> tuple[str, ...]:
     if twice:
         raise ConfigurationError(f"rows {text!r}: {twice[0]} is there twice; name each once")
     return tuple(rows)
-
-
-def check_rows(choice: Choice, rows: Sequence[str], seeds: Sequence[int]) -> None:
-    """Refuse settings that a row cannot have, before the first of them trains."""
-    for row in rows:
-        for seed in seeds[:1]:
-            build.objective(choice.config(row, seed))
 
 
 @dataclass(frozen=True, kw_only=True)

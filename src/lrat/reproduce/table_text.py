@@ -1,14 +1,15 @@
 """A table of a reproduction in Markdown: ours beside the paper's, and what may be concluded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lrat.evaluation import NATURAL
 from lrat.evaluation.comparison.groups import IMAGES, NO_TEST, GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.evaluation.statistics import ALPHA
 from lrat.reproduce.evidence import SeededShare
+from lrat.reproduce.paper import PAPER_COLUMNS, papers_difference
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE, method_of
-from lrat.reproduce.tables import PAPER_COLUMNS, Table, TableRow, between_epochs
+from lrat.reproduce.tables import Table, TableRow, between_epochs
 from lrat.text import DASH, to_markdown, written_p
 
 Lines = list[list[str]]
@@ -18,40 +19,46 @@ _OVER_SEEDS, _OVER_IMAGES = "*", "°"
 
 def scores(table: Table) -> Lines:
     """Accuracy in per cent with its interval, the paper's number beside each of its columns."""
-    header = [""]
-    for column in table.columns:
-        header += [column, "paper"] if _has_paper(table, column) else [column]
-    return [["", *header[1:], "seeds"], *(_score_line(table, row) for row in table.rows)]
+    header = ["", *_beside(table, str, lambda column: "paper"), "seeds"]
+    return [header, *(_score_line(table, row) for row in table.rows)]
 
 
 def _score_line(table: Table, row: TableRow) -> list[str]:
-    line = [row.name]
+    cells = _beside(table, lambda c: share_cell(row.scores[c]), lambda c: _papers(row, c))
+    return [row.name, *cells, " ".join(map(str, row.seeds))]
+
+
+def _beside(
+    table: Table, ours: Callable[[str], str], papers: Callable[[str], str]
+) -> Iterator[str]:
+    """The cell of every column, and behind it the paper's where the paper has the column."""
     for column in table.columns:
-        line.append(share_cell(row.scores[column]))
+        yield ours(column)
         if _has_paper(table, column):
-            theirs = None if row.paper is None else getattr(row.paper, PAPER_COLUMNS[column])
-            line.append(DASH if theirs is None else f"{theirs:.2f}")
-    return [*line, " ".join(map(str, row.seeds))]
+            yield papers(column)
 
 
 def in_brief(table: Table) -> dict[str, Lines]:
     """The scores, the paper's, and both differences without intervals: for a narrow terminal."""
-    paper = [column for column in table.columns if _has_paper(table, column)]
-    known = [row for row in table.rows if row.paper is not None]
-    ours = [[row.name, *(share_cell(row.scores[c]) for c in table.columns)] for row in table.rows]
-    theirs = [
-        [r.name, *(f"{getattr(r.paper, PAPER_COLUMNS[c]):.2f}" for c in paper)] for r in known
-    ]
+    ours, rows = table.columns, table.rows
+    paper = [column for column in ours if _has_paper(table, column)]
+    known = [row for row in rows if row.paper is not None]
     tables = {
-        "ours, % over all seeds": [["", *table.columns], *ours],
-        "paper, % (CIFAR-10)": [["", *paper], *theirs],
+        "ours, % over all seeds": [
+            ["", *ours],
+            *([row.name, *(share_cell(row.scores[c]) for c in ours)] for row in rows),
+        ],
+        "paper, % (CIFAR-10)": [
+            ["", *paper],
+            *([row.name, *(_papers(row, c) for c in paper)] for row in known),
+        ],
     }
-    compared = [(row, base) for row in table.rows if (base := table.reference(row.name))]
+    compared = [(row, base) for row in rows if (base := table.reference(row.name))]
     if compared:
         tables["ours, differences"] = [
-            ["", "minus", *table.columns],
+            ["", "minus", *ours],
             *(
-                [row.name, base.name, *(_brief(table.contrast(row.name, c)) for c in table.columns)]
+                [row.name, base.name, *(_brief(table.contrast(row.name, c)) for c in ours)]
                 for row, base in compared
             ),
         ]
@@ -82,21 +89,20 @@ def _has_paper(table: Table, column: str) -> bool:
 def differences(table: Table) -> Lines:
     """Every row minus its reference in points, on the same images and seeds, and the paper's
     difference."""
-    header = ["", "minus"]
-    for column in table.columns:
-        header += [column, "paper"] if _has_paper(table, column) else [column]
-    lines = [header]
+    lines = [["", "minus", *_beside(table, str, lambda column: "paper")]]
     for row in table.rows:
         base = table.reference(row.name)
-        if base is None:
-            continue
-        line = [row.name, base.name]
-        for column in table.columns:
-            line.append(difference_cell(table.contrast(row.name, column)))
-            if _has_paper(table, column):
-                line.append(_papers_difference(row, base, column))
-        lines.append(line)
+        if base is not None:
+            lines.append([row.name, base.name, *_difference_cells(table, row, base)])
     return lines
+
+
+def _difference_cells(table: Table, row: TableRow, base: TableRow) -> Iterator[str]:
+    return _beside(
+        table,
+        lambda column: difference_cell(table.contrast(row.name, column)),
+        lambda column: _papers_difference(row, base, column),
+    )
 
 
 def difference_cell(contrast: GroupContrast | None) -> str:
@@ -134,11 +140,14 @@ def signed(difference: float) -> str:
     return f"{_MINUS if points < 0 else '+'}{abs(points):.1f}"
 
 
+def _papers(row: TableRow, column: str) -> str:
+    accuracy = None if row.paper is None else row.paper.under(column)
+    return DASH if accuracy is None else f"{accuracy:.2f}"
+
+
 def _papers_difference(row: TableRow, base: TableRow, column: str) -> str:
-    if row.paper is None or base.paper is None or row.paper is base.paper:
-        return DASH
-    name = PAPER_COLUMNS[column]
-    return signed((getattr(row.paper, name) - getattr(base.paper, name)) / 100)
+    difference = papers_difference(row.paper, base.paper, column)
+    return DASH if difference is None else signed(difference / 100)
 
 
 def costs(table: Table) -> Lines:
@@ -226,12 +235,9 @@ def _agreement(table: Table) -> str:
     same = opposite = untold = 0
     for contrast in table.contrasts:
         row, base = table.row(contrast.group), table.row(contrast.first)
-        if base.paper is None or row.paper is None or row.paper is base.paper:
+        theirs = papers_difference(row.paper, base.paper, contrast.attack)
+        if theirs is None:
             continue
-        if contrast.attack not in PAPER_COLUMNS:
-            continue
-        name = PAPER_COLUMNS[contrast.attack]
-        theirs = getattr(row.paper, name) - getattr(base.paper, name)
         if not mark(contrast):
             untold += 1
         elif theirs * contrast.difference > 0:

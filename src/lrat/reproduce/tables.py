@@ -1,6 +1,6 @@
 """The paper's Tables 1 and 2 from the evidence of finished runs: scores, tests, costs, masking."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,21 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.config.catalogue import FOLD_OVERLAP
-from lrat.evaluation import NATURAL, Group, Run, compare_groups
+from lrat.evaluation import Group, Run, compare_groups
 from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
 from lrat.reproduce.evidence import Evidence, SeededShare, over_seeds
 from lrat.reproduce.paper import PaperRow
 from lrat.reproduce.presets import method_of, reference_of
-
-PAPER_COLUMNS: Mapping[str, str] = {
-    NATURAL: "natural",
-    "pgd-20": "pgd",
-    "cw-20": "cw",
-    "autoattack": "autoattack",
-}
-"""Our columns, and the paper's of the same attack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +116,8 @@ def make_table(
     paper: Mapping[str, PaperRow],
     *,
     source: str | None,
+    reference: str | None = None,
+    tested: Sequence[str] | None = None,
     missing: Sequence[str] = (),
     lacking: Sequence[str] = (),
     failed: Sequence[str] = (),
@@ -131,10 +125,12 @@ def make_table(
     """A table of rows (in order) that all were attacked with the same suite.
 
     ``source``: the name of a data set whose test images follow the seed; None where all are tested
-    on the same.
+    on the same. ``reference``: the row that all others are compared with, None for each row's own
+    (``reference_of``); ``tested``: the columns in which they are, None for all.
     """
-    some = next(iter(evidence.values()))[0]
-    columns = (*dict.fromkeys(n for result in some.results for n in result.names), WORST_CASE)
+    first = next((runs[0].results for runs in evidence.values()), ())
+    names = dict.fromkeys(attack for result in first for attack in result.names)
+    columns = (*names, WORST_CASE) if first else ()
     rows = [
         TableRow(
             name=row,
@@ -152,51 +148,57 @@ def make_table(
         )
         for row, runs in evidence.items()
     ]
-    references = {row: reference_of(row, evidence) for row in evidence}
+    bases = {row: reference or reference_of(row, evidence) for row in evidence}
     pairs = [
-        (evidence[reference], evidence[row])
-        for row, reference in references.items()
-        if reference is not None and common_seeds(evidence[reference], evidence[row])
-    ]
-    contrasts = [
-        contrast
-        for base, runs in pairs
-        for contrast in contrasts_with(
-            base, runs, columns, source, comparisons=len(pairs) * len(columns)
-        )
+        (evidence.get(base, ()), evidence[row])
+        for row, base in bases.items()
+        if base is not None and base != row
     ]
     return Table(
         name=name,
         columns=columns,
         rows=tuple(rows),
-        contrasts=adjusted(contrasts),
+        contrasts=_contrasts(pairs, columns if tested is None else tested, source),
         source=source,
-        threat=some.results[0].threat,
+        threat=first[0].threat if first else "",
         missing=tuple(missing),
         lacking=tuple(lacking),
         failed=tuple(failed),
     )
 
 
-def common_seeds(base: Sequence[Evidence], runs: Sequence[Evidence]) -> list[int]:
+def _contrasts(
+    pairs: Iterable[tuple[Sequence[Evidence], Sequence[Evidence]]],
+    columns: Sequence[str],
+    source: str | None,
+) -> tuple[GroupContrast, ...]:
+    """The second runs of each pair against the first by column; those of pairs without a common
+    seed are left out. p values are adjusted (Holm), and ``detectable`` allows, for all of them."""
+    compared = [(base, runs) for base, runs in pairs if _common_seeds(base, runs)]
+    comparisons = len(compared) * len(columns)
+    return adjusted(
+        [
+            contrast
+            for base, runs in compared
+            for contrast in _contrasts_with(base, runs, columns, source, comparisons)
+        ]
+    )
+
+
+def _common_seeds(base: Sequence[Evidence], runs: Sequence[Evidence]) -> list[int]:
     """The seeds that both have, ascending: those on which they can be compared."""
     return sorted({run.seed for run in base} & {run.seed for run in runs})
 
 
-def contrasts_with(
+def _contrasts_with(
     base: Sequence[Evidence],
     runs: Sequence[Evidence],
     columns: Sequence[str],
     source: str | None,
-    *,
     comparisons: int,
 ) -> list[GroupContrast]:
-    """``runs`` against ``base`` by column, on the seeds that both have and the same images; none
-    where they share no seed. Their p values are not adjusted yet; ``comparisons``: for how many
-    they will be, which ``detectable`` allows for."""
-    common = common_seeds(base, runs)
-    if not common:
-        return []
+    """``runs`` against ``base`` by column, on the seeds that both have and the same images."""
+    common = _common_seeds(base, runs)
     found: dict[str, GroupContrast] = {}
     levels = len(runs[0].results)
     for level in range(levels):
@@ -228,15 +230,9 @@ def between_epochs(early: Table, late: Table) -> dict[tuple[str, str], GroupCont
     """By row and column, the later epoch minus the earlier one of the same runs; adjusted (Holm)
     for all of them."""
     before = {row.name: row.evidence for row in early.rows}
-    pairs = [(before[row.name], row.evidence) for row in late.rows if row.name in before]
-    found = [
-        contrast
-        for base, runs in pairs
-        for contrast in contrasts_with(
-            base, runs, late.columns, late.source, comparisons=len(pairs) * len(late.columns)
-        )
-    ]
-    return {(each.group, each.attack): each for each in adjusted(found)}
+    pairs = [(before.get(row.name, ()), row.evidence) for row in late.rows]
+    contrasts = _contrasts(pairs, late.columns, late.source)
+    return {(each.group, each.attack): each for each in contrasts}
 
 
 def count_right(run: Evidence, column: str) -> tuple[int, int]:

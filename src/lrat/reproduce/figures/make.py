@@ -28,9 +28,9 @@ from lrat.reproduce.figures.ranking import attack_rankings
 from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
 from lrat.reproduce.folder import note_in_history
-from lrat.reproduce.grid import Watcher
-from lrat.reproduce.make_runs import make_runs
+from lrat.reproduce.make_runs import make_runs, tasks_of
 from lrat.reproduce.paper import PARTS, whole_and_part
+from lrat.reproduce.progress import Watcher
 from lrat.reproduce.request import Report, Request
 
 _OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
@@ -123,7 +123,7 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
             asked.runs(row, folder)
     failed = [
         f"{run.name}: {run.failure}"
-        for run in make_runs(request, rows, Attacks(suite=None), watcher)
+        for run in make_runs(request, tasks_of(request, rows, Attacks(suite=None)), watcher)
         if run.failure is not None
     ]
     if failed:

@@ -19,7 +19,8 @@ from lrat.errors import RunFolderError
 from lrat.evaluation import wilson
 from lrat.files.names import RECORDED
 from lrat.reporting.figures import AccuracyCurve, Mark
-from lrat.reproduce.evidence import metrics_of, reported_epoch, test_count
+from lrat.reproduce.cell import test_count
+from lrat.reproduce.evidence import metrics_of, reported_epoch
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
 from lrat.runs.folder import read_config

@@ -1,5 +1,6 @@
-"""The demonstration in a process group of its own, stopped in every way there is."""
+"""A reproduction in a process group of its own, stopped in every way there is."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,33 +13,28 @@ from pathlib import Path
 import pytest
 
 from experiments.commands import one_thread
-from lrat.reproduce.demo import ROWS
 
 pytestmark = [
-    pytest.mark.xdist_group("demo"),
+    pytest.mark.xdist_group("reproduce"),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc"),
 ]
-EPOCHS = 8
-PROGRAM = f"""
+EPOCHS, ROWS = 8, ("sat", "gairat", "lsat-cw", "lrat-cw")
+COMMAND = (
+    *("reproduce", "table1", "--rows", ",".join(ROWS), "--seeds", "1", "--suite", "quick"),
+    *("--set", f"training.epochs={EPOCHS}", "--set", "model.width=4", "--set", "attack.steps=2"),
+    *("--set", "data.train_limit=150", "--set", "training.monitor.limit=20", "--workers", "2"),
+)
+PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from lrat.reproduce import demo
-demo.DEMO_PRESET = {{
-    **demo.DEMO_PRESET,
-    "data": {{"name": "digits", "train_limit": 150}},
-    "model": {{"name": "small-cnn", "width": 4}},
-    "attack": {{"steps": 2, "saa_steps": 2}},
-}}
 from lrat.cli import main
-sys.argv = ["lrat", "demo", "--epochs", "{EPOCHS}", "--suite", "quick", "--workers", "2",
-            "--out", sys.argv[1]]
 main()
 """
 
 
 def begin(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(out)],
+        [sys.executable, "-c", PROGRAM, *COMMAND, "--out", str(out)],
         env=one_thread(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,24 +61,28 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def folder(out: Path, row: str) -> Path:
+    return out / "runs" / f"{row}-seed-0"
+
+
 def under_way(out: Path) -> set[str]:
     """Rows that have begun and not ended."""
     return {
-        name
-        for name in ROWS
-        if (out / name).exists() and not (out / name / "model.safetensors").exists()
+        row
+        for row in ROWS
+        if folder(out, row).exists() and not (folder(out, row) / "model.safetensors").exists()
     }
 
 
 @contextmanager
-def demonstration(out: Path) -> Iterator[subprocess.Popen[str]]:
+def reproduction(out: Path) -> Iterator[subprocess.Popen[str]]:
     """One whose two workers both have ended an epoch."""
     running = begin(out)
     try:
         wait_until(
             lambda: (
                 running.poll() is not None
-                or sum(path.stat().st_size > 0 for path in out.glob("*/metrics.jsonl")) >= 2
+                or sum(path.stat().st_size > 0 for path in out.glob("runs/*/metrics.jsonl")) >= 2
             )
         )
         assert running.poll() is None, running.communicate()
@@ -96,12 +96,12 @@ def demonstration(out: Path) -> Iterator[subprocess.Popen[str]]:
 def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
     wait_until(lambda: not alive(running.pid))
     assert under_way(out), "it was stopped in the middle"
-    assert len(list(out.iterdir())) < len(ROWS), "no further row was begun"
-    for name in under_way(out):
-        saved = sorted(path.stem for path in (out / name / "checkpoints").glob("*.json"))
-        assert saved, name
-        assert not (out / name / ".lock").exists()
-        lines = (out / name / "metrics.jsonl").read_bytes().count(b"\n")
+    assert len(list((out / "runs").iterdir())) < len(ROWS), "no further row was begun"
+    for row in under_way(out):
+        saved = sorted(path.stem for path in (folder(out, row) / "checkpoints").glob("*.json"))
+        assert saved, row
+        assert not (folder(out, row) / ".lock").exists()
+        lines = (folder(out, row) / "metrics.jsonl").read_bytes().count(b"\n")
         assert any("-step-" in stem for stem in saved) or f"epoch-{lines:03d}" in saved
 
 
@@ -116,8 +116,8 @@ def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
 def test_stopped_it_saves_all_rows_and_begins_no_other(
     number: signal.Signals, send: Callable[[int, int], None], tmp_path: Path
 ) -> None:
-    out = tmp_path / "demo"
-    with demonstration(out) as running:
+    out = tmp_path / "out"
+    with reproduction(out) as running:
         send(running.pid, number)
         said, err = running.communicate(timeout=200)
         assert running.returncode == 130, err
@@ -130,20 +130,23 @@ def test_stopped_it_saves_all_rows_and_begins_no_other(
 
 
 def test_its_workers_do_not_outlive_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    with demonstration(out) as running:
+    out = tmp_path / "out"
+    with reproduction(out) as running:
         running.kill()
         assert running.wait() == -signal.SIGKILL
         assert_saved_and_gone(out, running)
     saved = {
-        name: (out / name / "metrics.jsonl").read_text().splitlines() for name in under_way(out)
+        row: (folder(out, row) / "metrics.jsonl").read_text().splitlines() for row in under_way(out)
     }
     again = begin(out)
     said, err = again.communicate(timeout=400)
     assert again.returncode == 0, err
     assert err == ""
-    assert f"; {len(ROWS)} of {len(ROWS)} rows done\n" in said
-    for name, lines in saved.items():
-        whole = (out / name / "metrics.jsonl").read_text().splitlines()
+    assert f"; {len(ROWS)} of {len(ROWS)} runs done\n" in said
+    for row, lines in saved.items():
+        whole = (folder(out, row) / "metrics.jsonl").read_text().splitlines()
         assert len(whole) == EPOCHS
         assert whole[: len(lines)] == lines, "with their times: nothing was trained twice"
+    table = json.loads((out / "table1.json").read_text())
+    assert (table["epochs"], table["other epoch"]["epochs"]) == ([8], [5])
+    assert "## From epoch 5 to epoch 8" in (out / "table1.md").read_text()
