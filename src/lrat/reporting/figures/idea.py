@@ -95,14 +95,9 @@ def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
 def _show(
     axes: Any, image: npt.NDArray[np.float32], made: str, taken_for: str, frame: str = "black"
 ) -> None:
-    pixels = image[:3].transpose(1, 2, 0) if len(image) in {3, 4} else image.mean(0)
-    axes.imshow(pixels.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    pixels = style.paintable(image).clip(0, 1)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    style.frame(axes, [made, taken_for], longest=_NAME, pad=3)
     for side in axes.spines.values():
-        side.set_visible(True)
         side.set_color(frame)
         side.set_linewidth(0.6 if frame == "black" else 2)
-    axes.set_title(
-        f"{style.shortened(made, _NAME)}\n{style.shortened(taken_for, _NAME)}", fontsize=7, pad=3
-    )

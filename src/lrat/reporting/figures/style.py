@@ -4,8 +4,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from lrat.files.write import write_atomically, write_text
 from lrat.text import storable
@@ -112,6 +115,24 @@ def widened(low: float, high: float, share: float = 0.05) -> tuple[float, float]
     return low - room, high + room
 
 
+def paintable(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Of an image [C H W]: [H W] for one channel (or the mean of an unusual number of them),
+    [H W 3] for colours."""
+    shown: npt.NDArray[Any] = (
+        image[:3].transpose(1, 2, 0) if len(image) in {3, 4} else image.mean(0)
+    )
+    return shown
+
+
+def frame(axes: Any, lines: Sequence[str], *, longest: int, pad: float) -> None:
+    """A picture's frame without ticks, under a title of lines of at most so many letters."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(True)
+    axes.set_title("\n".join(shortened(line, longest) for line in lines), fontsize=7, pad=pad)
+
+
 def save(figure: Any, stem: Path, caption: str) -> Drawn:
     """``stem``.pdf, .png and .txt (the caption), each whole or not there; equal for equal content.
 
@@ -126,18 +147,11 @@ def save(figure: Any, stem: Path, caption: str) -> Drawn:
     with warnings.catch_warnings():
         # Names may hold signs that the font lacks: they become boxes.
         warnings.filterwarnings("ignore", message=".*Glyph.*missing")
-        write_atomically(
-            pdf,
-            lambda file: figure.savefig(
-                file, format="pdf", metadata={"Subject": caption, "CreationDate": None}
-            ),
-        )
-        write_atomically(
-            png,
-            lambda file: figure.savefig(
-                file, format="png", metadata={"Description": caption, "Software": None}
-            ),
-        )
+        for path, about in (
+            (pdf, {"Subject": caption, "CreationDate": None}),
+            (png, {"Description": caption, "Software": None}),
+        ):
+            write_atomically(path, partial(figure.savefig, format=path.suffix[1:], metadata=about))
     write_text(words, caption + "\n")
     return Drawn(pdf=pdf, png=png, caption=caption)
 

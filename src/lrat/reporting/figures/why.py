@@ -68,7 +68,7 @@ def why_figure(
 
 
 def _show(axes: Any, image: Pixels, title: str) -> None:
-    pixels = _paintable(image)
+    pixels = style.paintable(image)
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     _frame(axes, title)
 
@@ -85,7 +85,7 @@ def _change(axes: Any, attack: AttackPicture, image: Pixels) -> None:
         factor = 1 / largest
         scaled = change * factor
         words = f"change × {factor:.3g}"
-    pixels = _paintable(scaled)
+    pixels = style.paintable(scaled)
     if pixels.ndim == 2:
         axes.imshow(pixels, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     else:
@@ -93,22 +93,8 @@ def _change(axes: Any, attack: AttackPicture, image: Pixels) -> None:
     _frame(axes, f"{attack.name}\n{words}")
 
 
-def _paintable(image: Pixels) -> Pixels:
-    """[H W] for one channel (or the mean of an unusual number of them), [H W 3] for colours."""
-    channels = len(image)
-    if channels in {3, 4}:
-        return image[:3].transpose(1, 2, 0)
-    mean: Pixels = image.mean(0)
-    return mean
-
-
 def _frame(axes: Any, title: str) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(True)
-    lines = [style.shortened(line, _LONGEST_NAME) for line in title.splitlines()]
-    axes.set_title("\n".join(lines), fontsize=7, pad=2)
+    style.frame(axes, title.splitlines(), longest=_LONGEST_NAME, pad=2)
 
 
 def _bars(axes: Any, probabilities: Sequence[tuple[str, float]]) -> None:

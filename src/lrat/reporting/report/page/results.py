@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lrat.config.sections import leaves
 from lrat.evaluation.comparison.pairs import Contrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.evaluation.masking.panel import FROM_BEST, Check, Status
+from lrat.evaluation.masking.panel import FROM_BEST, Check, Panel, Status
 from lrat.evaluation.statistics import Proportion
 from lrat.files.read import parse_yaml
 from lrat.reporting.report.records import (
@@ -69,7 +69,7 @@ class Matrix:
 @dataclass(frozen=True, kw_only=True)
 class GroupTable:
     """What the page shows of a group. ``title``: unlike every other's. ``columns``: attacks in
-    order, the worst case last. ``stages``: attacks whose stages some row knows."""
+    order, the worst case last."""
 
     place: int
     group: GroupRecord
@@ -77,7 +77,6 @@ class GroupTable:
     columns: Sequence[str]
     rows: Sequence[ResultRow]
     matrices: Sequence[Matrix] = ()
-    stages: Sequence[str] = field(default_factory=tuple)
 
     @property
     def corrected(self) -> bool:
@@ -98,6 +97,11 @@ class GroupTable:
     def threats(self) -> list[str]:
         """The threats of the evaluations: one, as far as they may be compared."""
         return list(dict.fromkeys(row.evaluation.threat for row in self.rows))
+
+    @property
+    def stages(self) -> list[str]:
+        """The attacks whose stages some row knows."""
+        return [name for name in self.columns if self.stages_of(name)]
 
     def stages_of(self, attack: str) -> list[str]:
         """The stages of a cascade that some row knows, in order."""
@@ -150,11 +154,6 @@ def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> 
     compared = [run.name for _, run, _ in found]
     known = dict.fromkeys(pair.contrast.name for pair in group.pairs)
     ordered = sorted(known, key=lambda attack: attack != WORST_CASE)
-    stages = [
-        name
-        for name in attacks
-        if any(each.name == name and each.stages for _, _, made in found for each in made.attacks)
-    ]
     return GroupTable(
         place=place,
         group=group,
@@ -162,7 +161,6 @@ def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> 
         columns=[*attacks, WORST_CASE],
         rows=rows,
         matrices=[_matrix(attack, compared, group.pairs) for attack in ordered],
-        stages=stages,
     )
 
 
@@ -211,13 +209,15 @@ def _cell(row: str, column: str, known: Mapping[tuple[str, str], Contrast]) -> C
 
 @dataclass(frozen=True, kw_only=True)
 class PanelColumn:
-    """One run's panel: its checks by name, and how many there are of each status."""
+    """One run's panel, and what the page says of it."""
 
-    place: int
     run: RunRecord
-    status: Status
-    n: int
-    checks: Mapping[str, Check]
+    panel: Panel
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        """By name."""
+        return {check.name: check for check in self.panel.checks}
 
     @property
     def worst_first(self) -> list[Check]:
@@ -227,8 +227,7 @@ class PanelColumn:
     @property
     def counts(self) -> list[tuple[Status, int]]:
         """How many checks ended with each status, the worst first; only what occurs."""
-        found = [each.status for each in self.checks.values()]
-        return [(status, found.count(status)) for status in WORST_FIRST if status in found]
+        return list(Counter(check.status for check in self.worst_first).items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,17 +241,7 @@ class MaskingTable:
 
 def masking_table(report: ReportRecord) -> MaskingTable:
     """The panels of a report; without any the table is empty."""
-    columns = [
-        PanelColumn(
-            place=place,
-            run=run,
-            status=run.masking.status,
-            n=run.masking.n,
-            checks={check.name: check for check in run.masking.checks},
-        )
-        for place, run in enumerate(report.runs)
-        if run.masking is not None
-    ]
+    columns = [PanelColumn(run=run, panel=run.masking) for run in report.runs if run.masking]
     names = dict.fromkeys(name for column in columns for name in column.checks)
     return MaskingTable(names=list(names), columns=columns, meaning=MEANING)
 
