@@ -7,13 +7,13 @@ from lrat.methods import Simulated, gairat, gd, lrat, lsat, natural, sat, trades
 from lrat.objectives import Objective
 
 
-def recipes(simulated: Simulated) -> dict[str, Objective]:
-    """As the catalogue has them."""
+def in_catalogue(simulated: Simulated) -> dict[str, Objective]:
+    """All that the catalogue has."""
     return {name: build.method(MethodSettings(name=name), simulated) for name in METHODS}
 
 
-def in_python(simulated: Simulated) -> dict[str, Objective]:
-    """The same by the functions of ``lrat.methods``."""
+def recipes(simulated: Simulated) -> dict[str, Objective]:
+    """The paper's and TRADES, by the functions of ``lrat.methods``."""
     return {
         "natural": natural(),
         "sat": sat(simulated),
@@ -34,4 +34,8 @@ def in_python(simulated: Simulated) -> dict[str, Objective]:
     }
 
 
-NAMES = list(METHODS)
+NAMES = [
+    *("natural", "sat", "gairat", "gairat-cw", "lsat-cw", "lsat-saa"),
+    *("lsat-saa+cw", "lrat-pgd", "lrat-cw", "lrat-saa", "lrat-saa+cw"),
+    *("gd+cw", "gd+saa", "saa+cw+gd", "pgd+fgsm", "trades"),
+]

@@ -64,6 +64,11 @@ def every_term() -> list[tuple[str, Term]]:
     ]
 
 
+def test_all_names_have_a_recipe() -> None:
+    assert list(METHODS) == NAMES
+    assert {*TERMS, *PHASED, "natural", "trades"} == set(NAMES)
+
+
 @pytest.mark.parametrize("name", TERMS)
 def test_terms(name: str) -> None:
     assert described(METHODS[name]) == TERMS[name]

@@ -20,7 +20,7 @@ from lrat.objectives import Reweighted
 from lrat.threat import L2, Linf
 from lrat.training import Optimisation, train
 from lrat.weighting import MarginPower
-from recipes import in_python
+from recipes import recipes
 from trained import digits
 
 OTHERS = {"steps": 3, "step_size": 0.05, "saa_steps": 4, "saa_targets": 2}
@@ -39,14 +39,14 @@ def written_out(name: str, **settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("attack", [{}, OTHERS])
 @pytest.mark.parametrize("name", METHODS)
-def test_by_name_by_value_and_in_python_it_is_one_objective(
+def test_by_name_by_value_and_recipes_it_is_one_objective(
     name: str, attack: dict[str, Any]
 ) -> None:
     by_name = build.objective(config_of({"name": name}, attack=attack, threat="l2:0.5"))
     by_value = build.objective(config_of(written_out(name), attack=attack, threat="l2:0.5"))
     assert by_value == by_name
     assert repr(by_value) == repr(by_name)
-    python = in_python(Simulated(threat=L2(epsilon=0.5), **attack)).get(name)
+    python = recipes(Simulated(threat=L2(epsilon=0.5), **attack)).get(name)
     assert python is None or repr(python) == repr(by_name)
 
 

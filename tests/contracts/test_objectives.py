@@ -11,14 +11,14 @@ from builders import seeded
 from lrat.methods import Simulated
 from lrat.objectives import Objective
 from lrat.threat import Linf
-from recipes import NAMES, recipes
+from recipes import in_catalogue
 from steps import attack_and_score, batch_of, step_of
 from trained import digits
 
 THREAT = Linf(epsilon=0.2)
-METHODS = recipes(Simulated(threat=THREAT, steps=3, saa_steps=4))
+METHODS = in_catalogue(Simulated(threat=THREAT, steps=3, saa_steps=4))
 COUNT = 24
-ROWS = [(name, progress) for name in NAMES for progress in (0.0, 0.9)]
+ROWS = [(name, progress) for name in METHODS for progress in (0.0, 0.9)]
 each_method = pytest.mark.parametrize(("name", "progress"), ROWS)
 
 
@@ -128,7 +128,7 @@ def test_the_same_noise_gives_the_same_step(name: str, progress: float) -> None:
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "natural"])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "natural"])
 def test_other_noise_gives_other_variants(name: str, model: nn.Module) -> None:
     one, other = (METHODS[name].attack(model, BATCH, step_of(BATCH, seed=seed)) for seed in (0, 1))
     assert list(one) == list(other)

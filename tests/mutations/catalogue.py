@@ -187,16 +187,16 @@ MUTATIONS = [
     ),
     Mutation(
         name="GAIRAT's bootstrap is dropped",
-        file="config/catalogue.py",
-        old='{0.0: "uniform", Option("gairat_begin")',
-        new='{0.0: _GEOMETRY, Option("gairat_begin")',
+        file="methods.py",
+        old="{0.0: with_weighting(Uniform()), begin:",
+        new="{0.0: with_weighting(GeometryTanh(lambda_=lambda_)), begin:",
         tests=("test_methods.py",),
     ),
     Mutation(
         name="LRAT anchors its floor on CW",
-        file="config/catalogue.py",
-        old='the paper\'s LRAT", "saa", "cw"',
-        new='the paper\'s LRAT", "cw", "saa"',
+        file="methods.py",
+        old='attacks: Sequence[str] = ("saa", "cw"),',
+        new='attacks: Sequence[str] = ("cw", "saa"),',
         tests=("test_methods.py",),
     ),
 ]
