@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Acceleration, Checkpoint, Data, DataRoot, Limit
+from lrat.cli.options import (
+    Acceleration,
+    BatchSize,
+    Checkpoint,
+    Data,
+    DataRoot,
+    DeviceName,
+    Limit,
+    NoiseSeed,
+    View,
+)
 
 
 class Part(StrEnum):
@@ -25,18 +35,16 @@ def analyse(
     points: Annotated[
         int, typer.Option(min=0, help="Images in the t-SNE; 0 for none, above 5000: openTSNE.")
     ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")] = 0,
+    seed: NoiseSeed = 0,
     again: Annotated[
         bool, typer.Option("--again", help="Both attacks once more, from other random starts.")
     ] = False,
     saa: Annotated[bool, typer.Option("--saa", help="SAA's margins as well.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: BatchSize = 256,
     data: Data = None,
     data_root: DataRoot = None,
-    acceleration: Annotated[
-        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
-    ] = Acceleration.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    acceleration: View = Acceleration.auto,
+    device: DeviceName = "auto",
 ) -> None:
     """How vulnerable each image is in several views, where they disagree, what the weights did."""
     from lrat.cli.progress import evaluation_progress

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Acceleration, Data, DataRoot
+from lrat.cli.options import (
+    Acceleration,
+    BatchSize,
+    Checkpoint,
+    Data,
+    DataRoot,
+    DeviceName,
+    NoiseSeed,
+    View,
+)
 
 
 def curve(
@@ -19,19 +28,17 @@ def curve(
     limit: Annotated[
         int, typer.Option(min=1, help="A fixed, stratified part of the images.")
     ] = 500,
-    checkpoint: Annotated[str, typer.Option(help="selected, last or epoch-N.")] = "selected",
-    seed: Annotated[int, typer.Option(min=0, help="Root of the attack's noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    checkpoint: Checkpoint = "selected",
+    seed: NoiseSeed = 0,
+    batch_size: BatchSize = 256,
     data: Data = None,
     data_root: DataRoot = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The figure's file; in the first run's figures by default."),
     ] = None,
-    acceleration: Annotated[
-        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
-    ] = Acceleration.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    acceleration: View = Acceleration.auto,
+    device: DeviceName = "auto",
 ) -> None:
     """Accuracy against epsilon for one attack, from one search per image, as a figure."""
     from lrat.cli.progress import curve_progress

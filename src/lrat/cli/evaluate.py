@@ -7,18 +7,22 @@ import typer
 
 from lrat.cli.options import (
     Acceleration,
+    BatchSize,
     Checkpoint,
     Data,
     DataRoot,
+    DeviceName,
     Devices,
     Limit,
     ModelFile,
     Nodes,
     Noise,
+    NoiseSeed,
     Out,
     Run,
     Suite,
     Threat,
+    View,
     Weights,
     typed,
 )
@@ -34,8 +38,8 @@ def evaluate(
         str | None,
         typer.Option(help="Stop after so long (90s, 30m, 2h) with the images finished by then."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    seed: NoiseSeed = 0,
+    batch_size: BatchSize = 256,
     model_file: ModelFile = None,
     weights: Weights = None,
     data: Data = None,
@@ -71,10 +75,8 @@ def evaluate(
         bool | None,
         typer.Option(help="Check for gradient masking; by default after suites with AutoAttack."),
     ] = None,
-    acceleration: Annotated[
-        Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
-    ] = Acceleration.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    acceleration: View = Acceleration.auto,
+    device: DeviceName = "auto",
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
     from lrat.cli.options import fraction_of, seconds_in

@@ -61,6 +61,14 @@ def typed() -> str:
     return as_command("lrat", *sys.argv[1:])
 
 
+NoiseSeed = Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+View = Annotated[
+    Acceleration, typer.Option(help="auto: attacks see a faster, checked view of the model.")
+]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
 def given(**values: Any) -> dict[str, Any]:
     """The options that were given, nested by the dots in their names."""
     nested: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Acceleration, Data, DataRoot, Threat
+from lrat.cli.options import Acceleration, Checkpoint, Data, DataRoot, DeviceName, Threat
 
 
 def why(
@@ -15,7 +15,7 @@ def why(
         str | None,
         typer.Option(help="By default that of the largest finished evaluation, else quick."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="selected, last or epoch-N.")] = "selected",
+    checkpoint: Checkpoint = "selected",
     threat: Threat = None,
     data: Data = None,
     data_root: DataRoot = None,
@@ -25,7 +25,7 @@ def why(
     acceleration: Annotated[
         Acceleration, typer.Option(help="How attacks see the model, where nothing is stored.")
     ] = Acceleration.auto,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceName = "auto",
 ) -> None:
     """Everything about one test image: verdicts, margins step by step, pictures."""
     from lrat.experiments.why import explain

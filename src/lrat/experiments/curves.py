@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from lrat import hardware
-from lrat.acceleration import View
 from lrat.checks import ARGUMENTS, TEXT, check_fields, optional
 from lrat.config import build
 from lrat.data import in_order, stratified_subset
@@ -23,10 +22,10 @@ from lrat.hardware import move
 from lrat.randomness import random_state_kept
 from lrat.reporting.figures import Drawn, security_curve_figure
 from lrat.runs import suites
-from lrat.runs.folder import OFF, read_config
+from lrat.runs.folder import read_config
 from lrat.runs.identity import Reading
 from lrat.runs.kept import KeptResult
-from lrat.runs.sources import LoadedModel, ModelSource, evaluated_choices, own_folder
+from lrat.runs.sources import LoadedModel, ModelSource, choices_in, evaluated_choices, own_folder
 from lrat.text import aligned
 from lrat.threat import as_ball
 from lrat.threat.norms import Norm, threat_parts
@@ -161,7 +160,7 @@ def _measure(
         identity = {
             **subject.identity,
             "data": subject.images.digest(),
-            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+            "acceleration": choices_in(view),
             "attack": request.attack,
             "settings": Member(name=request.attack, attack=largest).description,
             "norm": ball.norm.name,

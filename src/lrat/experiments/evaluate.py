@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from lrat import hardware
-from lrat.acceleration import View
 from lrat.config import build
 from lrat.config.fingerprints import own_functions
 from lrat.data import ImageData, in_order, stratified_subset
@@ -31,6 +30,7 @@ from lrat.runs.identity import Reading
 from lrat.runs.sources import (
     LoadedModel,
     ModelSource,
+    choices_in,
     evaluated_choices,
     own_folder,
 )
@@ -240,7 +240,7 @@ def plan_evaluation(
         "identity": {
             **identity,
             "data": test.digest(),
-            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+            "acceleration": choices_in(view),
             **({"functions": own} if own else {}),
         },
         "noise": request.noise,

@@ -176,6 +176,11 @@ def check_images(run: Path, part: Part, images: ImageData) -> None:
         )
 
 
+def choices_in(view: nn.Module) -> str:
+    """How attacks see the model, as identities say it."""
+    return str(view.choices) if isinstance(view, View) else OFF
+
+
 def record_choices(folder: Path, view: nn.Module) -> None:
     """Write how attacks see the model, so that whoever continues sees it the same way."""
     if isinstance(view, View):

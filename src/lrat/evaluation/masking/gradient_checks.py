@@ -33,16 +33,12 @@ def vanishing(subject: Subject) -> Check:
     try:
         largest = subject.gradients[subject.right]
     except NoGradientError as error:
-        return Check(
-            name=VANISHING,
-            status="failed",
-            value=None,
-            limit=limits.VANISHING.limit,
-            sentence=(
-                "Gradient attacks cannot work on this model: "
-                f"{str(error).partition(';')[0].rstrip('.')}; attack it with Square, or replace "
-                "the step without a derivative by a smooth one."
-            ),
+        return limits.VANISHING.check_without_value(
+            VANISHING,
+            "failed",
+            "Gradient attacks cannot work on this model: "
+            f"{str(error).partition(';')[0].rstrip('.')}; attack it with Square, or replace "
+            "the step without a derivative by a smooth one.",
         )
     count = int((~(largest > limits.VANISHED)).sum())
     share, status = limits.VANISHING.of_share(count, len(largest))
@@ -98,15 +94,11 @@ def against_noise(subject: Subject) -> Check:
     either = int((by_gradient | by_noise).sum())
     counts = f"{int(by_noise.sum())} against {int(by_gradient.sum())} of {subject.n}"
     if either == 0:
-        return Check(
-            name=NOISE,
-            status="not run",
-            value=None,
-            limit=limits.NOISE.limit,
-            sentence=(
-                "Neither noise nor PGD fools any image, so there is nothing to compare: look at "
-                "the check with growing epsilon."
-            ),
+        return limits.NOISE.check_without_value(
+            NOISE,
+            "not run",
+            "Neither noise nor PGD fools any image, so there is nothing to compare: look at "
+            "the check with growing epsilon.",
         )
     share, status = limits.NOISE.of_share(int(by_noise.sum()), either)
     return limits.NOISE.check(

@@ -104,15 +104,11 @@ def alone(subject: Subject) -> Check:
         singly = [subject.answers_to(images[row], NATURAL, row) for row in rows]
     except LratError as error:
         reason = str(error).splitlines()[0]
-        return Check(
-            name=ALONE,
-            status="failed",
-            value=None,
-            limit=limits.BATCH_MATES.limit,
-            sentence=(
-                f"The model cannot classify a single image ({reason}): set its BatchNorm to "
-                "running statistics, as model.eval() should."
-            ),
+        return limits.BATCH_MATES.check_without_value(
+            ALONE,
+            "failed",
+            f"The model cannot classify a single image ({reason}): set its BatchNorm to "
+            "running statistics, as model.eval() should.",
         )
     value = _relative_difference(among, torch.cat(singly))
     return limits.BATCH_MATES.check_exact(

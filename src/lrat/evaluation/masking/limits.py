@@ -45,6 +45,10 @@ class Limit:
         sentence = good if status == "passed" else bad
         return Check(name=name, status=status, value=value, limit=self.limit, sentence=sentence)
 
+    def check_without_value(self, name: str, status: Status, sentence: str) -> Check:
+        """The check of this name where nothing could be measured."""
+        return Check(name=name, status=status, value=None, limit=self.limit, sentence=sentence)
+
     def check_exact(self, name: str, value: float, *, good: str, bad: str) -> Check:
         """The same for a value that does not depend on chance."""
         return self.check(name, value, self.judge(value, low=value), good=good, bad=bad)

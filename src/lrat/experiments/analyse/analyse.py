@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from lrat import hardware
-from lrat.acceleration import View
 from lrat.analysis import margin_distributions
 from lrat.analysis.agreements import agreement, top_sets
 from lrat.analysis.embedding import LEAST, check_points, embed, engine_of, perplexity_of
@@ -47,10 +46,17 @@ from lrat.files.write import write_json, write_table
 from lrat.hardware import environment, move
 from lrat.modes import evaluating
 from lrat.randomness import random_state_kept
-from lrat.runs.folder import OFF, finished_at
+from lrat.runs.folder import finished_at
 from lrat.runs.kept import KeptResult, with_columns
 from lrat.runs.lock import locked
-from lrat.runs.sources import LoadedModel, ModelSource, check_images, evaluated_choices, own_folder
+from lrat.runs.sources import (
+    LoadedModel,
+    ModelSource,
+    check_images,
+    choices_in,
+    evaluated_choices,
+    own_folder,
+)
 
 __all__ = ["Analysis", "AnalysisRequest", "analyse_run"]
 
@@ -162,7 +168,7 @@ class _Analysis:
                 look.name: Member(name=look.name, attack=look.attack).description for look in wanted
             },
             "seed": self.request.seed,
-            "acceleration": str(view.choices) if isinstance(view, View) else OFF,
+            "acceleration": choices_in(view),
         }
 
     def _found(
