@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from lrat.analysis.weights import ALL_CLASSES, SUM, read_recorded, weight_statistics
 from lrat.config.catalogue import METHODS
-from lrat.reproduce.folder import RunPlace, finished_runs
+from lrat.reproduce.folder import FinishedRun, finished_runs
 from lrat.runs.folder import read_config
 from lrat.text import to_markdown
 
@@ -57,7 +57,7 @@ def per_cent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def weight_rows(runs: Mapping[str, Sequence[RunPlace]]) -> Iterator[list[str]]:
+def weight_rows(runs: Mapping[str, Sequence[FinishedRun]]) -> Iterator[list[str]]:
     """A line per row of the reproduction and term: the epoch is the last one recorded, but for the
     effective size of the first."""
     for row, places in runs.items():
@@ -109,7 +109,7 @@ WEIGHT_HEADER = [
 ]
 
 
-def margin_rows(runs: Mapping[str, Sequence[RunPlace]]) -> Iterator[list[str]]:
+def margin_rows(runs: Mapping[str, Sequence[FinishedRun]]) -> Iterator[list[str]]:
     """Mean probability margins (Eq. 11) of the analysed runs' training images, for those that are
     right when clean and for the others."""
     for row, places in runs.items():
@@ -143,7 +143,7 @@ MARGIN_HEADER = ["row", "images", "seeds", "n", *(f"t under {view}" for view in 
 
 
 def section(folder: Path) -> list[str]:
-    by_row: dict[str, list[RunPlace]] = {}
+    by_row: dict[str, list[FinishedRun]] = {}
     for place in finished_runs(folder):
         by_row.setdefault(place.row, []).append(place)
     told = [f"## {folder.name}", ""]

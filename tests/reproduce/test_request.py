@@ -9,7 +9,7 @@ from lrat.config.catalogue import METHODS
 from lrat.errors import ConfigurationError, RunFolderError, UnknownNameError
 from lrat.reproduce.folder import check, claim, finished_runs, read_preset, run_folder
 from lrat.reproduce.make import table_rows
-from lrat.reproduce.make_runs import wanted_rows
+from lrat.reproduce.make_runs import ordered_rows
 from lrat.reproduce.paper import TABLE_1, TABLE_2
 from lrat.reproduce.presets import PRESETS, Choice, check_row, drop_epoch, reference_of
 from lrat.reproduce.request import Request, check_target, rows_in, seeds_in
@@ -145,7 +145,7 @@ def test_sat_takes_a_longer_step_of_the_presets_epsilon(preset: str, step: float
 @pytest.mark.parametrize("preset", PRESETS)
 def test_table_1_has_the_longer_step_and_the_equal_weights_in_every_preset(preset: str) -> None:
     request = Request(target="table1", choice=Choice.of(preset), out=Path("x"))
-    rows = wanted_rows(request, table_rows(request))
+    rows = ordered_rows(request, table_rows(request))
     assert {*TABLE_1, "sat-0.22eps", "lsat-saa+cw"} <= set(rows)
     if preset == "cifar10":
         assert rows[:5] == ["sat", "sat-0.22eps", "lrat-saa+cw", "gairat", "lrat-saa"]

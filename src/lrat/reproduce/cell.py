@@ -20,7 +20,7 @@ from lrat.reproduce.presets import Choice
 from lrat.runs.folder import threat_slug
 from lrat.runs.lock import alone
 from lrat.runs.sources import ModelSource
-from lrat.training import EpochRecord, StepProgress
+from lrat.training.watch import Silent
 
 QUICK = "quick"
 _WITH_AUTOATTACK = {"paper", "strong"}
@@ -118,7 +118,7 @@ def _test_count(data: DataSettings, seed: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeRun:
-    """A cell that ended; ``failure``: why its training could not go on, None where it did.
+    """A run that ended; ``failure``: why its training could not go on, None where it did.
     ``was_finished``: nothing was trained or attacked in this call."""
 
     name: str
@@ -131,14 +131,8 @@ class MadeRun:
         return time if self.failure is None else f"FAILED after {time} ({self.failure})"
 
 
-class Quiet:
-    """A run's own progress: a reproduction shows another."""
-
-    def on_step(self, progress: StepProgress) -> None:
-        return
-
-    def on_epoch(self, record: EpochRecord) -> None:
-        return
+class Quiet(Silent):
+    """Of a single run, which says nothing either: a reproduction shows its own progress."""
 
     def say(self, line: str) -> None:
         return

@@ -60,9 +60,9 @@ def run_demo(
         f"{len(ROWS)} rows, {about}, on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
-    made = list(make_cells(tasks, workers=workers, watcher=watcher, out=out, what="rows"))
+    ended = list(make_cells(tasks, workers=workers, watcher=watcher, out=out, what="rows"))
     runs, lacking = read_runs(tasks)
-    failed = [f"{run.name}: {run.failure}" for run in made if run.failure is not None]
+    failed = [f"{run.name}: {run.failure}" for run in ended if run.failure is not None]
     if failed or lacking:
         raise LratError("; ".join(failed or lacking))
     table = make_table("demo", runs, {}, source=None, reference=LONG_BASELINE, tested=(WORST_CASE,))

@@ -28,8 +28,8 @@ _OURS_IN_PARTS = ("table1.", "table2.", "sensitivity.", ".")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlace:
-    """A run of a reproduction: which row, which seed, where."""
+class FinishedRun:
+    """A run of a reproduction whose training is finished."""
 
     row: str
     seed: int
@@ -46,14 +46,14 @@ def run_folder(out: Path, row: str, seed: int) -> Path:
     return out / RUNS / run_name(row, seed)
 
 
-def finished_runs(out: Path) -> list[RunPlace]:
+def finished_runs(out: Path) -> list[FinishedRun]:
     """The runs below ``out/runs`` whose training is finished, by row and seed."""
-    found = []
+    runs = []
     for folder in (out / RUNS).glob("*-seed-*"):
         named = _RUN.fullmatch(folder.name)
         if named is not None and (folder / WEIGHTS).is_file():
-            found.append(RunPlace(row=named["row"], seed=int(named["seed"]), folder=folder))
-    return sorted(found, key=lambda run: (run.row, run.seed))
+            runs.append(FinishedRun(row=named["row"], seed=int(named["seed"]), folder=folder))
+    return sorted(runs, key=lambda run: (run.row, run.seed))
 
 
 def check(out: Path, choice: Choice) -> None:
@@ -70,18 +70,18 @@ def check(out: Path, choice: Choice) -> None:
                 f"{out} holds files of something else ({others[0]}): choose another --out"
             )
         return
-    stored, own = read_preset(out), choice.record()
-    if stored.get("preset") != own["preset"]:
+    stored, ours = read_preset(out), choice.record()
+    if stored.get("preset") != ours["preset"]:
         raise RunFolderError(
-            f"{out} holds the preset {stored.get('preset')!r}, not {own['preset']!r}: choose "
+            f"{out} holds the preset {stored.get('preset')!r}, not {ours['preset']!r}: choose "
             "another --out"
         )
-    found = differences(_of_methods(own), _of_methods(stored))
-    if stored.get("digest") != own["digest"] or found:
-        found = [*differences(own["settings"], dict(stored.get("settings", {}))), *found]
-        reasons = "; ".join(found) or "made by another version"
+    methods = differences(_of_methods(ours), _of_methods(stored))
+    if stored.get("digest") != ours["digest"] or methods:
+        settings = differences(ours["settings"], dict(stored.get("settings", {})))
+        reasons = "; ".join((*settings, *methods)) or "made by another version"
         raise RunFolderError(
-            f"{out} holds the preset {own['preset']!r} with other settings ({reasons}): choose "
+            f"{out} holds the preset {ours['preset']!r} with other settings ({reasons}): choose "
             "another --out, or give the same --set"
         )
 

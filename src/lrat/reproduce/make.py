@@ -1,6 +1,6 @@
 """What `lrat reproduce` makes: Tables 1 and 2 here, figures and sensitivities by their modules.
 
-What a table lacks is made, the rest is read.
+Runs that a table lacks are trained and attacked, the others are read.
 """
 
 import time
@@ -14,7 +14,7 @@ from lrat.reproduce.cell import Attacks, run_task
 from lrat.reproduce.evidence import read_runs
 from lrat.reproduce.figures.make import reproduce_figure
 from lrat.reproduce.folder import finished_runs
-from lrat.reproduce.make_runs import attacks_of, make_runs, tasks_of, wanted_rows
+from lrat.reproduce.make_runs import attacks_of, make_runs, ordered_rows, tasks_of
 from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE
 from lrat.reproduce.progress import Watcher
@@ -44,7 +44,7 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     made are in the table too. The tables are also written while runs go on.
     """
     started = time.perf_counter()
-    rows = wanted_rows(request, table_rows(request))
+    rows = ordered_rows(request, table_rows(request))
     attacks = attacks_of(request)
     failed: list[str] = []
     wrote = began = time.perf_counter()
@@ -77,17 +77,17 @@ def table_rows(request: Request) -> tuple[str, ...]:
 
 
 def _written(
-    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str]
+    request: Request, rows: Sequence[str], attacks: Attacks, failed: Sequence[str]
 ) -> Table:
     """The table of everything that is finished, in its two files."""
-    table, other = collected(request, asked, attacks, failed)
+    table, other = collected(request, rows, attacks, failed)
     write_json(request.out / f"{request.target}.json", _record(request, attacks, table, other))
     write_text(request.out / f"{request.target}.md", markdown(request, attacks, table, other))
     return table
 
 
 def collected(
-    request: Request, asked: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
+    request: Request, rows: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
 ) -> tuple[Table, Table | None]:
     """The tables of everything below OUT that was attacked as asked, asked for now or earlier: of
     the reported weights, and of the other epoch, None where no run has one. Both say what either
@@ -96,7 +96,7 @@ def collected(
     finished = finished_runs(request.out)
     tasks = [
         run_task(choice, run.folder, run.row, run.seed, attacks)
-        for row in dict.fromkeys((*own, *asked))
+        for row in dict.fromkeys((*own, *rows))
         for run in finished
         if run.row == row
     ]

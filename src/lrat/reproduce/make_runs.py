@@ -1,4 +1,4 @@
-"""The runs of a reproduction, made in worker processes: which, where, in which order."""
+"""Trains and attacks the runs of a reproduction in worker processes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from lrat.reproduce.request import Request
 from lrat.text import duration
 
 
-def wanted_rows(request: Request, own: Sequence[str]) -> list[str]:
-    """The rows to make, in the order in which they matter: those asked for, or ``own`` of the
-    target with the preset's first ones first."""
+def ordered_rows(request: Request, rows: Sequence[str]) -> list[str]:
+    """The rows to train, in the order in which they matter: those of the request, or ``rows`` of
+    the target with the preset's first ones first."""
     if request.rows is not None:
         return list(request.rows)
     first = request.choice.preset.first
-    return [*(row for row in first if row in own), *(row for row in own if row not in first)]
+    return [*(row for row in first if row in rows), *(row for row in rows if row not in first)]
 
 
 def attacks_of(request: Request) -> Attacks:

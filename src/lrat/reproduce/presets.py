@@ -34,7 +34,7 @@ LONG_SUFFIX = f"-{LONG_STEP:g}eps"
 BASELINE = "sat"
 LONG_BASELINE = f"{BASELINE}{LONG_SUFFIX}"
 _ABLATED = {"gd+cw": "lrat-cw", "gd+saa": "lrat-saa", "saa+cw+gd": "lrat-saa+cw"}
-"""Table 2 asks what a GD term does to a mixture, so each stands beside the same one without GD."""
+"""Table 2 asks what a GD term does to a mixture, so each is compared with that without GD."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class Choice:
         }
 
     def record(self) -> dict[str, Any]:
-        """What ``preset.json`` holds: the common settings, without method, seed and place."""
+        """What ``preset.json`` holds: the common settings without method, seed and data folder."""
         settings = self.config("sat", 0).result_settings()
         del settings["method"], settings["seed"]
         text = json.dumps([self.preset.name, settings], sort_keys=True)
@@ -226,8 +226,8 @@ def reference_of(row: str, rows: Container[str]) -> str | None:
     """
     method = method_of(row)
     if method in _ABLATED:
-        wanted = [_ABLATED[method] + row[len(method) :]]
+        candidates = [_ABLATED[method] + row[len(method) :]]
     else:
-        wanted = [LONG_BASELINE, BASELINE]
-    found = next((name for name in wanted if name in rows), None)
-    return None if found == row else found
+        candidates = [LONG_BASELINE, BASELINE]
+    reference = next((name for name in candidates if name in rows), None)
+    return None if reference == row else reference

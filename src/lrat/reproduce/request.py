@@ -1,4 +1,4 @@
-"""What a reproduction is asked for, checked before anything is written."""
+"""The request of a reproduction, checked before anything is written."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -68,10 +68,10 @@ class Request:
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
-    found = tuple(map(whole(0, example=0).take, value))
-    if not found or len(set(found)) < len(found):
+    seeds = tuple(map(whole(0, example=0).take, value))
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError
-    return found
+    return seeds
 
 
 def check_target(name: str) -> str:

@@ -41,10 +41,10 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     every = studies(base, threat_parts(base.threat)[1])
     chosen = [study for study in every if request.rows is None or study.name in request.rows]
     tasks = {row.name: _tasks(request, row) for row in distinct(every)}
-    wanted = [task for row in distinct(chosen) for task in tasks[row.name]]
+    of_chosen = [task for row in distinct(chosen) for task in tasks[row.name]]
     failed = {
         run.name: run.failure
-        for run in make_runs(request, wanted, watcher)
+        for run in make_runs(request, of_chosen, watcher)
         if run.failure is not None
     }
     tables = []
@@ -62,22 +62,22 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     if not any(table.rows for table in tables):
         raise LratError(f"no run of the sensitivity can be shown: {'; '.join(failed.values())}")
     json_path, path = request.out / "sensitivity.json", request.out / "sensitivity.md"
-    about = _about(request, wanted)
+    about = _about(request, of_chosen)
     write_json(
         json_path,
         {
             "preset": request.choice.record(),
             "command": request.command,
             "about": about,
-            "suite": wanted[0].attacks.suite,
-            "limit": wanted[0].attacks.limit,
+            "suite": of_chosen[0].attacks.suite,
+            "limit": of_chosen[0].attacks.limit,
             "studies": [table.record() for table in tables],
             "failed": failed,
         },
     )
     write_text(path, markdown(tables, about, request.command))
     seconds = time.perf_counter() - started
-    done = f"{len(tables)} studies, {len(wanted)} runs"
+    done = f"{len(tables)} studies, {len(of_chosen)} runs"
     note_in_history(request.out, request.target, request.command, seconds=seconds, about=done)
     return Report(
         tables={table.study.title: table.in_brief() for table in tables if table.rows},

@@ -160,6 +160,6 @@ def check_studies(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def distinct(found: Sequence[Study]) -> list[Varied]:
+def distinct(chosen: Sequence[Study]) -> list[Varied]:
     """Every row once, in order: studies share rows."""
-    return list({row.name: row for study in found for row in study.rows}.values())
+    return list({row.name: row for study in chosen for row in study.rows}.values())

@@ -183,9 +183,9 @@ def per_run(table: Table) -> Lines:
     """Every run by itself: which weights, how many images, the accuracies in per cent."""
     lines = [["run", "epoch", "images", *table.columns]]
     for row in table.rows:
-        for place, run in enumerate(row.evidence):
+        for number, run in enumerate(row.evidence):
             counts = sorted({len(result.index) for result in run.results}, reverse=True)
-            shares = [f"{100 * row.scores[c].values[place]:.2f}" for c in table.columns]
+            shares = [f"{100 * row.scores[c].values[number]:.2f}" for c in table.columns]
             of = " and ".join(map(str, counts))
             lines.append([run.folder.name, str(run.epoch), of, *shares])
     return lines
@@ -198,7 +198,7 @@ def conclusion(table: Table) -> str:
             "No row can be tested: that needs two rows with a seed in common, such as "
             f"`--rows {LONG_BASELINE},lrat-saa+cw`."
         )
-    told = [_told(each) for each in table.contrasts if mark(each)]
+    shown = [_in_words(each) for each in table.contrasts if mark(each)]
     attack = table.columns[-2]
     open_ = [
         f"{each.group} and {each.first} (differences below {100 * each.detectable:.1f} points "
@@ -207,14 +207,14 @@ def conclusion(table: Table) -> str:
         if each.attack == attack and not mark(each) and each.detectable is not None
     ]
     sentences = [
-        f"Shown: {'; '.join(told)}." if told else "No row is told from its reference.",
+        f"Shown: {'; '.join(shown)}." if shown else "No row is told from its reference.",
         f"Not told apart under {attack}: {', '.join(open_)}." if open_ else "",
         _agreement(table),
     ]
     return " ".join(filter(None, sentences))
 
 
-def _told(contrast: GroupContrast) -> str:
+def _in_words(contrast: GroupContrast) -> str:
     over = "over seeds" if mark(contrast).strip() == _OVER_SEEDS else "these models"
     p = contrast.p_adjusted if over == "over seeds" else contrast.p_images_adjusted
     better = "better" if contrast.difference > 0 else "worse"

@@ -38,7 +38,7 @@ class RowMasking:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableRow:
-    """A row of ours: scores by column over its seeds, and the ``paper``'s own in per cent."""
+    """A row of ours: scores by column over its seeds, and the ``paper``'s in per cent."""
 
     name: str
     seeds: tuple[int, ...]
@@ -69,8 +69,8 @@ class Table:
 
     def contrast(self, row: str, column: str) -> GroupContrast | None:
         """This row against its reference in this column; None where they share no seed."""
-        found = (each for each in self.contrasts if (each.group, each.attack) == (row, column))
-        return next(found, None)
+        contrasts = (each for each in self.contrasts if (each.group, each.attack) == (row, column))
+        return next(contrasts, None)
 
     @property
     def same_images(self) -> bool:
@@ -83,8 +83,8 @@ class Table:
 
     def reference(self, name: str) -> TableRow | None:
         """The row that this one was compared with; None for one without a comparison."""
-        found = (self.row(each.first) for each in self.contrasts if each.group == name)
-        return next(found, None)
+        references = (self.row(each.first) for each in self.contrasts if each.group == name)
+        return next(references, None)
 
     @property
     def epochs(self) -> tuple[int, ...]:
@@ -199,7 +199,7 @@ def _contrasts_with(
 ) -> list[GroupContrast]:
     """``runs`` against ``base`` by column, on the seeds that both have and the same images."""
     common = _common_seeds(base, runs)
-    found: dict[str, GroupContrast] = {}
+    by_column: dict[str, GroupContrast] = {}
     levels = len(runs[0].results)
     for level in range(levels):
         groups = [
@@ -222,8 +222,8 @@ def _contrasts_with(
         for contrast in compare_groups(groups, comparisons=comparisons).contrasts:
             # The worst case is that over the whole suite.
             if contrast.attack != WORST_CASE or level == levels - 1:
-                found.setdefault(contrast.attack, contrast)
-    return [found[column] for column in columns if column in found]
+                by_column.setdefault(contrast.attack, contrast)
+    return [by_column[column] for column in columns if column in by_column]
 
 
 def between_epochs(early: Table, late: Table) -> dict[tuple[str, str], GroupContrast]:

@@ -1,4 +1,4 @@
-"""Figure 4 from real images: their variants made again, with the weights that they would have."""
+"""Figure 4 from real images: attacked again, with the weights that they would have."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,7 @@ def idea_of(run: FigureRun, analysis: Analysis) -> Idea:
     loaded = source.load(part="train")
     check_images(run.folder, "train", loaded.images)
     rows = chosen_rows(views)
-    made = _variants(run, loaded, views["index"][rows], int(analysis.summary["seed"]))
+    variants = _variants(run, loaded, views["index"][rows], int(analysis.summary["seed"]))
     local = _local_mean(views, _margin_power(run))
     steps = torch.tensor(views["v_gd"])
     worldwide = _geometry(run, steps)
@@ -55,21 +55,21 @@ def idea_of(run: FigureRun, analysis: Analysis) -> Idea:
     names = analysis.summary["class_names"]
     instances = [
         Instance(
-            image=made.clean[place],
+            image=variants.clean[number],
             label=_named(names, int(views["label"][row])),
             pairs=[
                 Pair(
                     attack=attack,
-                    image=made.images[attack][place],
-                    prediction=_named(names, int(made.predictions[attack][place])),
-                    margin=float(made.margins[attack][place]),
-                    weight=float(made.weights[attack][place]) / local,
+                    image=variants.images[attack][number],
+                    prediction=_named(names, int(variants.predictions[attack][number])),
+                    margin=float(variants.margins[attack][number]),
+                    weight=float(variants.weights[attack][number]) / local,
                 )
                 for attack in ATTACKS
             ],
             global_weight=float(worldwide[row]) / mean if mean > 0 else 0.0,
         )
-        for place, row in enumerate(rows.tolist())
+        for number, row in enumerate(rows.tolist())
     ]
     return Idea(instances=instances, words=_words(run, analysis, len(rows)))
 
@@ -82,12 +82,12 @@ def chosen_rows(views: Columns) -> npt.NDArray[np.int64]:
     right = np.flatnonzero(views["correct"])
     rows = right if len(right) else np.arange(len(spread))
     order = rows[np.argsort(spread[rows], kind="stable")]
-    places = [round(quantile * (len(order) - 1)) for quantile in _QUANTILES]
-    return np.asarray([order[place] for place in dict.fromkeys(places)], dtype=np.int64)
+    ranks = dict.fromkeys(round(quantile * (len(order) - 1)) for quantile in _QUANTILES)
+    return np.asarray([order[rank] for rank in ranks], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Made:
+class _Variants:
     """Clean images [n C H W]; per attack images, predictions, margins t and weights [n]."""
 
     clean: npt.NDArray[np.float32]
@@ -99,14 +99,14 @@ class _Made:
 
 def _variants(
     run: FigureRun, loaded: LoadedModel, index: npt.NDArray[np.int64], seed: int
-) -> _Made:
+) -> _Variants:
     """Attacked again with the noise of the analysis; margins are those of the images shown."""
-    place = hardware.device(loaded.config.device)
-    network = move(loaded.network, place)
+    device = hardware.device(loaded.config.device)
+    network = move(loaded.network, device)
     numbers = loaded.images.index.cpu().numpy()
     order = np.argsort(numbers, kind="stable")
     rows = order[np.searchsorted(numbers, index, sorter=order)]
-    batch = loaded.images.batch(torch.from_numpy(rows)).to(place)
+    batch = loaded.images.batch(torch.from_numpy(rows)).to(device)
     noise = Keyed(keys(seed, batch.index))
     images, logits = {}, {}
     with loaded.threads(), evaluating(network):
@@ -123,7 +123,7 @@ def _variants(
             logits[look.name] = classify(network, variant.images, index, look.name)
     weighting = _margin_power(run)
     labels = batch.labels
-    return _Made(
+    return _Variants(
         clean=_array(batch.images),
         images=images,
         predictions={name: _array(each.argmax(1)) for name, each in logits.items()},
@@ -183,5 +183,5 @@ def _named(names: Any, label: int) -> str:
 
 
 def _array(values: Tensor) -> npt.NDArray[Any]:
-    made: npt.NDArray[Any] = values.detach().float().cpu().numpy()
-    return made
+    array: npt.NDArray[Any] = values.detach().float().cpu().numpy()
+    return array

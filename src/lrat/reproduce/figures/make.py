@@ -36,23 +36,23 @@ from lrat.reproduce.request import Report, Request
 _OF_ONE_MODEL = {"figure3", "figure4", "figure5"}
 
 
-def _maps(asked: FigureRequest) -> list[Drawn]:
-    analysis = asked.analysis("sat")
+def _maps(figure: FigureRequest) -> list[Drawn]:
+    analysis = figure.analysis("sat")
     points, rows = embedded(analysis)
     shown = [each.at(rows) for each in agreements_of(analysis)]
     caption = agreement_caption(analysis, len(points))
     drawn = [
-        agreement_figure(points, each, asked.stem(part), caption=caption, letter=part)
+        agreement_figure(points, each, figure.stem(part), caption=caption, letter=part)
         for part, each in zip(PARTS["figure3"], shown, strict=True)
-        if part in asked.parts
+        if part in figure.parts
     ]
-    if not asked.part:
-        drawn.append(agreement_page(points, shown, asked.stem(), caption=caption))
+    if not figure.part:
+        drawn.append(agreement_page(points, shown, figure.stem(), caption=caption))
     return drawn
 
 
-def _histograms(asked: FigureRequest) -> list[Drawn]:
-    run, analysis = asked.runs("gairat")[0], asked.analysis("gairat")
+def _histograms(figure: FigureRequest) -> list[Drawn]:
+    run, analysis = figure.runs("gairat")[0], figure.analysis("gairat")
     (pgd, cw), caption = margin_views(analysis), histogram_caption(analysis)
     if run.weighted_checkpoint != run.checkpoint:
         caption += (
@@ -68,17 +68,17 @@ def _histograms(asked: FigureRequest) -> list[Drawn]:
         "f": (cw, pgd),
     }
     drawn = [
-        vulnerability_figure(*panels[part], asked.stem(part), caption=caption, letter=part)
-        for part in asked.parts
+        vulnerability_figure(*panels[part], figure.stem(part), caption=caption, letter=part)
+        for part in figure.parts
     ]
-    if not asked.part:
-        drawn.append(vulnerability_page(pgd, cw, asked.stem(), caption=caption))
+    if not figure.part:
+        drawn.append(vulnerability_page(pgd, cw, figure.stem(), caption=caption))
     return drawn
 
 
-def _idea(asked: FigureRequest) -> list[Drawn]:
-    idea = idea_of(asked.runs("sat")[0], asked.analysis("sat"))
-    return [idea_figure(idea.instances, asked.stem(), caption=idea.words)]
+def _idea(figure: FigureRequest) -> list[Drawn]:
+    idea = idea_of(figure.runs("sat")[0], figure.analysis("sat"))
+    return [idea_figure(idea.instances, figure.stem(), caption=idea.words)]
 
 
 _FIGURES: Mapping[str, Callable[[FigureRequest], list[Drawn]]] = {
@@ -91,13 +91,13 @@ _FIGURES: Mapping[str, Callable[[FigureRequest], list[Drawn]]] = {
 }
 
 
-def draw(asked: FigureRequest) -> list[Path]:
+def draw(figure: FigureRequest) -> list[Path]:
     """Draw the figure from finished runs; make the evaluations and analyses of them that it lacks.
 
     Writes PDF, PNG and the caption (.txt) and returns the files. An interrupted call is continued
     by the next. Raises ``RunFolderError`` with the command that trains what is lacking.
     """
-    drawn = _FIGURES[asked.whole](asked)
+    drawn = _FIGURES[figure.whole](figure)
     return [file for each in drawn for file in (each.pdf, each.png, each.pdf.with_suffix(".txt"))]
 
 
@@ -109,7 +109,7 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
     started = time.perf_counter()
     name, rows = request.target, rows_needed(request.target)
     request = _checked(request, rows)
-    asked = FigureRequest(
+    figure = FigureRequest(
         name=name,
         folder=request.out,
         out=request.out / FIGURES,
@@ -118,9 +118,9 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
         data_root=request.choice.data_root,
         say=watcher.say,
     )
-    for folder in asked.also:
+    for folder in figure.also:
         for row in rows:
-            asked.runs(row, folder)
+            figure.runs(row, folder)
     failed = [
         f"{run.name}: {run.failure}"
         for run in make_runs(request, tasks_of(request, rows, Attacks(suite=None)), watcher)
@@ -128,7 +128,7 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
     ]
     if failed:
         raise LratError(f"{name} lacks runs that could not be trained: {'; '.join(failed)}")
-    paths = draw(asked)
+    paths = draw(figure)
     seconds = time.perf_counter() - started
     about = f"rows {', '.join(rows)}"
     note_in_history(request.out, name, request.command, seconds=seconds, about=about)

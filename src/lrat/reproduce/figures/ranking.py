@@ -13,14 +13,14 @@ from lrat.reproduce.folder import read_preset
 _LABELS = {"sat": "AT", "trades": "TRADES"}
 
 
-def attack_rankings(asked: FigureRequest) -> list[Drawn]:
+def attack_rankings(figure: FigureRequest) -> list[Drawn]:
     """The attacks of ``ranking.yaml`` on each data set's models."""
     models, words = [], []
-    for folder in (asked.folder, *asked.also):
-        for row in rows_needed(asked.whole):
-            runs = different_images(asked.runs(row, folder))
+    for folder in (figure.folder, *figure.also):
+        for row in rows_needed(figure.whole):
+            runs = different_images(figure.runs(row, folder))
             for checkpoint, label in (("last", _LABELS[row]), (None, f"{_LABELS[row]}-60")):
-                pooled = _pooled(asked, runs, checkpoint)
+                pooled = _pooled(figure, runs, checkpoint)
                 models.append(
                     RankedModel(
                         data=str(read_preset(folder)["preset"]),
@@ -39,12 +39,14 @@ def attack_rankings(asked: FigureRequest) -> list[Drawn]:
         "AT is sat; -60: the weights of the first epoch at the lower learning rate",
         *words,
     )
-    return [ranking_figure(models, asked.stem(), caption=caption)]
+    return [ranking_figure(models, figure.stem(), caption=caption)]
 
 
-def _pooled(asked: FigureRequest, runs: Sequence[FigureRun], epoch: str | None) -> EvaluationResult:
+def _pooled(
+    figure: FigureRequest, runs: Sequence[FigureRun], epoch: str | None
+) -> EvaluationResult:
     """Over all test images of several folds, each by the model that did not train on it."""
-    results = [asked.evaluation(run, epoch or run.drop) for run in runs]
+    results = [figure.evaluation(run, epoch or run.drop) for run in runs]
     return EvaluationResult(
         outcomes=Outcomes.concatenate(result.outcomes for result in results),
         identity=results[0].identity,

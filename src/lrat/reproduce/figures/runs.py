@@ -147,9 +147,9 @@ def runs_of(
     preset = read_preset(folder)
     choice = Choice.of(str(preset.get("preset")), [str(each) for each in preset.get("set", ())])
     runs = [
-        FigureRun(row=place.row, seed=place.seed, folder=place.folder, checkpoint="", root=root)
-        for place in finished_runs(folder)
-        if place.row == row and (seeds is None or place.seed in seeds)
+        FigureRun(row=run.row, seed=run.seed, folder=run.folder, checkpoint="", root=root)
+        for run in finished_runs(folder)
+        if run.row == row and (seeds is None or run.seed in seeds)
     ]
     return [
         replace(run, checkpoint=choice.checkpoint(run.config))

@@ -15,24 +15,25 @@ from lrat.reproduce.figures.request import FigureRequest
 from lrat.reproduce.figures.runs import FigureRun, accuracy_curves, different_images, marks_of
 
 
-def extreme_weights(asked: FigureRequest) -> list[Drawn]:
+def extreme_weights(figure: FigureRequest) -> list[Drawn]:
     """Figure 1: GAIRAT's raw weights (a); SAT (b) and GAIRAT (c) on one accuracy axis."""
     drawn = []
-    if "a" in asked.parts:
-        drawn.append(_weights(asked))
+    if "a" in figure.parts:
+        drawn.append(_weights(figure))
     rows = {"b": "sat", "c": "gairat"}
     curves = {
-        part: accuracy_curves(asked.runs(row)) for part, row in rows.items() if part in asked.parts
+        part: accuracy_curves(figure.runs(row))
+        for part, row in rows.items()
+        if part in figure.parts
     }
-    limits = (
-        accuracy_limits([curve for own in curves.values() for curve in own]) if curves else None
-    )
-    for part, own in curves.items():
-        runs = asked.runs(rows[part])
+    every = [curve for each in curves.values() for curve in each]
+    limits = accuracy_limits(every) if curves else None
+    for part, shown in curves.items():
+        runs = figure.runs(rows[part])
         drawn.append(
             accuracy_figure(
-                own,
-                asked.stem(part),
+                shown,
+                figure.stem(part),
                 title=f"{rows[part].upper()} on {runs[0].config.data.name}",
                 caption=_accuracy_caption(runs),
                 marks=marks_of(runs[0], weighted=part == "c"),
@@ -42,14 +43,14 @@ def extreme_weights(asked: FigureRequest) -> list[Drawn]:
     return drawn
 
 
-def _weights(asked: FigureRequest) -> Drawn:
-    runs = asked.runs("gairat")
-    found = [run.last_weights() for run in runs]
-    epochs = [epoch for epoch, _ in found]
-    shares = [100 * float((weights < 0.2).mean()) for _, weights in found]
-    told = "; ".join(
+def _weights(figure: FigureRequest) -> Drawn:
+    runs = figure.runs("gairat")
+    recorded = [run.last_weights() for run in runs]
+    epochs = [epoch for epoch, _ in recorded]
+    shares = [100 * float((weights < 0.2).mean()) for _, weights in recorded]
+    each = "; ".join(
         f"seed {run.seed}: epoch {epoch}, n = {len(weights):,}, {share:.1f} % below 0.2"
-        for run, (epoch, weights), share in zip(runs, found, shares, strict=True)
+        for run, (epoch, weights), share in zip(runs, recorded, shares, strict=True)
     )
     late = [
         f"the reported epoch {run.epoch} of seed {run.seed} lies before the weighting acts"
@@ -61,22 +62,22 @@ def _weights(asked: FigureRequest) -> Drawn:
         "raw weights (Eq. 10, before normalisation) that GAIRAT gave its training images in one "
         f"epoch, lambda {method.gairat_lambda:g}, PGD of {runs[0].config.attack.steps} steps",
         "bars: mean over seeds; whiskers: least and most" if len(runs) > 1 else "",
-        f"share below 0.2: {np.mean(shares):.1f} % ({told}); the paper: about four fifths",
+        f"share below 0.2: {np.mean(shares):.1f} % ({each}); the paper: about four fifths",
         *late,
         _trained(runs),
     )
     return weight_histogram_figure(
-        [weights for _, weights in found], asked.stem("a"), caption=caption
+        [weights for _, weights in recorded], figure.stem("a"), caption=caption
     )
 
 
-def unseen_weighting(asked: FigureRequest) -> list[Drawn]:
+def unseen_weighting(figure: FigureRequest) -> list[Drawn]:
     """Figure 6: GAIRAT's weighting when CW is the attack simulated in training."""
-    runs = asked.runs("gairat-cw")
+    runs = figure.runs("gairat-cw")
     return [
         accuracy_figure(
             accuracy_curves(runs),
-            asked.stem(),
+            figure.stem(),
             title=f"GAIRAT with CW on {runs[0].config.data.name}",
             caption=_accuracy_caption(runs),
             marks=marks_of(runs[0], weighted=True),
