@@ -17,7 +17,7 @@ from lrat.evaluation import compare
 from lrat.evaluation.result import EvaluationResult
 from lrat.files.write import write_json
 from lrat.reporting.report import write_run_report
-from lrat.reporting.report.collect.places import weights_digest as digest_of_file
+from lrat.reporting.report.collect.locate import weights_digest as digest_of_file
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.collect.training import images_behind
 from lrat.reporting.report.records import Overfitting, RunRecord

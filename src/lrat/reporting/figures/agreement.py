@@ -60,7 +60,7 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
     names = list(top)
     pairs = sorted(combinations(range(len(names)), 2), key=lambda pair: (pair[0], -pair[1]))
     groups = [names, *([names[a], names[b]] for a, b in pairs)] if len(names) > 2 else [names]
-    made = []
+    computed = []
     for group in groups:
         sets = np.stack([top[name] for name in group])
         every: Mask = np.asarray(sets.all(0))
@@ -68,7 +68,7 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
         name = " – ".join(style.shortened(each, 12).upper() for each in group)
         if len(group) > 2:
             name = f"union: {name}"
-        made.append(
+        computed.append(
             Agreement(
                 name=name,
                 consistent=every,
@@ -77,7 +77,7 @@ def agreements(top: Mapping[str, Mask]) -> list[Agreement]:
                 either=int(some.sum()),
             )
         )
-    return made
+    return computed
 
 
 def agreement_figure(
@@ -106,9 +106,9 @@ def agreement_page(
         side = style.PAGE / columns
         figure = style.new_figure(style.PAGE, rows * (side + 0.22) + 0.25)
         handles: list[Any] = []
-        for place, each in enumerate(shown):
-            axes = figure.add_subplot(rows, columns, place + 1)
-            handles = _panel(axes, points, each, "abcdefgh"[place % 8], size=0.6)
+        for index, each in enumerate(shown):
+            axes = figure.add_subplot(rows, columns, index + 1)
+            handles = _panel(axes, points, each, "abcdefgh"[index % 8], size=0.6)
         _key(figure, handles)
         return style.save(figure, out, caption)
 
@@ -254,9 +254,9 @@ def overlap_figure(
             (spearman, "Spearman's ρ", "PuOr_r", -1.0),
             (kendall, "Kendall's τ", "PuOr_r", -1.0),
         )
-        for place, (values, title, colours, low) in enumerate(panels):
-            axes = figure.add_subplot(1, 3, place + 1)
-            _matrix(axes, names, values, colours, low, with_rows=place == 0)
+        for index, (values, title, colours, low) in enumerate(panels):
+            axes = figure.add_subplot(1, 3, index + 1)
+            _matrix(axes, names, values, colours, low, with_rows=index == 0)
             axes.set_title(title, pad=4)
         return style.save(figure, out, caption)
 
@@ -271,16 +271,16 @@ def _matrix(
     with_rows: bool,
 ) -> None:
     axes.imshow(values, cmap=colours, vmin=low, vmax=1)
-    places = range(len(names))
+    indices = range(len(names))
     few = len(names) <= _ONLY_A_FEW
     short = [style.shortened(name, 10) for name in names]
-    axes.set_xticks(places if few else [], short if few else [])
-    axes.set_yticks(places if few and with_rows else [], short if few and with_rows else [])
+    axes.set_xticks(indices if few else [], short if few else [])
+    axes.set_yticks(indices if few and with_rows else [], short if few and with_rows else [])
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    for row in places if few else ():
-        for column in places:
+    for row in indices if few else ():
+        for column in indices:
             value = float(values[row, column])
             text = f"{value:.2f}" if np.isfinite(value) else "–"
             # Both scales are darkest at their ends.

@@ -1,4 +1,4 @@
-"""The paper's Figure 4 from real images: each pair of image and attack has a weight of its own."""
+"""The paper's Figure 4 from real images: each pair of image and attack has its own weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,8 +74,10 @@ def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
     names = [pair.attack.upper() for pair in instance.pairs]
     weights = [pair.weight for pair in instance.pairs]
     colours = [style.CONSISTENT if weight >= mean else style.INCONSISTENT for weight in weights]
-    places = [*range(len(names)), len(names) + 0.5]
-    bars = axes.bar(places, [*weights, instance.global_weight], 0.72, color=[*colours, style.GREY])
+    positions = [*range(len(names)), len(names) + 0.5]
+    bars = axes.bar(
+        positions, [*weights, instance.global_weight], 0.72, color=[*colours, style.GREY]
+    )
     axes.bar_label(
         bars,
         [f"{value:.2f}" for value in (*weights, instance.global_weight)],
@@ -86,18 +88,18 @@ def _bars(axes: Any, instance: Instance, mean: float, top: float) -> None:
     )
     axes.axhline(1, color="black", linewidth=0.6, linestyle=":")
     axes.set_ylim(0, top)
-    axes.set_xticks(places, [*(style.shortened(name, 6) for name in names), "one for all"])
+    axes.set_xticks(positions, [*(style.shortened(name, 6) for name in names), "one for all"])
     axes.tick_params(axis="x", length=0)
     axes.set_yticks([0, 1])
     style.light_grid(axes, "y")
 
 
 def _show(
-    axes: Any, image: npt.NDArray[np.float32], made: str, taken_for: str, frame: str = "black"
+    axes: Any, image: npt.NDArray[np.float32], answer: str, taken_for: str, frame: str = "black"
 ) -> None:
     pixels = style.paintable(image).clip(0, 1)
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    style.frame(axes, [made, taken_for], longest=_NAME, pad=3)
+    style.frame(axes, [answer, taken_for], longest=_NAME, pad=3)
     for side in axes.spines.values():
         side.set_color(frame)
         side.set_linewidth(0.6 if frame == "black" else 2)

@@ -50,16 +50,18 @@ def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) ->
         axes = figure.add_subplot()
         lines, first, middles, ticks = {}, 0.0, [], []
         for group in groups:
-            places = [first + number for number in range(len(group))]
+            positions = [first + number for number in range(len(group))]
             for number, attack in enumerate(attacks):
                 colour = style.OKABE_ITO[number % len(style.OKABE_ITO)]
                 ranks = [model.order.index(attack) + 1 for model in group]
-                (lines[attack],) = axes.plot(places, ranks, color=colour, linewidth=2.2, zorder=1)
-            for place, model in zip(places, group, strict=True):
-                _column(axes, place, model, attacks)
-            middles.append((places[0] + places[-1]) / 2)
-            ticks += list(zip(places, group, strict=True))
-            first = places[-1] + 1.4
+                (lines[attack],) = axes.plot(
+                    positions, ranks, color=colour, linewidth=2.2, zorder=1
+                )
+            for position, model in zip(positions, group, strict=True):
+                _column(axes, position, model, attacks)
+            middles.append((positions[0] + positions[-1]) / 2)
+            ticks += list(zip(positions, group, strict=True))
+            first = positions[-1] + 1.4
         _frame(axes, ticks, groups, middles, len(attacks), width)
         style.legend(
             axes,
@@ -75,11 +77,11 @@ def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) ->
         return style.save(figure, out, caption)
 
 
-def _column(axes: Any, place: float, model: RankedModel, attacks: Sequence[str]) -> None:
+def _column(axes: Any, position: float, model: RankedModel, attacks: Sequence[str]) -> None:
     for rank, attack in enumerate(model.order, start=1):
         colour = style.OKABE_ITO[attacks.index(attack) % len(style.OKABE_ITO)]
         axes.text(
-            place,
+            position,
             rank,
             f"{100 * model.accuracy[attack]:.1f}",
             fontsize=7,
@@ -96,7 +98,7 @@ def _column(axes: Any, place: float, model: RankedModel, attacks: Sequence[str])
     for rank, (stronger, weaker) in enumerate(zip(model.order, model.order[1:], strict=False), 1):
         if frozenset((stronger, weaker)) in model.tied:
             axes.plot(
-                [place, place],
+                [position, position],
                 [rank, rank + 1],
                 color=style.GREY,
                 linewidth=7,
@@ -117,7 +119,7 @@ def _frame(
     names = [style.shortened(model.method, longest) for _, model in ticks]
     crowded = max(map(len, names)) * len(names) * 0.062 > width - 0.6
     axes.set_xticks(
-        [place for place, _ in ticks],
+        [position for position, _ in ticks],
         names,
         rotation=90 if crowded else 0,
     )

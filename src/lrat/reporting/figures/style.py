@@ -50,18 +50,18 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A figure's files, and the caption that says what it shows and how it was made."""
+    """A figure's files, and the caption that says what it shows and how it was computed."""
 
     pdf: Path
     png: Path
     caption: str
 
 
-def colour_of(name: str, place: int) -> str:
+def colour_of(name: str, index: int) -> str:
     """The colour of an attack or a view, the same in all figures: ``cw-20`` is CW's. Others take
-    the colour of their ``place`` among the lines."""
+    the colour of their ``index`` among the lines."""
     kind = name.lower().removeprefix("v_").partition("-")[0]
-    return _OF_ATTACK.get(kind, OKABE_ITO[place % len(OKABE_ITO)])
+    return _OF_ATTACK.get(kind, OKABE_ITO[index % len(OKABE_ITO)])
 
 
 @contextmanager
@@ -84,16 +84,16 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def shortened(name: str, longest: int = 32) -> str:
-    """A name that fits in its place: of a long one its end, which tells paths apart."""
+    """A name in bounded length: of a long one its end, in which paths differ."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
 def legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> Any:
     """A legend that shows every name, also one with a leading underscore, which hides a line."""
-    made = axes.legend(handles, [str(place) for place in range(len(names))], **options)
-    for text, name in zip(made.get_texts(), names, strict=True):
+    shown = axes.legend(handles, [str(index) for index in range(len(names))], **options)
+    for text, name in zip(shown.get_texts(), names, strict=True):
         text.set_text(name)
-    return made
+    return shown
 
 
 def light_grid(axes: Any, which: str = "both") -> None:

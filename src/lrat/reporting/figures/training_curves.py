@@ -66,7 +66,7 @@ def accuracy_figure(
     with style.our_style():
         figure = style.new_figure(style.COLUMN, _HEIGHT)
         axes = figure.add_subplot()
-        lines = [_line(axes, place, curve) for place, curve in enumerate(curves)]
+        lines = [_line(axes, index, curve) for index, curve in enumerate(curves)]
         every = np.concatenate([curve.epoch for curve in curves])
         axes.set_xlim(*style.widened(float(every.min()), float(every.max()), 0.03))
         marked = _marks(axes, marks)
@@ -97,8 +97,8 @@ def accuracy_figure(
         return style.save(figure, out, caption)
 
 
-def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
-    colour = style.colour_of(curve.name, place)
+def _line(axes: Any, index: int, curve: AccuracyCurve) -> Any:
+    colour = style.colour_of(curve.name, index)
     axes.fill_between(
         curve.epoch, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.18, linewidth=0
     )
@@ -113,8 +113,8 @@ def _line(axes: Any, place: int, curve: AccuracyCurve) -> Any:
         curve.epoch,
         100 * curve.value,
         color=colour,
-        linestyle=style.DASHES[place % len(style.DASHES)],
-        marker=_MARKERS[place % len(_MARKERS)] if few else None,
+        linestyle=style.DASHES[index % len(style.DASHES)],
+        marker=_MARKERS[index % len(_MARKERS)] if few else None,
         markersize=3,
     )
     return line
@@ -129,12 +129,12 @@ def _marks(axes: Any, marks: Sequence[Mark]) -> bool:
     for epoch in lines:
         axes.axvline(epoch, color="black", linewidth=0.7, linestyle=":")
     edges = [first, *lines, last]
-    for place, mark in enumerate(sorted(shown, key=lambda mark: mark.epoch)):
+    for index, mark in enumerate(sorted(shown, key=lambda mark: mark.epoch)):
         line = lines.index(mark.epoch) + 1
         right = edges[line] - edges[line - 1] > edges[line + 1] - edges[line]
         axes.annotate(
             mark.words,
-            (mark.epoch, 0.03 + 0.07 * (place % _MARK_ROWS)),
+            (mark.epoch, 0.03 + 0.07 * (index % _MARK_ROWS)),
             xycoords=("data", "axes fraction"),
             xytext=(-2 if right else 2, 0),
             textcoords="offset points",

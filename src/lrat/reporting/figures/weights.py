@@ -94,13 +94,13 @@ def weights_over_epochs_figure(
     with style.our_style():
         figure = style.new_figure(style.COLUMN, 0.3 + _TERM_HEIGHT * len(terms))
         grid = figure.add_gridspec(2 * len(terms), 1, height_ratios=(1.5, 1) * len(terms))
-        for place, term in enumerate(terms):
-            above = figure.add_subplot(grid[2 * place])
-            below = figure.add_subplot(grid[2 * place + 1], sharex=above)
+        for index, term in enumerate(terms):
+            above = figure.add_subplot(grid[2 * index])
+            below = figure.add_subplot(grid[2 * index + 1], sharex=above)
             _map(figure, above, term)
             _sums(below, term)
             above.tick_params(labelbottom=False)
-            below.tick_params(labelbottom=place == len(terms) - 1)
+            below.tick_params(labelbottom=index == len(terms) - 1)
         below.set_xlabel("epoch")
         return style.save(figure, out, caption)
 

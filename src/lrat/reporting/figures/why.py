@@ -29,7 +29,7 @@ class PathPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPicture:
-    """What one attack made: ``image`` [C H W] in [0, 1], its class and margin in words, paths."""
+    """One attack's ``image`` [C H W] in [0, 1], its class and margin in words, its paths."""
 
     name: str
     image: Pixels
@@ -99,13 +99,13 @@ def _frame(axes: Any, title: str) -> None:
 
 def _bars(axes: Any, probabilities: Sequence[tuple[str, float]]) -> None:
     shown = sorted(probabilities, key=lambda entry: -entry[1])[:_MOST_BARS]
-    places = range(len(shown))
+    rows = range(len(shown))
     bars = axes.barh(
-        places, [100 * share for _, share in shown], color=style.OKABE_ITO[0], height=0.7
+        rows, [100 * share for _, share in shown], color=style.OKABE_ITO[0], height=0.7
     )
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_yticks(places, [style.shortened(name, _LONGEST_NAME) for name, _ in shown])
+    axes.set_yticks(rows, [style.shortened(name, _LONGEST_NAME) for name, _ in shown])
     labels = [f"{100 * share:.1f}" for _, share in shown]
     axes.bar_label(bars, labels, padding=2, fontsize=6)
     axes.set_title("clean: probability (%)", fontsize=7, pad=2)

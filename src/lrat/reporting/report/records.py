@@ -38,7 +38,7 @@ class AttackRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecord:
-    """A finished evaluation. ``group``: evaluations with equal ones were made on the same images
+    """A finished evaluation. ``group``: evaluations with equal ones attacked the same images
     under the same threat and suite, and may be compared. ``attacks``: ``natural`` first."""
 
     folder: str
@@ -203,7 +203,7 @@ class GroupRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportRecord:
-    """A whole report. ``command``: what made it. ``summary``: its findings in words, the first the
+    """A whole report, written by ``command``. ``summary``: its findings in words, the first the
     most important. ``problems``: folders that could not be shown, one sentence each. ``made``:
     when, ISO 8601. ``version``: of lrat."""
 

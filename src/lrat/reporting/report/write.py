@@ -12,7 +12,7 @@ import lrat
 from lrat.config.catalogue import SUITES
 from lrat.errors import ConfigurationError, LratError, RunFolderError, UnknownNameError
 from lrat.reporting.report.collect.findings import make_groups, over_seeds
-from lrat.reporting.report.collect.places import Place, find_runs
+from lrat.reporting.report.collect.locate import LocatedRun, find_runs
 from lrat.reporting.report.collect.runs import collect_run
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.records import ReportRecord
@@ -53,10 +53,10 @@ def write_run_report(
 ) -> Written:
     """Write one self-contained page about the runs at ``places`` to ``out``.
 
-    A place: a run folder, one of its evaluations, evaluations of somebody's model, or a folder that
-    holds runs. ``suite``: only evaluations of it. What cannot be shown is told on the page.
+    A path is a run folder, one of its evaluations, evaluations of a user's model, or a folder that
+    holds runs. ``suite``: only evaluations of it. The page says what cannot be shown.
 
-    Raises ``LratError`` where there is no run at all, for a ``suite`` that nobody has, and for an
+    Raises ``LratError`` where there is no run at all, for a ``suite`` that no run has, and for an
     ``out`` that is a folder, a file that is no page, or cannot be written.
     """
     from lrat.reporting.report.page.render import write_report
@@ -103,23 +103,23 @@ def collect_report(
     suite: str | None = None,
     command: str | None = None,
 ) -> ReportRecord:
-    """What the runs at ``places`` have stored (see ``places.find_runs``), ready to be shown.
+    """What the runs at ``places`` have stored (see ``locate.find_runs``), ready to be shown.
 
-    ``suite``: only evaluations of it. ``command``: what made the report. What is damaged or missing
-    becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised where there
-    is no run at all.
+    ``suite``: only evaluations of it. ``command``: the one that wrote the report. What is damaged
+    or missing becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised
+    where there is no run at all.
     """
-    found, problems = find_runs(places)
+    located, problems = find_runs(places)
     collected = []
-    for place in _of_suite(found, suite):
+    for run in _of_suite(located, suite):
         try:
-            collected.append(collect_run(place))
+            collected.append(collect_run(run))
         except Exception as error:
-            # What a file that somebody else wrote may hold has no end; the other runs are shown.
-            _logger.info("where %s could not be read", place.folder, exc_info=True)
+            # A file that another person wrote may hold anything; the other runs are shown.
+            _logger.info("where %s could not be read", run.folder, exc_info=True)
             kind = "" if isinstance(error, LratError | OSError) else f"{type(error).__name__}: "
             problems.append(
-                f"{place.name} is left out: {kind}{reason(error).rstrip('.')}"
+                f"{run.name} is left out: {kind}{reason(error).rstrip('.')}"
                 f"{f' ({error.filename})' if isinstance(error, OSError) else ''}."
             )
     if not collected:
@@ -141,18 +141,18 @@ def collect_report(
     )
 
 
-def _of_suite(places: Sequence[Place], suite: str | None) -> list[Place]:
-    """The places with their evaluations of ``suite`` alone; all of them where it is None."""
+def _of_suite(runs: Sequence[LocatedRun], suite: str | None) -> list[LocatedRun]:
+    """The runs with their evaluations of ``suite`` alone; all of them where it is None."""
     if suite is None:
-        return list(places)
+        return list(runs)
     chosen = [
-        replace(place, evaluations=tuple(each for each in place.evaluations if _is_of(each, suite)))
-        for place in places
+        replace(run, evaluations=tuple(each for each in run.evaluations if _is_of(each, suite)))
+        for run in runs
     ]
-    if any(place.evaluations for place in chosen):
+    if any(run.evaluations for run in chosen):
         return chosen
     if suite not in SUITES:
-        there = {str(evaluated(each, "suite")) for place in places for each in place.evaluations}
+        there = {str(evaluated(each, "suite")) for run in runs for each in run.evaluations}
         raise UnknownNameError("suite", suite, {*SUITES, *there})
     raise RunFolderError(
         f"no run has an evaluation of {suite}: run `lrat evaluate RUN --suite {suite}`, or leave "
@@ -161,7 +161,7 @@ def _of_suite(places: Sequence[Place], suite: str | None) -> list[Place]:
 
 
 def _is_of(evaluation: Path, suite: str) -> bool:
-    """``found.is_of``; also True where nobody knows, which is told where the evaluation is read."""
+    """As ``folder.is_of``; also True where the identity cannot be read: reading says so later."""
     try:
         return is_of(evaluation, suite)
     except RunFolderError:

@@ -13,14 +13,14 @@ from lrat.config.catalogue import SUITES
 from lrat.config.settings import RunConfig
 from lrat.evaluation.storage.gallery import ABOUT
 from lrat.files.names import COMMAND, CONFIG, EXTENT, GALLERY, PANEL
-from lrat.reporting.report.collect.places import Place
+from lrat.reporting.report.collect.locate import LocatedRun
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.runs.folder import OFF, checkpoint_of
 from lrat.text import as_command
 from lrat.threat.norms import stored_threat
 
 _MOST_SETTINGS = 8
-"""With more of them, the run's own configuration file is the shorter command."""
+"""With more of them, the run's configuration file makes the shorter command."""
 _OPTIONS = {
     "data.name": "data",
     "data.root": "data_root",
@@ -71,19 +71,21 @@ def train_command(config: Mapping[str, Any], folder: Path) -> str:
     return as_command("lrat", "train", settings["method.name"], **options, set=assigned, out=folder)
 
 
-def evaluate_command(place: Place, folder: Folder, identity: Mapping[str, Any], threat: str) -> str:
+def evaluate_command(
+    run: LocatedRun, folder: Folder, identity: Mapping[str, Any], threat: str
+) -> str:
     """``lrat evaluate FOLDER --suite paper --limit 1000``, as ``folder``'s identity and name say.
 
-    ``threat``: that of the run. What only the user knows (a suite's file, somebody's model) stands
-    in capitals.
+    ``threat``: that of the run. What only the user knows (a suite's file, a model's file) is
+    written in capitals.
     """
     model: dict[str, Any] = {
         "model_file": "FILE.py:FUNCTION",
         "weights": "WEIGHTS.safetensors",
         "data": "npz:TEST.npz",
-        "out": place.folder,
+        "out": run.folder,
     }
-    if place.trained:
+    if run.trained:
         checkpoint = checkpoint_of(folder.path)
         model = {"checkpoint": checkpoint if checkpoint not in {"", "selected"} else None}
     suite = str(identity.get("suite"))
@@ -95,7 +97,7 @@ def evaluate_command(place: Place, folder: Folder, identity: Mapping[str, Any], 
         images = None if counted is None else int(counted[0])
     sequential = re.match(r"sequential, (\d+) at once", str(identity.get("noise", "")))
     return as_command(
-        *("lrat", "evaluate", *([place.folder] if place.trained else [])),
+        *("lrat", "evaluate", *([run.folder] if run.trained else [])),
         **model,
         suite=suite if suite in SUITES else f"{suite.upper()}.yaml",
         threat=attacked if attacked != threat else None,

@@ -24,7 +24,7 @@ from lrat.files.names import EXTENT, IDENTITY, SUMMARY
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_whole
 from lrat.files.write import read_table
 from lrat.reporting.report.collect.commands import evaluate_command, typed_command
-from lrat.reporting.report.collect.places import Place
+from lrat.reporting.report.collect.locate import LocatedRun
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import AttackRecord, EvaluationRecord
 from lrat.runs.folder import checkpoint_of
@@ -85,18 +85,18 @@ class Evaluated:
 
 
 def read_evaluations(
-    place: Place, home: Folder, threat: str, digest: str | None, *, data: str
+    run: LocatedRun, home: Folder, threat: str, digest: str | None, *, data: str
 ) -> list[Evaluated]:
-    """All finished ones at ``place``, the one to compare first at the front; what is unfinished or
-    damaged is told at ``home``.
+    """All finished ones at ``run``, the one to compare first at the front; what is unfinished or
+    damaged becomes a problem of ``home``.
 
-    ``threat``: the run's own, as its configuration writes it; ``digest``: of its selected weights;
-    ``data``: what its images are called.
+    ``threat``: that of the run, as its configuration writes it; ``digest``: of its selected
+    weights; ``data``: the name of its images.
     """
-    found = []
-    for folder in place.evaluations:
+    evaluations = []
+    for folder in run.evaluations:
         try:
-            read = _read(place, Folder(folder, home.problems), threat, digest, data)
+            read = _read(run, Folder(folder, home.problems), threat, digest, data)
         except (LratError, OSError, *NOT_AS_WRITTEN) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             if not isinstance(error, LratError):
@@ -104,20 +104,20 @@ def read_evaluations(
             home.tell(f"The evaluation {folder.name} is left out: {reason}.")
             continue
         if read is not None:
-            found.append(read)
-    found.sort(key=lambda each: each.rank)
-    return _with_own_groups(found)
+            evaluations.append(read)
+    evaluations.sort(key=lambda each: each.rank)
+    return _in_separate_groups(evaluations)
 
 
 def _read(
-    place: Place, folder: Folder, threat: str, digest: str | None, data: str
+    run: LocatedRun, folder: Folder, threat: str, digest: str | None, data: str
 ) -> Evaluated | None:
     identity = folder.json(IDENTITY)
     if not identity:
         if not is_there(folder.path / IDENTITY):
             folder.tell(f"The evaluation {folder.path.name} is left out: it has no {IDENTITY}.")
         return None
-    command = evaluate_command(place, folder, identity, threat)
+    command = evaluate_command(run, folder, identity, threat)
     if not (folder.path / SUMMARY).is_file():
         folder.tell(f"The evaluation {folder.path.name} is not finished; `{command}` goes on.")
         return None
@@ -171,8 +171,8 @@ def _verdicts(
         folder.tell(f"No tests with {folder.path.name}: {str(error).rstrip('.')}.")
         return None
     for name in names.names:
-        told = at(summary, "accuracy", name, "value")
-        if round(told * images) != count_right(verdicts, [name]):
+        stored = at(summary, "accuracy", name, "value")
+        if round(stored * images) != count_right(verdicts, [name]):
             folder.tell(
                 f"No tests with {folder.path.name}: its outcomes under {name} are not those of its "
                 "summary; evaluate into a new folder."
@@ -186,14 +186,14 @@ def _attacks(names: EvaluationResult, summary: Mapping[str, Any]) -> list[Attack
     records = []
     for name in names.names:
         stages = names.stages.get(name, ())
-        spent = at(summary, "passes", name) or {}
+        passes = at(summary, "passes", name) or {}
         records.append(
             AttackRecord(
                 name=name,
                 share=_proportion(summary["accuracy"][name]),
                 settings="" if name == NATURAL else names.settings[name],
-                forwards=float(spent.get("forwards", 0)),
-                backwards=float(spent.get("backwards", 0)),
+                forwards=float(passes.get("forwards", 0)),
+                backwards=float(passes.get("backwards", 0)),
                 stages={
                     stage.removeprefix(f"{name}."): _proportion(summary["accuracy"][stage])
                     for stage in stages
@@ -227,12 +227,12 @@ def _group(
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
-def _with_own_groups(found: Sequence[Evaluated]) -> list[Evaluated]:
+def _in_separate_groups(evaluations: Sequence[Evaluated]) -> list[Evaluated]:
     """A run is in a group once: its further evaluations of other weights or attack seeds have
-    groups of their own."""
+    separate groups."""
     seen: set[str] = set()
     apart = []
-    for each in found:
+    for each in evaluations:
         group, record = each.record.group, each.record
         if group in seen:
             group = f"{group}-{record.checkpoint}-{record.seed}"

@@ -90,7 +90,7 @@ def _group(
 
 def _pairs(members: Mapping[str, Evaluated]) -> list[Pair]:
     """Every two, of many the first against each, under the worst case and every attack."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     two_of_all: Iterable[tuple[str, str]] = combinations(members, 2)
     if len(members) > _MOST_PAIRED:
         best, *others = members
@@ -103,9 +103,9 @@ def _pairs(members: Mapping[str, Evaluated]) -> list[Pair]:
             raise LratError(f"{one} and {two} are not of the same images")
         rows = [WORST_CASE] if len(members) > _MOST_RUNS else list(a.standing)
         of_a, of_b = ({row: side.standing[row] for row in rows} for side in (a, b))
-        found += [Pair(one, two, each) for each in contrasts_of(of_a, of_b, a.names[1:]).values()]
+        pairs += [Pair(one, two, each) for each in contrasts_of(of_a, of_b, a.names[1:]).values()]
     tables: dict[str, list[float]] = {}
-    for pair in found:
+    for pair in pairs:
         tables.setdefault(pair.contrast.name, []).append(pair.contrast.p)
     adjusted = {row: iter(holm(p_values)) for row, p_values in tables.items()}
     return [
@@ -114,13 +114,13 @@ def _pairs(members: Mapping[str, Evaluated]) -> list[Pair]:
             two,
             replace(each, p_adjusted=next(adjusted[each.name]), rows=len(tables[each.name])),
         )
-        for one, two, each in found
+        for one, two, each in pairs
     ]
 
 
 def _sentences(shares: Mapping[str, Proportion], pairs: Sequence[Pair]) -> list[str]:
-    """The best by worst case, who cannot be told apart from it, who can; ``shares``: of worst
-    cases, the best first."""
+    """The best by worst case, which runs do not differ significantly from it, and which do;
+    ``shares``: of worst cases, the best first."""
     best = next(iter(shares))
     if len(shares) == 1:
         return [f"{best} is alone here: its worst case is {written_share(shares[best])}."]
@@ -186,18 +186,18 @@ def _evaluated_as(each: Collected) -> str:
 
 def _methods(runs: Sequence[Collected]) -> dict[str, Worst]:
     """By name, those with runs of several seeds; of a seed the first run."""
-    found: dict[str, dict[int, Evaluated]] = {}
+    by_seed: dict[str, dict[int, Evaluated]] = {}
     first: dict[str, Collected] = {}
     for each in runs:
         key, seed = each.configuration, each.record.training_seed
         if key is not None and seed is not None:
             first.setdefault(key, each)
-            found.setdefault(key, {}).setdefault(seed, each.evaluations[0])
-    several = [key for key, worst in found.items() if len(worst) >= _LEAST_RUNS]
+            by_seed.setdefault(key, {}).setdefault(seed, each.evaluations[0])
+    several = [key for key, worst in by_seed.items() if len(worst) >= _LEAST_RUNS]
     plain = [first[key].record.method for key in several]
     return {
         # Of several configurations of one method, each with the name of its first run.
-        name if plain.count(name) == 1 else f"{name} (as {first[key].record.name})": found[key]
+        name if plain.count(name) == 1 else f"{name} (as {first[key].record.name})": by_seed[key]
         for key, name in zip(several, plain, strict=True)
     }
 

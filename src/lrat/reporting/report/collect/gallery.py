@@ -1,4 +1,4 @@
-"""The images that an evaluation kept, with what every attack made of them.
+"""The images that an evaluation kept, with the results of every attack on them.
 
 Everything is of the kept images and logits themselves; an image whose verdict is not that of the
 outcomes, or that lacks an attack, is left out.
@@ -60,9 +60,9 @@ def _record(
         rows.setdefault(index, {}).setdefault(attack, []).append(row)
     images = []
     for index in sorted(rows):
-        place = int(np.searchsorted(verdicts.index, index))
-        if place < len(verdicts.index) and verdicts.index[place] == index:
-            image = _Exhibit(verdicts, place, pictures, rows[index], norm).image()
+        position = int(np.searchsorted(verdicts.index, index))
+        if position < len(verdicts.index) and verdicts.index[position] == index:
+            image = _Exhibit(verdicts, position, pictures, rows[index], norm).image()
             images += [] if image is None else [image]
     names = at(about, "class_names") or class_names
     whole = at(about, "of") or each.record.images
@@ -82,17 +82,17 @@ def _record(
 
 
 class _Exhibit:
-    """One image: ``rows`` of the pictures by attack, its ``place`` in the verdicts."""
+    """One image: ``rows`` of the pictures by attack, its ``position`` in the verdicts."""
 
     def __init__(
-        self, verdicts: Verdicts, place: int, pictures: Pictures, rows: _Rows, norm: str | None
+        self, verdicts: Verdicts, position: int, pictures: Pictures, rows: _Rows, norm: str | None
     ) -> None:
         self._verdicts = verdicts
-        self._place = place
+        self._position = position
         self._pictures = pictures
         self._rows = rows
         self._norm = norm
-        self._label = int(verdicts.label[place])
+        self._label = int(verdicts.label[position])
 
     def image(self) -> GalleryImage | None:
         """None where an attack's picture is missing, or none has the outcomes' verdict."""
@@ -111,7 +111,7 @@ class _Exhibit:
                 return None
             attacks[name] = self._attacked(row, clean)
         return GalleryImage(
-            index=int(self._verdicts.index[self._place]),
+            index=int(self._verdicts.index[self._position]),
             label=self._label,
             image=natural.image,
             natural=natural,
@@ -120,7 +120,7 @@ class _Exhibit:
 
     def _row(self, attack: str) -> int | None:
         """The row whose verdict is that of the outcomes."""
-        right = bool(self._verdicts.right[attack][self._place])
+        right = bool(self._verdicts.right[attack][self._position])
         for row in self._rows.get(attack, ()):
             if (int(self._pictures.logits[row].argmax()) == self._label) == right:
                 return row
@@ -134,7 +134,7 @@ class _Exhibit:
             if row is None:
                 return None
             met.append(row)
-            if not self._verdicts.right[stage][self._place]:
+            if not self._verdicts.right[stage][self._position]:
                 return row
         return min(met, key=self._margin)
 
@@ -165,7 +165,7 @@ def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _distance(change: npt.NDArray[np.float32], norm: str | None) -> float:
-    """In the threat's own norm; NaN for a region without one."""
+    """In the threat's norm; NaN for a region without one."""
     orders = {known.name: known.order for known in NORMS.values()}
     if norm not in orders:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Files of runs as they are found: of earlier versions, half written, damaged."""
+"""Files of runs as they lie there: of earlier versions, half written, damaged."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Folder:
     problems: list[str] = field(default_factory=list)
 
     def __truediv__(self, name: str) -> "Folder":
-        """A folder or file inside, whose problems are told here too."""
+        """A folder or file inside, whose problems are gathered here too."""
         return Folder(self.path / name, self.problems)
 
     def tell(self, problem: str) -> None:
@@ -66,22 +66,22 @@ class Folder:
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The objects of a file with one JSON object a line. A last line that was cut short before
-        its checksum is left out without a word; any other damaged one is told."""
-        found = []
+        its checksum is left out without a problem; any other damaged one is a problem."""
+        objects = []
         rows = self.text(name).split("\n")
         for number, row in enumerate(rows, start=1):
             try:
-                found.append(parse_object(row))
+                objects.append(parse_object(row))
             except ValueError:
                 if row.strip() and (number < len(rows) or CHECKSUM in row):
                     self.tell(f"Line {number} of {self.path / name} is damaged and left out.")
-        return found
+        return objects
 
     def inside(self, folder: str, name: str) -> list[Path]:
         """The files of this name in the folders that ``folder`` holds; none where it is missing."""
         try:
-            found = listed(self.path / folder)
-            return [path for each in found if is_there(path := each / name)]
+            folders = listed(self.path / folder)
+            return [path for each in folders if is_there(path := each / name)]
         except OSError as error:
             self._leave_out(folder, error)
             return []
@@ -89,10 +89,10 @@ class Folder:
 
 def at(values: Mapping[str, Any], *keys: str) -> Any:
     """What lies below these keys, one in the other; None where something is missing."""
-    found: Any = values
+    inner: Any = values
     for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        inner = inner.get(key) if isinstance(inner, Mapping) else None
+    return inner
 
 
 def number(value: Any) -> float | None:

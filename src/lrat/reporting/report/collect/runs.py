@@ -38,7 +38,7 @@ from lrat.reporting.report.collect import training
 from lrat.reporting.report.collect.commands import train_command, typed_command
 from lrat.reporting.report.collect.evaluations import Evaluated, read_evaluations
 from lrat.reporting.report.collect.gallery import gallery
-from lrat.reporting.report.collect.places import Place, digests
+from lrat.reporting.report.collect.locate import LocatedRun, digests
 from lrat.reporting.report.collect.reading import Folder, at
 from lrat.reporting.report.records import (
     OverlapRecord,
@@ -65,9 +65,9 @@ class Collected:
     configuration: str | None
 
 
-def collect_run(place: Place) -> Collected:
-    """Everything about one run; what is missing or damaged is told in its ``problems``."""
-    home = Folder(place.folder)
+def collect_run(run: LocatedRun) -> Collected:
+    """Everything about one run; its ``problems`` say what is missing or damaged."""
+    home = Folder(run.folder)
     config = home.yaml(CONFIG)
     about = home.json(MODEL)
     lines = home.lines(METRICS)
@@ -77,22 +77,22 @@ def collect_run(place: Place) -> Collected:
     written = hashlib.sha256(home.text(CONFIG).encode()).hexdigest()
     if about.get("configuration_file", written) != written:
         home.tell(f"{home.path / CONFIG} is damaged or was edited after the training.")
-    evaluations = read_evaluations(place, home, threat, known.get("weights"), data=data)
+    evaluations = read_evaluations(run, home, threat, known.get("weights"), data=data)
     epochs = [line for line in lines if isinstance(line.get("epoch"), int)]
     trained = about.get("epochs")
     if isinstance(trained, int) and len(epochs) < trained:
         home.tell(f"{home.path / METRICS} holds {len(epochs)} of the {trained} epochs trained.")
     state = _state(home, evaluations)
-    _tell_what_is_missing(place, home, state, evaluations, bool(config))
+    _tell_what_is_missing(run, home, state, evaluations, bool(config))
     first = evaluations[0] if evaluations else None
     split = str(at(config, "training", "monitor", "split") or "test")
     panels = (masking(Folder(each.folder, home.problems)) for each in evaluations)
-    panel = next((found for found in panels if found is not None), None)
+    panel = next((each for each in panels if each is not None), None)
     overlaps = [*analysed(home, known.get("weights")), *([fooled(first)] if first else [])]
     commands = _train_command(home, config)
     record = RunRecord(
-        name=place.name,
-        folder=str(place.folder),
+        name=run.name,
+        folder=str(run.folder),
         method=str(at(config, "method", "name") or ("lrat.fit" if lines else "model of one's own")),
         state=state,
         data=data,
@@ -145,20 +145,18 @@ def _state(home: Folder, evaluations: list[Evaluated]) -> State:
 
 
 def _tell_what_is_missing(
-    place: Place, home: Folder, state: State, evaluations: list[Evaluated], configured: bool
+    run: LocatedRun, home: Folder, state: State, evaluations: list[Evaluated], configured: bool
 ) -> None:
     if configured and not (home.path / WEIGHTS).is_file():
-        home.tell(f"{place.name} is not trained to its end; its `lrat train` command goes on.")
+        home.tell(f"{run.name} is not trained to its end; its `lrat train` command goes on.")
     elif state == "trained" and configured:
-        home.tell(f"{place.name} was not evaluated: `lrat evaluate {place.folder} --suite tier`.")
+        home.tell(f"{run.name} was not evaluated: `lrat evaluate {run.folder} --suite tier`.")
     if evaluations and evaluations[0].current is False:
-        home.tell(
-            f"{place.name} was trained on since it was evaluated: `{evaluations[0].command}`."
-        )
+        home.tell(f"{run.name} was trained on since it was evaluated: `{evaluations[0].command}`.")
 
 
 def _data_name(config: Mapping[str, Any]) -> str:
-    """Of a user's own arrays the file's name alone."""
+    """Of a user's arrays the file's name alone."""
     name = str(at(config, "data", "name") or _UNKNOWN)
     return Path(name.removeprefix("npz:")).name if name.startswith("npz:") else name
 
@@ -176,10 +174,10 @@ def _whole(value: Any) -> int | None:
 def _configuration(config: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
     settings = {key: value for key, value in config.items() if key not in _KEPT_APART}
     data = settings.get("data")
-    place = {**data, "root": None} if isinstance(data, Mapping) else data
+    without_root = {**data, "root": None} if isinstance(data, Mapping) else data
     code = known.get("model file", "")
     try:
-        return json.dumps([{**settings, "data": place}, code], sort_keys=True, default=str)
+        return json.dumps([{**settings, "data": without_root}, code], sort_keys=True, default=str)
     except TypeError:  # keys of several kinds
         return None
 
@@ -196,16 +194,16 @@ def masking(folder: Folder) -> Panel | None:
 
 def curves(home: Folder) -> list[Curve]:
     """The security curves that ``lrat curve`` finished in a run's folder."""
-    found = []
+    stored_curves = []
     for path in home.inside(CURVES, CURVE):
         stored = Folder(path.parent, home.problems).json(CURVE)
         kept = KeptResult(folder=path.parent, identity={}, what="curve", again="measure it again")
         try:
             images = kept.table(CURVE_IMAGES, dict) if stored else None
-            found += [Curve.from_dict(stored, images or {})] if stored else []
+            stored_curves += [Curve.from_dict(stored, images or {})] if stored else []
         except (LratError, *NOT_AS_WRITTEN):
             home.tell(f"{path} is no security curve, so it is left out.")
-    return found
+    return stored_curves
 
 
 def weights(home: Folder) -> list[TermWeights]:
@@ -240,21 +238,21 @@ def _term(table: Mapping[str, Any], rows: Any, term: str) -> TermWeights:
 
 
 def analysed(home: Folder, weights: str | None) -> list[OverlapRecord]:
-    """The most vulnerable images by view, as each analysis in the run's folder found them.
+    """The most vulnerable images by view, by each analysis in the run's folder.
 
     ``weights``: the digest of the selected ones, None where they cannot be read.
     """
-    found = []
+    overlaps = []
     for path in home.inside(ANALYSES, SUMMARY):
         folder = Folder(path.parent, home.problems)
         summary, stored = folder.json(SUMMARY), folder.json(OVERLAP)
         if not summary or not stored:
             continue
         try:
-            found.append(_of_views(path.parent, summary, stored, weights))
+            overlaps.append(_of_views(path.parent, summary, stored, weights))
         except NOT_AS_WRITTEN:
             folder.tell(f"{path.parent / OVERLAP} is no overlap of views, so it is left out.")
-    return found
+    return overlaps
 
 
 def _of_views(
@@ -267,8 +265,10 @@ def _of_views(
     is_selected = weights is not None and summary["checkpoint"] == "selected"
     if is_selected and at(summary, "identity", "model") not in (None, weights):
         about += " These are earlier weights of this run."
-    found = {place: stored["pairs"][name] for name, place in _PAIRS.items()}
-    pairs = {place: (each["jaccard"], each["chance"]["jaccard"]) for place, each in found.items()}
+    pairs = {}
+    for name, views in _PAIRS.items():
+        common = stored["pairs"][name]
+        pairs[views] = common["jaccard"], common["chance"]["jaccard"]
     return _overlap(about, _VIEWS, pairs)
 
 
@@ -284,8 +284,8 @@ def fooled(evaluated: Evaluated) -> OverlapRecord | None:
         return None
     pairs = {}
     for (column, one), (row, other) in combinations(enumerate(sets.values()), 2):
-        found = overlap(other, one)
-        pairs[row, column] = found.jaccard, found.chance.jaccard
+        common = overlap(other, one)
+        pairs[row, column] = common.jaccard, common.chance.jaccard
     about = (
         f"The images that each attack of {evaluated.record.suite} fooled, of {int(clean.sum())} "
         "test images that are right when clean."

@@ -14,7 +14,7 @@ _OTHER_FOLDS = "test images, which follow the training seed"
 def summary(
     runs: Sequence[RunRecord], groups: Sequence[GroupRecord], over_seeds: Sequence[str]
 ) -> list[str]:
-    """Best by worst case and who cannot be told apart, masking, overfitting, what is not
+    """Best by worst case, which runs do not differ significantly, masking, overfitting, what is not
     comparable and why, what was not evaluated."""
     sentences = list(over_seeds)
     if groups:
@@ -63,19 +63,19 @@ def _checks(panel: Panel, status: Status) -> str:
 def _overfitting(runs: Sequence[RunRecord]) -> list[str]:
     """The run that lost most in full, the others by name."""
     losses = {
-        run.name: (run, found)
+        run.name: (run, loss)
         for run in runs
-        if (found := run.overfitting) is not None and found.marked
+        if (loss := run.overfitting) is not None and loss.marked
     }
     if not losses:
         return []
     worst = max(losses, key=lambda name: losses[name][1].best - losses[name][1].last)
-    run, found = losses[worst]
-    size = "" if found.n is None else f" (n = {found.n})"
+    run, loss = losses[worst]
+    size = "" if loss.n is None else f" (n = {loss.n})"
     others = [name for name in losses if name != worst]
     return [
-        f"{worst} lost robust accuracy while it trained on: under {found.on}{size} it fell "
-        f"from {percent(found.best)} (epoch {found.best_epoch}) to {percent(found.last)} "
+        f"{worst} lost robust accuracy while it trained on: under {loss.on}{size} it fell "
+        f"from {percent(loss.best)} (epoch {loss.best_epoch}) to {percent(loss.last)} "
         f"(the last epoch){_kept(run)}.{f' So, less, did {listed(others)}.' if others else ''}"
     ]
 
@@ -117,13 +117,13 @@ def _differing(one: EvaluationRecord, other: EvaluationRecord) -> str:
         "suite": (one.suite, other.suite),
         "number of images": (one.images, other.images),
     }
-    found = [kind for kind, (ours, theirs) in kinds.items() if ours != theirs]
-    folds_alone = not found or (
-        found == ["number of images"] and abs(one.images - other.images) < 2
+    differing = [kind for kind, (ours, theirs) in kinds.items() if ours != theirs]
+    folds_alone = not differing or (
+        differing == ["number of images"] and abs(one.images - other.images) < 2
     )
     if folds_by_seed(one.data) and folds_alone:
         return _OTHER_FOLDS
-    return " and ".join(found) or "test images, or other settings of the attacks"
+    return " and ".join(differing) or "test images, or other settings of the attacks"
 
 
 def _not_evaluated(runs: Sequence[RunRecord]) -> list[str]:

@@ -18,7 +18,7 @@ from lrat.reporting.report.records import (
 )
 
 _LARGEST_SET = 200_000
-"""Images of a held-out or test set at most: shares of more are not told apart."""
+"""Images of a held-out or test set at most: shares of more cannot be distinguished."""
 _GUARD = "robust-overfitting"
 _PASSES = ("attack_forwards", "attack_backwards", "update_forwards", "update_backwards")
 
@@ -26,7 +26,7 @@ _PASSES = ("attack_forwards", "attack_backwards", "update_forwards", "update_bac
 def accuracy(epochs: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
     """Every accuracy that lines of ``metrics.jsonl`` hold, by name and epoch; what earlier versions
     did not write, and what is no number, is left out."""
-    found: dict[str, dict[int, float]] = {}
+    series: dict[str, dict[int, float]] = {}
     for line in epochs:
         measured = {
             CLEAN: line.get("clean_accuracy"),
@@ -35,16 +35,16 @@ def accuracy(epochs: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]
             **{f"{MONITORED}{name}": each for name, each in numbers(line.get("monitor")).items()},
         }
         for name, value in numbers(measured).items():
-            found.setdefault(name, {})[line["epoch"]] = value
-    return found
+            series.setdefault(name, {})[line["epoch"]] = value
+    return series
 
 
 def notices(epochs: Sequence[Mapping[str, Any]]) -> dict[int, list[str]]:
     """What guards said, by epoch, in their words."""
-    found = {line["epoch"]: line.get("notices") for line in epochs}
+    stored = {line["epoch"]: line.get("notices") for line in epochs}
     return {
         epoch: [str(each.get("text", "") if isinstance(each, Mapping) else each) for each in said]
-        for epoch, said in found.items()
+        for epoch, said in stored.items()
         if isinstance(said, list) and said
     }
 

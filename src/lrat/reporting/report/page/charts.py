@@ -1,6 +1,6 @@
 """The page's Plotly figures of evaluated runs, and what all of its figures share.
 
-Lines with bands, colours, axes, and names made harmless; then every run at a glance, security
+Lines with bands, colours, axes, and escaped names; then every run at a glance, security
 curves, robustness against cost.
 """
 
@@ -52,17 +52,17 @@ def text(name: str) -> str:
     return html.escape(shown, quote=False).replace("%{", "% {")
 
 
-def colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
 
 
-def dash(place: int) -> str:
+def dash(index: int) -> str:
     """Another dash for every round of colours, so that thirty lines differ."""
-    return DASHES[(place // len(COLOURS)) % len(DASHES)]
+    return DASHES[(index // len(COLOURS)) % len(DASHES)]
 
 
-def symbol(place: int) -> str:
-    return SYMBOLS[place % len(SYMBOLS)]
+def symbol(index: int) -> str:
+    return SYMBOLS[index % len(SYMBOLS)]
 
 
 def rounded(values: Sequence[float | None], digits: int = 3) -> list[float | None]:
@@ -81,27 +81,27 @@ def line(
     name: str,
     x: Sequence[float],
     y: Sequence[float | None],
-    place: int,
+    index: int,
     *,
     markers: bool = True,
     **more: Any,
 ) -> dict[str, Any]:
-    """A line of the colour, dash and symbol of its ``place``."""
+    """A line of the colour, dash and symbol of its ``index``."""
     return {
         "type": "scatter",
         "mode": "lines+markers" if markers else "lines",
         "name": text(name),
         "x": list(x),
         "y": list(y),
-        "line": {"color": colour(place), "width": 2, "dash": dash(place)},
-        "marker": {"symbol": symbol(place), "size": 6},
-        "legendgroup": str(place),
+        "line": {"color": colour(index), "width": 2, "dash": dash(index)},
+        "marker": {"symbol": symbol(index), "size": 6},
+        "legendgroup": str(index),
         **more,
     }
 
 
 def band(
-    x: Sequence[float], shares: Sequence[Proportion], place: int, *, faint: bool = False
+    x: Sequence[float], shares: Sequence[Proportion], index: int, *, faint: bool = False
 ) -> dict[str, Any]:
     """The intervals around a line, in per cent, as an area that legend and cursor pass over;
     ``faint`` where many overlap."""
@@ -113,11 +113,11 @@ def band(
         "x": [*x, *reversed(x)],
         "y": [*high, *reversed(low)],
         "fill": "toself",
-        "fillcolor": f"{colour(place)}{'12' if faint else '2b'}",
+        "fillcolor": f"{colour(index)}{'12' if faint else '2b'}",
         "line": {"width": 0},
         "hoverinfo": "skip",
         "showlegend": False,
-        "legendgroup": str(place),
+        "legendgroup": str(index),
         "meta": "band",
     }
 
@@ -159,10 +159,10 @@ def overview(table: GroupTable) -> Figure:
     interval."""
     names = [text(row.run.name) for row in table.rows]
     traces = []
-    for place, attack in enumerate(table.columns):
-        worst = place == len(table.columns) - 1
-        shares = [row.shares[place] for row in table.rows]
-        traces.append(_dots(attack, names, shares, place, worst=worst))
+    for index, attack in enumerate(table.columns):
+        worst = index == len(table.columns) - 1
+        shares = [row.shares[index] for row in table.rows]
+        traces.append(_dots(attack, names, shares, index, worst=worst))
     best, worst_case = table.rows[0].run.name, table.rows[0].evaluation.worst_case
     return Figure(
         label=(
@@ -183,7 +183,7 @@ def _dots(
     attack: str,
     names: Sequence[str],
     shares: Sequence[Proportion | None],
-    place: int,
+    index: int,
     *,
     worst: bool,
 ) -> dict[str, object]:
@@ -200,8 +200,8 @@ def _dots(
         "hovertemplate": "%{x:.1f} % [%{customdata[0]:.1f}, %{customdata[1]:.1f}]",
         "marker": {
             "size": 11 if worst else 9,
-            "symbol": "circle" if worst else f"{symbol(place)}-open",
-            "color": colour(1) if worst else MARK if place == 0 else colour(_calm(place)),
+            "symbol": "circle" if worst else f"{symbol(index)}-open",
+            "color": colour(1) if worst else MARK if index == 0 else colour(_calm(index)),
             "line": {"width": 0 if worst else 1.6},
         },
     }
@@ -222,18 +222,18 @@ def _ends(shares: Sequence[Proportion], thickness: float) -> dict[str, Any]:
     }
 
 
-def _calm(place: int) -> int:
+def _calm(index: int) -> int:
     """Colours of single attacks: all but the one that the worst case has."""
-    return (0, 2, 3, 4, 5)[(place - 1) % 5]
+    return (0, 2, 3, 4, 5)[(index - 1) % 5]
 
 
 def security_curves(report: ReportRecord) -> list[tuple[str, Figure]]:
-    """A titled figure per data set, attack and norm: the share that stands at each epsilon."""
+    """A titled figure per data set, attack and norm: the robust share at each epsilon."""
     kinds: dict[tuple[str, str, str], list[tuple[int, RunRecord, Curve]]] = {}
-    for place, run in enumerate(report.runs):
+    for index, run in enumerate(report.runs):
         for curve in run.curves:
             kind = run.data, curve.attack, curve.norm
-            kinds.setdefault(kind, []).append((place, run, curve))
+            kinds.setdefault(kind, []).append((index, run, curve))
     return [
         (f"{data}, {attack}, {norm}", _security(attack, norm, lines))
         for (data, attack, norm), lines in kinds.items()
@@ -242,14 +242,14 @@ def security_curves(report: ReportRecord) -> list[tuple[str, Figure]]:
 
 def _security(attack: str, norm: str, lines: Sequence[tuple[int, RunRecord, Curve]]) -> Figure:
     traces = []
-    for place, run, curve in lines:
-        traces.append(band(curve.epsilons, curve.accuracy, place, faint=len(lines) > _FEW))
+    for index, run, curve in lines:
+        traces.append(band(curve.epsilons, curve.accuracy, index, faint=len(lines) > _FEW))
         traces.append(
             line(
                 run.name,
                 curve.epsilons,
                 in_percent([share.value for share in curve.accuracy]),
-                place,
+                index,
                 markers=len(curve.epsilons) <= 24,
                 customdata=[in_percent([share.low, share.high]) for share in curve.accuracy],
                 hovertemplate="%{y:.1f} % [%{customdata[0]:.1f}, %{customdata[1]:.1f}]",
@@ -295,7 +295,7 @@ def cost_figure(table: GroupTable) -> Figure | None:
                 "x": [round(passes, 2)],
                 "y": in_percent([share.value]),
                 "error_y": _ends([share], 1.4),
-                "marker": {"size": 11, "symbol": symbol(row.place), "color": colour(row.place)},
+                "marker": {"size": 11, "symbol": symbol(row.index), "color": colour(row.index)},
                 "hovertemplate": f"%{{y:.1f}} % at {number(passes)} passes",
             }
         )

@@ -30,15 +30,15 @@ class Pictures:
     """The pictures of the page, each once however often it is shown."""
 
     addresses: list[str] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
 
     def add(self, image: npt.NDArray[Any]) -> int:
         """The picture's number in ``addresses``."""
         address = png(image)
-        if address not in self.places:
-            self.places[address] = len(self.addresses)
+        if address not in self.numbers:
+            self.numbers[address] = len(self.addresses)
             self.addresses.append(address)
-        return self.places[address]
+        return self.numbers[address]
 
 
 def gallery_data(runs: Sequence[RunRecord]) -> dict[str, Any]:

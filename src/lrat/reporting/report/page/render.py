@@ -103,19 +103,19 @@ def embedded(value: Any) -> Any:
     plain = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         plain = plain.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(plain)  # noqa: S704 -- made harmless in the line above
+    return Markup(plain)  # noqa: S704 -- escaped in the lines above
 
 
 def prose(sentence: str) -> Any:
-    """A sentence, escaped; what stands between backticks is shown as code."""
+    """A sentence, escaped; the text between backticks is shown as code."""
     from markupsafe import Markup, escape
 
     parts = sentence.split("`")
     if len(parts) % 2 == 0:
         return escape(sentence)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if place % 2 else escape(part)
-        for place, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
     )
 
 
@@ -168,7 +168,7 @@ def _joined(names: Sequence[str]) -> Any:
 
     home = files("lrat.reporting.report") / "static"
     texts = [(home / name).read_text(encoding="utf-8") for name in names]
-    return Markup("\n".join(texts))  # noqa: S704 -- our own files
+    return Markup("\n".join(texts))  # noqa: S704 -- files of this package
 
 
 def _plotly() -> Any:

@@ -36,7 +36,7 @@ class ResultRow:
     """One evaluated run of a group. ``shares``: by column, None where the attack was not run.
     ``standing``: against the best worst case of the group."""
 
-    place: int
+    index: int
     run: RunRecord
     evaluation: EvaluationRecord
     shares: Sequence[Proportion | None]
@@ -46,7 +46,7 @@ class ResultRow:
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """Row minus column of a matrix; ``contrast`` is None on the diagonal and where nothing is
-    known. ``sign``: the row is better (1), worse (-1), or cannot be told apart (0)."""
+    known. ``sign``: the row is better (1), worse (-1), or not significantly different (0)."""
 
     contrast: Contrast | None
     difference: float = 0.0
@@ -71,7 +71,7 @@ class GroupTable:
     """What the page shows of a group. ``title``: unlike every other's. ``columns``: attacks in
     order, the worst case last."""
 
-    place: int
+    index: int
     group: GroupRecord
     title: str
     columns: Sequence[str]
@@ -105,9 +105,9 @@ class GroupTable:
 
     def stages_of(self, attack: str) -> list[str]:
         """The stages of a cascade that some row knows, in order."""
-        made = [each for row in self.rows for each in row.evaluation.attacks]
+        attacks = [each for row in self.rows for each in row.evaluation.attacks]
         return list(
-            dict.fromkeys(name for each in made if each.name == attack for name in each.stages)
+            dict.fromkeys(name for each in attacks if each.name == attack for name in each.stages)
         )
 
 
@@ -115,47 +115,47 @@ def group_tables(report: ReportRecord) -> list[GroupTable]:
     """A table for every group that holds an evaluated run of the report."""
     tables = []
     titles: Counter[str] = Counter()
-    for place, group in enumerate(report.groups):
+    for index, group in enumerate(report.groups):
         titles[group.title] += 1
         again = titles[group.title]
         title = group.title if again == 1 else f"{group.title} ({again})"
-        tables.append(_table(place, group, title, report))
+        tables.append(_table(index, group, title, report))
     return [table for table in tables if table.rows]
 
 
 def without_group(report: ReportRecord) -> list[tuple[int, RunRecord]]:
-    """The runs, with their places, that no table of results shows."""
-    shown = {row.place for table in group_tables(report) for row in table.rows}
-    return [(place, run) for place, run in enumerate(report.runs) if place not in shown]
+    """The runs, with their indices, that no table of results shows."""
+    shown = {row.index for table in group_tables(report) for row in table.rows}
+    return [(index, run) for index, run in enumerate(report.runs) if index not in shown]
 
 
-def _table(place: int, group: GroupRecord, title: str, report: ReportRecord) -> GroupTable:
-    places = {run.name: k for k, run in enumerate(report.runs)}
-    found: list[tuple[int, RunRecord, EvaluationRecord]] = []
+def _table(index: int, group: GroupRecord, title: str, report: ReportRecord) -> GroupTable:
+    indices = {run.name: k for k, run in enumerate(report.runs)}
+    members: list[tuple[int, RunRecord, EvaluationRecord]] = []
     for name in group.runs:
-        if name not in places:
+        if name not in indices:
             continue
-        run = report.runs[places[name]]
+        run = report.runs[indices[name]]
         of_group = [each for each in run.evaluations if each.group == group.key]
-        found += [(places[name], run, each) for each in of_group[:1]]
-    attacks = list(dict.fromkeys(each.name for _, _, made in found for each in made.attacks))
-    top = found[0][2].worst_case.value if found else 0.0
-    best = [run.name for _, run, made in found if made.worst_case.value == top]
+        members += [(indices[name], run, each) for each in of_group[:1]]
+    attacks = list(dict.fromkeys(attack.name for _, _, each in members for attack in each.attacks))
+    top = members[0][2].worst_case.value if members else 0.0
+    best = [run.name for _, run, each in members if each.worst_case.value == top]
     rows = [
         ResultRow(
-            place=k,
+            index=k,
             run=run,
-            evaluation=made,
-            shares=_shares(made, attacks),
-            standing=_standing(run.name, best, group.pairs) if len(found) > 1 else "",
+            evaluation=each,
+            shares=_shares(each, attacks),
+            standing=_standing(run.name, best, group.pairs) if len(members) > 1 else "",
         )
-        for k, run, made in found
+        for k, run, each in members
     ]
-    compared = [run.name for _, run, _ in found]
+    compared = [run.name for _, run, _ in members]
     known = dict.fromkeys(pair.contrast.name for pair in group.pairs)
     ordered = sorted(known, key=lambda attack: attack != WORST_CASE)
     return GroupTable(
-        place=place,
+        index=index,
         group=group,
         title=title,
         columns=[*attacks, WORST_CASE],
@@ -170,7 +170,7 @@ def _shares(evaluation: EvaluationRecord, attacks: Sequence[str]) -> list[Propor
 
 
 def _standing(name: str, best: Sequence[str], pairs: Sequence[Pair]) -> str:
-    """``best``: those of the best worst case, the one that the others are held against first."""
+    """``best``: those of the best worst case, the one that others are compared with first."""
     if name in best:
         return "best"
     for pair in pairs:
@@ -199,8 +199,7 @@ def _cell(row: str, column: str, known: Mapping[tuple[str, str], Contrast]) -> C
     contrast = known.get((row, column)) or known.get((column, row))
     if contrast is None:
         return Cell(contrast=None)
-    found = contrast.difference
-    value, low, high = found.value, found.low, found.high
+    value, low, high = (getattr(contrast.difference, end) for end in ("value", "low", "high"))
     if (row, column) not in known:
         value, low, high = -value, -high, -low
     sign = (1 if value > 0 else -1) if contrast.told_apart else 0
@@ -232,7 +231,7 @@ class PanelColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingTable:
-    """Every check asked of any run, and every run that has a panel."""
+    """Every check of any run, and every run that has a panel."""
 
     names: Sequence[str]
     columns: Sequence[PanelColumn]

@@ -38,7 +38,7 @@ def learning_curve(run: RunRecord) -> Figure:
     monitored attack; the selected epoch and where robust overfitting begins."""
     series = learning_series(run)
     traces = [
-        _over_epochs(name, x, y, place) for place, (name, (x, y)) in enumerate(series.items())
+        _over_epochs(name, x, y, index) for index, (name, (x, y)) in enumerate(series.items())
     ]
     first, last = run.epochs[0], run.epochs[-1]
     marks = _marks(run)
@@ -90,13 +90,13 @@ def _least_telling(name: str) -> int:
     kinds = (MONITORED, HELD_OUT, ROBUST, "", CLEAN)
     if name.endswith(", natural"):
         return kinds.index("")
-    return next(place for place, kind in enumerate(kinds) if name.startswith(kind) and kind)
+    return next(index for index, kind in enumerate(kinds) if name.startswith(kind) and kind)
 
 
 def _compared(
     name: str, having: Sequence[tuple[int, RunRecord, tuple[list[int], list[float | None]]]]
 ) -> Figure:
-    """One accuracy of several runs, each with its place in the report."""
+    """One accuracy of several runs, each with its index in the report."""
     traces = [_over_epochs(run.name, x, y, k) for k, run, (x, y) in having]
     epochs = [epoch for _, _, (x, _) in having for epoch in x]
     layout = _epochs_layout(epochs, axis("accuracy (%)"))
@@ -114,10 +114,10 @@ def _marks(run: RunRecord) -> list[tuple[int, str]]:
 
 
 def _over_epochs(
-    name: str, x: Sequence[int], y: Sequence[float | None], place: int
+    name: str, x: Sequence[int], y: Sequence[float | None], index: int
 ) -> dict[str, Any]:
-    """Shares in per cent by epoch, as a line of its ``place``."""
-    return line(name, x, y, place, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
+    """Shares in per cent by epoch, as a line of its ``index``."""
+    return line(name, x, y, index, markers=len(x) <= _MANY, hovertemplate="%{y:.1f} %")
 
 
 def _epochs_layout(epochs: Sequence[int], shares: dict[str, Any]) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def _epochs_layout(epochs: Sequence[int], shares: dict[str, Any]) -> dict[str, A
 def effective_size(run: RunRecord) -> Figure:
     """Effective sample size, mean weight and the share below .2 of every term over epochs."""
     traces = []
-    for place, term in enumerate(run.weights):
+    for index, term in enumerate(run.weights):
         size, below = in_percent(term.effective), in_percent(term.below)
-        traces.append(_over_epochs(f"{term.term}: effective", term.epochs, size, place))
-        traces.append(_over_epochs(f"{term.term}: below .2", term.epochs, below, place))
+        traces.append(_over_epochs(f"{term.term}: effective", term.epochs, size, index))
+        traces.append(_over_epochs(f"{term.term}: below .2", term.epochs, below, index))
         traces[-1]["line"]["dash"] = "dot"
     epochs = [epoch for term in run.weights for epoch in term.epochs]
     return Figure(
@@ -155,7 +155,7 @@ def weight_histogram(run: RunRecord, term: TermWeights) -> Figure:
     if open_at is not None:
         edges[-1] = open_at * (1 + _OPEN)
     traces = []
-    for place, k in enumerate(shown):
+    for index, k in enumerate(shown):
         total = sum(term.counts[k]) or 1
         shares = in_percent([count / total for count in term.counts[k][:used]])
         traces.append(
@@ -168,12 +168,12 @@ def weight_histogram(run: RunRecord, term: TermWeights) -> Figure:
                 "y": [*shares, shares[-1]],
                 "line": {
                     "shape": "hv",
-                    "color": colour(place),
-                    "dash": DASHES[place % len(DASHES)],
+                    "color": colour(index),
+                    "dash": DASHES[index % len(DASHES)],
                     "width": 2,
                 },
                 "fill": "tozeroy",
-                "fillcolor": f"{colour(place)}14",
+                "fillcolor": f"{colour(index)}14",
                 "hovertemplate": "%{y:.1f} %",
             }
         )

@@ -1,7 +1,4 @@
-"""The runs at the places that a user names, and the digests by which evaluations know them.
-
-A place is a run folder, a folder of them, or an evaluation alone.
-"""
+"""The runs at the paths that a user names, and the digests by which evaluations know them."""
 
 import hashlib
 from collections import Counter
@@ -43,9 +40,9 @@ _KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A run under a name of its own. ``evaluations``: folders of its evaluations, finished or not.
-    ``trained``: whether it is a run of ours, or somebody's model that was evaluated."""
+class LocatedRun:
+    """A run under a unique name. ``evaluations``: folders of its evaluations, finished or not.
+    ``trained``: whether lrat trained it; else it is a user's model that was evaluated."""
 
     name: str
     folder: Path
@@ -53,63 +50,63 @@ class Place:
     trained: bool
 
 
-def find_runs(places: Sequence[Path]) -> tuple[list[Place], list[str]]:
-    """Every run at ``places`` once, and a sentence for each place that holds none.
+def find_runs(paths: Sequence[Path]) -> tuple[list[LocatedRun], list[str]]:
+    """Every run at ``paths`` once, and a sentence for each path that holds none.
 
-    A place may be a run, one of its evaluations, evaluations of somebody's model, or a folder with
-    runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no places, and
-    ``RunFolderError`` where nothing is found at all.
+    A path may be a run, one of its evaluations, evaluations of a user's model, or a folder with
+    runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no paths, and
+    ``RunFolderError`` where there is no run at all.
     """
-    if not places:
+    if not paths:
         raise ConfigurationError("name the runs to report: `lrat report RUN... --out report.html`")
-    found: dict[Path, list[Path] | None] = {}
+    evaluations: dict[Path, list[Path] | None] = {}
     shown: dict[Path, Path] = {}
     problems = []
-    for place in places:
+    for path in paths:
         unread: list[str] = []
         try:
-            inside = list(_runs_at(place, unread))
+            inside = list(_runs_at(path, unread))
             if not inside and not unread:
-                unread.append(_nothing_at(place))
+                unread.append(_nothing_at(path))
         except OSError as error:
             inside = []
-            unread.append(f"{error.filename or place} {trouble(error)}, so it is left out.")
+            unread.append(f"{error.filename or path} {trouble(error)}, so it is left out.")
         problems += unread
         for folder, evaluation in inside:
             real = folder.resolve()
             shown.setdefault(real, folder)
-            chosen = found.setdefault(real, [] if evaluation else None)
+            chosen = evaluations.setdefault(real, [] if evaluation else None)
             if evaluation is None:
-                found[real] = None  # the whole run
+                evaluations[real] = None  # the whole run
             elif chosen is not None and evaluation not in chosen:
                 chosen.append(evaluation)
-    if not found:
+    if not evaluations:
         raise RunFolderError(" ".join(problems).rstrip("."))
-    names = _names(list(found))
+    names = _names(list(evaluations))
     runs = [
-        Place(
+        LocatedRun(
             name=names[real],
             folder=shown[real],
             evaluations=tuple(_evaluations(shown[real], problems) if chosen is None else chosen),
             trained=_is_run(real),
         )
-        for real, chosen in found.items()
+        for real, chosen in evaluations.items()
     ]
     return runs, list(dict.fromkeys(problems))
 
 
-def _runs_at(place: Path, unread: list[str]) -> Iterator[tuple[Path, Path | None]]:
+def _runs_at(path: Path, unread: list[str]) -> Iterator[tuple[Path, Path | None]]:
     """Folders of runs, each with the one evaluation of it that is meant, or None for all; a
     sentence in ``unread`` for what cannot be looked into."""
-    if not place.is_dir():
+    if not path.is_dir():
         return
-    if _is_evaluation(place):
-        home = place.resolve().parent.parent
-        yield (home if _is_run(home) else place.parent), place
-    elif _is_run(place) or _evaluations(place, unread):
-        yield place, None
+    if _is_evaluation(path):
+        home = path.resolve().parent.parent
+        yield (home if _is_run(home) else path.parent), path
+    elif _is_run(path) or _evaluations(path, unread):
+        yield path, None
     else:
-        for folder in sorted([*_folders(place, unread), *_folders(place / _RUNS, unread)]):
+        for folder in sorted([*_folders(path, unread), *_folders(path / _RUNS, unread)]):
             if _is_run(folder) or _evaluations(folder, unread):
                 yield folder, None
 
@@ -118,7 +115,7 @@ def _is_run(folder: Path) -> bool:
     try:
         return (folder / CONFIG).is_file() or (folder / METRICS).is_file()
     except OSError:
-        return False  # what it holds cannot be listed either, which is told there
+        return False  # what it holds cannot be listed either, which becomes a problem there
 
 
 def _is_evaluation(folder: Path) -> bool:
@@ -127,38 +124,38 @@ def _is_evaluation(folder: Path) -> bool:
     try:
         return "suite" in read_json(folder / IDENTITY)
     except (OSError, ValueError) as error:
-        # What is damaged or missing is told where the evaluation is read.
+        # What is damaged or missing becomes a problem where the evaluation is read.
         is_begun = not isinstance(error, FileNotFoundError)
         return (is_begun and folder.parent.name == EVALUATIONS) or (folder / PARTS).is_dir()
 
 
 def _evaluations(folder: Path, unread: list[str]) -> list[Path]:
-    """Those of a run lie in its ``evaluations``, those of somebody's model in the folder itself."""
+    """Those of a run lie in its ``evaluations``, those of a user's model in the folder itself."""
     inside = folder / EVALUATIONS if _is_run(folder) else folder
     return [each for each in _folders(inside, unread) if _is_evaluation(each)]
 
 
-def _folders(place: Path, unread: list[str]) -> list[Path]:
+def _folders(path: Path, unread: list[str]) -> list[Path]:
     try:
-        return [path for path in listed(place, "[!.]*") if path.is_dir()]
+        return [each for each in listed(path, "[!.]*") if each.is_dir()]
     except OSError as error:
-        unread.append(f"{place} {trouble(error)}, so what it holds is left out.")
+        unread.append(f"{path} {trouble(error)}, so what it holds is left out.")
         return []
 
 
-def _nothing_at(place: Path) -> str:
-    if not place.exists():
-        return f"{place} does not exist: name a run folder, as `lrat train --out` made it."
-    if not place.is_dir():
-        return f"{place} is a file: name a run folder, as `lrat train --out` made it."
+def _nothing_at(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist: name a run folder, as `lrat train --out` made it."
+    if not path.is_dir():
+        return f"{path} is a file: name a run folder, as `lrat train --out` made it."
     return (
-        f"{place} is no run folder and holds none: name a folder that `lrat train --out` or "
+        f"{path} is no run folder and holds none: name a folder that `lrat train --out` or "
         "`lrat evaluate --out` made, or one with such folders in it."
     )
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The folders' own names, each with as much of its path as tells it from the others."""
+    """The folders' names, each with as much of its path as no other one has."""
     names = {folder: folder.name for folder in folders}
     for depth in range(2, max((len(folder.parts) for folder in folders), default=0) + 1):
         times = Counter(names.values())
@@ -171,10 +168,10 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 def digests(home: Folder) -> dict[str, str]:
     """By name: ``weights`` (the selected ones, as evaluations know them), ``configuration``, and
     the contents that the run was begun with (``train images`` and so on)."""
-    found = {}
+    known = {}
     weights = _of_weights(home)
     if weights is not None:
-        found["weights"] = weights
+        known["weights"] = weights
     try:
         checkpoints = listed(home.path / CHECKPOINTS, "*.json")
     except OSError as error:
@@ -183,16 +180,16 @@ def digests(home: Folder) -> dict[str, str]:
     for path in checkpoints[-1:]:
         identity = at(Folder(path.parent, home.problems).json(path.name), "identity")
         if isinstance(identity, str):
-            found["configuration"] = identity
+            known["configuration"] = identity
     for name, value in home.json(CONTENTS).items():
-        found[name if " " in name else f"{name} images"] = str(value)
-    return found
+        known[name if " " in name else f"{name} images"] = str(value)
+    return known
 
 
 def _of_weights(home: Folder) -> str | None:
     try:
-        known = bool(home.json(MODEL))  # else its damage is told
-        return weights_digest(read_weights(home.path / WEIGHTS, checked=known))
+        is_known = bool(home.json(MODEL))  # else its damage is a problem
+        return weights_digest(read_weights(home.path / WEIGHTS, checked=is_known))
     except CheckpointError as error:
         if is_there(home.path / WEIGHTS):
             home.tell(f"{error}.")
