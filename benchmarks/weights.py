@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrat.analysis.weights import ALL_CLASSES, SUM, read_recorded, weight_statistics
-from lrat.config.catalogue import METHODS
 from lrat.reproduce.folder import FinishedRun, finished_runs
 from lrat.runs.folder import read_config
 from lrat.text import to_markdown
@@ -30,11 +29,9 @@ VIEWS = ("clean", "pgd", "cw", "saa")
 def statistics(run: Path) -> Statistics:
     """The rows of all classes together of the run's first and last recorded epoch; none for a run
     without weights."""
-    method = read_config(run).method
-    floor = method.min_weight if "min_weight" in METHODS[method.name].takes else 0.0
     epochs = list(read_recorded(run / "weights"))
     ends = [epochs[0], epochs[-1]] if len(epochs) > 1 else epochs
-    table = weight_statistics(ends, floor=floor)
+    table = weight_statistics(ends, floor=read_config(run).floor_in)
     if not table:
         return {}
     whole = table["label"] == ALL_CLASSES

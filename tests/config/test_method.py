@@ -331,3 +331,11 @@ def test_smoothed_labels_beside_a_loss_of_its_own_are_refused() -> None:
     method = {"terms": [{**PGD, "loss": "cw"}]}
     with pytest.raises(LratError, match="has the criterion cw already"):
         build.objective(config_of(method, training={"label_smoothing": 0.1}))
+
+
+def test_the_floor_of_each_epoch() -> None:
+    phases = [{"begin": 0, "terms": [PGD]}, {"begin": 0.5, "terms": [PGD], "min_weight": 0.3}]
+    config = config_of({"phases": phases}, training={"epochs": 5, "schedule_epochs": 6})
+    assert [config.floor_in(epoch) for epoch in (1, 3, 4, 5)] == [0, 0, 0.3, 0.3]
+    assert config_of("lrat-cw").floor_in(1) == 0.1
+    assert config_of("trades").floor_in(1) == config_of("gairat").floor_in(30) == 0

@@ -1,7 +1,7 @@
 """Statistics of a method's weights, per recorded epoch, term and class."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ def _recorded(epoch: int, path: Path) -> RecordedEpoch:
 def weight_statistics(
     epochs: Iterable[RecordedEpoch],
     *,
-    floor: float,
+    floor: float | Callable[[int], float],
     kinds: Collection[str] = ("raw", "normalised"),
     by_class: bool = True,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -87,9 +87,9 @@ def weight_statistics(
     ((sum w)^2 / (n sum w^2), 1 where all weights are equal); ``instance_share`` and
     ``instance_share_deviation``: w_ij / sum_j w_ij, a term's share of an image's weight;
     ``floor_share``: the share of images whose raw weights add up to less than ``floor`` (C of
-    Eq. 7), so that the floor has weight, in rows of either kind; ``bin_00`` ...: counts between
-    ``EDGES``. Terms without weights have no rows. ``kinds``: only these; ``by_class`` False: rows
-    over all classes alone.
+    Eq. 7, or a function from the epoch to it), so that the floor has weight, in rows of either
+    kind; ``bin_00`` ...: counts between ``EDGES``. Terms without weights have no rows. ``kinds``:
+    only these; ``by_class`` False: rows over all classes alone.
     """
     rows: list[dict[str, npt.NDArray[Any]]] = []
     for each in epochs:
@@ -100,7 +100,8 @@ def weight_statistics(
         label = np.zeros(len(images), dtype=np.int64)
         if by_class:
             label[image] = each.label[known]
-        below = np.bincount(image, weights=each.raw[known], minlength=len(images)) < floor
+        least = floor(each.epoch) if callable(floor) else floor
+        below = np.bincount(image, weights=each.raw[known], minlength=len(images)) < least
         names, first = np.unique(each.term[known], return_index=True)
         terms = names[first.argsort()]  # in their original order
         for kind, weights in (("raw", each.raw[known]), ("normalised", each.normalised[known])):

@@ -182,6 +182,14 @@ class RunConfig(Section):
             settings["model"]["name"] = Path(self.model.name).name
         return settings
 
+    def floor_in(self, epoch: int) -> float:
+        """C of Eq. 7 in this epoch, counted from 1; 0 for an objective of another form."""
+        length = self.training.schedule_epochs or self.training.epochs
+        value = self.method.value
+        phases = value.phases or ()
+        floors = [each.min_weight for each in phases if each.begin <= (epoch - 1) / length]
+        return [value.min_weight, *floors][-1]
+
     def digest(self) -> str:
         """SHA-256 of ``result_settings`` without defaults."""
         content = self.result_settings(defaults=False)

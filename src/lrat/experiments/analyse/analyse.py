@@ -221,7 +221,7 @@ class _Analysis:
     def _weights(self, kept: KeptResult) -> Columns | None:
         """The statistics of the recorded epochs; None, and a note, where there are none."""
         recorded = list(read_recorded(self.run_folder / RECORDED))
-        table = weight_statistics(recorded, floor=floor_of(self.subject))
+        table = weight_statistics(recorded, floor=self.subject.config.floor_in)
         if table:
             write_table(kept.folder / _WEIGHTS, table)
             return table
@@ -327,7 +327,7 @@ def about_weights(subject: LoadedModel, weights: Columns | None) -> dict[str, An
         "terms": list(dict.fromkeys(str(term) for term in weights["term"])),
         "edges": [float(edge) for edge in EDGES[:-1]],
         "low": LOW,
-        "floor": floor_of(subject),
+        "floor": subject.config.floor_in(int(weights["epoch"].max())),
     }
 
 
@@ -341,9 +341,3 @@ def about_embedding(request: AnalysisRequest, embedding: Columns | None) -> dict
         "of": "last-layer outputs (logits) of clean images",
         "seed": request.seed,
     }
-
-
-def floor_of(subject: LoadedModel) -> float:
-    """C of Eq. 7 for methods that have it, else 0."""
-    value = subject.config.method.value
-    return max(part.min_weight for part in value.phases or (value,))
