@@ -27,9 +27,9 @@ def test_a_folder_is_begun_once_and_continued(tmp_path: Path) -> None:
     assert table is not None
     assert table["index"].tolist() == [0, 1, 2]
     assert result.table("others", dict) is None
-    assert result.json("end.json") is None
+    assert result.json("end.json", dict) is None
     result.finish("end.json", {"n": 3})
-    assert result.json("end.json") == {"n": 3}
+    assert result.json("end.json", dict) == {"n": 3}
     result.remove("images")
     result.remove("end.json")
     assert [path.name for path in result.folder.iterdir()] == ["identity.json"]
@@ -56,7 +56,7 @@ def test_what_is_damaged_or_lacks_columns_is_named_with_the_cure(tmp_path: Path)
         kept(tmp_path).table("images", with_columns("index", "label", "low"))
     (tmp_path / "end.json").write_text("{")
     with pytest.raises(RunFolderError, match=r"end.json is damaged .*measure again"):
-        kept(tmp_path).json("end.json")
+        kept(tmp_path).json("end.json", dict)
 
 
 def test_a_record_in_the_folder_of_something_else_has_an_identity_of_its_own(
@@ -64,9 +64,9 @@ def test_a_record_in_the_folder_of_something_else_has_an_identity_of_its_own(
 ) -> None:
     kept(tmp_path, seed=0).finish("panel.json", {"n": 3}, under="made_of")
     assert read_json(tmp_path / "panel.json") == {"made_of": {"seed": 0}, "n": 3}
-    assert kept(tmp_path, seed=0).json("panel.json", under="made_of") == {"n": 3}
+    assert kept(tmp_path, seed=0).json("panel.json", dict, under="made_of") == {"n": 3}
     with pytest.raises(RunFolderError, match="seed: 0 there, 1 here"):
-        kept(tmp_path, seed=1).json("panel.json", under="made_of")
+        kept(tmp_path, seed=1).json("panel.json", dict, under="made_of")
     write_json(tmp_path / "panel.json", {"n": 3})
     with pytest.raises(RunFolderError, match=r"seed: \(absent\) there, 0 here"):
-        kept(tmp_path, seed=0).json("panel.json", under="made_of")
+        kept(tmp_path, seed=0).json("panel.json", dict, under="made_of")

@@ -16,7 +16,6 @@ from lrat.evaluation.curve_result import Brackets, Curve
 from lrat.evaluation.statistics import percent
 from lrat.evaluation.suites import Member
 from lrat.files.names import CURVE, CURVE_IMAGES, CURVES, FIGURES, IDENTITY
-from lrat.files.read import read_whole
 from lrat.files.write import write_table
 from lrat.hardware import move
 from lrat.randomness import random_state_kept
@@ -175,11 +174,11 @@ def _measure(
         kept.begin()
         (reading.begin if is_new else reading.check)(folder)
         known = kept.table(CURVE_IMAGES, Brackets.from_columns)
-        stored = kept.json(CURVE)
-        if stored is not None and known is not None:
+        if known is not None:
             columns = known.columns()
-            curve = read_whole(folder / CURVE, lambda _: Curve.from_dict(stored, columns), _AGAIN)
-            return MeasuredCurve(name=name, curve=curve, folder=folder)
+            finished = kept.json(CURVE, lambda stored: Curve.from_dict(stored, columns))
+            if finished is not None:
+                return MeasuredCurve(name=name, curve=finished, folder=folder)
 
         def note(step: CurveProgress) -> None:
             write_table(folder / CURVE_IMAGES, step.brackets.columns())

@@ -1,20 +1,16 @@
 """The masking panel of a run's model, or of somebody's."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lrat import hardware
 from lrat.acceleration import View
 from lrat.config import build
 from lrat.data import ImageData, stratified_subset
-from lrat.evaluation import Check, EvaluationResult, Panel, masking_panel
+from lrat.evaluation import EvaluationResult, Panel, masking_panel
 from lrat.evaluation.storage.store import digest_of
 from lrat.experiments.evaluation_request import EvaluationRequest
 from lrat.files.names import PANEL, SUMMARY
-from lrat.files.read import read_whole
 from lrat.hardware import move
 from lrat.runs.kept import KeptResult
 from lrat.runs.sources import LoadedModel, evaluated_choices
@@ -34,7 +30,6 @@ def examine(
     *,
     folder: Path | None = None,
     result: EvaluationResult | None = None,
-    on_progress: Callable[[Check], None] | None = None,
 ) -> Panel:
     """The checks on a fixed part of the subject's images, written into ``folder`` if there is one.
 
@@ -48,21 +43,20 @@ def examine(
     if folder is not None and (folder / SUMMARY).is_file():
         made_of = _made_of(subject, request, images, result)
         kept = KeptResult(folder=folder, identity=made_of, what="masking panel", again=_AGAIN)
-        stored = kept.json(PANEL, under=_MADE_OF)
-        if stored is not None:
-            return read_whole(folder / PANEL, lambda _: Panel.from_dict(stored), _AGAIN)
+        known = kept.json(PANEL, Panel.from_dict, under=_MADE_OF)
+        if known is not None:
+            return known
     place = hardware.device(request.device)
     network = move(subject.network, place)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         panel = masking_panel(
             network,
-            images.batch(torch.arange(len(images))).to(place),
+            images.batch(slice(None)).to(place),
             subject.threat,
             view=view if isinstance(view, View) else None,
             seed=request.seed,
             result=result,
-            on_progress=on_progress,
         )
     if kept is not None:
         kept.finish(PANEL, panel.as_dict(), under=_MADE_OF)

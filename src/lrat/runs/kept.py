@@ -24,7 +24,7 @@ from lrat.files.write import (
     write_json,
 )
 
-_Table = TypeVar("_Table")
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class KeptResult:
         visible = [path for path in listed(self.folder) if not path.name.startswith(".")]
         return [path for path in visible if path.name != FINGERPRINT]
 
-    def table(self, name: str, parse: Callable[[Columns], _Table]) -> _Table | None:
+    def table(self, name: str, parse: Callable[[Columns], _Value]) -> _Value | None:
         """What ``parse`` makes of a table; None where there is none, ``RunFolderError`` for a
         damaged one."""
         for suffix in TABLE_SUFFIXES:
@@ -70,8 +70,11 @@ class KeptResult:
                 return read_whole(path, lambda path: parse(read_table(path)), self.again)
         return None
 
-    def json(self, name: str, *, under: str | None = None) -> dict[str, Any] | None:
-        """A record; None where there is none, ``RunFolderError`` for a damaged one.
+    def json(
+        self, name: str, parse: Callable[[dict[str, Any]], _Value], *, under: str | None = None
+    ) -> _Value | None:
+        """What ``parse`` makes of a record; None where there is none, ``RunFolderError`` for a
+        damaged one.
 
         ``under``: the key that holds the record's own identity, where the folder has that of
         something else; a record of another identity is refused with the difference.
@@ -84,7 +87,7 @@ class KeptResult:
             there = stored.pop(under, None)
             there = there if isinstance(there, dict) else {}
             check_identity(path, there, self._stored_identity, what=self.what, cure=self.again)
-        return stored
+        return read_whole(path, lambda _: parse(stored), self.again)
 
     def finish(self, name: str, value: Mapping[str, Any], *, under: str | None = None) -> None:
         """Write the record that says that the results are complete, so the last file of all."""

@@ -123,7 +123,7 @@ class _Analysis:
         identity = self._identity(view, wanted)
         kept = KeptResult(folder=folder, identity=identity, what="analysis", again=_AGAIN)
         kept.begin()
-        earlier = kept.json(SUMMARY)
+        earlier = kept.json(SUMMARY, dict)
         attacked = attack_images(
             network,
             view,
