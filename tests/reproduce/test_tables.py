@@ -17,6 +17,7 @@ from lrat.reproduce.evidence import Cost, Evidence, over_seeds
 from lrat.reproduce.paper import TABLE_1
 from lrat.reproduce.presets import Choice
 from lrat.reproduce.tables import Table, make_table
+from lrat.training import EpochRecord
 
 IMAGES, FEW = 200, 40
 
@@ -42,7 +43,7 @@ def evidence(
         masking=Panel(checks=(check,) if masked else (), n=FEW, threat="t"),
         cost=Cost(forwards=11.0, backwards=10.0, seconds=10.0 * (seed + 1)),
         epoch=3,
-        last={},
+        last=EpochRecord(epoch=3, lr=0.1, loss=1.0, steps=1, images=1, terms={}),
         environment={"device": "cpu"},
     )
 

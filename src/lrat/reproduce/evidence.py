@@ -5,7 +5,7 @@ An accuracy over several training seeds has an interval that takes account of se
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ Basis = Literal["images", "seeds", "seeds and images"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of training: passes per image and epoch (None where an attack did not count them), and the
-    seconds of its steps, without those of measuring."""
+    """Of training, or its mean over seeds: passes per image and epoch (None where an attack did not
+    count them), and the seconds of its steps, without those of measuring."""
 
     forwards: float | None
     backwards: float | None
@@ -40,7 +40,7 @@ class Cost:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """A finished run: ``results`` by level (see ``Attacks.levels``), the last one with every
-    attack; ``epoch``: of the weights that were attacked; ``last``: the last epoch's metrics."""
+    attack; ``epoch``: of the weights that were attacked; ``last``: the record of the last epoch."""
 
     row: str
     seed: int
@@ -51,7 +51,7 @@ class Evidence:
     masking: Panel | None
     cost: Cost
     epoch: int
-    last: dict[str, Any]
+    last: EpochRecord
     environment: dict[str, Any]
 
     def result_with(self, attack: str) -> EvaluationResult | None:
@@ -121,32 +121,35 @@ def _panel(evaluation: Path) -> Panel | None:
     return Panel.from_dict(stored) if stored else None
 
 
-def metrics_of(run: Path, epochs: int) -> list[dict[str, Any]]:
+def metrics_of(run: Path, epochs: int) -> list[EpochRecord]:
     """A record for each of the ``epochs``. Raises ``RunFolderError`` where one cannot be read."""
     path = run / METRICS
     try:
-        records = [asdict(EpochRecord.from_json(line)) for line in read_text(path).splitlines()]
+        records = [EpochRecord.from_json(line) for line in read_text(path).splitlines()]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} {trouble(error)}; {_AGAIN}") from None
-    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+    if [record.epoch for record in records] != list(range(1, epochs + 1)):
         raise RunFolderError(f"{path} does not hold the epochs 1 to {epochs}; {_AGAIN}")
     return records
 
 
-def _cost(records: Sequence[dict[str, Any]]) -> Cost:
+def _cost(records: Sequence[EpochRecord]) -> Cost:
     def passes(kind: str) -> float | None:
-        counts = [
-            record["passes"].get(part, 0.0)
-            for record in records
-            for part in (f"attack_{kind}", f"update_{kind}")
-        ]
-        return None if None in counts else sum(counts) / len(records)
+        parts = (f"attack_{kind}", f"update_{kind}")
+        counts = [record.passes.get(part, 0.0) for record in records for part in parts]
+        return mean_of_all(counts, len(records))
 
     return Cost(
         forwards=passes("forwards"),
         backwards=passes("backwards"),
-        seconds=float(np.sum([record["seconds"] for record in records])),
+        seconds=float(np.sum([record.seconds for record in records])),
     )
+
+
+def mean_of_all(values: Sequence[float | None], count: int) -> float | None:
+    """Their sum divided by ``count``; None where one of them is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) / count if len(known) == len(values) else None
 
 
 def reported_epoch(run: Path, checkpoint: str) -> int:

@@ -157,9 +157,9 @@ def _weights(runs: Sequence[Evidence]) -> _Weights:
     """By term, means over seeds of the last epoch: ``share`` of the loss, with the floor's where it
     falls to the term, and ``effective_sample_size``."""
     terms: dict[str, dict[str, float]] = {}
-    for term in runs[0].last["terms"]:
+    for term in runs[0].last.terms:
         for kind in ("share", "effective_sample_size"):
-            values = [run.last["terms"].get(term, {}).get(kind) for run in runs]
+            values = [run.last.terms.get(term, {}).get(kind) for run in runs]
             known = [value for value in values if value is not None]
             if known:
                 terms.setdefault(term, {})[kind] = sum(known) / len(known)

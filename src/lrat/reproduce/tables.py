@@ -12,18 +12,9 @@ from lrat.evaluation import Group, Run, compare_groups
 from lrat.evaluation.comparison.group_scores import adjusted
 from lrat.evaluation.comparison.groups import GroupContrast
 from lrat.evaluation.comparison.shared import WORST_CASE
-from lrat.reproduce.evidence import Evidence, SeededShare, over_seeds
+from lrat.reproduce.evidence import Cost, Evidence, SeededShare, mean_of_all, over_seeds
 from lrat.reproduce.paper import PaperRow
 from lrat.reproduce.presets import method_of, reference_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowCost:
-    """Means over a row's seeds; passes per training image and epoch."""
-
-    forwards: float | None
-    backwards: float | None
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +34,7 @@ class TableRow:
     name: str
     seeds: tuple[int, ...]
     scores: Mapping[str, SeededShare]
-    cost: RowCost
+    cost: Cost
     masking: RowMasking | None
     paper: PaperRow | None
     evidence: tuple[Evidence, ...]
@@ -248,14 +239,10 @@ def count_right(run: Evidence, column: str) -> tuple[int, int]:
     return int(right.sum()), len(right)
 
 
-def _cost(runs: Sequence[Evidence]) -> RowCost:
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
-
-    return RowCost(
-        forwards=mean([run.cost.forwards for run in runs]),
-        backwards=mean([run.cost.backwards for run in runs]),
+def _cost(runs: Sequence[Evidence]) -> Cost:
+    return Cost(
+        forwards=mean_of_all([run.cost.forwards for run in runs], len(runs)),
+        backwards=mean_of_all([run.cost.backwards for run in runs], len(runs)),
         seconds=sum(run.cost.seconds for run in runs) / len(runs),
     )
 

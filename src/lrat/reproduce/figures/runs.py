@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from lrat.reproduce.evidence import metrics_of, reported_epoch
 from lrat.reproduce.folder import finished_runs, read_preset
 from lrat.reproduce.presets import Choice, drop_epoch
 from lrat.runs.folder import read_config
+from lrat.training import EpochRecord
 
 _BY_STEPS = {"gairat", "gairat-cw"}
 _MOST_DROPS = 3
@@ -45,7 +45,7 @@ class FigureRun:
         return read_config(self.folder)
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[EpochRecord]:
         """The lines of ``metrics.jsonl``."""
         return metrics_of(self.folder, self.config.training.epochs)
 
@@ -145,15 +145,17 @@ def runs_of(
     Raises ``RunFolderError`` for a folder that is no reproduction's.
     """
     preset = read_preset(folder)
-    choice = Choice.of(str(preset.get("preset")), [str(each) for each in preset.get("set", ())])
-    runs = [
-        FigureRun(row=run.row, seed=run.seed, folder=run.folder, checkpoint="", root=root)
+    choice = Choice.of(preset["preset"], preset["set"])
+    return [
+        FigureRun(
+            row=row,
+            seed=run.seed,
+            folder=run.folder,
+            checkpoint=choice.checkpoint(read_config(run.folder)),
+            root=root,
+        )
         for run in finished_runs(folder)
         if run.row == row and (seeds is None or run.seed in seeds)
-    ]
-    return [
-        replace(run, checkpoint=choice.checkpoint(run.config))
-        for run in sorted(runs, key=lambda run: run.seed)
     ]
 
 
@@ -174,20 +176,12 @@ def accuracy_curves(runs: Sequence[FigureRun]) -> list[AccuracyCurve]:
     """
     attacks = _monitored(runs)
     epochs = sorted(
-        set.intersection(
-            *({int(line["epoch"]) for line in run.records if line["monitor"]} for run in runs)
-        )
+        set.intersection(*({each.epoch for each in run.records if each.monitor} for run in runs))
     )
-    counts = [run.monitored for run in runs]
     images = sum(run.monitored for run in different_images(runs))
     curves = []
     for attack in attacks:
-        shares = np.asarray(
-            [
-                [_share(run, epoch, attack, count) for epoch in epochs]
-                for run, count in zip(runs, counts, strict=True)
-            ]
-        )
+        shares = np.asarray([[_share(run, epoch, attack) for epoch in epochs] for run in runs])
         mean = shares.mean(0)
         ends = [wilson(round(share * images), images) for share in mean]
         curves.append(
@@ -216,12 +210,11 @@ def _monitored(runs: Sequence[FigureRun]) -> list[str]:
     return [attack for attack in first if all(attack in other for other in others)]
 
 
-def _share(run: FigureRun, epoch: int, attack: str, images: int) -> float:
-    line = next(line for line in run.records if line["epoch"] == epoch)
-    share = float(line["monitor"][attack])
+def _share(run: FigureRun, epoch: int, attack: str) -> float:
+    share, images = run.records[epoch - 1].monitor.get(attack), run.monitored
     # The number of images is the configuration's; a share that no such number gives says
     # that the data are others now, and every interval would be wrong.
-    if abs(share * images - round(share * images)) > 1e-3:
+    if share is None or abs(share * images - round(share * images)) > 1e-3:
         raise RunFolderError(
             f"{run.folder}: accuracy {share} in epoch {epoch} is of another number of images than "
             f"{images}: name the run's own data by --data-root"
@@ -236,9 +229,9 @@ def marks_of(run: FigureRun, *, weighted: bool) -> list[Mark]:
     if weighted:
         marks.append(Mark(epoch=run.reweighted_from, words="weights act"))
     drops = [
-        (int(line["epoch"]), float(line["lr"]) / float(before["lr"]))
-        for before, line in zip(run.records, run.records[1:], strict=False)
-        if float(before["lr"]) > 0 and float(line["lr"]) < _DROP * float(before["lr"])
+        (each.epoch, each.lr / before.lr)
+        for before, each in zip(run.records, run.records[1:], strict=False)
+        if before.lr > 0 and each.lr < _DROP * before.lr
     ]
     if len(drops) <= _MOST_DROPS:
         marks += [Mark(epoch=epoch, words=f"rate × {ratio:.2g}") for epoch, ratio in drops]
