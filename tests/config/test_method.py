@@ -281,6 +281,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {"terms": [PGD], "name": "../mine"},
         "method.name='../mine': write up to 80 letters, digits and .+=-_",
     ),
+    "an anchor that a named method has not": (
+        {"name": "saa+cw+gd", "anchor": "fgsm"},
+        "method.anchor='fgsm': choose one of saa, cw, pgd, clean, or write an attack",
+    ),
     "phases out of order": (
         {"phases": [{"begin": each, "terms": [PGD]} for each in (0, 0.5, 0.4)]},
         "method.phases[2].begin=0.4: the phase before it begins at 0.5: write phases in the order",

@@ -184,6 +184,24 @@ def test_an_interrupted_fit_is_continued_by_the_same_call(method: str, tmp_path:
     assert (tmp_path / "parts" / "metrics.jsonl").read_text().count("\n") == 4
 
 
+def test_a_method_written_out_trains_and_is_continued_as_itself_alone(tmp_path: Path) -> None:
+    def written(beta: float) -> dict[str, object]:
+        margin = {"name": "margin", "alpha": 2, "beta": beta}
+        terms = [{"attack": "saa", "weighting": margin}, {"attack": "cw", "weighting": margin}]
+        return {"terms": terms, "min_weight": 0.1}
+
+    by_name, by_value = network(), network()
+    options = {"threat": THREAT, "epochs": 1, "batch_size": 40}
+    lrat.fit(by_name, DATA, method="lrat-saa+cw", **options)
+    lrat.fit(by_value, DATA, method=written(0.5), out=tmp_path, **options)
+    assert equal_weights(by_value, by_name)
+    lrat.fit(network(), DATA, method=written(0.5), out=tmp_path, **options)
+    with pytest.raises(lrat.LratError, match="another configuration"):
+        lrat.fit(network(), DATA, method=written(0.6), out=tmp_path, **options)
+    with pytest.raises(lrat.LratError, match=r"^method\.terms\[0\]\.attack: unknown attack 'sa'"):
+        lrat.fit(network(), DATA, method={"terms": [{"attack": "sa"}]}, **options)
+
+
 def test_other_settings_do_not_continue_a_fit(tmp_path: Path) -> None:
     lrat.fit(network(), DATA, method="sat", threat=THREAT, epochs=1, out=tmp_path)
     before = contents(tmp_path)

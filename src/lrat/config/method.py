@@ -24,8 +24,9 @@ from pydantic import (
 from lrat.checks import ARGUMENTS
 from lrat.config import catalogue
 from lrat.config.catalogue import Option, Row
-from lrat.config.sections import Section, in_one_line, refused, unknown_key
+from lrat.config.sections import Section, refused, unknown_key
 from lrat.errors import ConfigurationError, UnknownNameError
+from lrat.text import shown
 
 _FORMS = ("terms", "phases", "objective")
 _OF_TERMS = ("min_weight", "normalization", "anchor", "loss")
@@ -274,7 +275,8 @@ class MethodSettings(Section):
         try:
             return MethodValue.model_validate({"name": self.name, **value})
         except ValidationError as error:
-            raise ConfigurationError(in_one_line(error, MethodValue, "method")) from None
+            why = error.errors()[0]["msg"]
+            raise ConfigurationError(f"method.anchor={shown(self.anchor)}: {why}") from None
 
     def _filled(self, value: Any) -> Any:
         if isinstance(value, Option):
@@ -300,8 +302,9 @@ def _read_method(given: Any) -> Any:
     if not isinstance(given, Mapping) or given.keys().isdisjoint(_FORMS):
         return MethodSettings.model_validate(given)
     known = tuple(MethodValue.model_fields)
-    for key in given.keys() - {*known}:
-        raise unknown_key(known, str(key))
+    for key in given:
+        if key not in known:
+            raise unknown_key(known, str(key))
     value = MethodValue.model_validate(given)
     if value.name not in {*catalogue.METHODS, *catalogue.ALIASES}:
         return value

@@ -50,14 +50,14 @@ def written(path: Sequence[str | int]) -> str:
     return text.removeprefix(".")
 
 
-def in_one_line(error: ValidationError, root: type[BaseModel], *above: str) -> str:
-    """All that is wrong in a section of class ``root``, which lies ``above`` these keys."""
+def in_one_line(error: ValidationError, root: type[BaseModel]) -> str:
+    """All that is wrong in a section of class ``root``."""
     problems = []
     for each in error.errors(include_url=False):
-        path = (*above, *each["loc"])
+        path = each["loc"]
         where, given, context = cut(written(path)), each["input"], each.get("ctx", {})
         if each["type"] == _UNKNOWN:
-            known = context.get("known") or _known_keys(root, each["loc"][:-1])
+            known = context.get("known") or _known_keys(root, path[:-1])
             near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {written((*path[:-1], near[0]))!r}? " if near else ""
             problems.append(f"unknown setting {where!r}: {hint}Known here: {', '.join(known)}")
@@ -67,7 +67,7 @@ def in_one_line(error: ValidationError, root: type[BaseModel], *above: str) -> s
         elif each["type"] == "missing":
             problems.append(f"{where} is missing: set it")
         elif each["type"] == "model_type":
-            first = _known_keys(root, each["loc"])[:1]
+            first = _known_keys(root, path)[:1]
             inside = f", as {where}.{first[0]}" if first in (["name"], ["attack"]) else ""
             problems.append(f"{where}={shown(given)}: must be a section of settings{inside}")
         elif isinstance(context.get("error"), LratError):
