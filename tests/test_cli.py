@@ -109,7 +109,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run = tmp_path / "runs" / "lrat-saa+cw-digits-0"
     lines = first.out.splitlines()
     assert lines[-1] == "runs/lrat-saa+cw-digits-0"
-    assert shlex.split((run / "command.txt").read_text()) == ["lrat", *train]
+    assert shlex.split((run / "command.txt").read_text(), comments=True) == ["lrat", *train]
     assert lines[0].startswith("attacks see the model in float32, BatchNorm folded (3 of 3)")
     finished = [line for line in lines if line.startswith("epoch ") and " loss " in line]
     assert [line.split()[1] for line in finished] == ["1/2", "2/2"]
@@ -121,7 +121,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert shown.status == 0, shown.err
     (evaluation,) = (run / "evaluations").iterdir()
     typed = ["lrat", "evaluate", str(run), "--limit", "20"]
-    assert shlex.split((evaluation / "command.txt").read_text()) == typed
+    assert shlex.split((evaluation / "command.txt").read_text(), comments=True) == typed
     assert shown.out.splitlines()[0].split()[0] == "attack"
     assert shown.out.splitlines()[-1] == f"evidence in {evaluation}"
     again = done("evaluate", "again", "--limit", 20)

@@ -35,7 +35,13 @@ from lrat.training.metrics import TIMES
 from reporting.report.reported import report
 
 REQUEST = EvaluationRequest(
-    suite="quick", limit=20, acceleration="off", gallery=4, keep_images=True, device="cpu"
+    suite="quick",
+    limit=20,
+    acceleration="off",
+    gallery=4,
+    keep_images=True,
+    device="cpu",
+    typed="lrat evaluate run --limit 20",
 )
 CURVE = CurveRequest(
     attack="pgd-20", levels=4, limit=20, max_epsilon=0.4, acceleration="off", device="cpu"
@@ -189,6 +195,7 @@ def merges(runs: Runs) -> Found:
 
 KINDS: dict[str, tuple[Read, ...]] = {
     "config.yaml": (evaluates, reports, compares_groups, analyses),
+    "command.txt": (reports,),
     "environment.json": (reports,),
     "contents.json": (reports, trains, compares_groups, analyses),
     "metrics.jsonl": (reports, trains),
@@ -197,6 +204,7 @@ KINDS: dict[str, tuple[Read, ...]] = {
     "checkpoints/epoch-*.pt": (loads, trains),
     "checkpoints/epoch-*.json": (loads, trains, reports),
     "weights/*.parquet": (reports, analyses),
+    "evaluations/*/command.txt": (reports,),
     "evaluations/*/identity.json": (compares, reports, evaluates, explains, merges, analyses),
     "evaluations/*/summary.json": (compares, reports, evaluates, explains, merges),
     "evaluations/*/extent.json": (reports, evaluates, merges),
@@ -209,7 +217,7 @@ KINDS: dict[str, tuple[Read, ...]] = {
     "curves/*/fingerprint.json": (curve,),
     "curves/*/identity.json": (curve,),
     "curves/*/curve.json": (curve, reports),
-    "curves/*/images.parquet": (curve,),
+    "curves/*/images.parquet": (curve, reports),
     "analysis/*/identity.json": (analyses,),
     "analysis/*/summary.json": (analyses, reports),
     "analysis/*/overlap.json": (analyses, reports),

@@ -5,6 +5,7 @@ Also the finished evaluations at the places that a user names, and which of them
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,24 @@ from lrat.files.names import (
     SUMMARY,
     WEIGHTS,
 )
-from lrat.files.read import is_there, listed, open_stored, read_json, read_record, trouble
+from lrat.files.read import (
+    is_there,
+    listed,
+    open_stored,
+    read_json,
+    read_record,
+    read_text,
+    trouble,
+)
 from lrat.files.write import discard, is_temporary, write_text
 from lrat.runs.lock import LOCK
+from lrat.text import storable
 from lrat.threat.norms import NORMS
 
 BESIDE_TENSORS = "beside tensors"
 """The key in the metadata of a file of weights for what is no tensor (see ``weights``)."""
 OFF = "off"
+_DIGEST = "\n# sha256 "
 
 _CHECKPOINT = re.compile(r"(?:selected|last|epoch-\d+(?:-step-\d+)?)(?=-)")
 _SEED = re.compile(r"-seed-\d+")
@@ -100,7 +111,31 @@ def keep_command(folder: Path, command: str | None) -> None:
     if command is None:
         discard(folder / COMMAND)
     else:
-        write_text(folder / COMMAND, f"{command}\n")
+        write_text(folder / COMMAND, _with_digest(storable(command)))
+
+
+def read_command(folder: Path) -> str | None:
+    """What ``keep_command`` kept, None where it kept nothing; ``OSError`` or ``ValueError`` for a
+    file that cannot be read, is damaged, or holds more than one command of lrat to a shell."""
+    try:
+        text = read_text(folder / COMMAND)
+    except FileNotFoundError:
+        return None
+    command = text.rpartition(_DIGEST)[0]
+    if text != _with_digest(command):
+        raise ValueError("is damaged: its digest differs")
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if words[:1] != ["lrat"] or shlex.join(words) != command:
+        raise ValueError("is no command of lrat")
+    return command
+
+
+def _with_digest(command: str) -> str:
+    """A script for a shell, to which the digest is a comment."""
+    return f"{command}{_DIGEST}{hashlib.sha256(command.encode()).hexdigest()}\n"
 
 
 def has_begun(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 else the shortest command that does the same."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lrat.evaluation.storage.gallery import ABOUT
 from lrat.files.names import COMMAND, CONFIG, EXTENT, GALLERY, PANEL
 from lrat.reporting.report.collect.locate import LocatedRun
 from lrat.reporting.report.collect.reading import Folder, at
-from lrat.runs.folder import OFF, checkpoint_of
+from lrat.runs.folder import OFF, checkpoint_of, read_command
 from lrat.text import as_command
 from lrat.threat.norms import stored_threat
 
@@ -38,16 +37,11 @@ _MADE_BY_THE_RUN = frozenset({"device", "threads"})
 def typed_command(folder: Folder) -> str | None:
     """What the user typed to begin a run or an evaluation; None where nothing of the kind lies in
     ``folder``, as for what Python code or an earlier version began."""
-    text = folder.text(COMMAND).removesuffix("\n")
     try:
-        words = shlex.split(text)
-    except ValueError:
-        words = []
-    if words[:1] == ["lrat"] and shlex.join(words) == text:  # nothing a shell would take apart
-        return text
-    if text:
-        folder.tell(f"{folder.path / COMMAND} is no command of lrat, so it is left out.")
-    return None
+        return read_command(folder.path)
+    except (OSError, ValueError) as error:
+        folder.leave_out(COMMAND, error)
+        return None
 
 
 def train_command(config: Mapping[str, Any], folder: Path) -> str:

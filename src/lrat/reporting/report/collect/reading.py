@@ -41,10 +41,11 @@ class Folder:
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
-            self._leave_out(name, error)
+            self.leave_out(name, error)
             return ""
 
-    def _leave_out(self, name: str, error: OSError | ValueError) -> None:
+    def leave_out(self, name: str, error: OSError | ValueError) -> None:
+        """Add the problem that a file cannot be read."""
         self.tell(f"{self.path / name} {trouble(error)}, so it is left out.")
 
     def json(self, name: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Folder:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            self._leave_out(name, error)
+            self.leave_out(name, error)
             return {}
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ class Folder:
             folders = listed(self.path / folder)
             return [path for each in folders if is_there(path := each / name)]
         except OSError as error:
-            self._leave_out(folder, error)
+            self.leave_out(folder, error)
             return []
 
 
