@@ -14,7 +14,7 @@ from lrat.files.write import write_text
 from lrat.reporting.report import write_run_report
 from lrat.reproduce.cell import Attacks, RunTask, run_task
 from lrat.reproduce.evidence import read_runs
-from lrat.reproduce.make_runs import make_cells
+from lrat.reproduce.make_runs import failures, make_cells
 from lrat.reproduce.paper import TABLE_1
 from lrat.reproduce.presets import BASELINE, DEMO, LONG_BASELINE, LONG_STEP, Choice
 from lrat.reproduce.progress import Watcher
@@ -60,11 +60,12 @@ def run_demo(
         f"{len(ROWS)} rows, {about}, on {workers} worker "
         f"process{'' if workers == 1 else 'es'} of one thread; runs in {out}"
     )
-    ended = list(make_cells(tasks, workers=workers, watcher=watcher, out=out, what="rows"))
+    ended = make_cells(tasks, workers=workers, watcher=watcher, out=out, what="rows")
+    if failed := failures(ended):
+        raise LratError("; ".join(failed))
     runs, lacking = read_runs(tasks)
-    failed = [f"{run.name}: {run.failure}" for run in ended if run.failure is not None]
-    if failed or lacking:
-        raise LratError("; ".join(failed or lacking))
+    if lacking:
+        raise LratError("; ".join(lacking))
     table = make_table("demo", runs, {}, source=None, reference=LONG_BASELINE, tested=(WORST_CASE,))
     counts = [len(result.index) for result in table.rows[0].evidence[0].results]
     title = f"Table 1 on digits: accuracy in per cent, {table.threat}, n {counts[0]}"

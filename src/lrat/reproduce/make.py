@@ -5,15 +5,16 @@ Runs that a table lacks are trained and attacked, the others are read.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lrat.errors import LratError
 from lrat.files.write import write_json, write_text
-from lrat.reproduce import folder, table_text
+from lrat.reproduce import table_text
 from lrat.reproduce.cell import Attacks, run_task
 from lrat.reproduce.evidence import read_runs
 from lrat.reproduce.figures.make import reproduce_figure
-from lrat.reproduce.folder import finished_runs
+from lrat.reproduce.folder import finished_runs, note_in_history
 from lrat.reproduce.make_runs import attacks_of, make_runs, ordered_rows, tasks_of
 from lrat.reproduce.paper import TABLE_1, TABLE_2, PaperRow
 from lrat.reproduce.presets import BASELINE, LONG_BASELINE
@@ -43,7 +44,6 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
     Whatever is finished below OUT already is read back, and rows or seeds that an earlier call
     made are in the table too. The tables are also written while runs go on.
     """
-    started = time.perf_counter()
     rows = ordered_rows(request, table_rows(request))
     attacks = attacks_of(request)
     failed: list[str] = []
@@ -56,16 +56,11 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
             _written(request, rows, attacks, failed)
             wrote = time.perf_counter()
     table = _written(request, rows, attacks, failed)
-    seconds = time.perf_counter() - started
-    about = f"{len(table.rows)} rows, {sum(len(row.seeds) for row in table.rows)} runs"
-    folder.note_in_history(
-        request.out, request.target, request.command, seconds=seconds, about=about
-    )
     return Report(
         tables=table_text.in_brief(table),
         conclusion=table_text.conclusion(table),
         paths=(request.out / f"{request.target}.md", request.out / f"{request.target}.json"),
-        seconds=seconds,
+        about=f"{len(table.rows)} rows, {sum(len(row.seeds) for row in table.rows)} runs",
         failed=tuple(failed),
     )
 
@@ -181,9 +176,11 @@ def markdown(request: Request, attacks: Attacks, table: Table, other: Table | No
 
 
 def reproduce_target(request: Request, watcher: Watcher) -> Report:
-    """Make what ``request.target`` names. Raises ``LratError`` in one line."""
-    if request.target in TABLES:
-        return reproduce_table(request, watcher)
-    if request.target == SENSITIVITY:
-        return reproduce_sensitivity(request, watcher)
-    return reproduce_figure(request, watcher)
+    """Make what ``request.target`` names, and note it in the folder's history. Raises ``LratError``
+    in one line."""
+    started, target = time.perf_counter(), request.target
+    targets = {**dict.fromkeys(TABLES, reproduce_table), SENSITIVITY: reproduce_sensitivity}
+    report = targets.get(target, reproduce_figure)(request, watcher)
+    seconds = time.perf_counter() - started
+    note_in_history(request.out, target, request.command, seconds=seconds, about=report.about)
+    return replace(report, seconds=seconds)

@@ -1,7 +1,7 @@
 """Trains and attacks the runs of a reproduction in worker processes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,11 @@ def make_runs(request: Request, tasks: Sequence[RunTask], watcher: Watcher) -> I
     claim(request.out, request.choice)
     watcher.say(ahead(request, tasks, workers))
     yield from make_cells(tasks, workers=workers, watcher=watcher, out=request.out)
+
+
+def failures(runs: Iterable[MadeRun]) -> list[str]:
+    """``NAME: why`` of each run that could not be trained, when all have ended."""
+    return [f"{run.name}: {run.failure}" for run in runs if run.failure is not None]
 
 
 def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:

@@ -121,10 +121,12 @@ def rows_in(text: str, target: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What to show: tables by title, a paragraph, and where everything was written."""
+    """What to show: tables by title, a paragraph, and where everything was written. ``about``: for
+    the folder's history; ``failed``: runs that could not be trained, and why."""
 
     tables: Mapping[str, Sequence[Sequence[str]]]
     conclusion: str
     paths: tuple[Path, ...]
-    seconds: float
+    about: str = ""
     failed: tuple[str, ...] = ()
+    seconds: float = 0.0

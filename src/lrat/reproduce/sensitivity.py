@@ -1,7 +1,6 @@
 """`lrat reproduce sensitivity`: how much the paper's choices matter, on few epochs and seeds."""
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,7 +12,7 @@ from lrat.evaluation.statistics import ALPHA
 from lrat.files.write import write_json, write_text
 from lrat.reproduce.cell import Attacks, RunTask, run_task
 from lrat.reproduce.evidence import Evidence, read_runs
-from lrat.reproduce.folder import SENSITIVITY, note_in_history, run_name
+from lrat.reproduce.folder import SENSITIVITY, run_name
 from lrat.reproduce.make_runs import make_runs
 from lrat.reproduce.progress import Watcher
 from lrat.reproduce.request import Report, Request
@@ -36,7 +35,6 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     Whatever is finished below ``OUT/sensitivity`` is read back, and studies that an earlier call
     made are shown too. Raises ``LratError``.
     """
-    started = time.perf_counter()
     base = request.choice.config("sat", 0)
     every = studies(base, threat_parts(base.threat)[1])
     chosen = [study for study in every if request.rows is None or study.name in request.rows]
@@ -76,14 +74,11 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
         },
     )
     write_text(path, markdown(tables, about, request.command))
-    seconds = time.perf_counter() - started
-    done = f"{len(tables)} studies, {len(of_chosen)} runs"
-    note_in_history(request.out, request.target, request.command, seconds=seconds, about=done)
     return Report(
         tables={table.study.title: table.in_brief() for table in tables if table.rows},
         conclusion="\n".join(table.conclusion for table in tables),
         paths=(path, json_path),
-        seconds=seconds,
+        about=f"{len(tables)} studies, {len(of_chosen)} runs",
         failed=tuple(f"{name}: {why}" for name, why in failed.items()),
     )
 

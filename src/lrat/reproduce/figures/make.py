@@ -1,6 +1,5 @@
 """`lrat reproduce figureN`: trains the runs of a figure, attacks and analyses them, draws."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +26,7 @@ from lrat.reproduce.figures.idea import idea_of
 from lrat.reproduce.figures.ranking import attack_rankings
 from lrat.reproduce.figures.request import FigureRequest, rows_needed
 from lrat.reproduce.figures.training import extreme_weights, unseen_weighting
-from lrat.reproduce.folder import note_in_history
-from lrat.reproduce.make_runs import make_runs, tasks_of
+from lrat.reproduce.make_runs import failures, make_runs, tasks_of
 from lrat.reproduce.paper import PARTS, whole_and_part
 from lrat.reproduce.progress import Watcher
 from lrat.reproduce.request import Report, Request
@@ -106,7 +104,6 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
 
     Raises ``LratError`` in one line, before anything is trained for what cannot be drawn.
     """
-    started = time.perf_counter()
     name, rows = request.target, rows_needed(request.target)
     request = _checked(request, rows)
     figure = FigureRequest(
@@ -121,18 +118,11 @@ def reproduce_figure(request: Request, watcher: Watcher) -> Report:
     for folder in figure.also:
         for row in rows:
             figure.runs(row, folder)
-    failed = [
-        f"{run.name}: {run.failure}"
-        for run in make_runs(request, tasks_of(request, rows, Attacks(suite=None)), watcher)
-        if run.failure is not None
-    ]
+    failed = failures(make_runs(request, tasks_of(request, rows, Attacks(suite=None)), watcher))
     if failed:
         raise LratError(f"{name} lacks runs that could not be trained: {'; '.join(failed)}")
-    paths = draw(figure)
-    seconds = time.perf_counter() - started
-    about = f"rows {', '.join(rows)}"
-    note_in_history(request.out, name, request.command, seconds=seconds, about=about)
-    return Report(tables={}, conclusion=_captions(paths), paths=tuple(paths), seconds=seconds)
+    paths, about = draw(figure), f"rows {', '.join(rows)}"
+    return Report(tables={}, conclusion=_captions(paths), paths=tuple(paths), about=about)
 
 
 def _of_one_model(name: str) -> bool:
