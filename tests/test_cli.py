@@ -31,6 +31,7 @@ print(sorted(heavy & set(sys.modules)))
 
 def test_help_version_and_lists_load_neither_torch_nor_numpy() -> None:
     arguments = [["--help"], [], ["--version"], *(["list", what] for what in CATALOGUES)]
+    arguments += [["list", "methods", "lrat-saa+cw"]]
     arguments += [[command, "--help"] for command in COMMANDS]
     assert python(LIGHT.format(arguments=arguments)) == "[]\n"
 

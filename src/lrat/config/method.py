@@ -311,7 +311,8 @@ def _read_method(given: Any) -> Any:
     named = MethodSettings(name=value.name)
     if value.model_copy(update={"name": named.name}) != named.value:
         raise refused(
-            "the method of this name in `lrat list methods` is another one: choose another name",
+            "the method of this name in `lrat list methods` is another one: choose another name, "
+            f"or leave out {' and '.join(form for form in _FORMS if form in given)} to train that",
             "name",
             given=value.name,
         )
