@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands_apart import Forked, all_gone, children_of, forked, wait_until
 from experiments.commands import contents, done, lrat, one_thread
 from experiments.evaluations import (
     assert_same_verdicts,
-    finish,
     folder_of,
     has_two_processors,
     parts_in,
     short_suite,
-    start,
 )
 from experiments.own import arrays, write_model
 from lrat.errors import ConfigurationError, RunFolderError
@@ -53,7 +52,7 @@ def compare_batches_and_processes(run: Path, suite: str | Path, acceleration: st
     command = ("--suite", suite, "--limit", images, "--acceleration", acceleration)
     command += ("--no-masking",)
     others = {size: copied(run, f"of-{size}") for size in (1, 7, 64)}
-    spread = finish(start("evaluate", run, *command, "--batch-size", 64, "--devices", 2))
+    spread = done("evaluate", run, *command, "--batch-size", 64, "--devices", 2)
     assert spread.splitlines()[-1] == f"evidence in {only_evaluation(run)}"
     assert len(list((only_evaluation(run) / "outcomes").glob("natural-*"))) >= 2
     for size, other in others.items():
@@ -93,12 +92,12 @@ def test_a_killed_process_ends_the_others_and_the_next_call_continues(
     other = copied(trained, "other")
     command = ("--suite", short_suite(run.parent), "--limit", 96, "--batch-size", 4)
     folder = folder_of(run, short_suite(run.parent), 96)
-    running = start("evaluate", run, *command, "--devices", 2)
-    wait_for_parts(folder, running, 4)
-    children = children_of(running.pid)
-    assert len(children) == 2
-    os.kill(children[1], signal.SIGKILL)
-    _, told = running.communicate(timeout=60)
+    with forked("evaluate", run, *command, "--devices", 2) as running:
+        wait_for_parts(folder, running, 4)
+        children = children_of(running.pid)
+        assert len(children) == 2
+        os.kill(children[1], signal.SIGKILL)
+        _, told = running.communicate(timeout=60)
     assert running.returncode == 2
     lines = [line for line in told.splitlines() if line.startswith("lrat: ")]
     assert len(lines) == 1
@@ -106,7 +105,7 @@ def test_a_killed_process_ends_the_others_and_the_next_call_continues(
         "of 2 ended by SIGKILL: out of memory, or killed? What is done is kept, the same command "
         "continues"
     )
-    assert not any(alive(child) for child in children)
+    assert all_gone(children)
     assert not (folder / "summary.json").exists()
     whole = contents(folder / "outcomes")
     before = {name: content for name, content in whole.items() if not name.startswith(".")}
@@ -120,15 +119,12 @@ def test_a_killed_process_ends_the_others_and_the_next_call_continues(
 def test_processes_do_not_outlive_the_one_that_started_them(run: Path) -> None:
     folder = folder_of(run, short_suite(run.parent), 96)
     command = ("--suite", short_suite(run.parent), "--limit", 96, "--batch-size", 4)
-    running = start("evaluate", run, *command, "--devices", 2)
-    wait_for_parts(folder, running, 4)
-    children = children_of(running.pid)
-    running.kill()
-    running.communicate()
-    deadline = time.monotonic() + 20
-    while any(alive(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    with forked("evaluate", run, *command, "--devices", 2) as running:
+        wait_for_parts(folder, running, 4)
+        children = children_of(running.pid)
+        running.kill()
+        running.communicate()
+        wait_until(lambda: all_gone(children))
     assert not (folder / "summary.json").exists()
 
 
@@ -157,7 +153,7 @@ def test_a_model_of_ones_own_without_a_folder(
     np.savez("test.npz", **arrays(9))
     command = ("--model-file", "model.py:make", "--data", "npz:test.npz", "--threat", "linf:0.1")
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    spread = finish(start("evaluate", *command, "--devices", 2))
+    spread = done("evaluate", *command, "--devices", 2)
     assert "n 9, seed 0" in spread
     assert "evidence" not in spread
     assert sorted(path.name for path in tmp_path.rglob("*") if "__pyc" not in str(path)) == before
@@ -177,17 +173,6 @@ def test_an_error_in_a_process_is_the_error_of_the_call(run: Path) -> None:
     with pytest.raises(RunFolderError, match=r"another evaluation \(seed: 7 there, 0 here\)"):
         evaluate_in_processes(ModelSource(run=run), request)
     assert os.environ.get("MASTER_PORT") == port
-
-
-@two
-def test_the_time_may_end_before_the_images_do(run: Path) -> None:
-    command = ("--suite", short_suite(run.parent), "--limit", 96, "--batch-size", 2)
-    out = finish(start("evaluate", run, *command, "--devices", 2, "--time", "1s"))
-    folder = only_evaluation(run)
-    if (folder / "summary.json").exists():
-        pytest.fail("a second was enough: make the suite longer")
-    (note,) = [line for line in out.splitlines() if line.startswith("note: stopped after 1 s")]
-    assert " of 96 images" in note
 
 
 @two
@@ -231,6 +216,8 @@ def test_a_process_without_a_finished_block_does_not_end_the_others(run: Path) -
     found = evaluate_in_processes(source, spread)
     assert found is not None
     assert found[1].index.tolist() == first.index.tolist()
+    (note,) = [note for note in found[1].notes if note.startswith("stopped after 1e-09 s")]
+    assert " of 40 images" in note
 
 
 def test_parts_of_two_machines_are_merged(run: Path, trained: Path, tmp_path: Path) -> None:
@@ -316,28 +303,7 @@ def accuracies(out: str) -> list[list[str]]:
     return [line.split()[:2] for line in out.splitlines()[:-1]]
 
 
-def wait_for_parts(folder: Path, running: subprocess.Popen[str], count: int) -> None:
+def wait_for_parts(folder: Path, running: Forked, count: int) -> None:
     while parts_in(folder) < count:
         assert running.poll() is None, running.communicate()
         time.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that do the work, in the order in which they were started."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (place / "cmdline").read_text()
-        except OSError:  # it ended meanwhile
-            continue
-        if parent == pid and "spawn_main" in command:
-            found.append(int(place.name))
-    return sorted(found)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False

@@ -7,14 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from experiments.commands import assert_same_result, contents, lrat, one_thread, process, records
+from commands_apart import Forked, alive, all_gone, children_of, forked, wait_until
+from experiments.commands import (
+    assert_same_result,
+    contents,
+    done,
+    lrat,
+    one_thread,
+    process,
+    records,
+)
 from experiments.evaluations import has_two_processors
 from lrat.hardware import processors
 
@@ -44,8 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @two
 def test_the_images_of_a_step_are_those_of_one_process(whole: Path, tmp_path: Path) -> None:
     """What BatchNorm makes of half of them differs, nothing else."""
-    answer = process(*TRAIN, "--epochs", 1, "--out", tmp_path / "alone")
-    assert answer.status == 0, answer.err
+    done(*TRAIN, "--epochs", 1, "--out", tmp_path / "alone")
     spread, alone = records(whole)[0], records(tmp_path / "alone")[0]
     for name in ("epoch", "steps", "images", "passes", "lr"):
         assert spread[name] == alone[name], name
@@ -85,9 +93,24 @@ def test_stopped_in_every_way_it_ends_as_if_it_had_not_been(whole: Path, tmp_pat
         assert checkpoints(out)[-1] > before
         assert not (out / ".lock").exists()
 
-    answer = process(*TRAIN, "--out", out, "--devices", 2)
-    assert answer.status == 0, answer.err
-    assert "continuing " in answer.out
+    # Gone on with under torchrun, which hands Ctrl-C on to ranks that heard it; ended under SLURM.
+    reached, command = epochs_of(out), [*map(str, TRAIN), "--out", str(out), "--devices", "2"]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+    with started(*launcher, "lrat", *command) as torchrun:
+        wait_until(lambda: epochs_of(out) >= reached + 2 or torchrun.poll() is not None)
+        os.killpg(torchrun.pid, signal.SIGINT)
+        said, err = torchrun.communicate(timeout=120)
+    assert said.count("continuing ") == 1, "the first process alone prints"
+    assert err.count("lrat: ") == 1, err
+    assert "lrat: stopped by SIGINT " in err
+    assert epochs_of(out) < EPOCHS
+
+    with started(*slurm(0, command)) as first, started(*slurm(1, command)) as second:
+        said, err = first.communicate(timeout=120)
+        assert (first.returncode, err) == (0, "")
+        assert said.splitlines()[-1] == str(out)
+        assert second.communicate(timeout=60) == ("", "")
+        assert second.returncode == 0
     assert_same_result(out, whole)
 
 
@@ -126,9 +149,9 @@ def test_stopped_before_the_first_step_it_saves_that_step_also_to_carry_away(
     out, model, go = (tmp_path / name for name in ("run", "model.py", "go"))
     model.write_text(SLOW)
     settings = ("--set", "acceleration=off", "--model", f"{model}:make", "--epochs", 40)
-    command = [*map(str, (*TRAIN, *settings, "--out", out, "--devices", 2))]
+    command = (*TRAIN, *settings, "--out", out, "--devices", 2, "--portable")
     for number, status in ((signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        with started(sys.executable, "-c", TYPED, *command, "--portable") as running:
+        with forked(*command) as running:
             wait_until(
                 lambda: len(list(tmp_path.glob("here-*"))) == 2 or running.poll() is not None
             )
@@ -168,29 +191,6 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         assert running.returncode == 130
         assert err == "lrat: interrupted\n"
         assert not any(alive(child) for child in children)
-
-
-@two
-def test_torchrun_and_slurm_start_the_same_run(whole: Path, tmp_path: Path) -> None:
-    """Begun under torchrun, which hands Ctrl-C on to ranks that heard it; ended under SLURM."""
-    out = tmp_path / "run"
-    command = [*map(str, TRAIN), "--out", str(out), "--devices", "2"]
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
-    with started(*launcher, "lrat", *command) as running:
-        wait_until(lambda: epochs_of(out) >= 2 or running.poll() is not None)
-        os.killpg(running.pid, signal.SIGINT)
-        _, err = running.communicate(timeout=120)
-    assert err.count("lrat: ") == 1, err
-    assert "lrat: stopped by SIGINT " in err
-    assert epochs_of(out) < EPOCHS
-
-    with started(*slurm(0, command)) as first, started(*slurm(1, command)) as second:
-        said, err = first.communicate(timeout=120)
-        assert (first.returncode, err) == (0, "")
-        assert said.splitlines()[-1] == str(out)
-        assert second.communicate(timeout=60) == ("", "")
-        assert second.returncode == 0
-    assert_same_result(out, whole)
 
 
 @two
@@ -289,24 +289,14 @@ def test_processes_of_torchrun_that_would_all_do_the_same_are_refused(
 
 
 @contextmanager
-def training(out: Path) -> Iterator[subprocess.Popen[str]]:
+def training(out: Path) -> Iterator[Forked]:
     """The command, when it has gone on for two epochs in a group of its own."""
     reached = epochs_of(out)
-    command = map(str, [*TRAIN, "--out", out, "--devices", 2])
-    with started(sys.executable, "-c", TYPED, *command) as running:
+    with forked(*TRAIN, "--out", out, "--devices", 2) as running:
         wait_until(lambda: epochs_of(out) >= reached + 2 or running.poll() is not None)
         assert running.poll() is None, running.communicate()
         assert epochs_of(out) < EPOCHS, "it was stopped in the middle"
         yield running
-
-
-TYPED = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from lrat.cli import main
-main()
-"""
-"""As at a terminal: what the shell of a test started in the background ignores SIGINT."""
 
 
 @contextmanager
@@ -361,32 +351,3 @@ def checkpoints(out: Path) -> list[str]:
     """From the oldest to the newest: within an epoch after the one before."""
     names = [path.stem for path in (out / "checkpoints").glob("*.json")]
     return sorted(names, key=lambda name: (int(name[6:9]) - ("-step-" in name), name))
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that do the work, in the order in which they were started."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended meanwhile
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and "spawn_main" in (place / "cmdline").read_text():
-                found.append(int(place.name))
-    return sorted(found)
-
-
-def all_gone(pids: list[int]) -> bool:
-    return not any(map(alive, pids))
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
