@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands_apart import alive, wait_until
 from distributed.tasks import end
-from experiments.commands import one_thread, python
+from experiments.commands import one_thread
 from lrat.distributed import children
 from lrat.distributed.children import supervise
 from lrat.errors import Interrupted, LratError, SettingError
@@ -42,7 +44,7 @@ def test_what_the_first_one_returns_comes_back_as_it_is() -> None:
 def test_a_signal_before_they_work_stops_them_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It waits for each on its lifeline: there is no moment at which it may not be read."""
+    """It waits for each: there is no moment at which it is lost."""
     start, started = children.start_child, []
 
     def start_and_signal(*arguments: Any, **named: Any) -> Any:
@@ -56,6 +58,11 @@ def test_a_signal_before_they_work_stops_them_in_one_line(
         supervise(end("hang", "hang", "hang"), 3, saves_itself=True)
     assert multiprocessing.active_children() == []
     assert capfd.readouterr().err == ""
+
+
+def test_what_the_parent_hands_on_and_the_whole_group_gets_counts_once() -> None:
+    with pytest.raises(Interrupted, match=r"^saved at SIGUSR1$"):
+        supervise(end("heed"), 1, saves_itself=True)
 
 
 @pytest.mark.parametrize(
@@ -74,41 +81,28 @@ def test_who_waits_for_one_that_was_stopped_is_not_waited_for(
     assert multiprocessing.active_children() == []
 
 
-def test_one_that_cannot_save_itself_does_not_outlive_its_parent() -> None:
-    ended = python("""
-import multiprocessing, time
-from lrat.distributed import children
+STUCK_MEMBER = """
+import sys
+from pathlib import Path
+from distributed.tasks import Stuck
+from lrat.distributed.children import supervise
+supervise(Stuck(sys.argv[1]), 1, saves_itself=True)
+"""
 
-def live(line, lifeline):
-    children._SECONDS_TO_SAVE = 0.1
-    children._live(Stuck(), 0, True, line, lifeline)
 
-class Stuck:
-    def __call__(self, number):
-        at_work.set()
-        try:
-            time.sleep(600)
-        except KeyboardInterrupt:
-            time.sleep(600)
-
-context = multiprocessing.get_context("fork")
-at_work = context.Event()
-line, far_line = context.Pipe()
-far_lifeline, lifeline = context.Pipe(duplex=False)
-
-def begin():
-    lifeline.close()
-    live(far_line, far_lifeline)
-
-process = context.Process(target=begin)
-process.start()
-assert at_work.wait(60)
-lifeline.close()  # as when this process died
-process.join(60)
-print(process.exitcode)
-process.kill()
-""")
-    assert ended == "1\n"
+def test_one_that_cannot_save_itself_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    note = tmp_path / "process"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", STUCK_MEMBER, str(note)],
+        env=one_thread() | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        wait_until(lambda: note.exists() or parent.poll() is not None)
+        assert parent.poll() is None
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not alive(int(note.read_text())))
 
 
 STUCK = """

@@ -5,8 +5,8 @@ import signal
 import pytest
 
 from distributed.tasks import work
+from lrat.distributed.children import run_tasks
 from lrat.distributed.signals import StopRequest
-from lrat.distributed.workers import run_tasks
 from lrat.errors import Interrupted, LratError
 
 pytestmark = pytest.mark.xdist_group("demo")

@@ -84,7 +84,7 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
             before.restore(*URGENT)
         heard(signal.Signals(number).name)
 
-    held = [each for each in map(signal.getsignal, SIGNALS) if isinstance(each, _Held)]
+    held = [each for each in map(signal.getsignal, SIGNALS) if isinstance(each, HeldSignal)]
     if held and _in_main_thread():
         with held[0].answered_by(heard):
             yield request
@@ -100,42 +100,58 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
 def holding() -> Iterator[None]:
     """Inside, the first of ``SIGNALS`` waits for the ``stopping`` that begins or goes on inside.
 
-    For whoever cannot be left in the middle, as others wait for it: all go on to where a stop is
-    answered. One that comes when that is over changes nothing. A SIGINT or SIGTERM that follows
-    another within ``SAME_WITHIN_SECONDS`` is the same one; a later one raises
+    It is for a process that cannot be left in the middle, as others wait for it: all go on to where
+    a stop is answered. A signal that comes when that is over changes nothing. A SIGINT or SIGTERM
+    that follows another within ``SAME_WITHIN_SECONDS`` is the same one; a later one raises
     ``KeyboardInterrupt``.
     """
+    present = signal.getsignal(signal.SIGTERM)
+    if isinstance(present, HeldSignal) and _in_main_thread():  # that of a child process
+        present.waits = True
+        try:
+            yield
+        finally:
+            present.waits = False
+        return
     before = _Handlers()
     try:
-        before.replace(_Held())
+        before.replace(HeldSignal(waits=True))
         yield
     finally:
         before.restore(*SIGNALS)
 
 
-class _Held:
-    """A handler that keeps the first signal until somebody answers it."""
+class HeldSignal:
+    """A handler that keeps the first signal for a ``stopping``, as ``holding`` says.
 
-    def __init__(self) -> None:
-        self._heard = False
+    Where no ``stopping`` answers it and it does not ``wait`` for one, it raises
+    ``KeyboardInterrupt``. ``name``: what the signal of a number is called.
+    """
+
+    def __init__(self, *, waits: bool, name: Callable[[int], str] | None = None) -> None:
+        self.waits = waits
+        self.came = False
+        self._name = name or (lambda number: signal.Signals(number).name)
         self._urgent_at: float | None = None
         self._unanswered: str | None = None
         self._answer: Callable[[str], object] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        now, reason = time.monotonic(), signal.Signals(number).name
+        now = time.monotonic()
         if number in URGENT:
             if self._urgent_at is None:
                 self._urgent_at = now
             elif now - self._urgent_at > SAME_WITHIN_SECONDS:
                 raise KeyboardInterrupt
-        if self._heard:
+        if self.came:
             return
-        self._heard = True
-        if self._answer is None:
-            self._unanswered = reason
+        self.came = True
+        if self._answer is not None:
+            self._answer(self._name(number))
+        elif self.waits:
+            self._unanswered = self._name(number)
         else:
-            self._answer(reason)
+            raise KeyboardInterrupt
 
     @contextmanager
     def answered_by(self, answer: Callable[[str], object]) -> Iterator[None]:

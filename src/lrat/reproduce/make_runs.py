@@ -10,8 +10,8 @@ from statistics import fmean
 from lrat import hardware
 from lrat.config import build
 from lrat.config.catalogue import MODELS
+from lrat.distributed.children import run_tasks
 from lrat.distributed.signals import stopping
-from lrat.distributed.workers import run_tasks
 from lrat.errors import Interrupted
 from lrat.hardware import processors
 from lrat.reproduce.cell import Attacks, MadeRun, RunTask, make_named, run_task, test_count
