@@ -277,7 +277,7 @@ class Epochs:
                 epoch=state.epoch,
                 step=state.step,
                 asked=self.stop.urgency,
-                examine=None if guards is None else partial(guards.after_attack, crew=self.crew),
+                examine=None if guards is None else partial(guards.examination, crew=self.crew),
             )
             if state.average is not None and not outcome.skipped:
                 state.average.update(state.model)

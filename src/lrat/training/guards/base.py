@@ -4,13 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
-
-from lrat.attacks.base import Variant
-from lrat.distributed.group import ProcessGroup
 from lrat.training.guards.readings import Examination, Examined, Measured, Reading
 from lrat.training.metrics import EpochRecord
-from lrat.types import Batch
 
 _KEPT = 16
 """Readings in a checkpoint: those before are read from the records again, but for what the
@@ -48,7 +43,7 @@ class Guards:
 
     ``validation``: the accuracy on held-out images that is watched (and that epochs are selected
     by); ``probe``: that of ``Watch.probe``; ``said``: guards whose words were given before the run,
-    which they do not repeat. The loop calls ``after_attack`` with the variants of each epoch's
+    which they do not repeat. The loop calls ``examination`` with the variants of each epoch's
     first batch, before the update, and ``after_epoch`` with each record. Several processes come to
     the same words. Nothing waits for the device before the end of an epoch.
     ``state_dict`` holds plain values: a continued run neither repeats nor forgets.
@@ -65,29 +60,13 @@ class Guards:
         self._guards = tuple(guards)
         self._validation = validation
         self._probe = probe
-        self._examination = Examination()
+        self.examination = Examination()
         self._readings: list[Reading] = []
         self._said: list[str] = list(said)
 
-    def after_attack(
-        self,
-        view: nn.Module,
-        batch: Batch,
-        variants: Mapping[str, Variant],
-        *,
-        crew: ProcessGroup | None = None,
-        counts: bool = True,
-    ) -> None:
-        """Look at what the training attacks made of a batch; ``view`` is what they saw.
-
-        Of several processes each looks at its share and all know the counts of the whole batch;
-        ``counts`` is False for one that has no image of its own.
-        """
-        self._examination(view, batch, variants, crew=crew, counts=counts)
-
     def after_epoch(self, record: EpochRecord) -> tuple[Notice, ...]:
         """What is to be told after this epoch."""
-        self._readings.append(self._read(record, self._examination.read()))
+        self._readings.append(self._read(record, self.examination.read()))
         notices = []
         for guard in self._guards:
             if guard.name in self._said or guard.implied_by.intersection(self._said):
@@ -105,7 +84,7 @@ class Guards:
         return {
             "said": list(self._said),
             "readings": [reading.plain() for reading in self._readings[-_KEPT:]],
-            "examined": self._examination.state_dict(),
+            "examined": self.examination.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], records: Sequence[EpochRecord]) -> None:
@@ -114,4 +93,4 @@ class Guards:
         kept = [Reading.from_plain(values) for values in state["readings"]]
         older = records[: max(0, len(records) - len(kept))]
         self._readings = [*(self._read(record, {}) for record in older), *kept]
-        self._examination.load_state_dict(state["examined"])
+        self.examination.load_state_dict(state["examined"])

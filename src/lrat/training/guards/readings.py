@@ -217,7 +217,8 @@ class Examination:
         counts: bool = True,
     ) -> None:
         """Count what ``variants`` of ``batch`` do to ``view``, which no update has changed since
-        they were made. The processes of ``crew`` add up their counts, of those that ``counts``."""
+        they were made. Of several processes each looks at its share and all know the counts of the
+        whole batch; ``counts`` is False for one that has no image of its own."""
         if not variants:
             return
         with evaluating(view), torch.no_grad():
