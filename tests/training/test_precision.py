@@ -159,7 +159,7 @@ def test_a_device_without_it_is_refused_in_one_line() -> None:
 def test_emulation_is_said(
     emulated: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "_emulates", lambda device: emulated)
+    monkeypatch.setattr(precision, "bfloat16_is_fast", lambda kind: not emulated)
     mixed(network(), "bf16-mixed", CPU)
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == emulated

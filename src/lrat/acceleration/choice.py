@@ -1,6 +1,5 @@
 """The fastest choices for a model on this device, and the comparison of a view and its original."""
 
-import platform
 import time
 from collections.abc import Callable
 from functools import cache
@@ -10,7 +9,7 @@ from torch import nn
 
 from lrat.acceleration.observe import observed
 from lrat.acceleration.view import Choices, View
-from lrat.hardware import full_float32
+from lrat.hardware import bfloat16_is_fast, full_float32
 from lrat.modes import evaluating, outside_autocast, tensors_kept
 from lrat.outputs import forward_logits
 from lrat.randomness import random_state_kept
@@ -87,19 +86,12 @@ def disagreement(view: View, images: Images) -> str | None:
 def _bfloat16_pays(kind: str) -> bool:
     """Whether this device computes faster in bfloat16 than in float32.
 
-    An x86 processor does with matrix tiles (AMX), and does not without instructions for bfloat16;
-    others are measured: one with AVX-512 bfloat16 alone took 1.6 times as long in bfloat16 as in
-    float32. Both are timed in turn, since other processes disturb them.
+    A processor that does not say so is measured: both are timed in turn, since other processes
+    disturb them.
     """
-    if kind == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if kind != "cpu":
-        return False
-    if platform.machine().lower() in {"x86_64", "amd64"}:
-        if getattr(torch.cpu, "_is_amx_tile_supported", bool)():
-            return True
-        if not getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
-            return False
+    known = bfloat16_is_fast(kind)
+    if known is not None or kind != "cpu":
+        return bool(known)
     with torch.no_grad(), random_state_kept():
         layer = nn.Conv2d(32, 32, 3, padding=1, device=kind).requires_grad_(False)
         images = torch.zeros(32, 32, 16, 16, device=kind)

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lrat.acceleration.observe import observed
 from lrat.errors import SettingError
+from lrat.hardware import bfloat16_is_fast
 from lrat.text import reason
 from lrat.types import Images
 
@@ -35,7 +35,7 @@ def mixed(model: nn.Module, precision: Precision, device: torch.device) -> nn.Mo
             f"precision={precision!r}: {device} does not compute in bfloat16 ({problem}): use "
             "'float32' or another device"
         )
-    if _emulates(device):
+    if bfloat16_is_fast(device.type) is False:
         _logger.warning(
             "%s computes bfloat16 by emulation: training in %r works, but is slower than in "
             "'float32'",
@@ -138,13 +138,3 @@ def _tried(device: torch.device) -> str | None:
     except Exception as error:
         return reason(error)
     return None if finite else "the result is not finite"
-
-
-def _emulates(device: torch.device) -> bool:
-    """Whether bfloat16 works there without arithmetic of its own, as far as the device tells."""
-    if device.type == "cuda":
-        return not torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu" and platform.machine().lower() in {"x86_64", "amd64"}:
-        names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return not any(bool(getattr(torch.cpu, name, bool)()) for name in names)
-    return False
