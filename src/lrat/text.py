@@ -262,6 +262,11 @@ def signed(difference: float | None) -> str:
     return written if written == "0.0" else f"{'+' if difference > 0 else MINUS}{written}"
 
 
+def points_and_p(difference: float, p: float) -> str:
+    """``5.1 points (p 0.0012)``: the size of a difference of fractions, and its p value."""
+    return f"{100 * abs(difference):.1f} points (p {written_p(p)})"
+
+
 def short_p(p: float | None) -> str:
     """``.031``; ``< .0001`` where more digits would say nothing."""
     if not is_number(p):

@@ -21,6 +21,7 @@ from lrat.text import (
     not_compared,
     paragraph,
     points,
+    points_and_p,
     written_p,
 )
 
@@ -137,10 +138,8 @@ class GroupContrast:
             return f"{self.attack}: {not_compared(self.group, self.first)}"
         if not self.told_apart:
             return no_difference(self.attack, (self.group, self.first), self.size, self.detectable)
-        return (
-            f"{self.attack}: {self.group} is {self.verdict} than {self.first} by "
-            f"{100 * abs(self.difference):.1f} points (p {written_p(self.p_adjusted)})"
-        )
+        by = points_and_p(self.difference, self.p_adjusted)
+        return f"{self.attack}: {self.group} is {self.verdict} than {self.first} by {by}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from lrat.text import (
     interval,
     no_difference,
     points,
+    points_and_p,
     written_p,
 )
 
@@ -91,8 +92,8 @@ class Contrast:
         """A sentence: which is better and by how much, or what this many images could not show."""
         if not self.told_apart:
             return no_difference(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
-        points = f"{100 * abs(self.difference.value):.1f} points"
-        return f"{self.name}: {self.verdict} by {points} (p {written_p(self.p_of_verdict)})"
+        by = points_and_p(self.difference.value, self.p_of_verdict)
+        return f"{self.name}: {self.verdict} by {by}"
 
 
 @dataclass(frozen=True, kw_only=True)

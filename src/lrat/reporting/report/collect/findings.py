@@ -23,7 +23,7 @@ from lrat.evaluation.statistics import ALPHA, Proportion, holm, wilson
 from lrat.reporting.report.collect.evaluations import Evaluated
 from lrat.reporting.report.collect.runs import Collected
 from lrat.reporting.report.records import GroupRecord, Pair
-from lrat.text import in_brackets, listed, percent, written_p
+from lrat.text import in_brackets, listed, percent, points_and_p
 
 _MOST_RUNS = 16
 """Of more runs, every two are tested under the worst case alone."""
@@ -138,7 +138,7 @@ def _sentences(shares: Mapping[str, Proportion], pairs: Sequence[Pair]) -> list[
     }
     same = [name for name, each in others.items() if not each.told_apart and name not in tied]
     worse = [
-        f"{name} by {100 * each.difference.value:.1f} points (p {written_p(each.p_of_verdict)})"
+        f"{name} by {points_and_p(each.difference.value, each.p_of_verdict)}"
         for name, each in others.items()
         if each.told_apart
     ]
@@ -221,7 +221,7 @@ def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
     if same:
         sentences.append(f"{listed(same)} cannot be told apart from {best} over these seeds.")
     worse = [
-        f"{name} by {100 * known[name].value:.1f} points (p {written_p(p)})"
+        f"{name} by {points_and_p(known[name].value, p)}"
         for name, p in adjusted.items()
         if p < ALPHA
     ]
