@@ -89,7 +89,7 @@ def test_of_several_evaluations_the_one_that_both_have_is_meant(
     done("evaluate", copies[1], "--limit", "10", "--suite", "tier")
     complaint = lrat("compare", *copies).complaint
     both = "selected-quick-linf-0.2-60, selected-tier-linf-0.2-10"
-    assert f"choose one by --suite or its path: all places have {both}" in complaint
+    assert f"choose one by --suite or its path: all have {both}" in complaint
     quick = done("compare", *copies, "--suite", "quick")
     assert table(quick) == table(done("compare", *pair))
     assert done("compare", *copies, "--suite", "selected-quick-linf-0.2-60") == quick

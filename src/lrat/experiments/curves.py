@@ -35,7 +35,7 @@ _BEYOND_TRAINED = 3
 _SHOWN_ROWS = 8
 
 ProgressCallback: TypeAlias = Callable[[str, CurveProgress], None]
-"""Called with a run's name and where its search stands."""
+"""Called with a run's name and how far its search is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +147,12 @@ def _measure(
     highest: float,
     progress: ProgressCallback | None,
 ) -> MeasuredCurve:
-    place = hardware.device(request.device)
+    device = hardware.device(request.device)
     images = stratified_subset(subject.images, request.limit, seed=_LIMIT_SEED)
     ball = subject.threat
     name_of_folder = _folder_name(request, ball.norm.text, highest, len(images))
     folder = own_folder(run / CURVES / name_of_folder, subject.identity, subject.program)
-    network = move(subject.network, place)
+    network = move(subject.network, device)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         largest = suites.attack(request.attack, as_ball(f"{ball.norm.text}:{highest!r}"))
@@ -169,7 +169,7 @@ def _measure(
             "seed": request.seed,
         }
         kept = KeptResult(folder=folder, identity=identity, what="curve", again=_AGAIN)
-        reading = Reading(network, subject.images, place)
+        reading = Reading(network, subject.images, device)
         is_new = not (folder / IDENTITY).exists()
         kept.begin()
         (reading.begin if is_new else reading.check)(folder)
@@ -187,7 +187,7 @@ def _measure(
 
         curve = security_curve(
             network,
-            in_order(images, batch_size=request.batch_size, device=place),
+            in_order(images, batch_size=request.batch_size, device=device),
             lambda smaller: suites.attack(request.attack, smaller),
             ball,
             max_epsilon=highest,
@@ -197,7 +197,7 @@ def _measure(
             seed=request.seed,
             known=known,
             on_progress=note,
-            device=place,
+            device=device,
         )
     curve = replace(curve, trained_epsilon=ball.epsilon)
     write_table(folder / CURVE_IMAGES, curve.columns())
@@ -206,7 +206,7 @@ def _measure(
 
 
 def _folder_name(request: CurveRequest, norm: str, highest: float, images: int) -> str:
-    """``selected-apgd-ce-linf-0.6-32-500``; the seed is told where it is not 0."""
+    """``selected-apgd-ce-linf-0.6-32-500``; the seed follows where it is not 0."""
     parts = (request.checkpoint, request.attack, norm, f"{highest:g}", request.levels, images)
     name = "-".join(map(str, parts))
     return name if request.seed == 0 else f"{name}-seed-{request.seed}"

@@ -70,7 +70,7 @@ def evaluate_subject(
 
 def attacks_of(subject: LoadedModel, request: EvaluationRequest) -> Suite:
     """The suite of ``request``, with the attacks that it adds and the models of transfer attacks:
-    the one place where an evaluation of a loaded model makes them."""
+    nothing else in an evaluation of a loaded model makes them."""
     return suite(
         request.suite,
         subject.threat,
@@ -118,7 +118,7 @@ def evaluate_run(
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     folder, result = evaluate_subject(source.load(request.threat), request, progress)
     if folder is None:
-        raise ConfigurationError(f"{run} has no place for evaluations")
+        raise ConfigurationError(f"{run} has no folder for evaluations")
     return folder, result
 
 
@@ -233,7 +233,7 @@ def plan_evaluation(
     images = stratified_subset(test, request.limit, seed=_LIMIT_SEED)
     move(network, device)
     view = build.view(request.acceleration, network, images, evaluated_choices(folder))
-    own = own_functions(attacks)
+    functions = own_functions(attacks)
     settings = {
         "seed": request.seed,
         "folder": folder,
@@ -241,7 +241,7 @@ def plan_evaluation(
             **identity,
             "data": test.digest(),
             "acceleration": choices_in(view),
-            **({"functions": own} if own else {}),
+            **({"functions": functions} if functions else {}),
         },
         "noise": request.noise,
         "chunk": request.batch_size,
@@ -277,13 +277,13 @@ def _taken(images: ImageData, part: tuple[int, int] | None, *, in_random_order: 
     return images
 
 
-def chosen_gallery(wanted: int | None, images: ImageData, test: ImageData) -> Gallery | None:
+def chosen_gallery(number: int | None, images: ImageData, test: ImageData) -> Gallery | None:
     """A fixed, seeded, class-stratified part of ``images``, of ``test``, that are attacked.
 
-    ``wanted``: how many; these are then attacked again where their outcomes are known already. None
+    ``number``: how many; these are then attacked again where their outcomes are known already. None
     is the usual number, of images that are attacked anyway; 0 is no gallery.
     """
-    count = IMAGES if wanted is None else wanted
+    count = IMAGES if number is None else number
     if count == 0:
         return None
     some = stratified_subset(images, count, seed=_SEED)
@@ -293,4 +293,4 @@ def chosen_gallery(wanted: int | None, images: ImageData, test: ImageData) -> Ga
         "seed": _SEED,
         "class_names": list(test.class_names),
     }
-    return Gallery(index=some.index.cpu().numpy(), about=about, fill=wanted is not None)
+    return Gallery(index=some.index.cpu().numpy(), about=about, fill=number is not None)

@@ -41,7 +41,7 @@ def evaluate_in_processes(
     """As ``evaluate_subject``, in ``request.devices`` processes on each of ``request.nodes``
     machines: on CUDA one for each GPU, on the CPU of one thread each.
 
-    ``watcher`` makes what is told about the progress of the first process; it must be picklable.
+    ``watcher`` makes the callback for the first process's progress; it must be picklable.
     The folder is None where the evidence was kept for this call alone. None is returned in all but
     the first of processes that torchrun or SLURM started.
 
@@ -53,8 +53,8 @@ def evaluate_in_processes(
         raise ConfigurationError("devices: say in how many processes")
     kept = source.run is not None or source.out is not None
     spread = Spread(device=request.device, devices=request.devices, nodes=request.nodes)
-    place = nullcontext("") if kept else TemporaryDirectory(prefix="lrat-")
-    with place as scratch:
+    temporary = nullcontext("") if kept else TemporaryDirectory(prefix="lrat-")
+    with temporary as scratch:
         work = _EvaluationWork(
             source=source, request=request, spread=spread, scratch=scratch, watcher=watcher
         )
@@ -109,10 +109,10 @@ class _EvaluationWork:
                 yield None
                 return
 
-            def told(progress: Progress) -> None:
+            def report(progress: Progress) -> None:
                 tell(replace(progress, attack=f"{progress.attack} (process 1 of {of})"))
 
-            yield told
+            yield report
 
 
 def _gathered(finished: list[int], of: int) -> list[int]:

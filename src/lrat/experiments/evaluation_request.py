@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, and what that is called in the name of its folder."""
+"""The settings of an evaluation, and the name of its folder."""
 
 import hashlib
 import json
@@ -90,7 +90,7 @@ class EvaluationRequest:
         return as_command("lrat", "evaluate", run, checkpoint=chosen, **options)
 
     def folder_name(self, checkpoint: str, threat: str, test: ImageData, attacks: Suite) -> str:
-        """``selected-quick-linf-8-255-10000``; what else was asked for is told where it was.
+        """``selected-quick-linf-8-255-10000``; settings that are not the usual ones follow.
 
         Attacks that the user brings (a suite file, a loss, other runs' models) are worked on: their
         digest is in the name, so that each version has a folder of its own.
@@ -122,5 +122,5 @@ def descriptions(attacks: Suite) -> dict[str, str]:
 
 def digest_of_attacks(attacks: Suite) -> str:
     """Stands for a suite's name and ``descriptions`` in the names of folders."""
-    told = json.dumps([attacks.name, descriptions(attacks)])
-    return hashlib.sha256(told.encode()).hexdigest()[:_DIGITS]
+    text = json.dumps([attacks.name, descriptions(attacks)])
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

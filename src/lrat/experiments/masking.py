@@ -1,4 +1,4 @@
-"""The masking panel of a run's model, or of somebody's."""
+"""The masking panel of a run's model, or of a user's."""
 
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,13 @@ def examine(
         known = kept.json(PANEL, Panel.from_dict, under=_MADE_OF)
         if known is not None:
             return known
-    place = hardware.device(request.device)
-    network = move(subject.network, place)
+    device = hardware.device(request.device)
+    network = move(subject.network, device)
     with subject.threads():
         view = build.view(request.acceleration, network, images, evaluated_choices(folder))
         panel = masking_panel(
             network,
-            images.batch(slice(None)).to(place),
+            images.batch(slice(None)).to(device),
             subject.threat,
             view=view if isinstance(view, View) else None,
             seed=request.seed,

@@ -1,6 +1,6 @@
 """The run folder: what it is called, whether it may be used, what lies in it.
 
-Also the finished evaluations at the places that a user names, and which of them are meant.
+Also the finished evaluations at the paths that a user names, and which of them are meant.
 """
 
 import hashlib
@@ -201,34 +201,36 @@ def evaluated(folder: Path, key: str) -> Any:
     return read_record(folder / IDENTITY, ANEW, may_lack=True).get(key)
 
 
-def one_of_each(places: Sequence[Path], suite: str | None) -> list[Path]:
-    """The evaluation folder that is meant at each of several places.
+def one_of_each(paths: Sequence[Path], suite: str | None) -> list[Path]:
+    """The evaluation folder that is meant at each of several paths.
 
-    Where a place holds several, the one whose name all places have, its number of images aside
+    Where a path holds several, the one whose name all paths have, its number of images aside
     (folds differ by one); of several such that of the selected weights. Raises ``RunFolderError``
     with the names where that leaves none or several.
     """
-    found = finished(places, suite)
-    common = set.intersection(*({_COUNT.sub("", path.name) for path in each} for each in found))
+    found = finished(paths, suite)
+    common = set.intersection(*({_COUNT.sub("", folder.name) for folder in each} for each in found))
     selected = {name for name in common if name.startswith("selected-")}
     meant = next((names for names in (common, selected) if len(names) == 1), None)
     if meant is not None:
-        found = [[path for path in each if _COUNT.sub("", path.name) in meant] for each in found]
-    for place, folders in zip(places, found, strict=True):
+        found = [
+            [folder for folder in each if _COUNT.sub("", folder.name) in meant] for each in found
+        ]
+    for path, folders in zip(paths, found, strict=True):
         if len(folders) > 1:
             how = "its path" if suite else "--suite or its path"
-            shared = [path for path in folders if _COUNT.sub("", path.name) in common]
-            which = f"all places have {_names(shared)}" if shared else _names(folders)
-            raise RunFolderError(f"{place} holds several evaluations: choose one by {how}: {which}")
+            shared = [folder for folder in folders if _COUNT.sub("", folder.name) in common]
+            which = f"all have {_names(shared)}" if shared else _names(folders)
+            raise RunFolderError(f"{path} holds several evaluations: choose one by {how}: {which}")
     return [folders[0] for folders in found]
 
 
-def of_other_seeds(place: Path, suite: str | None) -> list[Path]:
-    """The evaluations at ``place`` that differ in their attack seed alone.
+def of_other_seeds(path: Path, suite: str | None) -> list[Path]:
+    """The evaluations at ``path`` that differ in their attack seed alone.
 
     Raises ``RunFolderError`` where there are several such sets, ``ConfigurationError`` for none.
     """
-    (folders,) = finished([place], suite)
+    (folders,) = finished([path], suite)
     alike: dict[str, list[Path]] = {}
     for folder in folders:
         alike.setdefault(_SEED.sub("", folder.name), []).append(folder)
@@ -236,45 +238,45 @@ def of_other_seeds(place: Path, suite: str | None) -> list[Path]:
     if not several:
         what = "is one evaluation" if len(folders) == 1 else "has each evaluation with one seed"
         raise ConfigurationError(
-            f"{place} {what}: name two runs or more, or evaluate this one with another attack seed "
+            f"{path} {what}: name two runs or more, or evaluate this one with another attack seed "
             "too (`lrat evaluate RUN --seed 1`)"
         )
     if len(several) > 1:
         how = "move the others away" if suite else "choose one by --suite"
         raise RunFolderError(
-            f"{place} holds several evaluations with several attack seeds: {how}: "
+            f"{path} holds several evaluations with several attack seeds: {how}: "
             f"{', '.join(sorted(several))}"
         )
     (same,) = several.values()
     return same
 
 
-def finished(places: Sequence[Path], suite: str | None) -> list[list[Path]]:
-    """The finished evaluations at each place: the folder itself, or those in a run's folder.
+def finished(paths: Sequence[Path], suite: str | None) -> list[list[Path]]:
+    """The finished evaluations at each path: the folder itself, or those in a run's folder.
 
-    ``suite``: only these; a suite's name, that of a file of one's own (with or without its ending),
+    ``suite``: only these; a suite's name, that of a user's file (with or without its ending),
     the ``name`` inside it, or that of the evaluation's folder. Raises ``UnknownNameError`` for one
     that is neither known nor found.
     """
-    every = [finished_at(place) for place in places]
+    every = [finished_at(path) for path in paths]
     if suite is None:
         chosen = every
     else:
-        chosen = [[path for path in folders if is_of(path, suite)] for folders in every]
+        chosen = [[folder for folder in folders if is_of(folder, suite)] for folders in every]
         if not any(chosen) and not names_a_file(suite) and suite not in catalogue.SUITES:
-            there = {str(evaluated(path, "suite")) for folders in every for path in folders}
+            there = {str(evaluated(folder, "suite")) for folders in every for folder in folders}
             raise UnknownNameError("suite", suite, {*catalogue.SUITES, *there})
-    for place, folders in zip(places, chosen, strict=True):
+    for path, folders in zip(paths, chosen, strict=True):
         if not folders:
             what, how = (f"{suite} ", f" --suite {suite}") if suite else ("", "")
             raise RunFolderError(
-                f"{place} holds no finished {what}evaluation: run `lrat evaluate {place}{how}`"
+                f"{path} holds no finished {what}evaluation: run `lrat evaluate {path}{how}`"
             )
     return chosen
 
 
 def run_of(evaluation: Path) -> Path | None:
-    """The run that an evaluation folder lies in, be its configuration lost; None for somebody's
+    """The run that an evaluation folder lies in, be its configuration lost; None for a user's
     model."""
     parent = evaluation.resolve().parent
     home = parent.parent
@@ -288,18 +290,18 @@ def checkpoint_of(folder: Path) -> str:
     return match[0] if match else ""
 
 
-def finished_at(place: Path) -> list[Path]:
-    """The finished evaluations at one place; ``RunFolderError`` for one that cannot be read."""
-    if is_there(place / IDENTITY):
-        return [place]
-    if not place.is_dir():
-        raise RunFolderError(f"{place} is no folder: name a run or one of its evaluations")
+def finished_at(path: Path) -> list[Path]:
+    """The finished evaluations at one path; ``RunFolderError`` for one that cannot be read."""
+    if is_there(path / IDENTITY):
+        return [path]
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is no folder: name a run or one of its evaluations")
     try:
-        folders = listed(place / EVALUATIONS) or listed(place)
+        folders = listed(path / EVALUATIONS) or listed(path)
         return [each for each in folders if is_there(each / SUMMARY)]
     except OSError as error:
         raise RunFolderError(
-            f"{error.filename or place} {trouble(error)}: make it readable, or name the evaluation"
+            f"{error.filename or path} {trouble(error)}: make it readable, or name the evaluation"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Whether what a folder holds was made with the model in hand (see ``evaluation.fingerprint``)."""
+"""Whether a folder's results were measured with the loaded model (see ``storage.fingerprint``)."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping

@@ -32,7 +32,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except ImportError:
         yield
         return
-    descriptor, made = _hold(folder, wait=wait)
+    descriptor, created = _hold(folder, wait=wait)
     try:
         with suppress(OSError):  # on a full disk a process that is refused sees no number
             os.ftruncate(descriptor, 0)
@@ -42,7 +42,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             # While it is held: nobody else can have locked this file.
             discard(folder / LOCK)
-            for each in made:
+            for each in created:
                 with suppress(OSError):  # something was written there
                     each.rmdir()
     finally:
@@ -67,7 +67,7 @@ def _hold(folder: Path, *, wait: bool) -> tuple[int, list[Path]]:
     Its last holder may remove the file, and the folder too, between any two steps here.
     """
     for _ in repeat(None) if wait else range(_ATTEMPTS):
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        created = [each for each in (folder, *folder.parents) if not each.exists()]
         with suppress(FileNotFoundError):
             descriptor = _open(folder)
             try:
@@ -77,7 +77,7 @@ def _hold(folder: Path, *, wait: bool) -> tuple[int, list[Path]]:
                 os.close(descriptor)
                 raise
             if is_there:
-                return descriptor, made
+                return descriptor, created
             os.close(descriptor)
     raise RunFolderError(f"{folder} was in use until a moment ago: try again")
 

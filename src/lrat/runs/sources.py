@@ -33,7 +33,7 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in hand: ``images`` are those that it is attacked on, inside ``threat``.
+    """A loaded model: ``images`` are those that it is attacked on, inside ``threat``.
 
     ``label`` says which of a run's weights these are; ``classes``: how many it tells apart;
     ``evaluations`` is where evidence goes, None for nowhere; ``config`` is a run's, or what can be
@@ -146,7 +146,7 @@ class ModelSource:
 
 def model_identity(network: nn.Module) -> dict[str, str]:
     """What tells a model from others: ``model``, its weights' digest, and for one from a user's
-    own file ``code``, the file's. Everything that is kept about a model is kept under both."""
+    file ``code``, the file's. Everything that is kept about a model is kept under both."""
     code = code_of(network)
     weights = {"model": weights_digest(network.state_dict())}
     return weights if code is None else {**weights, "code": code}
@@ -155,9 +155,9 @@ def model_identity(network: nn.Module) -> dict[str, str]:
 def own_folder(folder: Path, identity: Mapping[str, str], program: Program) -> Path:
     """``folder``, or one named after it where that was begun for something else: for other weights
     (a run that trained on), or for another version of the user's code."""
-    for key, own in identity.items():
-        if evaluated(folder, key) not in (None, own):
-            folder = folder.with_name(f"{folder.name}-{own[:_DIGITS]}")
+    for key, digest in identity.items():
+        if evaluated(folder, key) not in (None, digest):
+            folder = folder.with_name(f"{folder.name}-{digest[:_DIGITS]}")
     stored = read_fingerprint(folder)
     if stored is not None and differs_in_code(stored, program):
         folder = folder.with_name(f"{folder.name}-{program.digest()[:_DIGITS]}")
@@ -172,7 +172,7 @@ def check_images(run: Path, part: Part, images: ImageData) -> None:
     if stored is not None and stored != images.digest():
         raise RunFolderError(
             f"{images.name}: these are not the {part} images that {run} had: bring them back, or "
-            "name their place by --data or --data-root"
+            "name their path by --data or --data-root"
         )
 
 
@@ -182,7 +182,7 @@ def choices_in(view: nn.Module) -> str:
 
 
 def record_choices(folder: Path, view: nn.Module) -> None:
-    """Write how attacks see the model, so that whoever continues sees it the same way."""
+    """Write how attacks see the model, so that a later call sees it the same way."""
     if isinstance(view, View):
         about = {"choices": str(view.choices), "in_words": describe(view)}
         write_if_new(folder / ACCELERATION, about)

@@ -65,7 +65,7 @@ def suite(
 ) -> Suite:
     """The suite called ``name``, or the one in the YAML file of that path.
 
-    ``loss``: a user's own (``FILE.py:NAME``), for which the adaptive attacks are added;
+    ``loss``: a user's (``FILE.py:NAME``), for which the adaptive attacks are added;
     ``transfer``: run folders, from each of which PGD-20 and targeted Auto-PGD are carried over;
     where two are called the same, their models' digests tell them apart.
     """
@@ -76,9 +76,9 @@ def suite(
         added += adaptive(ball, loss_named(loss))
     runs = list(transfer)
     short = [run_name(run) for run in runs]
-    for run, own in zip(runs, short, strict=True):
+    for run, label in zip(runs, short, strict=True):
         origin = Origin.of(run)
-        source = own if short.count(own) == 1 else f"{own}-{origin.digest[:_DIGITS]}"
+        source = label if short.count(label) == 1 else f"{label}-{origin.digest[:_DIGITS]}"
         for attack in quick(ball).members[:1] + tier(ball, classes).members[-1:]:
             added.append(
                 Member(name=f"{attack.name}-from-{source}", attack=origin.makes(attack.attack))
@@ -105,13 +105,13 @@ def attack(name: str, ball: Ball) -> Attack:
 
 
 def attacks_as_suite(names: tuple[str, ...], ball: Ball) -> Suite:
-    """Named attacks as a suite of their own, for monitoring."""
+    """Named attacks as a suite, for monitoring."""
     members = tuple(Member(name=name, attack=attack(name, ball)) for name in names)
     return Suite(name="+".join(names), threat=ball, members=members)
 
 
 class AttackSettings(BaseModel):
-    """An attack of a suite file. ``attack``: its kind, or ``FILE.py:NAME`` for one's own.
+    """An attack of a suite file. ``attack``: its kind, or ``FILE.py:NAME`` for a user's.
 
     ``step_size`` in [0, 1] units, also as 2/255, by default epsilon / 4. ``loss``: a name or
     ``FILE.py:NAME``. ``restarts``: how often it runs, each time on what is left. ``logit_scale``:
@@ -151,14 +151,14 @@ def suite_from_file(path: Path, ball: Ball) -> Suite:
     """
     read = _read(path)
     try:
-        found = SuiteFile.model_validate(read)
+        file = SuiteFile.model_validate(read)
     except ValidationError as error:
         raise ConfigurationError(f"suite {path}: {_first_problem(error)}") from None
     origin = cache(Origin.of)  # several attacks may be made on one run's model
     attacks = {
-        name: _attack(path, name, wanted, ball, origin) for name, wanted in found.attacks.items()
+        name: _attack(path, name, settings, ball, origin) for name, settings in file.attacks.items()
     }
-    return custom(ball, attacks, name=found.name)
+    return custom(ball, attacks, name=file.name)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -194,11 +194,11 @@ def _first_problem(error: ValidationError) -> str:
 def _attack(
     path: Path,
     name: str,
-    wanted: AttackSettings,
+    settings: AttackSettings,
     ball: Ball,
     origin: Callable[[str], "Origin"],
 ) -> Attack:
-    given = {key: value for key, value in wanted.model_dump().items() if value is not None}
+    given = {key: value for key, value in settings.model_dump().items() if value is not None}
     kind = given.pop("attack")
     wrapping = {key: given.pop(key) for key in sorted(_WRAPPERS & given.keys())}
     row = Row("") if names_users_code(kind) else ATTACK_KINDS.get(kind)

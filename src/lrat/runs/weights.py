@@ -154,7 +154,7 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         items = ((key, _packed(inner, f"{name}[{key!r}]", tensors)) for key, inner in value.items())
         return {"pairs": [[_packed(key, name, tensors), inner] for key, inner in items]}
     if isinstance(value, (list, tuple)):
-        inner = [_packed(each, f"{name}[{place}]", tensors) for place, each in enumerate(value)]
+        inner = [_packed(each, f"{name}[{index}]", tensors) for index, each in enumerate(value)]
         return {"tuple": inner} if isinstance(value, tuple) else inner
     return value
 
@@ -203,7 +203,7 @@ def _not_loaded(path: Path, content: bytes) -> str | None:
 
 
 def check_state(network: nn.Module) -> None:
-    """Refuse a model that does not take back its own state, which a training ends with."""
+    """Refuse a model that does not load its state dictionary, with which a training ends."""
     try:
         network.load_state_dict(network.state_dict())
     except Exception as error:
@@ -233,12 +233,12 @@ def fill(network: nn.Module, weights: Mapping[str, Any], origin: str) -> None:
 
 def _renamed(network: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
     """``weights`` under the network's names, where they differ in prefixes of wrappers alone."""
-    own = {_bare(name): name for name in network.state_dict()}
+    names = {_bare(name): name for name in network.state_dict()}
     found = {_bare(name): value for name, value in weights.items()}
-    known = _shared(own)
+    known = _shared(names)
     theirs = _shared(found)
     return {
-        own.get(known + name.removeprefix(theirs), name): value for name, value in found.items()
+        names.get(known + name.removeprefix(theirs), name): value for name, value in found.items()
     }
 
 
