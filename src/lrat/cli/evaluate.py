@@ -1,5 +1,6 @@
 """``lrat evaluate``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +25,8 @@ from lrat.cli.options import (
     Threat,
     View,
     Weights,
-    typed,
 )
+from lrat.text import as_command
 
 
 def evaluate(
@@ -102,7 +103,9 @@ def evaluate(
         part=None if part is None else fraction_of(part),
         devices=devices,
         nodes=nodes,
-        typed=typed() if part is None else None,  # a part alone is not the evaluation
+        typed=as_command("lrat", *sys.argv[1:])
+        if part is None
+        else None,  # a part alone is not the evaluation
     )
     request.check()
     source = ModelSource(

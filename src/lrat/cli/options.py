@@ -4,7 +4,6 @@ What people write on a command line, as values.
 """
 
 import re
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from lrat.errors import SettingError
-from lrat.text import as_command
 
 Data = Annotated[
     str | None, typer.Option(help="digits, cifar10, ... or npz:PATH; see `lrat list data`.")
@@ -54,11 +52,6 @@ class Acceleration(StrEnum):
 
     auto = "auto"
     off = "off"
-
-
-def typed() -> str:
-    """The command that the user typed, quoted for a shell."""
-    return as_command("lrat", *sys.argv[1:])
 
 
 NoiseSeed = Annotated[int, typer.Option(min=0, help="Root of the attacks' noise.")]

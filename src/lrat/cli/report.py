@@ -1,11 +1,12 @@
 """``lrat report``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lrat.cli.options import typed
+from lrat.text import as_command
 
 
 def report(
@@ -23,7 +24,9 @@ def report(
     """One page about runs that opens without a network: tables, curves, images, commands."""
     from lrat.reporting.report import write_run_report
 
-    written = write_run_report(runs or [], out, title=title, suite=suite, command=typed())
+    written = write_run_report(
+        runs or [], out, title=title, suite=suite, command=as_command("lrat", *sys.argv[1:])
+    )
     print(written)
     if open_:
         typer.launch(written.path.resolve().as_uri())

@@ -1,5 +1,6 @@
 """``lrat train`` and ``lrat demo``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,8 @@ from lrat.cli.options import (
     Set,
     Threat,
     given,
-    typed,
 )
+from lrat.text import as_command
 
 
 def train(
@@ -89,7 +90,7 @@ def train(
                 watcher=training_progress,
                 max_minutes=max_minutes,
                 portable=portable,
-                command=typed(),
+                command=as_command("lrat", *sys.argv[1:]),
             )
         else:
             with training_progress(settings) as progress:
@@ -99,7 +100,7 @@ def train(
                     progress=progress,
                     max_minutes=max_minutes,
                     portable=portable,
-                    command=typed(),
+                    command=as_command("lrat", *sys.argv[1:]),
                 )
     except Paused as paused:
         print(paused)
