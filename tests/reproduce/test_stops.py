@@ -3,16 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from experiments.commands import one_thread
+from commands_apart import Forked, forked, wait_until
 
 pytestmark = [
     pytest.mark.xdist_group("reproduce"),
@@ -24,23 +21,6 @@ COMMAND = (
     *("--set", f"training.epochs={EPOCHS}", "--set", "model.width=4", "--set", "attack.steps=2"),
     *("--set", "data.train_limit=150", "--set", "training.monitor.limit=20", "--workers", "2"),
 )
-PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from lrat.cli import main
-main()
-"""
-
-
-def begin(out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *COMMAND, "--out", str(out)],
-        env=one_thread(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def alive(session: int) -> set[int]:
@@ -52,13 +32,6 @@ def alive(session: int) -> set[int]:
             if int(its_session) == session and state != "Z":
                 found.add(int(path.parent.name))
     return found
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def folder(out: Path, row: str) -> Path:
@@ -75,10 +48,9 @@ def under_way(out: Path) -> set[str]:
 
 
 @contextmanager
-def reproduction(out: Path) -> Iterator[subprocess.Popen[str]]:
+def reproduction(out: Path) -> Iterator[Forked]:
     """One whose two workers both have ended an epoch."""
-    running = begin(out)
-    try:
+    with forked(*COMMAND, "--out", out) as running:
         wait_until(
             lambda: (
                 running.poll() is not None
@@ -87,13 +59,9 @@ def reproduction(out: Path) -> Iterator[subprocess.Popen[str]]:
         )
         assert running.poll() is None, running.communicate()
         yield running
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
 
 
-def assert_saved_and_gone(out: Path, running: subprocess.Popen[str]) -> None:
+def assert_saved_and_gone(out: Path, running: Forked) -> None:
     wait_until(lambda: not alive(running.pid))
     assert under_way(out), "it was stopped in the middle"
     assert len(list((out / "runs").iterdir())) < len(ROWS), "no further row was begun"
@@ -138,8 +106,8 @@ def test_its_workers_do_not_outlive_it_and_the_same_command_goes_on(tmp_path: Pa
     saved = {
         row: (folder(out, row) / "metrics.jsonl").read_text().splitlines() for row in under_way(out)
     }
-    again = begin(out)
-    said, err = again.communicate(timeout=400)
+    with forked(*COMMAND, "--out", out) as again:
+        said, err = again.communicate(timeout=400)
     assert again.returncode == 0, err
     assert err == ""
     assert f"; {len(ROWS)} of {len(ROWS)} runs done\n" in said
