@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the community's name
 from torch import Tensor, nn
 
+from lrat.randomness import Keyed, keys
+
 Built = TypeVar("Built")
 
 
@@ -15,6 +17,17 @@ def seeded(seed: int, build: Callable[[], Built]) -> Built:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
+
+
+def random_images(count: int, channels: int, side: int, *, seed: int = 0) -> Tensor:
+    """Images [count channels side side], uniform in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, side, side, generator=generator)
+
+
+def keyed(count: int, seed: int = 0) -> Keyed:
+    """The noise of images 0, 1, ..., ``count`` - 1."""
+    return Keyed(keys(seed, torch.arange(count)))
 
 
 def clustered(count: int) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ class Disk:
     def resize(self, pages: int) -> None:
         self._mount(f"remount,size={pages * PAGE}")
 
-    def set_read_only(self, wanted: bool) -> None:
-        self._mount("remount,ro" if wanted else "remount,rw")
+    def set_read_only(self, read_only: bool) -> None:
+        self._mount("remount,ro" if read_only else "remount,rw")
 
     def free_pages(self) -> int:
         room = os.statvfs(self.folder)
@@ -39,14 +39,14 @@ def small_disk(folder: Path, pages: int) -> Iterator[Disk]:
         pytest.skip("mounting a small disk takes root")
     folder.mkdir()
     options = f"size={pages * PAGE}"
-    made = subprocess.run(
+    process = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if made.returncode:
-        pytest.skip(f"cannot mount here: {made.stderr.strip()}")
+    if process.returncode:
+        pytest.skip(f"cannot mount here: {process.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:

@@ -101,7 +101,7 @@ def test_the_demo_has_as_many_workers_as_it_may_use_processors(
 
 
 def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train and evaluate in processes of their own, repeat both in this one, compare."""
+    """Train and evaluate in other processes, repeat both in this one, compare."""
     monkeypatch.chdir(tmp_path)
     train = ("train", "lrat-saa+cw", *TINY, "--set", "data.train_limit=200", "--epochs", "2")
     first = process(*train, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The core needs torch and numpy alone: everything else is blocked in a process of its own."""
+"""The core needs torch and numpy alone: another process blocks all other packages."""
 
 import subprocess
 import sys

@@ -19,10 +19,10 @@ def run(name: str) -> dict[str, float]:
 
 
 def test_an_adaptive_loss_shows_what_pgd_does_not_see() -> None:
-    found = run("adaptive_loss.py")
-    assert found["pgd-20"] > found["natural"] - 5
-    assert found["pgd-20-adaptive"] < found["pgd-20"] - 15
-    assert found["apgd-adaptive"] < found["pgd-20"] - 15
+    output = run("adaptive_loss.py")
+    assert output["pgd-20"] > output["natural"] - 5
+    assert output["pgd-20-adaptive"] < output["pgd-20"] - 15
+    assert output["apgd-adaptive"] < output["pgd-20"] - 15
 
 
 def test_a_tracker_of_one_s_own_draws_every_epoch() -> None:

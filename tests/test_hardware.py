@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import FAB, PGD
 from lrat.evaluation import custom
 from lrat.hardware import differentiable, full_float32
@@ -16,7 +16,7 @@ from lrat.threat import Linf
 
 BACKENDS: Any = torch.backends
 THREAT = Linf(epsilon=0.3)
-IMAGES = torch.rand(6, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(6, 1, 5)
 LABELS = torch.zeros(6, dtype=torch.long)
 NEW = hasattr(BACKENDS.cuda.matmul, "fp32_precision")
 
@@ -64,7 +64,7 @@ def test_float32_is_whole_inside_and_the_settings_are_as_before_after(
     way()
     before = state()
     with full_float32():
-        assert all(holders()[place].fp32_precision == "ieee" for place in (1, 3, 4, 6, 7, 8))
+        assert all(holders()[number].fp32_precision == "ieee" for number in (1, 3, 4, 6, 7, 8))
         if way is not WAYS["cuDNN"]:
             assert BACKENDS.cudnn.allow_tf32 is False, "read by programs that torch.export made"
     assert state() == before

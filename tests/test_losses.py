@@ -75,8 +75,8 @@ def test_by_hand(function: Any, labels: Tensor, expected: float) -> None:
 def test_targeted_dlr_by_hand(labels: Tensor, target: int) -> None:
     """Eq. 9: the denominator is z_1 - (z_3 + z_4) / 2 = 2 - (0 - 1) / 2."""
     expected = -(LOGITS[0, labels.item()] - LOGITS[0, target]) / 2.5
-    found = targeted_dlr(LOGITS, labels, torch.tensor([target]))
-    assert found.item() == pytest.approx(expected.item())
+    losses = targeted_dlr(LOGITS, labels, torch.tensor([target]))
+    assert losses.item() == pytest.approx(expected.item())
 
 
 def test_kl_by_hand() -> None:
@@ -120,8 +120,8 @@ def test_dlr_ignores_shift_and_scale_of_the_logits(seed: int, scale: float) -> N
     torch.testing.assert_close(dlr(moved, labels), dlr(logits, labels), rtol=1e-3, atol=1e-4)
     targets = (labels + 3) % 10
     expected = targeted_dlr(logits, labels, targets)
-    found = targeted_dlr(moved, labels, targets)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    losses = targeted_dlr(moved, labels, targets)
+    torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-4)
 
 
 @settings(deadline=None, max_examples=25)
@@ -139,8 +139,8 @@ def test_rank_picks_the_wrong_class_of_that_rank() -> None:
     labels = torch.tensor([0, 2, 1])
     expected = {1: [3, 0, 0], 2: [2, 3, 3], 3: [1, 1, 2]}
     for rank, targets in expected.items():
-        found = ranked_targets(clean, labels, torch.full_like(labels, rank))
-        assert found.tolist() == targets
+        ranked = ranked_targets(clean, labels, torch.full_like(labels, rank))
+        assert ranked.tolist() == targets
     mixed = ranked_targets(clean, labels, torch.tensor([1, 2, 3]))
     assert mixed.tolist() == [3, 3, 2]
     tied = torch.zeros(1, 4)
@@ -151,8 +151,8 @@ def test_prepare_fills_the_target_in() -> None:
     clean, labels = random_logits(0)
     now, _ = random_logits(1)
     targets = ranked_targets(clean, labels, torch.full_like(labels, 2))
-    found = prepared(targeted_dlr, labels, clean, rank=2)(now)
-    assert torch.equal(found, targeted_dlr(now, labels, targets))
+    losses = prepared(targeted_dlr, labels, clean, rank=2)(now)
+    assert torch.equal(losses, targeted_dlr(now, labels, targets))
 
 
 @each_loss
@@ -175,9 +175,9 @@ def test_prepared_losses_can_be_selected_and_stacked(loss: Loss) -> None:
 def test_logits_are_taken_in_float32(loss: Loss) -> None:
     clean, labels = random_logits(0)
     now = random_logits(1)[0].bfloat16()
-    found = prepared(loss, labels, clean)(now)
-    assert found.dtype is torch.float32
-    assert torch.equal(found, prepared(loss, labels, clean)(now.float()))
+    losses = prepared(loss, labels, clean)(now)
+    assert losses.dtype is torch.float32
+    assert torch.equal(losses, prepared(loss, labels, clean)(now.float()))
 
 
 def test_direct_calls_and_margins_take_logits_in_float32_too() -> None:
@@ -227,15 +227,15 @@ def test_three_classes_are_enough_for_dlr() -> None:
 
 
 def test_a_plain_function_becomes_a_loss() -> None:
-    def own(logits: Tensor, labels: Tensor) -> Tensor:
+    def margin(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.sum(1) + labels
 
-    loss = as_loss(own)
+    loss = as_loss(margin)
     logits, labels = random_logits(0)
     assert isinstance(loss, Loss)
     assert (loss.needs_clean, loss.targeted) == (False, False)
-    assert torch.equal(loss.prepare(labels)(logits), own(logits, labels))
-    assert repr(loss) == "own"
+    assert torch.equal(loss.prepare(labels)(logits), margin(logits, labels))
+    assert repr(loss) == "margin"
     assert as_loss(cw) is cw
     with pytest.raises(SettingError, match=r"\(logits, labels\) -> \[B\]"):
         as_loss("cross-entropy")
@@ -307,7 +307,7 @@ def test_no_smoothing_is_cross_entropy_itself() -> None:
 
 def test_a_function_of_no_module_is_a_user_s() -> None:
     """As code has it that a notebook or a server executes from a text."""
-    made: dict[str, Any] = {}
-    exec("def doubled(logits, labels): return 2 * logits[:, 0]", made)  # noqa: S102
-    loss = as_loss(made["doubled"]).prepare(torch.tensor([0, 1]))
+    created: dict[str, Any] = {}
+    exec("def doubled(logits, labels): return 2 * logits[:, 0]", created)  # noqa: S102
+    loss = as_loss(created["doubled"]).prepare(torch.tensor([0, 1]))
     assert loss(torch.eye(2)).tolist() == [2, 0]

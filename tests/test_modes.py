@@ -1,4 +1,4 @@
-"""The attack's view of a model: every module's own mode comes back, whatever happens inside."""
+"""The attack's view of a model: the mode of each module is restored, also after errors."""
 
 import pytest
 from torch import nn

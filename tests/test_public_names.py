@@ -1,4 +1,4 @@
-"""The names that stay stable, made exactly as the documentation writes them."""
+"""The stable names, used exactly as in the documentation."""
 
 import torch
 from torch import Tensor, nn

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from builders import keyed
 from lrat.errors import SettingError
 from lrat.randomness import Keyed, Noise, Sequential, as_noise, keys
 
@@ -33,10 +34,6 @@ DRAWS: dict[str, Callable[[Noise, tuple[int, ...], str], Tensor]] = {
     "integers": lambda noise, shape, stream: noise.integers(1000, shape, stream),
 }
 each_draw = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-
-
-def keyed(count: int, seed: int = 0) -> Keyed:
-    return Keyed(keys(seed, torch.arange(count)))
 
 
 def test_the_numbers_never_change() -> None:
@@ -199,10 +196,10 @@ def test_what_callers_may_pass_as_noise() -> None:
     sequential = as_noise(generator, 4, CPU)
     assert isinstance(sequential, Sequential)
     assert sequential.generator is generator
-    own = keyed(4)
-    assert as_noise(own, 4, CPU) is own
-    moved = as_noise(own, 4, torch.device("meta"))
+    noise = keyed(4)
+    assert as_noise(noise, 4, CPU) is noise
+    moved = as_noise(noise, 4, torch.device("meta"))
     assert isinstance(moved, Keyed)
     assert moved.keys.device.type == "meta"
-    assert isinstance(own, Noise)
+    assert isinstance(noise, Noise)
     assert isinstance(sequential, Noise)

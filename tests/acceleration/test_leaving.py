@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from experiments.commands import lrat as command
 from lrat.acceleration import Choices, accelerate
 from lrat.attacks import PGD
@@ -24,7 +24,7 @@ from lrat.outputs import forward_logits
 from lrat.runs.sources import recorded_choices
 from lrat.threat import Linf
 
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(12, 3, 8)
 LABELS = torch.arange(12) % 4
 THREAT = Linf(epsilon=0.1)
 FAST = Choices(channels_last=True, precision="bfloat16")
@@ -103,10 +103,10 @@ def test_what_raises_in_an_attack_alone_is_left_there(build: Callable[[], nn.Mod
         else (IMAGES.tile(2, 1, 1, 1), LABELS.tile(2))
     )
     attack = PGD(threat=THREAT, steps=3, step_size=0.05)
-    found = attack(view, images, labels)
+    variant = attack(view, images, labels)
     assert not view.choices.channels_last
     assert len(view.notes) == 1
-    torch.testing.assert_close(found.images, attack(model, images, labels).images)
+    torch.testing.assert_close(variant.images, attack(model, images, labels).images)
     assert view.check() == view.notes
     assert view.check() == ()
 

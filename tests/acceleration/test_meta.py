@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from lrat.acceleration import Choices, FastView
 from lrat.attacks import CW, PGD, SAA
 from lrat.data import ImageData
@@ -24,7 +24,7 @@ from lrat.training.guards.readings import Examination
 from lrat.types import Batch
 
 THREAT = Linf(epsilon=0.1)
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(12, 3, 8)
 LABELS = torch.arange(12) % 4
 
 

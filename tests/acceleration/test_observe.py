@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from lrat.acceleration import Choices, FastView, accelerate
 from lrat.acceleration.observe import observed
 from lrat.models import ResNet18, SmallCNN
@@ -19,7 +19,7 @@ from lrat.outputs import forward_logits
 from lrat.threat import Linf
 from lrat.training.precision import Mixed
 
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(12, 3, 8)
 LABELS = torch.arange(12) % 4
 
 
@@ -74,9 +74,9 @@ def test_an_output_that_is_read_elsewhere_too_is_not_folded(name: str) -> None:
     ids=["resnet-18", "small-cnn", "one"],
 )
 def test_every_norm_behind_a_layer_is_found(build: Callable[[], nn.Module], pairs: int) -> None:
-    found = observed(seeded(0, build).train(), IMAGES)
-    assert len(found.pairs) == pairs
-    assert found.flop > 0
+    observation = observed(seeded(0, build).train(), IMAGES)
+    assert len(observation.pairs) == pairs
+    assert observation.flop > 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_forward_gets_tensors_and_finds_pytorch_as_it_is(use: str) -> None:
         accelerate(model, IMAGES if use == "accelerate" else None)(IMAGES)
     assert seen
     assert {kind for kind, _ in seen} == {Tensor}
-    assert all(found is call for _, found in seen)
+    assert all(function is call for _, function in seen)
     assert not torch.nn.modules.module._global_forward_hooks
     assert not torch.nn.modules.module._global_forward_pre_hooks
 
@@ -198,7 +198,7 @@ def _before(model: Any) -> None:
 
 
 def _mask(model: Any) -> None:
-    """As pruning does it: the weight is made anew before each forward."""
+    """As in pruning: the weight is computed again before each forward."""
     weight = nn.Parameter(model.layer.weight.detach().clone())
     del model.layer.weight
     model.layer.register_parameter("all_weights", weight)

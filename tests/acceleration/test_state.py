@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from lrat.acceleration import Choices, FastView, accelerate
 from lrat.outputs import forward_logits
 from lrat.threat import Linf
 
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(12, 3, 8)
 LABELS = torch.arange(12) % 4
 
 

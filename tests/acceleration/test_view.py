@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat.acceleration import Choices, FastView, accelerate, choose, disagreement
 from lrat.attacks import PGD, SAA
 from lrat.errors import SettingError
@@ -18,7 +18,7 @@ from lrat.outputs import logits_of
 from lrat.threat import Linf
 
 FAST = Choices(channels_last=True, precision="bfloat16")
-IMAGES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(12, 3, 8)
 LABELS = torch.arange(12) % 4
 
 
@@ -261,7 +261,7 @@ def test_a_low_precision_view_that_decides_otherwise_is_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Fine(nn.Module):
-        """Two classes told apart by what bfloat16 rounds away."""
+        """Two classes that differ by less than the precision of bfloat16."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -341,11 +341,11 @@ def test_graphs_change_nothing_off_cuda() -> None:
     model = trained("small-cnn")
     threat = Linf(epsilon=0.1)
     attack = SAA(threat=threat, steps=3)
-    found = [
+    differences = [
         attack(FastView(model, Choices(graphs=graphs)), IMAGES, LABELS).images
         for graphs in (False, True)
     ]
-    assert torch.equal(*found)
+    assert torch.equal(*differences)
 
 
 @pytest.mark.parametrize("pays", [True, False])

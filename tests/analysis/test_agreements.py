@@ -26,16 +26,16 @@ def views(n: int = 50, seed: int = 0) -> Columns:
 
 
 def test_a_view_agrees_with_a_coarser_one_of_itself_and_not_with_chance() -> None:
-    found = agreement(views(), 0.2)
-    pairs = found["pairs"]
-    assert found["size"] == 10
+    record = agreement(views(), 0.2)
+    pairs = record["pairs"]
+    assert record["size"] == 10
     assert pairs["v_gd-v_pgd"]["jaccard"] == 1
     assert pairs["v_gd-v_pgd"]["jaccard_random_ties"] <= 1
     assert pairs["v_pgd-v_cw"]["jaccard"] < 0.5
     assert pairs["v_gd-v_pgd"]["spearman"] > 0.95 > abs(pairs["v_pgd-v_cw"]["spearman"])
     assert "jaccard_random_ties" not in pairs["v_pgd-v_cw"]
-    assert found["union"]["shared"] == pairs["v_pgd-v_cw"]["shared"]
-    assert found["views"]["v_gd"]["distinct"] <= 10
+    assert record["union"]["shared"] == pairs["v_pgd-v_cw"]["shared"]
+    assert record["views"]["v_gd"]["distinct"] <= 10
 
 
 def test_top_sets_are_those_of_the_overlap() -> None:
@@ -50,8 +50,8 @@ def test_top_sets_are_those_of_the_overlap() -> None:
 
 
 def test_images_right_when_clean_are_compared_apart() -> None:
-    found = agreement(views(), 0.2)["right_when_clean"]
-    assert (found["n"], found["size"]) == (40, 8)
+    record = agreement(views(), 0.2)["right_when_clean"]
+    assert (record["n"], record["size"]) == (40, 8)
     wrong = {**views(), "correct": np.zeros(50, dtype=bool)}
     assert agreement(wrong, 0.2)["right_when_clean"] is None
 
@@ -65,8 +65,8 @@ def test_the_same_measure_for_both_attacks() -> None:
 def test_other_starts_are_compared_view_by_view() -> None:
     table = views()
     again = {f"{name}_again": table[name] for name in ("v_gd", "v_pgd", "v_cw")}
-    found = agreement({**table, **again}, 0.2)["again"]
-    assert {name: pair["jaccard"] for name, pair in found.items()} == dict.fromkeys(
+    record = agreement({**table, **again}, 0.2)["again"]
+    assert {name: pair["jaccard"] for name, pair in record.items()} == dict.fromkeys(
         ("v_gd", "v_pgd", "v_cw"), 1.0
     )
     assert "again" not in agreement(table, 0.2)
@@ -74,9 +74,9 @@ def test_other_starts_are_compared_view_by_view() -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_hardly_any_images(n: int) -> None:
-    found = agreement(views(n), 0.2)
-    assert found["size"] == 1
-    assert found["pairs"]["v_gd-v_pgd"]["jaccard"] == 1
+    record = agreement(views(n), 0.2)
+    assert record["size"] == 1
+    assert record["pairs"]["v_gd-v_pgd"]["jaccard"] == 1
 
 
 def test_a_share_that_makes_no_set_is_refused() -> None:
@@ -86,12 +86,12 @@ def test_a_share_that_makes_no_set_is_refused() -> None:
 
 def test_margins_are_told_by_right_and_wrong() -> None:
     table = views()
-    found = margin_distributions(table)
-    assert set(found) == {"margin_clean", "margin_pgd", "t_clean"}
-    clean = found["margin_clean"]
+    record = margin_distributions(table)
+    assert set(record) == {"margin_clean", "margin_pgd", "t_clean"}
+    clean = record["margin_clean"]
     assert (clean["all"]["n"], clean["right"]["n"], clean["wrong"]["n"]) == (50, 40, 10)
     assert clean["all"]["mean"] == pytest.approx(table["margin_clean"].mean(), rel=1e-5)
     assert clean["all"]["quantiles"]["0.5"] == pytest.approx(np.median(table["margin_clean"]))
-    assert found["margin_pgd"]["positive"] == np.mean(table["margin_pgd"] > 0)
+    assert record["margin_pgd"]["positive"] == np.mean(table["margin_pgd"] > 0)
     none_wrong = {**table, "correct": np.ones(50, dtype=bool)}
     assert margin_distributions(none_wrong)["t_clean"]["wrong"] is None

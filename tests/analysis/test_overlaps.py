@@ -18,9 +18,9 @@ from lrat.errors import SettingError
 
 
 def mask(n: int, *members: int) -> np.ndarray:
-    found = np.zeros(n, dtype=bool)
-    found[list(members)] = True
-    return found
+    rows = np.zeros(n, dtype=bool)
+    rows[list(members)] = True
+    return rows
 
 
 def jaccard(*sets: tuple[int, ...]) -> float:
@@ -54,10 +54,10 @@ def test_a_cut_tells_how_many_lie_at_the_edge() -> None:
 
 
 def test_an_overlap_by_hand() -> None:
-    found = overlap(mask(10, 0, 1, 2), mask(10, 2, 3))
-    assert (found.n, found.sizes, found.shared, found.union) == (10, (3, 2), 1, 4)
-    assert found.jaccard == 0.25
-    assert found.record()["sizes"] == [3, 2]
+    result = overlap(mask(10, 0, 1, 2), mask(10, 2, 3))
+    assert (result.n, result.sizes, result.shared, result.union) == (10, (3, 2), 1, 4)
+    assert result.jaccard == 0.25
+    assert result.record()["sizes"] == [3, 2]
 
 
 @pytest.mark.parametrize(("n", "first", "second"), [(2, 1, 1), (6, 2, 3), (5, 4, 4), (4, 4, 2)])
@@ -94,10 +94,10 @@ def test_the_chance_of_three_large_sets_is_close() -> None:
     """Against random sets: 400 draws have a standard error of about .0001."""
     draw = np.random.default_rng(0)
     sets = [[mask(4000, *draw.permutation(4000)[:800]) for _ in range(3)] for _ in range(400)]
-    found = [overlap(*three) for three in sets]
-    chance = found[0].chance
+    results = [overlap(*three) for three in sets]
+    chance = results[0].chance
     assert "ratio" in chance.how
-    assert chance.jaccard == pytest.approx(np.mean([each.jaccard for each in found]), abs=5e-4)
+    assert chance.jaccard == pytest.approx(np.mean([each.jaccard for each in results]), abs=5e-4)
 
 
 def test_random_ties_are_averaged_over_all_choices() -> None:

@@ -27,12 +27,19 @@ def some(first: int = 1400, count: int = 60) -> Batch:
     return Batch(images=images, labels=labels, index=torch.arange(first, first + count))
 
 
-def seen(batch: Batch, view: nn.Module | None = None, **wanted: bool) -> Columns:
-    model = trained()
-    saa = SAA(threat=THREAT, steps=5) if wanted.pop("saa", False) else None
+def seen(
+    batch: Batch,
+    view: nn.Module | None = None,
+    *,
+    model: nn.Module | None = None,
+    pgd: PGD = PGD_10,
+    saa: bool = False,
+    again: bool = False,
+) -> Columns:
+    model = trained() if model is None else model
     return look_at(
         batch,
-        looks(PGD_10, CW_10, saa=saa, **wanted),
+        looks(pgd, CW_10, saa=SAA(threat=THREAT, steps=5) if saa else None, again=again),
         view=model if view is None else view,
         answers=partial(classify, model),
         threat=THREAT,
@@ -42,7 +49,7 @@ def seen(batch: Batch, view: nn.Module | None = None, **wanted: bool) -> Columns
 
 def test_the_views_are_those_of_the_equations() -> None:
     batch, model = some(), trained()
-    found = seen(batch)
+    columns = seen(batch)
     noise = Keyed(keys(0, batch.index)).child("view")
     pgd = PGD_10(model, batch.images, batch.labels, noise=noise)
     cw = CW_10(model, batch.images, batch.labels, noise=noise)
@@ -51,25 +58,25 @@ def test_the_views_are_those_of_the_equations() -> None:
             model(images) for images in (batch.images, pgd.images, cw.images)
         )
     assert pgd.steps_survived is not None
-    np.testing.assert_array_equal(found["v_gd"], pgd.steps_survived.numpy())
+    np.testing.assert_array_equal(columns["v_gd"], pgd.steps_survived.numpy())
     p_y = after_pgd.softmax(1).gather(1, batch.labels[:, None]).squeeze(1)
-    np.testing.assert_allclose(found["v_pgd"], p_y.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(columns["v_pgd"], p_y.numpy(), rtol=1e-6)
     margin = logit_margin(after_cw, batch.labels).numpy()
-    np.testing.assert_allclose(found["v_cw"], margin, rtol=1e-6)
-    np.testing.assert_array_equal(found["v_cw"], found["margin_cw"])
+    np.testing.assert_allclose(columns["v_cw"], margin, rtol=1e-6)
+    np.testing.assert_array_equal(columns["v_cw"], columns["margin_cw"])
     t = probability_margin(after_pgd, batch.labels).numpy()
-    np.testing.assert_allclose(found["t_pgd"], t, rtol=1e-6)
+    np.testing.assert_allclose(columns["t_pgd"], t, rtol=1e-6)
     right = (clean.argmax(1) == batch.labels).numpy()
-    np.testing.assert_array_equal(found["correct"], right)
-    np.testing.assert_array_equal(found["margin_clean"] > 0, right)
+    np.testing.assert_array_equal(columns["correct"], right)
+    np.testing.assert_array_equal(columns["margin_clean"] > 0, right)
 
 
 def test_views_tell_images_apart() -> None:
-    found = seen(some())
-    assert 0 <= found["v_gd"].min() < found["v_gd"].max() <= 10
-    assert found["v_pgd"].std() > 0.05
-    fooled = found["margin_pgd"] < 0
-    assert found["v_gd"][fooled].mean() < found["v_gd"][~fooled].mean()
+    columns = seen(some())
+    assert 0 <= columns["v_gd"].min() < columns["v_gd"].max() <= 10
+    assert columns["v_pgd"].std() > 0.05
+    fooled = columns["margin_pgd"] < 0
+    assert columns["v_gd"][fooled].mean() < columns["v_gd"][~fooled].mean()
 
 
 def test_views_do_not_depend_on_the_batches() -> None:
@@ -89,16 +96,16 @@ def test_the_accelerated_view_gives_the_same_views() -> None:
 
 
 def test_other_starts_are_other_and_the_attacks_the_same() -> None:
-    found = seen(some(), again=True)
-    assert not np.array_equal(found["v_pgd"], found["v_pgd_again"])
-    assert np.corrcoef(found["v_cw"], found["v_cw_again"])[0, 1] > 0.8
+    columns = seen(some(), again=True)
+    assert not np.array_equal(columns["v_pgd"], columns["v_pgd_again"])
+    assert np.corrcoef(columns["v_cw"], columns["v_cw_again"])[0, 1] > 0.8
 
 
-@pytest.mark.parametrize("wanted", [{}, {"again": True}, {"saa": True}])
-def test_the_columns_are_named_beforehand(wanted: dict[str, bool]) -> None:
-    saa = SAA(threat=THREAT, steps=5) if "saa" in wanted else None
-    named = names_of(looks(PGD_10, CW_10, saa=saa, again="again" in wanted))
-    assert set(named) == set(seen(some(count=8), **wanted))
+@pytest.mark.parametrize("options", [{}, {"again": True}, {"saa": True}])
+def test_the_columns_are_named_beforehand(options: dict[str, bool]) -> None:
+    saa = SAA(threat=THREAT, steps=5) if "saa" in options else None
+    named = names_of(looks(PGD_10, CW_10, saa=saa, again="again" in options))
+    assert set(named) == set(seen(some(count=8), **options))
 
 
 def test_an_attack_that_counts_no_steps_is_refused() -> None:
@@ -108,19 +115,12 @@ def test_an_attack_that_counts_no_steps_is_refused() -> None:
 
 def test_a_variant_outside_the_region_is_refused() -> None:
     class Escaped(PGD):
-        def variant(self, found: object, images: Tensor) -> Variant:
+        def variant(self, run: object, images: Tensor) -> Variant:
             return Variant(images=1 - images, steps_survived=torch.zeros(len(images)).long())
 
     attack = Escaped(threat=THREAT, steps=1, step_size=PACE)
-    with pytest.raises(RegionViolationError, match="pgd left"):
-        look_at(
-            some(count=4),
-            looks(attack, CW_10),
-            view=trained(),
-            answers=partial(classify, trained()),
-            threat=THREAT,
-            seed=0,
-        )
+    with pytest.raises(RegionViolationError, match="Escaped left"):
+        seen(some(count=4), pgd=attack)
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:
@@ -129,14 +129,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
             return images.flatten(1)[:, :10] * torch.nan
 
     with pytest.raises(NonFiniteError, match="image 1400 under natural"):
-        look_at(
-            some(count=4),
-            looks(PGD_10, CW_10),
-            view=Broken(),
-            answers=partial(classify, Broken()),
-            threat=THREAT,
-            seed=0,
-        )
+        seen(some(count=4), model=Broken())
 
 
 def test_the_last_layer_of_clean_images() -> None:

@@ -41,36 +41,36 @@ def row(
     table: dict[str, np.ndarray], term: str, label: int = ALL_CLASSES, kind: str = "raw"
 ) -> dict[str, float]:
     chosen = (table["term"] == term) & (table["label"] == label) & (table["kind"] == kind)
-    (place,) = np.flatnonzero(chosen)
-    return {name: values[place] for name, values in table.items()}
+    (position,) = np.flatnonzero(chosen)
+    return {name: values[position] for name, values in table.items()}
 
 
 def test_a_term_over_all_images_by_hand() -> None:
-    found = row(weight_statistics([recorded()], floor=0.45), "saa")
-    assert found["epoch"] == 1
-    assert found["n"] == 3
-    assert found["mean"] == pytest.approx(0.5)
-    assert found["deviation"] == pytest.approx(np.std(RAW["saa"]))
-    assert (found["minimum"], found["maximum"]) == (pytest.approx(0.1), 1)
-    assert found["share_below"] == pytest.approx(1 / 3)
-    assert found["effective_sample_size"] == pytest.approx(1.5**2 / (3 * 1.17))
-    assert found["instance_share"] == pytest.approx((0.25 + 0.5 + 1) / 3)
-    assert found["floor_share"] == pytest.approx(1 / 3)  # .4 < .45
+    statistics = row(weight_statistics([recorded()], floor=0.45), "saa")
+    assert statistics["epoch"] == 1
+    assert statistics["n"] == 3
+    assert statistics["mean"] == pytest.approx(0.5)
+    assert statistics["deviation"] == pytest.approx(np.std(RAW["saa"]))
+    assert (statistics["minimum"], statistics["maximum"]) == (pytest.approx(0.1), 1)
+    assert statistics["share_below"] == pytest.approx(1 / 3)
+    assert statistics["effective_sample_size"] == pytest.approx(1.5**2 / (3 * 1.17))
+    assert statistics["instance_share"] == pytest.approx((0.25 + 0.5 + 1) / 3)
+    assert statistics["floor_share"] == pytest.approx(1 / 3)  # .4 < .45
 
 
 def test_a_class_by_hand() -> None:
-    found = row(weight_statistics([recorded()], floor=0), "cw", label=1)
-    assert found["n"] == 2
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["deviation"] == pytest.approx(0.2)
-    assert found["effective_sample_size"] == pytest.approx(0.5)
-    assert found["floor_share"] == 0
+    statistics = row(weight_statistics([recorded()], floor=0), "cw", label=1)
+    assert statistics["n"] == 2
+    assert statistics["mean"] == pytest.approx(0.2)
+    assert statistics["deviation"] == pytest.approx(0.2)
+    assert statistics["effective_sample_size"] == pytest.approx(0.5)
+    assert statistics["floor_share"] == 0
 
 
 def test_terms_add_up() -> None:
-    found = row(weight_statistics([recorded()], floor=0), SUM)
-    assert found["mean"] == pytest.approx((0.4 + 0.8 + 1.0) / 3)
-    assert found["instance_share"] == 1
+    statistics = row(weight_statistics([recorded()], floor=0), SUM)
+    assert statistics["mean"] == pytest.approx((0.4 + 0.8 + 1.0) / 3)
+    assert statistics["instance_share"] == 1
 
 
 def test_normalised_weights_have_rows_of_their_own() -> None:
@@ -82,22 +82,22 @@ def test_normalised_weights_have_rows_of_their_own() -> None:
 def test_histograms_count_every_image_between_fixed_edges() -> None:
     raw = {"pgd": [0.0, 0.2, 0.19999, 2.99, 3.0, 77.0]}
     table = weight_statistics([recorded(raw=raw, labels=[0] * 6)], floor=0)
-    found = row(table, "pgd")
-    bins = [int(found[f"bin_{number:02d}"]) for number in range(len(EDGES) - 1)]
+    statistics = row(table, "pgd")
+    bins = [int(statistics[f"bin_{number:02d}"]) for number in range(len(EDGES) - 1)]
     assert sum(bins) == 6
     assert bins[0] == 1
     assert (bins[3], bins[4]) == (1, 1)  # .2 begins the bin [.2, .25)
     assert (bins[59], bins[60]) == (1, 2)
-    assert found["share_below"] == pytest.approx(2 / 6)
+    assert statistics["share_below"] == pytest.approx(2 / 6)
     below = sum(bins[:4]) / 6
-    assert below == found["share_below"]
+    assert below == statistics["share_below"]
 
 
 def test_weights_that_are_all_zero_have_no_effective_sample() -> None:
-    found = row(weight_statistics([recorded(raw={"pgd": [0, 0, 0]})], floor=0.1), "pgd")
-    assert found["effective_sample_size"] == 0
-    assert found["instance_share"] == 0
-    assert found["floor_share"] == 1
+    statistics = row(weight_statistics([recorded(raw={"pgd": [0, 0, 0]})], floor=0.1), "pgd")
+    assert statistics["effective_sample_size"] == 0
+    assert statistics["instance_share"] == 0
+    assert statistics["floor_share"] == 1
 
 
 def test_objectives_without_weights_have_no_rows() -> None:
@@ -131,10 +131,10 @@ def test_recorded_epochs_are_read_in_order(tmp_path: Path) -> None:
         write(tmp_path, epoch)
     (tmp_path / ".epoch-003.parquet.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    found = list(read_recorded(tmp_path))
-    assert [each.epoch for each in found] == [2, 10]
-    np.testing.assert_array_equal(found[0].raw, recorded().raw)
-    assert found[0].term.tolist() == ["saa"] * 3 + ["cw"] * 3
+    epochs = list(read_recorded(tmp_path))
+    assert [each.epoch for each in epochs] == [2, 10]
+    np.testing.assert_array_equal(epochs[0].raw, recorded().raw)
+    assert epochs[0].term.tolist() == ["saa"] * 3 + ["cw"] * 3
     assert list(read_recorded(tmp_path / "missing")) == []
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders import random_images
 from data.data_builders import ramp
 from lrat.data import ImageData, Splits, image_data
 from lrat.errors import DataError
@@ -152,7 +153,7 @@ def test_layouts_with_one_reading_are_taken(
 
 def test_a_view_of_negated_numbers_is_an_image_as_any() -> None:
     """As the imaginary part of a conjugate is: NumPy does not take such a view."""
-    plain = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = random_images(4, 1, 8)
     for negated in (torch._neg_view(-plain), torch.complex(plain, -plain).conj().imag):
         assert negated.is_neg()
         data = image_data(negated, torch.zeros(4, dtype=torch.int64))

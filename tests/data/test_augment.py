@@ -1,4 +1,4 @@
-"""Crop and flip: what comes out is what went in, moved; each image by its own key."""
+"""Crop and flip: what comes out is what went in, moved; each image by its key."""
 
 import pytest
 import torch
@@ -6,13 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from builders import keyed
 from lrat.data import CropAndFlip
 from lrat.errors import SettingError
-from lrat.randomness import Keyed, keys
-
-
-def noise(count: int, seed: int = 0) -> Keyed:
-    return Keyed(keys(seed, torch.arange(count)))
 
 
 def pictures(count: int, height: int = 6, width: int = 5, channels: int = 2) -> torch.Tensor:
@@ -41,7 +37,7 @@ def shifts(image: torch.Tensor, padding: int) -> list[torch.Tensor]:
 def test_every_result_is_a_shift_of_the_image_or_its_mirror_and_all_occur() -> None:
     images = pictures(400, height=3, width=4)
     allowed = torch.stack(shifts(images[0], padding=1))
-    results = CropAndFlip(padding=1)(images, noise(400))
+    results = CropAndFlip(padding=1)(images, keyed(400))
     matches = (results[:, None] == allowed).flatten(2).all(2)
     assert matches.any(1).all()
     assert matches.any(0).all()
@@ -51,19 +47,19 @@ def test_every_result_is_a_shift_of_the_image_or_its_mirror_and_all_occur() -> N
 @given(padding=st.integers(0, 7), flip=st.booleans(), seed=st.integers(0, 2**40))
 def test_pixels_come_from_the_image_or_are_zero(padding: int, flip: bool, seed: int) -> None:
     images = pictures(3)
-    results = CropAndFlip(padding=padding, flip=flip)(images, noise(3, seed))
+    results = CropAndFlip(padding=padding, flip=flip)(images, keyed(3, seed))
     assert results.shape == images.shape
     assert torch.isin(results, torch.cat([images.flatten(), torch.zeros(1)])).all()
 
 
 def test_no_padding_and_no_flip_is_the_identity() -> None:
     images = pictures(9)
-    assert torch.equal(CropAndFlip(padding=0, flip=False)(images, noise(9)), images)
+    assert torch.equal(CropAndFlip(padding=0, flip=False)(images, keyed(9)), images)
 
 
 def test_flip_alone_mirrors_about_half() -> None:
     images = pictures(400)
-    results = CropAndFlip(padding=0)(images, noise(400))
+    results = CropAndFlip(padding=0)(images, keyed(400))
     mirrored = (results == images.flip(3)).flatten(1).all(1)
     assert ((results == images).flatten(1).all(1) ^ mirrored).all()
     assert 150 < int(mirrored.sum()) < 250
@@ -72,22 +68,22 @@ def test_flip_alone_mirrors_about_half() -> None:
 @settings(deadline=None, max_examples=25)
 @given(rows=st.lists(st.integers(0, 11), min_size=1, max_size=12))
 def test_an_images_result_does_not_depend_on_its_batch(rows: list[int]) -> None:
-    images, draw, augment = pictures(12), noise(12), CropAndFlip(padding=2)
+    images, draw, augment = pictures(12), keyed(12), CropAndFlip(padding=2)
     chosen = torch.tensor(rows)
     assert torch.equal(augment(images[chosen], draw.select(chosen)), augment(images, draw)[chosen])
 
 
 def test_bytes_stay_bytes() -> None:
     images = (pictures(5) * 100).to(torch.uint8)
-    results = CropAndFlip(padding=2)(images, noise(5))
-    expected = CropAndFlip(padding=2)(images.float(), noise(5))
+    results = CropAndFlip(padding=2)(images, keyed(5))
+    expected = CropAndFlip(padding=2)(images.float(), keyed(5))
     assert results.dtype == torch.uint8
     assert torch.equal(results.float(), expected)
 
 
 def test_nothing_waits_for_the_values() -> None:
     with FakeTensorMode():
-        results = CropAndFlip()(torch.zeros(4, 3, 8, 8), noise(4))
+        results = CropAndFlip()(torch.zeros(4, 3, 8, 8), keyed(4))
     assert results.shape == (4, 3, 8, 8)
 
 

@@ -1,4 +1,4 @@
-"""Files of one's own: the keys that are read, and one line for every file that is refused."""
+"""A user's files: the keys that are read, and one line for every file that is refused."""
 
 import pickle
 import re

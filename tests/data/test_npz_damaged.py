@@ -15,7 +15,7 @@ from lrat.files import archives
 
 
 def member(shape: str, kind: str = "'|u1'", *, version: int = 1, body: bytes = bytes(64)) -> bytes:
-    """A .npy file whose header says what it is told to."""
+    """A .npy file with this header."""
     text = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}"
     return framed(text, version=version) + body
 
@@ -94,11 +94,11 @@ def test_a_small_file_that_would_fill_the_memory_is_refused(
     assert len(load_npz(path).test) == 4
 
 
-@pytest.mark.parametrize("place", [26, -40, -10])
-def test_a_damaged_archive_is_refused(place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [26, -40, -10])
+def test_a_damaged_archive_is_refused(position: int, tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", member("(4, 4, 4)"))
     content = bytearray(path.read_bytes())
-    content[place] ^= 0xFF
+    content[position] ^= 0xFF
     path.write_bytes(content)
     refusal(path)
 

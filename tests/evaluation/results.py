@@ -1,4 +1,4 @@
-"""Evaluations made up image by image."""
+"""Evaluations with chosen verdicts."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from lrat.evaluation import EvaluationResult, Outcomes
 
 
 def result(
-    stands, *, labels=None, first=0, seed=0, threat="Linf(epsilon=8/255)", attacks=None, **identity
+    robust, *, labels=None, first=0, seed=0, threat="Linf(epsilon=8/255)", attacks=None, **identity
 ):
-    """A result whose images survive as ``stands`` says, per attack."""
-    count = len(next(iter(stands.values())))
+    """A result whose images are robust where ``robust`` is true, per attack."""
+    count = len(next(iter(robust.values())))
     labels = np.zeros(count) if labels is None else labels
     parts = []
-    for name, right in {"natural": np.ones(count, dtype=bool), **stands}.items():
+    for name, right in {"natural": np.ones(count, dtype=bool), **robust}.items():
         columns = dict.fromkeys(
             ("margin_clean", "margin", "step", "source", "forwards", "backwards", "distance"),
             np.zeros(count),
@@ -30,7 +30,7 @@ def result(
             )
         )
     settings = {"suite": "s", "threat": threat, "tolerance": 1e-6, "seed": seed}
-    attacks = attacks or dict.fromkeys(stands, "settings")
+    attacks = attacks or dict.fromkeys(robust, "settings")
     return EvaluationResult(
         outcomes=Outcomes.concatenate(parts), identity={**settings, "attacks": attacks, **identity}
     )

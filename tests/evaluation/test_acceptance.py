@@ -75,7 +75,7 @@ def test_answers_to_one_image_or_two_are_refused(change: Callable[[Tensor], Any]
 
 
 class Odd(nn.Module):
-    """Does ``change`` to its logits in train mode, and counts what it is asked."""
+    """Applies ``change`` to its logits in train mode, and counts its calls."""
 
     def __init__(self, change: Callable[[Tensor], Any] = lambda logits: logits) -> None:
         super().__init__()
@@ -83,13 +83,13 @@ class Odd(nn.Module):
         self.norm = nn.BatchNorm1d(64)
         self.register_buffer("center", torch.zeros(64))
         self.lock = threading.Lock()  # no deep copy
-        self.plain, self.asked = torch.zeros(64), 0
+        self.plain, self.calls = torch.zeros(64), 0
         self.change = change
 
     def forward(self, images: Tensor) -> Any:
         flat = self.norm(images.flatten(1))
         if self.training:
-            self.asked += 1
+            self.calls += 1
             self.center = 0.5 * self.center + flat.mean(0).detach()
             self.plain += 1
             self.last = flat
@@ -113,7 +113,7 @@ def test_the_look_at_training_leaves_no_trace(training: bool) -> None:
     checked(model)
     assert model.center is center
     assert all(torch.equal(value, buffers[name]) for name, value in model.state_dict().items())
-    assert model.asked == 0
+    assert model.calls == 0
     assert not model.plain.any()
     assert not hasattr(model, "last")
     assert [part.training for part in model.modules()] == modes

@@ -32,7 +32,7 @@ NEAR = Linf(epsilon=0.2)
 
 
 class Clock:
-    """Time stands still but for what attacks take."""
+    """A clock that only attacks advance."""
 
     now = 100.0
 
@@ -42,10 +42,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
+    clock = Clock()
     for module in (evaluate, time_limit, runner):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
-    return made
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
 
 
 class Slow(Brighten):

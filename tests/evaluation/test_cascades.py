@@ -78,14 +78,14 @@ def test_a_cascade_s_row_is_that_of_the_stage_that_decided() -> None:
     assert set(whole.source[~clean]) == {0, 1, 2}
     np.testing.assert_array_equal(whole.forwards, sum(each.forwards for each in stages))
     np.testing.assert_array_equal(whole.backwards, sum(each.backwards for each in stages))
-    for place in np.flatnonzero(~clean):
-        decided = stages[whole.source[place]]
-        assert whole.margin[place] == decided.margin[place]
-        assert whole.step[place] == decided.step[place]
-        if whole.fooled[place]:
-            assert not any(each.fooled[place] for each in stages[: whole.source[place]])
+    for position in np.flatnonzero(~clean):
+        decided = stages[whole.source[position]]
+        assert whole.margin[position] == decided.margin[position]
+        assert whole.step[position] == decided.step[position]
+        if whole.fooled[position]:
+            assert not any(each.fooled[position] for each in stages[: whole.source[position]])
         else:
-            assert whole.margin[place] == min(each.margin[place] for each in stages)
+            assert whole.margin[position] == min(each.margin[position] for each in stages)
 
 
 def test_verdicts_are_those_of_the_cascade_as_an_attack() -> None:
@@ -93,12 +93,12 @@ def test_verdicts_are_those_of_the_cascade_as_an_attack() -> None:
     images, labels = problem()
     model = trained("dense")
     named = Cascade(members={f"whole.{name}": attack for name, attack in SHORT.members.items()})
-    found = named(model, images, labels, noise=Keyed(keys(0, torch.arange(COUNT))))
+    variant = named(model, images, labels, noise=Keyed(keys(0, torch.arange(COUNT))))
     with torch.no_grad():
-        fooled = model(found.images).argmax(1) != labels
+        fooled = model(variant.images).argmax(1) != labels
     result = evaluate()
     assert torch.equal(torch.from_numpy(~result.robust(["whole"])), fooled)
-    # Inside another attack the stages are its own affair.
+    # Inside another attack the evaluation does not know the stages.
     assert evaluate(attack=Restarts(attack=SHORT, count=1)).stages == {}
 
 
@@ -269,8 +269,8 @@ def test_progress_of_a_stage_counts_those_fooled_before() -> None:
     suite = custom(Linf(epsilon=0.2), {"both": Cascade(members=stages)})
     batches = batches_of(*grey(0.45, 0.45, 0.45, 0.35, 0.1, 0.1))
     evaluate_suite(Bright(), batches, suite, chunk=2, on_progress=heard.append)
-    told = [(each.done, each.robust) for each in heard if each.attack == "both.b"]
-    assert told == [(5, 1), (6, 2)]
+    counts = [(each.done, each.robust) for each in heard if each.attack == "both.b"]
+    assert counts == [(5, 1), (6, 2)]
 
 
 class Darker(Bright):
@@ -288,20 +288,20 @@ def test_attacks_that_tell_nothing_of_success_are_made_again_too(kind: str) -> N
 
     def to_the_boundary(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         for _ in range(4):
-            stands = model(images).argmax(1) == labels
-            images = images + 0.03 * stands.view(-1, 1, 1, 1)
+            robust = model(images).argmax(1) == labels
+            images = images + 0.03 * robust.view(-1, 1, 1, 1)
         return images
 
     class Hesitant:
-        """As PGD, which tells what it spent and not whether it won."""
+        """As PGD, which reports its passes, but no margin."""
 
         provides: frozenset[str] = frozenset()
         needs_clean = False
 
         def __call__(self, model, images, labels, **_: object) -> Variant:
-            found = to_the_boundary(model, images, labels)
+            adversarial = to_the_boundary(model, images, labels)
             four = torch.full_like(labels, 4)
-            return Variant(images=found, trace=Trace(forwards=four, backwards=0 * four))
+            return Variant(images=adversarial, trace=Trace(forwards=four, backwards=0 * four))
 
     suite = custom(near, {"mine": Hesitant() if kind == "pgd" else to_the_boundary})
     batches = batches_of(*grey(0.42, 0.43, 0.1))
@@ -315,7 +315,7 @@ def test_a_carried_over_attack_is_judged_on_the_model_and_paid_on_its_source() -
     source = trained()
     attack = PGD(threat=THREAT, steps=4, step_size=0.1)
     carried = evaluate(attack=Transfer(attack=attack, source=source, name="convolutional"))
-    own = evaluate(attack=attack)
+    result = evaluate(attack=attack)
     natural = carried.accuracy["natural"].value
-    assert own.accuracy["whole"].value < carried.accuracy["whole"].value < natural
+    assert result.accuracy["whole"].value < carried.accuracy["whole"].value < natural
     assert carried.passes["whole"].forwards == pytest.approx(4 * natural)

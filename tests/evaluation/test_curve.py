@@ -107,9 +107,9 @@ def test_it_falls_from_natural_accuracy_and_its_ends_agree_with_an_evaluation() 
     assert values[0] > values[-1]
     for level in (4, 8):
         ball = Linf(epsilon=0.4 * level / 8)
-        found = evaluate_suite(model, [whole], quick(ball))
-        assert found.accuracy["natural"] == curve.accuracy[0]
-        assert found.accuracy["cw-20"] == curve.accuracy[level]
+        result = evaluate_suite(model, [whole], quick(ball))
+        assert result.accuracy["natural"] == curve.accuracy[0]
+        assert result.accuracy["cw-20"] == curve.accuracy[level]
 
 
 def test_batches_and_the_other_images_change_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Stored evaluations that were altered are refused, or made anew and said to be."""
+"""Altered evaluations are refused, or computed again with a message."""
 
 import json
 import logging

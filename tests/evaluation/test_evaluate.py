@@ -277,13 +277,13 @@ def test_verdicts_come_from_the_model_not_from_the_view():
     attack = PGD(threat=THREAT, steps=1, step_size=0.01, start="none")
     suite = custom(THREAT, {"pgd": attack})
     blind = evaluate(suite=suite, view=Blind()).outcomes
-    clean, found = blind.under("natural"), blind.under("pgd")
+    clean, attacked = blind.under("natural"), blind.under("pgd")
     plain = evaluate(suite=suite).outcomes.under("pgd")
     # Of class 0 for the view: it has no gradient there. Of class 1 it seems fooled and is not.
-    zero = found.label == 0
+    zero = attacked.label == 0
     assert plain.fooled[zero].sum() > clean.fooled[zero].sum()
-    np.testing.assert_array_equal(found.fooled, np.where(zero, clean.fooled, plain.fooled))
-    assert not found.fooled[~zero].all()
+    np.testing.assert_array_equal(attacked.fooled, np.where(zero, clean.fooled, plain.fooled))
+    assert not attacked.fooled[~zero].all()
 
 
 def test_evaluation_works_under_no_grad():

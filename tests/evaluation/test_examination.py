@@ -248,15 +248,15 @@ class Remembering(nn.Module):
 def test_what_is_looked_at_before_changes_no_number_of_a_model_that_remembers(
     replaces: bool, tmp_path: Path
 ) -> None:
-    found = []
+    losses = []
     for settings in ({}, {"acceleration": "off"}, {"folder": tmp_path}):
         model = Remembering(replaces=replaces).eval()
         result = lrat.evaluate(model, (IMAGES, LABELS), threat=THREAT, suite=SUITE, **settings)
         assert ["buffers" in note for note in result.notes] == [True]
         assert not model.calls
-        found.append(result.outcomes.margin)
-    assert np.allclose(found[0], found[1], atol=1e-4)
-    assert np.allclose(found[1], found[2], atol=1e-6)
+        losses.append(result.outcomes.margin)
+    assert np.allclose(losses[0], losses[1], atol=1e-4)
+    assert np.allclose(losses[1], losses[2], atol=1e-6)
 
 
 @pytest.mark.parametrize("replaces", [False, True])

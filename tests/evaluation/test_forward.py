@@ -11,7 +11,7 @@ from lrat.evaluation import EvaluationResult, Member, Suite, custom, evaluate_su
 
 
 class Jittery(nn.Module):
-    """Draws in eval mode, from a generator of its own."""
+    """Draws in eval mode, from its generator."""
 
     def __init__(self, by):
         super().__init__()
@@ -60,8 +60,8 @@ def test_a_success_that_the_verdict_does_not_confirm_is_tried_again(moves):
             margin = torch.ones(len(images))
             margin[0] = -1e-7
             alone = moves and len(images) == 1
-            found = Calls()(model, images, labels) if alone else images.clone()
-            return Variant(images=found, trace=Trace(margin=margin))
+            adversarial = Calls()(model, images, labels) if alone else images.clone()
+            return Variant(images=adversarial, trace=Trace(margin=margin))
 
     result = evaluate_suite(
         linear(),

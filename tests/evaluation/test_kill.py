@@ -70,5 +70,5 @@ def test_twenty_kills_change_nothing(run: Path, capsys: pytest.CaptureFixture[st
     reached = kill_and_compare(run, "paper", kills=kills, images=400)
     assert reached == sorted(set(reached)), "it advanced between kills"
     with capsys.disabled():
-        told = f"{len(reached)} of {kills} kills, identical outcomes; parts at each kill: {reached}"
-        sys.stdout.write(f"\n{told}\n")
+        line = f"{len(reached)} of {kills} kills, identical outcomes; parts at each kill: {reached}"
+        sys.stdout.write(f"\n{line}\n")

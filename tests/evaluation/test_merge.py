@@ -68,7 +68,7 @@ def test_what_is_missing_is_counted_by_attack(parts, tmp_path):
 
 
 def test_an_unfinished_folder_has_no_result_of_its_own(tmp_path):
-    """Whoever is fooled is done sooner: those that happen to be done are no sample of all."""
+    """Fooled images are done sooner, so the images that are done are no random sample."""
     evaluate(tmp_path, slice(0, 24), chunk=2)
     half = max((tmp_path / "outcomes").glob("again-0000001*"), key=lambda path: path.name)
     stopped = read_part(half)
@@ -173,9 +173,9 @@ def test_what_is_no_evaluation_is_named(parts, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     (tmp_path / "file").write_text("x")
-    for place in ("mine", "file"):
+    for holder in ("mine", "file"):
         with pytest.raises(RunFolderError, match="holds something else"):
-            merge(parts, tmp_path / place)
+            merge(parts, tmp_path / holder)
 
 
 def test_adversarial_images_are_joined_too(tmp_path):
@@ -189,7 +189,7 @@ def test_adversarial_images_are_joined_too(tmp_path):
 
 
 def test_notes_come_with_the_parts(tmp_path):
-    """What an attack does differently on a model of two classes is known to whoever attacked."""
+    """The process that attacks notes the replaced losses of a model of two classes."""
     for name, rows in (("a", slice(0, 16)), ("b", slice(16, 40))):
         evaluate(tmp_path / name, rows, suite=tier(THREAT, 3))
     joined = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")

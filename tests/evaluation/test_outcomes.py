@@ -32,9 +32,9 @@ def rows(attack="pgd", index=(5, 3, 9)):
 
 def assert_same(one, other):
     for name, column in one.columns().items():
-        found = other.columns()[name]
-        assert found.dtype.kind == column.dtype.kind
-        np.testing.assert_array_equal(found, column)
+        values = other.columns()[name]
+        assert values.dtype.kind == column.dtype.kind
+        np.testing.assert_array_equal(values, column)
 
 
 def test_columns_have_fixed_types_and_equal_lengths():

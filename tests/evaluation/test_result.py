@@ -17,8 +17,8 @@ def result():
 def test_accuracies_are_fractions_with_wilson_intervals_natural_first(result):
     assert list(result.accuracy) == ["natural", "weak", "strong"]
     for name, share in result.accuracy.items():
-        stands = int((~result.outcomes.under(name).fooled).sum())
-        assert share == wilson(stands, 40)
+        robust = int((~result.outcomes.under(name).fooled).sum())
+        assert share == wilson(robust, 40)
     values = [share.value for share in result.accuracy.values()]
     assert values == sorted(values, reverse=True)
     assert values[0] > values[2]

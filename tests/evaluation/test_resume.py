@@ -92,9 +92,9 @@ def test_parts_of_two_processes_merge_in_one_folder(tmp_path):
         evaluate_suite(linear(), batches, suite, folder=folder)
     for part in (tmp_path / "16" / "outcomes").iterdir():
         part.rename(tmp_path / "0" / "outcomes" / part.name)
-    spent = attack.images
+    cost = attack.images
     merged = evaluate_suite(linear(), batches_of(images, labels, 16), suite, folder=tmp_path / "0")
-    assert attack.images == spent
+    assert attack.images == cost
     whole = evaluate_suite(linear(), batches_of(images, labels, 16), suite)
     assert_same(whole, merged)
 

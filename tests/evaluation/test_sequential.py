@@ -54,7 +54,7 @@ def theirs(which: str, *attacks: str) -> Tensor:
         reference = AutoAttack(
             model, attacks=list(attacks), eps=THREAT.epsilon, seed=SEED, version="custom"
         )
-        # Auto-PGD's checkpoints follow from the steps when it is made.
+        # Auto-PGD's checkpoints follow from its steps.
         short: dict[str, Any] = {"n_iter": STEPS, "eps": THREAT.epsilon, "norm": "Linf"}
         reference.apgd = APGDAttack(model, loss="ce", device="cpu", **short)
         reference.apgd_targeted = APGDAttack_targeted(

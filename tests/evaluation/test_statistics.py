@@ -221,8 +221,8 @@ def test_the_detectable_difference_solves_connors_equation():
 
 
 def test_more_images_show_more_and_too_few_show_nothing():
-    found = [smallest_detectable(n // 10, n) for n in (50, 200, 1000, 10000)]
-    assert found == sorted(found, reverse=True)
+    sizes = [smallest_detectable(n // 10, n) for n in (50, 200, 1000, 10000)]
+    assert sizes == sorted(sizes, reverse=True)
     assert smallest_detectable(0, 2) == 1
     assert smallest_detectable(30, 300, comparisons=10) > smallest_detectable(30, 300)
     with pytest.raises(SettingError, match="differing <= n"):

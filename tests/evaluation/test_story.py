@@ -59,7 +59,7 @@ def suite() -> Suite:
 
 
 @cache
-def told(position: int) -> dict[str, AttackStory]:
+def story_of(position: int) -> dict[str, AttackStory]:
     model, batch = one(position)
     return {attack.name: attack for attack in tell_story(model, batch, suite()).attacks}
 
@@ -109,7 +109,7 @@ def test_a_path_is_what_the_model_answered_to_each_step() -> None:
 
 
 def test_tries_at_once_have_a_path_each() -> None:
-    attacks = told(3)
+    attacks = story_of(3)
     assert [len(path.forward) for path in attacks["saa"].paths] == [7, 7, 7]
     # After iterate 2 one of the tries goes on: its path is the only long one, and it is unbroken.
     lengths = sorted(len(path.forward) for path in attacks["halving"].paths)
@@ -120,7 +120,7 @@ def test_tries_at_once_have_a_path_each() -> None:
 
 
 def test_a_foreign_attack_has_its_paths_too() -> None:
-    attack = told(4)["foreign"]
+    attack = story_of(4)["foreign"]
     assert sorted(len(path.forward) for path in attack.paths) == [1, 1, 2]
     (going_on,) = [path for path in attack.paths if len(path.forward) == 2]
     assert going_on.margin[0] == pytest.approx(going_on.margin[1], abs=1e-5)
@@ -129,7 +129,7 @@ def test_a_foreign_attack_has_its_paths_too() -> None:
 
 
 def test_stages_of_a_cascade_after_a_success_did_not_run() -> None:
-    stories = [told(position) for position in range(8)]
+    stories = [story_of(position) for position in range(8)]
     fooled = next(each for each in stories if each["cascade.apgd"].row.fooled[0])
     assert fooled["cascade.apgd"].image is not None
     assert fooled["cascade.fab"].image is None
@@ -141,7 +141,7 @@ def test_stages_of_a_cascade_after_a_success_did_not_run() -> None:
 
 def test_what_lies_outside_the_threat_is_no_failure() -> None:
     """FAB looks for the boundary wherever it is."""
-    stories = [told(position)["cascade.fab"] for position in range(12)]
+    stories = [story_of(position)["cascade.fab"] for position in range(12)]
     robust = [each for each in stories if each.image is not None and not each.row.fooled[0]]
     outside = [path for each in robust for path in each.paths if not path.inside.all()]
     assert outside

@@ -188,7 +188,9 @@ def test_the_first_image_without_a_gradient_is_named() -> None:
 
 
 def test_a_loss_of_ones_own_that_is_no_number_is_refused() -> None:
-    with pytest.raises(NonFiniteError, match="under pgd-20-adaptive, so gradient attacks stand"):
+    with pytest.raises(
+        NonFiniteError, match="under pgd-20-adaptive, so gradient attacks do not move"
+    ):
         evaluate(trained("dense"), loss=lambda logits, labels: logits.sum(1) * torch.nan)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat import losses
 from lrat.errors import SettingError
 from lrat.methods import Simulated, lrat, natural, sat, smoothed, trades
@@ -21,9 +21,7 @@ SIMULATED = Simulated(threat=Linf(epsilon=0.1), steps=2, saa_steps=2, saa_target
 METHODS = recipes(SIMULATED)
 TERM = Term(name="pgd", attack=SIMULATED.make("pgd"))
 MODEL = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)))
-BATCH = batch_of(
-    torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 4
-)
+BATCH = batch_of(random_images(8, 1, 4), torch.arange(8) % 4)
 
 
 def parts(method: Any) -> list[Any]:
@@ -47,12 +45,12 @@ def test_smoothing_reaches_every_method_and_none_of_its_attacks(name: str) -> No
         else:
             assert after.terms == before.terms
     step = step_of(BATCH)
-    for made, again in zip(
+    for variant, again in zip(
         method.attack(MODEL, BATCH, step).values(),
         other.attack(MODEL, BATCH, step).values(),
         strict=True,
     ):
-        assert torch.equal(made.images, again.images)
+        assert torch.equal(variant.images, again.images)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,9 +70,9 @@ def test_the_smoothed_loss_of_each_term(method: Reweighted) -> None:
     output = smoothed(method, 0.3).loss(MODEL, BATCH, variants, step)
     images = {name: variant.images for name, variant in variants.items()} or {"clean": BATCH.images}
     total = torch.zeros(())
-    for name, made in images.items():
+    for name, adversarial in images.items():
         expected = F.cross_entropy(
-            MODEL(made), BATCH.labels, reduction="none", label_smoothing=0.3
+            MODEL(adversarial), BATCH.labels, reduction="none", label_smoothing=0.3
         ).detach()
         torch.testing.assert_close(output.per_example[f"loss/{name}"], expected)
         share = output.per_example[f"share/{name}"]
@@ -108,14 +106,14 @@ def test_a_function_of_ones_own() -> None:
 
 
 @dataclass(frozen=True)
-class Own:
-    """An objective of somebody's own, which knows no criterion."""
+class Custom:
+    """A user's objective without a criterion."""
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda: smoothed(Own(), 0.1), "^Own has no criterion"),
+        (lambda: smoothed(Custom(), 0.1), "^Custom has no criterion"),
         (lambda: smoothed(with_criterion(natural(), doubled), 0.1), "has the criterion doubled"),
         (
             lambda: smoothed(Reweighted(terms=[replace(TERM, criterion=doubled)]), 0.1),

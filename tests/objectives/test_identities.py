@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import PGD, Variant
 from lrat.losses import cross_entropy, probability_margin
 from lrat.methods import LocalSettings, Simulated, lrat, lsat, sat
@@ -41,7 +41,7 @@ MODEL = Sharp(seeded(3, network), 20.0)
 
 
 def images_of(seed: int, count: int = 7) -> Tensor:
-    return torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return random_images(count, 1, 6, seed=seed)
 
 
 BATCH = batch_of(images_of(0), torch.tensor([0, 1, 2, 3, 4, 0, 1]))
@@ -72,7 +72,7 @@ def losses(name: str) -> Tensor:
 
 @pytest.mark.parametrize("floor", [0.3, 2.0, 2.5])
 def test_floor_and_weights_sum_to_their_maximum(floor: float) -> None:
-    """[C - S]_+ + S = max(C, S); for one term and its own variant the floor clips the weight."""
+    """[C - S]_+ + S = max(C, S); with one term the floor at its variant clips the weight."""
     output = score("a", MarginPower(), min_weight=floor, normalization="none")
     weights = output.per_example["weight/a"]
     torch.testing.assert_close(output.per_example["share/a"], weights.clamp(min=floor))
@@ -127,8 +127,8 @@ def test_instance_normalization_tends_to_the_worst_variant_for_large_beta() -> N
     a_is_worse = margins[0] < margins[1]
     assert 0 < a_is_worse.sum() < len(BATCH)
     worst = torch.where(a_is_worse, losses("a"), losses("b")).mean()
-    found = (local.total / local.normalizer).detach()
-    torch.testing.assert_close(found, worst, rtol=1e-3, atol=0)
+    loss = (local.total / local.normalizer).detach()
+    torch.testing.assert_close(loss, worst, rtol=1e-3, atol=0)
     assert (torch.stack([losses("a"), losses("b")]).mean() - worst).abs() > 0.01 * worst
 
 
@@ -139,8 +139,8 @@ def test_sat_is_cross_entropy_on_the_pgd_images() -> None:
     variant = attack(MODEL, BATCH.images, BATCH.labels, noise=step.noise.child("pgd"))
     mean = nn.functional.cross_entropy(MODEL(variant.images), BATCH.labels)
     torch.testing.assert_close(output.total / output.normalizer, mean)
-    found = gradients(MODEL, output.total / output.normalizer)
-    for one, other in zip(found, gradients(MODEL, mean), strict=True):
+    gradient = gradients(MODEL, output.total / output.normalizer)
+    for one, other in zip(gradient, gradients(MODEL, mean), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 

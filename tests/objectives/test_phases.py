@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import PGD, Variant
 from lrat.errors import SettingError
 from lrat.methods import Simulated, gairat, gd, sat
@@ -39,8 +39,8 @@ def test_a_phase_begins_at_its_epoch(epoch: int, epochs: int, begin: float) -> N
 
 def test_any_number_of_phases_in_any_order() -> None:
     three = phases({0.6: THIRD, 0.0: FIRST, 0.2: SECOND})
-    found = [three.at(progress) for progress in (0.0, 0.1, 0.2, 0.5, 0.6, 0.9)]
-    assert found == [FIRST, FIRST, SECOND, SECOND, THIRD, THIRD]
+    objectives = [three.at(progress) for progress in (0.0, 0.1, 0.2, 0.5, 0.6, 0.9)]
+    assert objectives == [FIRST, FIRST, SECOND, SECOND, THIRD, THIRD]
 
 
 def test_both_phases_of_a_step_use_the_objective_in_force() -> None:
@@ -73,7 +73,7 @@ def network() -> nn.Module:
 
 MODEL = seeded(1, network)
 BATCH = batch_of(
-    torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0)),
+    random_images(5, 1, 6),
     torch.tensor([0, 1, 2, 3, 4]),
 )
 

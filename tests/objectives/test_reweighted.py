@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import APGD, CW, PGD, SAA, Variant
 from lrat.errors import ModelError, RegionViolationError, SettingError
 from lrat.losses import cross_entropy
@@ -38,7 +38,7 @@ def model() -> nn.Module:
 
 
 BATCH = batch_of(
-    torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(0)),
+    random_images(6, 1, 6),
     torch.tensor([0, 1, 2, 3, 4, 0]),
 )
 
@@ -47,7 +47,7 @@ BATCH = batch_of(
 def counted(module: nn.Module) -> Iterator[list[bool]]:
     """One entry per forward: whether it ran in train mode."""
     forwards: list[bool] = []
-    handle = module.register_forward_pre_hook(lambda found, _: forwards.append(found.training))
+    handle = module.register_forward_pre_hook(lambda part, _: forwards.append(part.training))
     yield forwards
     handle.remove()
 
@@ -103,16 +103,16 @@ def test_attacks_that_step_alike_share_batches(name: str) -> None:
     apart = replace(shared, share_rows=0)
     net, step = model(), step_of(BATCH)
     with counted(net) as few:
-        found = shared.attack(net, BATCH, step)
+        variants = shared.attack(net, BATCH, step)
     with counted(net) as many:
         expected = apart.attack(net, BATCH, step)
     assert len(many) - len(few) == 2
-    assert list(found) == list(expected) == [term.name for term in shared.terms]
+    assert list(variants) == list(expected) == [term.name for term in shared.terms]
     for term, variant in expected.items():
-        torch.testing.assert_close(found[term].images, variant.images)
-        assert found[term].max_steps == variant.max_steps
+        torch.testing.assert_close(variants[term].images, variant.images)
+        assert variants[term].max_steps == variant.max_steps
         if variant.steps_survived is not None:
-            assert torch.equal(found[term].steps_survived, variant.steps_survived)
+            assert torch.equal(variants[term].steps_survived, variant.steps_survived)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,10 @@ def test_each_term_is_a_batch_of_its_own_for_batch_normalization() -> None:
 def test_terms_with_the_same_attack_start_differently() -> None:
     start = PGD(threat=THREAT, steps=1, step_size=0.0)
     objective = Reweighted(terms=[Term(name=name, attack=start) for name in ("one", "two")])
-    made = objective.attack(model(), BATCH, step_of(BATCH))
-    assert not torch.isclose(made["one"].images, made["two"].images).all(dim=(1, 2, 3)).any()
+    variants = objective.attack(model(), BATCH, step_of(BATCH))
+    assert (
+        not torch.isclose(variants["one"].images, variants["two"].images).all(dim=(1, 2, 3)).any()
+    )
 
 
 def test_modes_come_back_when_the_clean_forward_raises() -> None:
@@ -330,8 +332,8 @@ def test_a_weighting_of_ones_own_gets_no_gradient() -> None:
 
 def test_plain_callables_are_attacks() -> None:
     term = Term(name="dark", attack=lambda net, images, labels: images * 0)
-    made = Reweighted(terms=[term]).attack(model(), BATCH, step_of(BATCH))
-    assert made["dark"].images.abs().max() == 0
+    variants = Reweighted(terms=[term]).attack(model(), BATCH, step_of(BATCH))
+    assert variants["dark"].images.abs().max() == 0
 
 
 @pytest.mark.parametrize(

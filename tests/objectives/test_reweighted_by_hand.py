@@ -43,8 +43,8 @@ def score(
     """The output and the gradient of its total, [K D]."""
     model = linear(weight)
     batch = batch_of(as_images(clean), torch.tensor(labels))
-    made = {name: Variant(images=as_images(rows)) for name, rows in variants.items()}
-    output = objective.loss(model, batch, made, step_of(batch))
+    attacked = {name: Variant(images=as_images(rows)) for name, rows in variants.items()}
+    output = objective.loss(model, batch, attacked, step_of(batch))
     (gradient,) = torch.autograd.grad(output.total, list(model.parameters()))
     return output, gradient
 
@@ -55,8 +55,8 @@ def reweighted(names: str, *, alpha: float = 2.0, beta: float = 1.0, **settings:
     return Reweighted(terms=terms, **settings)
 
 
-def near(found: Tensor, expected: object) -> None:
-    torch.testing.assert_close(found, torch.tensor(expected), atol=2e-5, rtol=1e-5)
+def near(values: Tensor, expected: object) -> None:
+    torch.testing.assert_close(values, torch.tensor(expected), atol=2e-5, rtol=1e-5)
 
 
 def test_one_term_without_a_floor() -> None:
@@ -165,7 +165,7 @@ def test_a_term_descends_a_loss_of_its_own() -> None:
 
 
 def test_two_terms_under_instance_normalization() -> None:
-    """Each row is divided by its own sum: (1.5, 2.5) / 4 and (2.5, 2) / 4.5."""
+    """Each row is divided by its sum: (1.5, 2.5) / 4 and (2.5, 2) / 4.5."""
     objective = reweighted("ab", min_weight=4.0, normalization="instance")
     output, _ = score(objective, {"a": A, "b": B})
     first = (1.5 * CE_A[0] + 2.5 * CE_B[0]) / 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from builders import seeded
+from builders import random_images, seeded
 from by_hand import Matrix, logits_of, softmax
 from lrat.attacks import PGD, Variant
 from lrat.attacks.pgd import starting_point
@@ -22,7 +22,7 @@ THREAT = Linf(epsilon=0.2)
 WEIGHT = [[0.9, -1.3, 0.4], [-0.2, 0.8, 1.1], [0.3, 0.1, -0.7], [-1.5, 0.6, 0.2]]
 LABELS = [0, 3, 1]
 CLEAN = [[0.1, 0.9, 0.3], [0.8, 0.2, 0.5], [0.4, 0.4, 0.0]]
-MADE = [[0.9, 0.0, 0.2], [0.1, 0.6, 0.7], [0.5, 0.1, 1.0]]
+ADVERSARIAL = [[0.9, 0.0, 0.2], [0.1, 0.6, 0.7], [0.5, 0.1, 1.0]]
 
 
 def by_hand(beta: float) -> tuple[float, list[list[float]]]:
@@ -30,22 +30,22 @@ def by_hand(beta: float) -> tuple[float, list[list[float]]]:
     dCE/dz = p - onehot, dD/dz = p (log p - log q - D) and dD/dz' = q - p."""
     total = 0.0
     gradient = [[0.0] * 3 for _ in WEIGHT]
-    for clean, made, label in zip(CLEAN, MADE, LABELS, strict=True):
-        p, q = (softmax(logits_of(WEIGHT, image)) for image in (clean, made))
+    for clean, adversarial, label in zip(CLEAN, ADVERSARIAL, LABELS, strict=True):
+        p, q = (softmax(logits_of(WEIGHT, image)) for image in (clean, adversarial))
         ratio = [math.log(a / b) for a, b in zip(p, q, strict=True)]
         divergence = sum(a * r for a, r in zip(p, ratio, strict=True))
         total += -math.log(p[label]) + beta * divergence
         for k in range(len(WEIGHT)):
             on_clean = p[k] - (k == label) + beta * p[k] * (ratio[k] - divergence)
-            on_made = beta * (q[k] - p[k])
+            on_adversarial = beta * (q[k] - p[k])
             gradient[k] = [
-                old + on_clean * a + on_made * b
-                for old, a, b in zip(gradient[k], clean, made, strict=True)
+                old + on_clean * a + on_adversarial * b
+                for old, a, b in zip(gradient[k], clean, adversarial, strict=True)
             ]
     return total, gradient
 
 
-def made_by(rows: Matrix) -> dict[str, Variant]:
+def variants_of(rows: Matrix) -> dict[str, Variant]:
     return {"kl": Variant(images=as_images([list(row) for row in rows]))}
 
 
@@ -54,7 +54,7 @@ def test_loss_and_gradient_by_hand(beta: float) -> None:
     model = linear(WEIGHT)
     batch = batch_of(as_images(CLEAN), torch.tensor(LABELS))
     objective = trades(Simulated(threat=THREAT), beta=beta)
-    output = objective.loss(model, batch, made_by(MADE), step_of(batch))
+    output = objective.loss(model, batch, variants_of(ADVERSARIAL), step_of(batch))
     (gradient,) = torch.autograd.grad(output.total, list(model.parameters()))
     total, expected = by_hand(beta)
     assert output.normalizer == 3
@@ -69,8 +69,8 @@ def test_one_hot_predictions_stay_finite() -> None:
     model = linear([[1e3, 0.0], [0.0, 1e3], [-1e3, -1e3]])
     images = as_images([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     batch = batch_of(images, torch.tensor([0, 0, 2]))
-    made = made_by([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    output = trades(Simulated(threat=THREAT)).loss(model, batch, made, step_of(batch))
+    adversarial = variants_of([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    output = trades(Simulated(threat=THREAT)).loss(model, batch, adversarial, step_of(batch))
     (gradient,) = torch.autograd.grad(output.total, list(model.parameters()))
     assert torch.isfinite(output.total)
     assert torch.isfinite(gradient).all()
@@ -81,7 +81,7 @@ def test_one_hot_predictions_stay_finite() -> None:
 MODEL = seeded(1, lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.Tanh(),
                                         nn.Linear(16, 5)))  # fmt: skip
 BATCH = batch_of(
-    torch.rand(16, 1, 6, 6, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1,
+    random_images(16, 1, 6) * 0.8 + 0.1,
     torch.arange(16) % 5,
 )
 
@@ -119,8 +119,8 @@ class Counting(nn.Module):
         self.norm, self.flat = nn.BatchNorm2d(1), nn.Flatten()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.flat(self.norm(images))
-        return found
+        logits: torch.Tensor = self.flat(self.norm(images))
+        return logits
 
 
 def test_the_authors_form_forwards_clean_images_twice_from_a_free_start() -> None:

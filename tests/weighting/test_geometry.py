@@ -20,17 +20,17 @@ def evidence(survived: list[int], max_steps: int) -> Evidence:
 
 def test_eq_10_by_hand() -> None:
     """(1 + tanh(v)) / 2 = 1 / (1 + e^(-2v)), v = -1 + 5 (1 - kappa / 5) = 4 - kappa for K = 10."""
-    found = GeometryTanh(lambda_=-1.0)(evidence([0, 3, 4, 5, 6, 7], 10))
+    weights = GeometryTanh(lambda_=-1.0)(evidence([0, 3, 4, 5, 6, 7], 10))
     expected = torch.tensor([0.999665, 0.880797, 0.5, 0.119203, 0.017986, 0.002473])
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=0)
     last = GeometryTanh(lambda_=-1.0)(evidence([10], 10)).item()
     assert last == pytest.approx(6.14e-6, rel=0.02)
 
 
 def test_odd_number_of_steps_follows_the_formula() -> None:
     """K = 5, lambda = 0: kappa = 2 gives v = 1, kappa = 3 gives v = -1 (no floor of K / 2)."""
-    found = GeometryTanh(lambda_=0.0)(evidence([2, 3], 5))
-    torch.testing.assert_close(found, torch.tensor([0.880797, 0.119203]), atol=1e-6, rtol=0)
+    weights = GeometryTanh(lambda_=0.0)(evidence([2, 3], 5))
+    torch.testing.assert_close(weights, torch.tensor([0.880797, 0.119203]), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -22,8 +22,8 @@ def evidence(labels: list[int]) -> Evidence:
     [([0, 0, 0], [0.5, -0.25, 0.0]), ([1, 1, 1], [-0.5, 0.25, 0.0]), ([2, 2, 2], [-0.6, -0.25, 0])],
 )
 def test_eq_11_by_hand(labels: list[int], expected: list[float]) -> None:
-    found = probability_margin(LOGITS, torch.tensor(labels))
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+    margins = probability_margin(LOGITS, torch.tensor(labels))
+    torch.testing.assert_close(margins, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_eq_11_by_hand(labels: list[int], expected: list[float]) -> None:
     ],
 )
 def test_eq_12_by_hand(alpha: float, beta: float, expected: list[float]) -> None:
-    found = MarginPower(alpha=alpha, beta=beta)(evidence([0, 0, 0]))
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=1e-6)
+    weights = MarginPower(alpha=alpha, beta=beta)(evidence([0, 0, 0]))
+    torch.testing.assert_close(weights, torch.tensor(expected), atol=1e-6, rtol=1e-6)
 
 
 def test_defaults_are_the_papers() -> None:
@@ -45,17 +45,17 @@ def test_defaults_are_the_papers() -> None:
 
 
 def test_ends_of_the_scale() -> None:
-    """0 where nobody is fooled, alpha * 2^beta where the model is surely wrong."""
+    """0 where the model is certainly right, alpha * 2^beta where it is certainly wrong."""
     logits = torch.tensor([[1e4, 0.0, 0.0], [0.0, 1e4, 0.0]])
-    found = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0, 0])))
-    torch.testing.assert_close(found, torch.tensor([0.0, 2 * math.sqrt(2)]))
+    weights = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0, 0])))
+    torch.testing.assert_close(weights, torch.tensor([0.0, 2 * math.sqrt(2)]))
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5, 1.5])
 def test_margin_above_one_by_rounding_weighs_nothing(beta: float) -> None:
-    found = MarginPower(beta=beta).of_margin(torch.tensor([1 + 2**-23, 1.0, 1 - 2**-23]))
-    assert found[:2].tolist() == [0.0, 0.0]
-    assert found[2] > 0
+    weights = MarginPower(beta=beta).of_margin(torch.tensor([1 + 2**-23, 1.0, 1 - 2**-23]))
+    assert weights[:2].tolist() == [0.0, 0.0]
+    assert weights[2] > 0
 
 
 @pytest.mark.parametrize("lead", [3.0, 12.0, 17.0, 20.0, 60.0])
@@ -66,8 +66,8 @@ def test_weights_of_sure_answers_do_not_cancel(lead: float, classes: int) -> Non
     logits = torch.zeros(1, classes)
     logits[0, 0] = lead
     other = math.exp(-lead) / (1 + (classes - 1) * math.exp(-lead))
-    found = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0])))
-    assert found.item() == pytest.approx(2 * math.sqrt(classes * other), rel=1e-5)
+    weights = MarginPower(alpha=2.0, beta=0.5)(Evidence(logits=logits, labels=torch.tensor([0])))
+    assert weights.item() == pytest.approx(2 * math.sqrt(classes * other), rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])

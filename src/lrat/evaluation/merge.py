@@ -1,4 +1,4 @@
-"""Parts of one evaluation joined: what is there, what is missing, and the summary once nothing is.
+"""Joins the parts of one evaluation: their outcomes, what is missing, the summary once complete.
 
 Nothing is attacked here: rows, identity and notes come from the folders alone.
 """
@@ -36,19 +36,19 @@ from lrat.files.write import TABLE_SUFFIXES, is_temporary, read_tensors, write_a
 Rows = npt.NDArray[np.int64]
 _SUFFIXES = (*TABLE_SUFFIXES, ".safetensors", ".json")
 _VERDICT = ("label", "fooled")
-"""What two rows of one image under one attack must agree in. The rest may differ in the last bits
-between machines, and with it which wrong class an attack ended at."""
+"""The columns in which two rows of one image under one attack must agree. The others may differ in
+the last bits between machines, and so may the wrong class of an adversarial image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:
-    """What a folder of parts holds.
+    """The content of a folder of parts.
 
-    ``done``: how many of the ``images`` have an outcome under every attack. ``missing``: for
-    ``natural`` and each attack, how many have none; empty once finished. ``result``: of all images
-    once finished. Before, those that are done are no sample of all: an image that an attack fools
-    is done sooner than one that it has to go on with. So the result is None then, unless a caller
-    knows images that were chosen otherwise (see ``complete``).
+    ``done``: the number of the ``images`` with an outcome under every attack. ``missing``: for
+    ``natural`` and each attack, the number without one; empty once finished. ``result``: that of
+    all images once finished. Before, the finished images are no random sample, since an image that
+    an attack fools is finished sooner. So the result is None then, unless the caller names images
+    that were chosen independently of outcomes (see ``complete``).
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Joined:
         return not self.missing
 
     def __str__(self) -> str:
-        """The table of a finished evaluation, else what is missing."""
+        """The table of a finished evaluation, else the numbers of missing images."""
         if self.is_finished:
             return str(self.result)
         gaps = ", ".join(f"{name} {count}" for name, count in self.missing.items())
@@ -74,51 +74,51 @@ class Joined:
 
 def merge(folders: Sequence[Path], out: Path) -> Joined:
     """Join evaluation folders of one identity in ``out``, which may be one of them or already hold
-    some parts; the others stay as they are.
+    some parts; the other folders do not change.
 
-    Rows that several folders have must agree in label and verdict; the first is kept. Once all
-    images have all attacks the summary is written and ``EvaluationResult.from_folder(out)`` works.
+    Rows in several folders must agree in label and verdict; the first is used. Once all images have
+    outcomes of all attacks, the summary is written and ``EvaluationResult.from_folder(out)`` works.
 
-    Raises ``RunFolderError`` for a folder that holds no evaluation, for different identities (it
-    shows the difference) or sets of images, and for rows that contradict each other.
+    Raises ``RunFolderError`` for a folder without an evaluation, for different identities (with the
+    difference) or sets of images, and for rows that contradict each other.
     """
     if out.exists() and not (out / IDENTITY).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"{out} holds something else: choose another --out")
-    places = list(dict.fromkeys([*([out] if (out / IDENTITY).is_file() else []), *folders]))
-    identities = [read_identity(place / IDENTITY) for place in places]
-    for place, identity in zip(places, identities, strict=True):
-        found = list(differences(identities[0], identity))
-        if found:
+    folders = list(dict.fromkeys([*([out] if (out / IDENTITY).is_file() else []), *folders]))
+    identities = [read_identity(folder / IDENTITY) for folder in folders]
+    for folder, identity in zip(folders, identities, strict=True):
+        different = list(differences(identities[0], identity))
+        if different:
             raise RunFolderError(
-                f"{places[0]} and {place} are different evaluations ({'; '.join(found)}): only "
-                "parts of one can be joined"
+                f"{folders[0]} and {folder} are different evaluations ({'; '.join(different)}): "
+                "only parts of one can be joined"
             )
-    known = [(place, read) for place in places if (read := read_fingerprint(place))]
-    for place, fingerprint in known:
+    known = [(folder, read) for folder in folders if (read := read_fingerprint(folder))]
+    for folder, fingerprint in known:
         if reason := known[0][1].differs(fingerprint):
             raise RunFolderError(
-                f"{known[0][0]} and {place} are of different models ({reason}): only parts of one "
+                f"{known[0][0]} and {folder} are of different models ({reason}): only parts of one "
                 "evaluation can be joined"
             )
-    rows = Outcomes.concatenate(read_parts(place) for place in places)
-    _check_agreement(rows, places)
-    extent = _extent(places, rows)
+    rows = Outcomes.concatenate(read_parts(folder) for folder in folders)
+    _check_agreement(rows, folders)
+    extent = _extent(folders, rows)
     store = OutcomeStore.open(out, identities[0])
-    for place in places:
-        store.keep_notes(read_notes(place))
-        if place.resolve() != out.resolve():
-            _copy(place, out)
+    for folder in folders:
+        store.keep_notes(read_notes(folder))
+        if folder.resolve() != out.resolve():
+            _copy(folder, out)
     return _joined(out, identities[0], rows, extent, np.array([], np.int64))
 
 
 def complete(folder: Path, finished: Sequence[int] = ()) -> Joined:
-    """What ``folder`` holds by now, from one process or several; writes the summary when nothing
-    is missing.
+    """The content of ``folder``, from one process or several; writes the summary when nothing is
+    missing.
 
-    ``finished``: the images of which an unfinished folder's result is to be. They must be done, and
-    be chosen whatever the attacks found: those of whole blocks, as evaluations return them.
+    ``finished``: the images for the result of an unfinished folder. They must have all outcomes,
+    and be chosen independently of outcomes: those of whole blocks, as evaluations return them.
 
-    Raises as ``merge``, and where an outcome of ``finished`` is not there.
+    Raises as ``merge``, and where an outcome of ``finished`` is missing.
     """
     rows, identity = read_parts(folder), read_identity(folder / IDENTITY)
     check_rows(folder, identity, rows)
@@ -127,7 +127,7 @@ def complete(folder: Path, finished: Sequence[int] = ()) -> Joined:
     return _joined(folder, identity, rows, extent, np.unique(np.array(finished, np.int64)))
 
 
-def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
+def _check_agreement(rows: Outcomes, folders: Sequence[Path]) -> None:
     order = np.lexsort((rows.index, rows.attack))
     attack, index = rows.attack[order], rows.index[order]
     same = (attack[1:] == attack[:-1]) & (index[1:] == index[:-1])
@@ -137,41 +137,41 @@ def _check_agreement(rows: Outcomes, places: Sequence[Path]) -> None:
         if len(bad):
             at = bad[0]
             raise RunFolderError(
-                f"{' and '.join(map(str, places))} hold rows that contradict each other: image "
+                f"{' and '.join(map(str, folders))} hold rows that contradict each other: image "
                 f"{index[at]} under {attack[at]} has {name} {column[at]} and {column[at + 1]} "
-                f"({len(bad)} such rows): leave out what was made under other conditions"
+                f"({len(bad)} such rows): leave out the rows made under other conditions"
             )
 
 
-def _extent(places: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
-    """How many images the whole evaluation is of, and their digest, as ``extent.json`` has it."""
-    told = {place: read_extent(place) for place in places if is_there(place / EXTENT)}
-    if told:
-        first, extent = next(iter(told.items()))
-        for place, other in told.items():
+def _extent(folders: Sequence[Path], rows: Outcomes) -> dict[str, Any]:
+    """The number of images of the whole evaluation and their digest, as in ``extent.json``."""
+    extents = {each: read_extent(each) for each in folders if is_there(each / EXTENT)}
+    if extents:
+        first, extent = next(iter(extents.items()))
+        for folder, other in extents.items():
             if other != extent:
                 raise RunFolderError(
-                    f"{first} is of {extent.get('images')} images and {place} of "
+                    f"{first} is of {extent.get('images')} images and {folder} of "
                     f"{other.get('images')}, and not of the same ones: only parts of one "
                     "evaluation can be joined"
                 )
         return extent
-    for place in places:
-        if not is_there(place / SUMMARY):
+    for folder in folders:
+        if not is_there(folder / SUMMARY):
             raise RunFolderError(
-                f"{place} is not finished and does not say of how many images it is: run that "
+                f"{folder} is not finished and does not say of how many images it is: run that "
                 "evaluation to its end"
             )
     index = np.unique(rows.under(NATURAL).index)
     return {"images": len(index), "digest": digest_of(index)}
 
 
-def _copy(place: Path, out: Path) -> None:
-    """Add what ``place`` has and ``out`` has not."""
-    found = [path for kind in (PARTS, IMAGES, GALLERY) for path in listed(place / kind)]
-    ours = [each for each in found if each.suffix in _SUFFIXES and not is_temporary(each)]
-    for source in [*ours, place / EXTENT, place / FINGERPRINT]:
-        target, cure = out / source.relative_to(place), "delete it, or leave out its folder"
+def _copy(folder: Path, out: Path) -> None:
+    """Copy the files of ``folder`` that ``out`` lacks."""
+    paths = [path for kind in (PARTS, IMAGES, GALLERY) for path in listed(folder / kind)]
+    stored = [each for each in paths if each.suffix in _SUFFIXES and not is_temporary(each)]
+    for source in [*stored, folder / EXTENT, folder / FINGERPRINT]:
+        target, cure = out / source.relative_to(folder), "delete it, or leave out its folder"
         if not is_there(source) or is_there(target):
             continue
         if source.suffix == ".safetensors":
@@ -201,7 +201,7 @@ def _joined(
     if len(lost):
         raise RunFolderError(
             f"{folder} lacks outcomes of image {lost[0]} (and {len(lost) - 1} more), which was "
-            "done: was something deleted? The same command makes them anew"
+            "done: was something deleted? The same command computes them again"
         )
     missing = {name: images - len(index) for name, index in held.items() if len(index) < images}
     result = None

@@ -1,4 +1,4 @@
-"""The evidence of an evaluation: one row per image and attack, in columns."""
+"""The outcomes of an evaluation: one row per image and attack, in columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,9 +11,9 @@ from lrat.errors import DataError
 from lrat.files.read import NOT_AS_WRITTEN
 
 NATURAL = "natural"
-"""The name under which clean images are recorded."""
+"""The attack name of the rows of clean images."""
 UNKNOWN = -1
-"""``step`` and ``source`` where the attack does not tell, or did not run."""
+"""``step`` and ``source`` where the attack does not report them, or did not run."""
 
 _TYPES: dict[str, type[np.generic]] = {
     "index": np.int64,
@@ -39,10 +39,11 @@ class Outcomes:
     when clean is fooled under every attack without being attacked, and its row repeats the clean
     image (margin, distance 0, no passes). ``margin_clean`` and ``margin``: logit margin (Eq. 6) of
     the clean and of the returned image, from the float32 forward of the original model. ``step``
-    and ``source``: the iterate, and the restart or target, that the image came from; -1 unknown.
-    ``forwards``, ``backwards``: passes the attack spent on the image. ``distance``: between
-    returned and clean image, in the threat's norm. A stage of a cascade attacks what the stages
-    before it left; its rows of the others repeat the row of the stage that fooled them.
+    and ``source``: the numbers of the iterate, and of the restart or target, of the image; -1
+    unknown. ``forwards``, ``backwards``: passes of the attack for the image. ``distance``: between
+    returned and clean image, in the threat's norm. A stage of a cascade attacks the images that
+    earlier stages did not fool; its rows of the others repeat the row of the stage that fooled
+    them.
     """
 
     index: npt.NDArray[np.int64]
@@ -60,10 +61,10 @@ class Outcomes:
 
     @staticmethod
     def from_columns(columns: Mapping[str, Any]) -> "Outcomes":
-        """From arrays or sequences by column name, cast to the columns' types.
+        """Outcomes from arrays or sequences by column name, cast to the columns' types.
 
-        Raises ``DataError`` for missing columns, values that are none of their types and unequal
-        lengths; others are ignored.
+        Raises ``DataError`` for missing columns, values of other types and unequal lengths; other
+        columns are ignored.
         """
         missing = [name for name in _TYPES if name not in columns]
         if missing:
@@ -76,7 +77,7 @@ class Outcomes:
 
     @staticmethod
     def concatenate(parts: Iterable["Outcomes"]) -> "Outcomes":
-        """The rows of all parts, in order; no parts give no rows."""
+        """The rows of all parts, in order; without parts there are no rows."""
         tables = [part.columns() for part in parts]
         if not tables:
             return Outcomes.from_columns(dict.fromkeys(_TYPES, ()))
@@ -88,7 +89,7 @@ class Outcomes:
         return len(self.index)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """All columns by name: what is written to disk, and what ``pandas.DataFrame`` takes."""
+        """All columns by name, as they are stored; ``pandas.DataFrame`` takes them too."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def select(self, rows: npt.NDArray[Any]) -> "Outcomes":
@@ -99,7 +100,7 @@ class Outcomes:
 
     @property
     def contradiction(self) -> str | None:
-        """The first row that contradicts itself, in words; None where none does."""
+        """The sentence about the first row that contradicts itself; None where none does."""
         lost = self.fooled
         repeated = np.ones(len(self), dtype=bool)
         pairs = np.rec.fromarrays([self.attack, self.index]) if len(self) else self.index
@@ -154,7 +155,7 @@ class Outcomes:
         return Outcomes.from_columns(columns)
 
     def holds(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """For each image number whether a row has it."""
+        """[B]: whether there is a row with this image number."""
         return np.isin(index, self.index)
 
     def at(self, index: npt.NDArray[np.int64]) -> "Outcomes":

@@ -1,4 +1,4 @@
-"""What an evaluation found: everything here is derived from the outcomes."""
+"""The result of an evaluation, all derived from its outcomes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from lrat.text import aligned
 
 @dataclass(frozen=True, kw_only=True)
 class MeanPasses:
-    """Passes that an attack spent, as a mean over all images of the set."""
+    """The passes of an attack, as a mean over all images of the set."""
 
     forwards: float
     backwards: float
@@ -28,11 +28,11 @@ class MeanPasses:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationResult:
-    """Outcomes of a suite on a set of images, with the identity they were made under.
+    """Outcomes of a suite on a set of images, with the identity of the evaluation.
 
     ``identity``: ``suite``, ``threat``, ``tolerance``, ``seed``, ``attacks`` (name to settings, in
-    order), ``cascades`` (name to the attacks that are its stages) and what the caller added about
-    model and data. ``notes``: what a reader of the numbers must know, in sentences.
+    order), ``cascades`` (name to the attacks that are its stages) and the caller's strings about
+    model and data. ``notes``: sentences about problems of the numbers.
     """
 
     outcomes: Outcomes
@@ -48,15 +48,15 @@ class EvaluationResult:
 
     @staticmethod
     def from_folder(folder: Path | str) -> "EvaluationResult":
-        """Read a finished evaluation back; ``RunFolderError`` for anything else, also for one of
-        which a part is missing."""
-        place = Path(folder)
-        identity, rows, summary = read_finished(place)
+        """Read a finished evaluation back; ``RunFolderError`` for other folders, and for missing
+        parts."""
+        path = Path(folder)
+        identity, rows, summary = read_finished(path)
         names = (NATURAL, *identity["attacks"])
         outcomes = rows.arranged(names)
-        _check_complete(place, names, outcomes, summary.get("images"))
+        _check_complete(path, names, outcomes, summary.get("images"))
         result = EvaluationResult(outcomes=outcomes, identity=identity, notes=notes_of(summary))
-        check_summary(place / SUMMARY, summary, result.summary())
+        check_summary(path / SUMMARY, summary, result.summary())
         return result
 
     @property
@@ -87,11 +87,11 @@ class EvaluationResult:
     @property
     def settings(self) -> dict[str, str]:
         """The settings of each of ``names`` but ``natural``."""
-        told: dict[str, str] = self.identity["attacks"]
+        settings: dict[str, str] = self.identity["attacks"]
         stages = self.stages
         return {
-            name: "; ".join(f"{stage}: {told[stage]}" for stage in stages.get(name, ()))
-            or told[name]
+            name: "; ".join(f"{stage}: {settings[stage]}" for stage in stages.get(name, ()))
+            or settings[name]
             for name in self.names[1:]
         }
 
@@ -102,22 +102,22 @@ class EvaluationResult:
 
     def robust(self, names: Iterable[str]) -> npt.NDArray[np.bool_]:
         """For each of ``index``: right under every one of these attacks."""
-        stands = np.ones(len(self.index), dtype=bool)
+        robust = np.ones(len(self.index), dtype=bool)
         for name in names:
-            stands &= ~self.outcomes.under(name).at(self.index).fooled
-        return stands
+            robust &= ~self.outcomes.under(name).at(self.index).fooled
+        return robust
 
     @cached_property
     def accuracy(self) -> dict[str, Proportion]:
-        """Share of images that are right, ``natural`` first. Images that are wrong when clean
-        count as not robust under every attack. A cascade's stages are there too: what is left
-        after each."""
+        """Share of images that are classified correctly, ``natural`` first. Images that are wrong
+        when clean count as not robust under every attack. For a cascade's stages it is the share
+        that no stage so far has fooled."""
         return {name: _share(self.robust([name])) for name in self._rows}
 
     @cached_property
     def average(self) -> Proportion | None:
-        """Mean accuracy over the attacks, ``natural`` left out; None without attacks. The ends of
-        the interval are means of theirs, which is never too narrow."""
+        """Mean accuracy over the attacks, without ``natural``; None without attacks. The ends of
+        the interval are means of theirs, so that it is never too narrow."""
         attacks = self.names[1:]
         return mean_proportion([self.accuracy[name] for name in attacks]) if attacks else None
 
@@ -151,8 +151,8 @@ class EvaluationResult:
             "worst_case": _as_dict(self.worst_case),
             "average": None if self.average is None else _as_dict(self.average),
             "passes": {
-                name: {"forwards": spent.forwards, "backwards": spent.backwards}
-                for name, spent in self.passes.items()
+                name: {"forwards": passes.forwards, "backwards": passes.backwards}
+                for name, passes in self.passes.items()
             },
             "identity": self.identity,
             "notes": list(self.notes),
@@ -163,15 +163,15 @@ class EvaluationResult:
         rows = [("attack", "accuracy %", "95 % interval", "forwards", "backwards")]
         stages = {stage: cascade for cascade, all in self.stages.items() for stage in all}
         for name in self._rows:
-            spent, share = self.passes[name], self.accuracy[name]
-            shown = name
+            passes, label = self.passes[name], name
             if name in stages:
-                shown = f"  after {name.removeprefix(stages[name] + '.')}"
-            rows.append((shown, *percent(share), f"{spent.forwards:.1f}", f"{spent.backwards:.1f}"))
+                label = f"  after {name.removeprefix(stages[name] + '.')}"
+            counts = f"{passes.forwards:.1f}", f"{passes.backwards:.1f}"
+            rows.append((label, *percent(self.accuracy[name]), *counts))
         forwards = sum(self.passes[name].forwards for name in self.names)
         backwards = sum(self.passes[name].backwards for name in self.names)
-        total = (f"{forwards:.1f}", f"{backwards:.1f}")
-        rows.append(("worst case", *percent(self.worst_case), *total))
+        counts = f"{forwards:.1f}", f"{backwards:.1f}"
+        rows.append(("worst case", *percent(self.worst_case), *counts))
         about = f"n {len(self.index)}, seed {self.seed}, {self.threat}; passes are means per image"
         return "\n".join([aligned(rows), about, *(f"note: {note}" for note in self.notes)])
 
@@ -179,13 +179,13 @@ class EvaluationResult:
 def _check_complete(
     folder: Path, names: Iterable[str], outcomes: Outcomes, images: int | None
 ) -> None:
-    """Refuse fewer rows than there were images: every share would silently be of the rest."""
+    """Refuse fewer rows than images, since all shares would silently be those of the rest."""
     for name in names:
-        held = len(outcomes.under(name))
-        if held != images:
+        count = len(outcomes.under(name))
+        if count != images:
             raise RunFolderError(
-                f"{folder} was finished with {images} images and holds {held} of {name}: parts are "
-                "missing; run the same evaluation again, which makes them anew"
+                f"{folder} was finished with {images} images and holds {count} of {name}: parts "
+                "are missing; run the same evaluation again, which computes them again"
             )
 
 

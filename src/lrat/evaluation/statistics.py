@@ -1,7 +1,4 @@
-"""How far an accuracy on n images can be trusted: intervals and tests over images.
-
-Spread over training seeds is another question, with another answer: ``means``.
-"""
+"""Intervals and tests of accuracies over images; ``comparison.seeds`` has those over seeds."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +13,7 @@ from lrat.text import SMALLEST_P
 
 ALPHA = 0.05
 POWER = 0.8
-"""A difference counts as detectable where four of five such comparisons would show it."""
+"""A difference counts as detectable if four of five such comparisons find it significant."""
 _Z = NormalDist().inv_cdf(1 - ALPHA / 2)
 _BISECTIONS = 60
 
@@ -44,8 +41,8 @@ class Difference:
 def wilson(successes: int, n: int) -> Proportion:
     """Wilson's score interval, 95 %, without continuity correction (Wilson 1927).
 
-    Never leaves [0, 1] and stays honest at 0 and n successes, where the normal interval has width
-    zero. Raises ``SettingError`` unless 0 <= successes <= n and n > 0.
+    It lies in [0, 1] and has a width at 0 and n successes, where the normal interval has none.
+    Raises ``SettingError`` unless 0 <= successes <= n and n > 0.
     """
     if n < 1 or not 0 <= successes <= n:
         raise SettingError(f"wilson({successes}, {n}): needs 0 <= successes <= n and n >= 1")
@@ -54,7 +51,7 @@ def wilson(successes: int, n: int) -> Proportion:
     center = share + square / (2 * n)
     half = _Z * math.sqrt((share * (1 - share) + square / (4 * n)) / n)
     scale = 1 + square / n
-    # Exactly 0 and 1 at the ends, where rounding would leave 1e-18.
+    # Exactly 0 and 1 at the ends, where rounding would give 1e-18.
     low = 0.0 if successes == 0 else (center - half) / scale
     high = 1.0 if successes == n else (center + half) / scale
     return Proportion(value=share, low=low, high=high, n=n)
@@ -64,8 +61,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided p of McNemar's exact test: of the images on which two models differ, is either
     model right on more than half?
 
-    ``only_a``: images that a alone gets right; ``only_b``: that b alone gets right. Under equality
-    only_a is binomial(only_a + only_b, 1/2) (McNemar 1947, exact form). No such image: p = 1.
+    ``only_a``: images that a alone classifies correctly; ``only_b``: those that b alone does. Under
+    equality only_a is binomial(only_a + only_b, 1/2) (McNemar 1947, exact form). Without such
+    images p = 1.
     """
     _check_counts(only_a, only_b, only_a + only_b)
     if only_a + only_b == 0:
@@ -77,13 +75,13 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def sign_flip(scores: npt.NDArray[np.integer]) -> float:
-    """Two-sided p of the exact paired randomisation test (Fisher 1935): if on every image it were a
-    coin's choice which model got which score, how often would the sum be as far from 0?
+    """Two-sided p of the exact paired randomisation test (Fisher 1935): the probability of a sum at
+    least as far from 0 if on every image the two models' scores were exchanged at random.
 
     ``scores`` [n]: integers, the score of a minus that of b on each image, as the number of attacks
-    that a withstands minus the number that b withstands. With scores -1, 0, 1 alone this is
-    McNemar's exact test. The sum's distribution is convolved, not sampled; rounding hides what lies
-    below 1e-12, so where p is smaller, ``SMALLEST_P`` comes back as its bound.
+    under which a is robust minus that of b. With scores -1, 0, 1 alone this is McNemar's exact
+    test. The distribution of the sum is computed by convolution, with rounding errors up to 1e-12,
+    so ``SMALLEST_P`` is returned as the bound of smaller p.
     """
     sizes, counts = np.unique(np.abs(scores[scores != 0]).astype(np.int64), return_counts=True)
     if len(sizes) < 2:
@@ -107,30 +105,30 @@ def sign_flip(scores: npt.NDArray[np.integer]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """p values of one table adjusted for their number, in their order (Holm 1979).
 
-    The k-th smallest is multiplied by the number of those not smaller; none falls below a smaller
-    one's. Below .05 after this, the chance of any false claim in the whole table is at most 5 %,
-    however the rows depend on each other.
+    The k-th smallest is multiplied by the number of those not smaller, and is at least the adjusted
+    value of the one before. With a limit of .05 after this, the probability of any false claim in
+    the whole table is at most 5 %, however the rows depend on each other.
     """
     if any(not 0 <= p <= 1 for p in p_values):
         raise SettingError(f"p values lie in [0, 1]: {list(p_values)}")
     adjusted = [0.0] * len(p_values)
     least = 0.0
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    for rank, place in enumerate(order):
-        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = least
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, row in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[row]))
+        adjusted[row] = least
     return adjusted
 
 
 def smallest_detectable(differing: int, n: int, *, comparisons: int = 1) -> float:
-    """The least difference of two accuracies, as a fraction, that ``n`` common images would show.
+    """The smallest difference of two accuracies, as a fraction, detectable on ``n`` common images.
 
     ``differing``: images on which exactly one of the two is right. Connor's approximation (1987,
     Biometrics 43:207-211) to McNemar's test with power .8: the delta for which sqrt(n) delta =
-    z_(1 - level/2) sqrt(s) + z_.8 sqrt(s - delta^2) with s = differing / n. Where so few images
-    differ that no delta <= s would do, s is taken as delta itself, the most favourable case. The
-    level is .05 / ``comparisons``, what Holm's correction asks of the smallest p of a table. The
-    exact test's power at this delta lies a few points below .8.
+    z_(1 - level/2) sqrt(s) + z_.8 sqrt(s - delta^2) with s = differing / n. Where no delta <= s
+    satisfies this because too few images differ, s is delta itself, the most favourable case. The
+    level is .05 / ``comparisons``, which Holm's correction requires of the smallest p of a table.
+    The exact test's power at this delta is a few points below .8.
     """
     if not 0 <= differing <= n or n < 1 or comparisons < 1:
         raise SettingError(
@@ -156,9 +154,9 @@ def paired_difference(only_a: int, only_b: int, n: int) -> Difference:
     """Share of a minus share of b on the same ``n`` images, with Tango's 95 % score interval.
 
     All differences delta that the score test does not reject, with the nuisance parameter at its
-    maximum-likelihood value under delta (Tango 1998, Statistics in Medicine 17:891-908). Keeps its
-    level for small counts and stays in [-1, 1]. Near p = .05 it may exclude 0 while the exact
-    McNemar test, which is the more careful one, does not reject.
+    maximum-likelihood value under delta (Tango 1998, Statistics in Medicine 17:891-908). It has its
+    level for small counts too and lies in [-1, 1]. Near p = .05 it may exclude 0 while the exact
+    McNemar test, which is more conservative, does not reject.
     """
     _check_counts(only_a, only_b, n)
     value = (only_a - only_b) / n
@@ -196,7 +194,8 @@ def _tango_score(only_a: int, only_b: int, n: int, delta: float) -> float:
 
 
 def crossing(function: Callable[[float], float], level: float, low: float, high: float) -> float:
-    """Where a falling function meets ``level`` between ``low`` and ``high``, by bisection."""
+    """The point between ``low`` and ``high`` where a falling function equals ``level``, by
+    bisection."""
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if function(middle) > level:
@@ -207,8 +206,8 @@ def crossing(function: Callable[[float], float], level: float, low: float, high:
 
 
 def mean_proportion(shares: Sequence[Proportion]) -> Proportion:
-    """The mean of shares of the same images, the ends being the means of the
-    ends: never too narrow, since the standard deviation of a mean is at most the mean of them."""
+    """The mean of shares of the same images; its ends are the means of theirs, so that the interval
+    is never too narrow: the standard deviation of a mean is at most the mean of theirs."""
     return Proportion(
         value=mean_of(share.value for share in shares),
         low=mean_of(share.low for share in shares),

@@ -1,4 +1,4 @@
-"""Everything about one image: what each attack saw of the model, forward by forward."""
+"""The attacks on one image, forward by forward."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +28,13 @@ Pixels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Path:
-    """The way of one row that an attack sent through the model, T forwards long.
+    """The path of one row of an attack through T forwards of the model.
 
     ``forward`` [T]: the numbers of the attack's calls of the model, from 0; ``margin`` [T]: logit
-    margin (Eq. 6) after each; ``prediction`` [T]: the class; ``inside`` [T]: whether the image that
-    was sent lies in the region (FAB comes from outside). All as the attack saw them, that is
-    through the view. Attacks that run several tries at once have a path for each of them; those
-    that run them one after the other have them in one path.
+    margin (Eq. 6) after each; ``prediction`` [T]: the class; ``inside`` [T]: whether the image lies
+    in the region (FAB approaches it from outside). All values are those of the attack's view.
+    Attacks that run several tries at once have a path for each of them; those that run them one
+    after the other have them in one path.
     """
 
     forward: npt.NDArray[np.int64]
@@ -52,12 +52,12 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttackStory:
-    """What one attack did to the image.
+    """One attack on the image.
 
-    ``row``: its outcome. ``image`` [C H W]: what it returned; None where it did not run, because
-    the image was wrong when clean or fooled by an earlier stage of the cascade. ``calls``: 2 where
-    a success through the view was not confirmed and the attack ran again without it; ``paths`` are
-    those of the last run.
+    ``row``: its outcome. ``image`` [C H W]: the returned image; None where the attack did not run,
+    because the image was wrong when clean or fooled by an earlier stage of the cascade. ``calls``:
+    2 where the model did not confirm a success against the view, so that the attack ran again
+    without it; ``paths`` are those of the last run.
     """
 
     name: str
@@ -69,13 +69,12 @@ class AttackStory:
     @property
     def failure(self) -> int | None:
         """The first failure of any path."""
-        found = [path.failure for path in self.paths if path.failure is not None]
-        return min(found) if found else None
+        return min((each.failure for each in self.paths if each.failure is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Story:
-    """One image, its clean logits [K] (float32, the original model), and an entry per attack."""
+    """One image, its clean logits [K] (float32, the original model), and its attacks."""
 
     index: int
     label: int
@@ -102,12 +101,11 @@ def tell_story(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Story:
-    """Run ``suite`` on the one image of ``batch`` as ``evaluate_suite`` does, and watch.
+    """Run ``suite`` on the one image of ``batch`` as ``evaluate_suite`` does, with a record.
 
-    The noise is the evaluation's: from seed, image and attack alone, so that the verdicts are those
-    of an evaluation that held the image among others, up to float32's last bits. Works for any
-    attack, also a foreign one; of a model that an attack calls past ``nn.Module.__call__`` nothing
-    is seen.
+    The noise follows from seed, image and attack alone, so the verdicts are those of an evaluation
+    of many images, up to float32's last bits. This works for any attack, also a user's; calls of
+    ``model.forward`` instead of the model itself are not recorded.
     """
     if len(batch) != 1:
         raise DataError(f"a story is about one image, not {len(batch)}")
@@ -122,8 +120,8 @@ def tell_story(
     result = evaluate_suite(
         model, [batch], replace(suite, members=members), view=view, seed=seed, device=device
     )
-    place = batch if device is None else batch.to(device)
-    logits = classify(model, place.images, batch.index.cpu().numpy(), NATURAL)
+    moved = batch if device is None else batch.to(device)
+    logits = classify(model, moved.images, batch.index.cpu().numpy(), NATURAL)
     return Story(
         index=int(batch.index[0]),
         label=label,
@@ -134,11 +132,11 @@ def tell_story(
             AttackStory(
                 name=name,
                 row=result.outcomes.under(name),
-                image=_pixels(seen.returned[-1]) if seen.returned else None,
-                paths=seen.recorders[-1].paths(label) if seen.recorders else (),
-                calls=len(seen.recorders),
+                image=_pixels(each.returned[-1]) if each.returned else None,
+                paths=each.recorders[-1].paths(label) if each.recorders else (),
+                calls=len(each.recorders),
             )
-            for name, seen in watched.items()
+            for name, each in watched.items()
         ),
     )
 
@@ -149,7 +147,7 @@ def _pixels(images: Tensor) -> Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class _Watched(Wrapped):
-    """An attack as it is, with a record of what it returned and of the model's answers."""
+    """An attack with a record of its returned images and of the model's logits."""
 
     attack: Attack
     region: Region
@@ -173,7 +171,7 @@ class _Watched(Wrapped):
 
 @dataclass
 class _Row:
-    """A path while it grows; ``last``: the image that was sent last, flat."""
+    """A path so far; ``last``: its latest image, flat."""
 
     last: Tensor
     forward: list[int]
@@ -182,10 +180,10 @@ class _Row:
 
 
 class _Recorder:
-    """Follows rows through the calls of a module, by a hook: the attack meets the module itself.
+    """Follows rows through the calls of a module, by hooks.
 
-    Rows keep their places from call to call. Where their number changes, each takes up the path
-    whose last image is nearest to it; a row for which there is none begins one.
+    Rows keep their positions from call to call. Where their number changes, each row continues the
+    path whose last image is nearest to it; a row without a path starts one.
     """
 
     def __init__(self, region: Region, center: Tensor) -> None:
@@ -194,7 +192,7 @@ class _Recorder:
         self._rows: list[_Row] = []
         self._order: list[int] = []
         self._calls = 0
-        self._sent = center[:0]
+        self._images = center[:0]
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -219,32 +217,32 @@ class _Recorder:
         )
 
     @torch.no_grad()
-    def _take(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        # Before the forward: a model may write into its images.
-        sent = given[0] if given else next(iter(named.values()))
-        self._sent = sent.detach().float().cpu().clone()
+    def _take(self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        # Before the forward, since a model may write into its images.
+        images = positional[0] if positional else next(iter(named.values()))
+        self._images = images.detach().float().cpu().clone()
 
     @torch.no_grad()
     def _note(
-        self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: object
+        self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: object
     ) -> None:
-        images = self._sent
-        # Copies: a replayed graph writes its next answer into the same memory.
+        images = self._images
+        # A copy, since a replayed graph writes its next output into the same memory.
         logits = in_float32(logits_of(output, len(images)).detach()).cpu().clone()
         inside = self._inside(images)
         images = images.flatten(1)
         if len(images) != len(self._order):
             self._order = self._matched(images)
-        for place, number in enumerate(self._order):
+        for position, number in enumerate(self._order):
             row = self._rows[number]
-            row.last = images[place]
+            row.last = images[position]
             row.forward.append(self._calls)
-            row.logits.append(logits[place])
-            row.inside.append(inside[place])
+            row.logits.append(logits[position])
+            row.inside.append(inside[position])
         self._calls += 1
 
     def _inside(self, images: Tensor) -> list[bool]:
-        """For each row; none is where an attack sends images of another size."""
+        """Whether each row lies in the region; images of another size do not."""
         if images.shape[1:] != self._center.shape[1:]:
             return [False] * len(images)
         excess = self._region.violation(images, self._center.expand_as(images))
@@ -257,11 +255,11 @@ class _Recorder:
             known = torch.stack([row.last for row in self._rows])
             gaps = torch.cdist(images, known)
             for pair in gaps.flatten().argsort(stable=True).tolist():
-                place, number = divmod(pair, len(known))
-                if order[place] < 0 and number not in order:
-                    order[place] = number
-        for place, number in enumerate(order):
+                position, number = divmod(pair, len(known))
+                if order[position] < 0 and number not in order:
+                    order[position] = number
+        for position, number in enumerate(order):
             if number < 0:
-                order[place] = len(self._rows)
-                self._rows.append(_Row(last=images[place], forward=[], logits=[], inside=[]))
+                order[position] = len(self._rows)
+                self._rows.append(_Row(last=images[position], forward=[], logits=[], inside=[]))
         return order

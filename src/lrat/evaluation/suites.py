@@ -1,4 +1,4 @@
-"""Which attacks an evaluation runs. Natural accuracy is always measured and is not a member."""
+"""Suites, the attacks of an evaluation. Natural accuracy is always measured and is no member."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from lrat.text import shown
 from lrat.threat import BALL, REGION, Ball, Region, RegionLike
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,149}")
-"""Files are called after it, whose names have 255 bytes at most."""
+"""It is a part of file names, which have 255 bytes at most."""
 _LONG = 100
 LOGIT_SCALES = (0.1, 1.0, 10.0, 100.0)
 _SHORT_DECIMAL = 6
@@ -32,9 +32,10 @@ _CLASSES_OF_DLR, _CLASSES_OF_TARGETED_DLR = 3, 4
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """An attack of a suite; ``name`` labels its rows, its files and its noise.
+    """An attack of a suite; ``name`` is that of its rows, its files and its noise.
 
-    ``after``: the member whose survivors it attacks; None for all images that are right when clean.
+    ``after``: it attacks the images that this member did not fool; None for all images that are
+    right when clean.
     """
 
     name: str
@@ -68,7 +69,7 @@ _MEMBERS = tuple_of(
 class Suite:
     """Attacks that run independently of each other inside one ``threat``.
 
-    Every result is checked against ``threat``, whatever region the attack itself believes in.
+    Every result is checked against ``threat``, which may differ from an attack's region.
     """
 
     name: str
@@ -99,22 +100,22 @@ class Suite:
 
     @cached_property
     def steps(self) -> tuple[Member, ...]:
-        """What is run, in order: the members, a cascade's stages each after the one before."""
+        """The attacks to run, in order: the members, and for a cascade each of its stages."""
         steps: list[Member] = []
         for member in self.members:
             if not isinstance(member.attack, Cascade):
                 steps.append(member)
                 continue
-            before = member.after
+            previous = member.after
             stages = zip(self.cascades[member.name], member.attack.attacks.values(), strict=True)
             for name, attack in stages:
-                steps.append(Member(name=name, attack=attack, after=before))
-                before = name
+                steps.append(Member(name=name, attack=attack, after=previous))
+                previous = name
         return tuple(steps)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``natural``, then the names of the steps: those under which outcomes are kept."""
+        """``natural``, then the names of the steps, as in the outcomes."""
         return (NATURAL, *(step.name for step in self.steps))
 
     def with_members(self, *members: Member, name: str | None = None) -> "Suite":
@@ -156,8 +157,8 @@ def paper(threat: Ball) -> Suite:
 
 @checked(threat=BALL)
 def strong(threat: Ball) -> Suite:
-    """``paper``, PGD-100 with 10 restarts, and PGD-20 on logits times .1, 1, 10 and 100, which is
-    what exposed GAIRAT (Hitaj et al. 2021)."""
+    """``paper``, PGD-100 with 10 restarts, and PGD-20 on logits times .1, 1, 10 and 100, under
+    which GAIRAT is not robust (Hitaj et al. 2021)."""
     long = PGD(threat=threat, steps=_LONG, step_size=threat.epsilon / 4)
     short = PGD(threat=threat, steps=20, step_size=threat.epsilon / 4)
     return paper(threat).with_members(
@@ -172,37 +173,37 @@ def strong(threat: Ball) -> Suite:
 
 @checked(threat=BALL)
 def adaptive(threat: Ball, loss: LossLike) -> tuple[Member, ...]:
-    """Every attack here on a loss of one's own: what an adaptive attack adds to a suite.
+    """The attacks on a user's loss, which an adaptive attack adds to a suite.
 
-    A loss of (logits, labels): PGD-20, Auto-PGD and Square ascend it. A targeted loss (see
-    ``losses.Targeted``), positive where the image is past the boundary: targeted Auto-PGD and FAB
-    do. Success stays what it was: another class than the label's, on the model itself.
+    PGD-20, Auto-PGD and Square ascend a loss of (logits, labels); targeted Auto-PGD and FAB ascend
+    a targeted loss (see ``losses.Targeted``), which is positive beyond the boundary. Success is
+    judged as for other attacks: another class than the label, on the model itself.
     """
-    own = as_loss(loss)
-    if own.targeted:
+    loss = as_loss(loss)
+    if loss.targeted:
         attacks: dict[str, Attack] = {
-            "apgd-t": APGD(threat=threat, loss=own, targets=MOST_TARGETS, retire_every=RETIRE),
-            "fab-t": FAB(threat=threat, loss=own, retire_every=RETIRE),
+            "apgd-t": APGD(threat=threat, loss=loss, targets=MOST_TARGETS, retire_every=RETIRE),
+            "fab-t": FAB(threat=threat, loss=loss, retire_every=RETIRE),
         }
     else:
         attacks = {
-            "pgd-20": PGD(threat=threat, steps=20, step_size=threat.epsilon / 4, loss=own),
-            "apgd": APGD(threat=threat, loss=own, retire_every=RETIRE),
+            "pgd-20": PGD(threat=threat, steps=20, step_size=threat.epsilon / 4, loss=loss),
+            "apgd": APGD(threat=threat, loss=loss, retire_every=RETIRE),
         }
-        if not own.needs_clean:
-            attacks["square"] = Square(threat=threat, loss=own, retire_every=RETIRE_SQUARE)
+        if not loss.needs_clean:
+            attacks["square"] = Square(threat=threat, loss=loss, retire_every=RETIRE_SQUARE)
     return tuple(Member(name=f"{name}-adaptive", attack=attack) for name, attack in attacks.items())
 
 
 @checked(threat=REGION)
 def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") -> Suite:
-    """A suite of one's own: attacks by name, each an ``Attack`` or ``(model, images, labels) ->
+    """A user's suite: attacks by name, each an ``Attack`` or ``(model, images, labels) ->
     images``.
 
     ``custom(threat, {"fgsm": FGSM(threat=threat), "mine": my_attack})``
 
-    A plain callable that draws random numbers does so from a global state seeded per batch, so its
-    results (alone) depend on how the images are split into batches.
+    A plain callable draws its random numbers from a global state seeded per batch, so its results
+    (alone) depend on how the images are split into batches.
     """
     if not isinstance(attacks, Mapping):
         raise SettingError(
@@ -214,16 +215,16 @@ def custom(threat: Region, attacks: Mapping[str, Any], *, name: str = "custom") 
 
 
 def replaced(suite: Suite, classes: int) -> tuple[str, ...]:
-    """In words, what attacks do differently than their names say: on a model with so few classes
-    (nothing from 10 on), or where epsilon is 0."""
+    """Sentences about attacks that differ from their names, on a model with fewer than 10 classes,
+    or where epsilon is 0."""
     notes = []
     if getattr(suite.threat, "epsilon", None) == 0:
         notes.append("epsilon is 0, so nothing can be attacked: these are natural accuracies")
     for step in suite.steps:
         for attack in _inside(step.attack):
-            wanted, loss = getattr(attack, "targets", None), getattr(attack, "loss", None)
-            if isinstance(wanted, int) and wanted > classes - 1:
-                notes.append(f"{step.name} aims at {classes - 1} wrong classes instead of {wanted}")
+            number, loss = getattr(attack, "targets", None), getattr(attack, "loss", None)
+            if isinstance(number, int) and number > classes - 1:
+                notes.append(f"{step.name} aims at {classes - 1} wrong classes instead of {number}")
             if loss is targeted_dlr and classes < _CLASSES_OF_TARGETED_DLR:
                 notes.append(
                     f"{step.name} ascends z_t - z_y: the targeted DLR loss needs four classes, the "
@@ -238,7 +239,7 @@ def replaced(suite: Suite, classes: int) -> tuple[str, ...]:
 
 
 def _inside(attack: Any) -> Iterator[Any]:
-    """The attack itself, or those that it wraps."""
+    """The attack itself, or the attacks that it wraps."""
     if isinstance(attack, Cascade):
         for member in attack.members.values():
             yield from _inside(member)
@@ -254,7 +255,7 @@ def describe_threat(threat: Region) -> str:
     if not isinstance(epsilon, int | float):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(threat))
     levels = round(epsilon * 255)
-    written = repr(float(epsilon))
-    if len(written) > _SHORT_DECIMAL and levels / 255 == epsilon:
-        written = f"{levels}/255"
-    return f"{type(threat).__name__}(epsilon={written})"
+    text = repr(float(epsilon))
+    if len(text) > _SHORT_DECIMAL and levels / 255 == epsilon:
+        text = f"{levels}/255"
+    return f"{type(threat).__name__}(epsilon={text})"

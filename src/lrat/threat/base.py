@@ -5,7 +5,8 @@ into it, the drawing of a start, the direction of steepest ascent, and by how mu
 outside. Attacks use these alone, so another norm is another class.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -90,18 +91,33 @@ class Projection(Protocol):
         ...
 
 
-def _check(ball: Any) -> None:
-    check_fields(ball)
-    if ball.epsilon > ball.norm.largest:
-        raise SettingError(
-            f"{type(ball).__name__}(epsilon={ball.epsilon:g}): epsilon is in [0, 1] pixel units; "
-            f"{ball.epsilon:g}/255 was probably meant"
-        )
+class NormBall(ABC):
+    """The common members of the balls of this package: checks, spelling and violation."""
 
+    norm: ClassVar[Norm]
+    epsilon: float
 
-def _box_excess(images: Tensor) -> Tensor:
-    flat = images.flatten(1)
-    return torch.maximum(-flat.amin(1), flat.amax(1) - 1).clamp(min=0)
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.epsilon > self.norm.largest:
+            raise SettingError(
+                f"{type(self).__name__}(epsilon={self.epsilon:g}): epsilon is in [0, 1] pixel "
+                f"units; {self.epsilon:g}/255 was probably meant"
+            )
+
+    @property
+    def text(self) -> str:
+        """``linf:8/255``, as ``parse`` reads it."""
+        return self.norm.threat(self.epsilon)
+
+    @abstractmethod
+    def distance(self, images: Images, center: Images) -> PerExample: ...
+
+    @final
+    def violation(self, images: Images, center: Images) -> PerExample:
+        excess = (self.distance(images, center) - self.epsilon).clamp(min=0)
+        flat = images.flatten(1)
+        return torch.maximum(excess, torch.maximum(-flat.amin(1), flat.amax(1) - 1).clamp(min=0))
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lrat.randomness import Noise
 from lrat.threat import norms
-from lrat.threat.base import _TINY, Ball, Projection, _box_excess, _check, per_image
+from lrat.threat.base import _TINY, Ball, NormBall, Projection, per_image
 from lrat.types import Images, PerExample
 
 
@@ -27,20 +27,12 @@ class _Around:
 
 
 @dataclass(frozen=True, kw_only=True)
-class L2:
+class L2(NormBall):
     """{x : |x - center|_2 <= epsilon} with x in [0, 1]. Refuses epsilon > 30."""
 
     norm: ClassVar[norms.Norm] = norms.L2
     epsilon: float
     tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @property
-    def text(self) -> str:
-        """``l2:0.5``, as ``parse`` reads it."""
-        return self.norm.threat(self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin over the ball (scale the perturbation), then argmin over the box (clip).
@@ -74,7 +66,3 @@ class L2:
     def distance(self, images: Images, center: Images) -> PerExample:
         norm: Tensor = torch.linalg.vector_norm((images - center).flatten(1), dim=1)
         return norm
-
-    def violation(self, images: Images, center: Images) -> PerExample:
-        excess = self.distance(images, center) - self.epsilon
-        return torch.maximum(excess.clamp(min=0), _box_excess(images))

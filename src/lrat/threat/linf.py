@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lrat.randomness import Noise
-from lrat.threat.base import _TINY, Projection, _box_excess, _check, per_image
+from lrat.threat.base import _TINY, NormBall, Projection, per_image
 from lrat.threat.norms import LINF, Norm
 from lrat.types import Images, PerExample
 
@@ -27,20 +26,12 @@ class _Clip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linf:
+class Linf(NormBall):
     """{x : max |x - center| <= epsilon} with x in [0, 1]. Refuses epsilon > 1."""
 
     norm: ClassVar[Norm] = LINF
     epsilon: float
     tolerance: float = 1e-6
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @property
-    def text(self) -> str:
-        """``linf:8/255``, as ``parse`` reads it."""
-        return self.norm.threat(self.epsilon)
 
     def project(self, images: Images, center: Images) -> Images:
         """argmin_z |z - x|_2 over ball and box: both are boxes, so clipping is exact."""
@@ -65,7 +56,3 @@ class Linf:
 
     def distance(self, images: Images, center: Images) -> PerExample:
         return (images - center).abs().flatten(1).amax(1)
-
-    def violation(self, images: Images, center: Images) -> PerExample:
-        excess = self.distance(images, center) - self.epsilon
-        return torch.maximum(excess.clamp(min=0), _box_excess(images))

@@ -10,7 +10,7 @@ from trained import digits
 
 
 def digits_batch(count: int, first: int = 1400) -> Batch:
-    """Held-out digits with their own numbers."""
+    """Held-out digits with their numbers."""
     images, labels = digits()
     rows = torch.arange(first, first + count)
     return Batch(images=images[rows], labels=labels[rows], index=rows)
@@ -53,7 +53,7 @@ class Noisy(_Before):
 
 
 class BatchStatistics(_Before):
-    """Normalises with the batch's own statistics, as BatchNorm in training mode does."""
+    """Normalises with the statistics of the batch, as BatchNorm in training mode does."""
 
     def change(self, images: Tensor) -> Tensor:
         return nn.functional.batch_norm(images, None, None, training=True) / 4 + images.mean()

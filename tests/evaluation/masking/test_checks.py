@@ -53,11 +53,11 @@ def in_range(images: Tensor, epsilon: float = 0.2) -> Check:
     ],
 )
 def test_a_sound_model_passes(check: object) -> None:
-    found: Check = check(sound())  # type: ignore[operator]
-    assert found.status == "passed"
-    assert found.value is not None
-    assert found.limit is not None
-    assert found.value <= found.limit
+    result: Check = check(sound())  # type: ignore[operator]
+    assert result.status == "passed"
+    assert result.value is not None
+    assert result.limit is not None
+    assert result.value <= result.limit
 
 
 class TestRange:
@@ -182,13 +182,13 @@ def test_attacks_that_disagree() -> None:
 
 def with_another_attack(count: int, fooled: int) -> Check:
     """Agreement of a sound model, of which one attack more fools so many images more."""
-    found = subject(trained(), count=count)
-    stands = found.standing("pgd-20", gradient_checks.pgd(found, 20)) & attack_checks.cw_stands(
-        found
-    )
-    rows = (stands & attack_checks.targeted_stands(found)).nonzero().flatten()[:fooled]
-    found.also_fooled["another"] = torch.zeros_like(stands).index_fill(0, rows, True)
-    return attack_checks.agreement(found)
+    examined = subject(trained(), count=count)
+    robust = examined.robust_to(
+        "pgd-20", gradient_checks.pgd(examined, 20)
+    ) & attack_checks.robust_to_cw(examined)
+    rows = (robust & attack_checks.robust_to_targeted(examined)).nonzero().flatten()[:fooled]
+    examined.also_fooled["another"] = torch.zeros_like(robust).index_fill(0, rows, True)
+    return attack_checks.agreement(examined)
 
 
 def test_a_gap_that_chance_explains_is_suspicious() -> None:
@@ -232,7 +232,7 @@ def test_two_checks_share_the_draws_of_noise() -> None:
     model = sound()
     right = int(model.right.sum())
     with PassCounter(model.model) as counted:
-        assert torch.equal(model.standing_noise, model.standing_noise)
+        assert torch.equal(model.robust_to_noise, model.robust_to_noise)
     assert 0 < counted.forwards <= NOISE_DRAWS * right
 
 

@@ -54,5 +54,5 @@ def test_gairat_fails_where_attacks_disagree_and_nowhere_else() -> None:
 def test_the_verdict_on_gairat_does_not_hang_on_noise_and_images(seed: int) -> None:
     model = trained("gairat")
     batch = digits_batch(160, first=1450 + 90 * seed)
-    found = Subject(model=model, view=model, batch=batch, threat=THREAT, seed=seed)
-    assert attack_checks.agreement(found).status == "failed"
+    subject = Subject(model=model, view=model, batch=batch, threat=THREAT, seed=seed)
+    assert attack_checks.agreement(subject).status == "failed"

@@ -89,10 +89,10 @@ def test_progress_reports_each_check_in_order() -> None:
 
 
 def test_no_gradients_is_a_finding() -> None:
-    found = statuses(masking_panel(Cut(trained()), digits_batch(10), THREAT))
-    assert found["input gradients"] == "failed"
-    assert found["scaled logits"] == "not run"
-    assert len(found) == 12
+    status = statuses(masking_panel(Cut(trained()), digits_batch(10), THREAT))
+    assert status["input gradients"] == "failed"
+    assert status["scaled logits"] == "not run"
+    assert len(status) == 12
 
 
 def test_nan_logits_are_a_finding() -> None:
@@ -133,9 +133,9 @@ def test_buffers_that_a_forward_writes_are_a_note_and_put_back(replaces: bool) -
 def test_nothing_right_is_nothing_to_attack() -> None:
     batch = two_classes(10)
     batch = Batch(images=batch.images, labels=torch.zeros_like(batch.labels), index=batch.index)
-    found = masking_panel(Constant(), batch, SMALL)
-    assert found["input gradients"].status == "not run"
-    assert "none of the images" in found["input gradients"].sentence
+    panel = masking_panel(Constant(), batch, SMALL)
+    assert panel["input gradients"].status == "not run"
+    assert "none of the images" in panel["input gradients"].sentence
 
 
 def test_images_out_of_range_stop_everything_else() -> None:

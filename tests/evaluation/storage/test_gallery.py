@@ -15,11 +15,11 @@ from lrat.evaluation.merge import merge
 from lrat.evaluation.storage.gallery import Gallery, gather, read_gallery
 from lrat.files import archives
 
-WANTED = np.array([0, 3, 6, 17, 20, 32, 39])
+CHOSEN = np.array([0, 3, 6, 17, 20, 32, 39])
 STEP = custom(THREAT, {"step": Calls()})
 
 
-def gallery(index: np.ndarray = WANTED, fill: bool = False) -> Gallery:
+def gallery(index: np.ndarray = CHOSEN, fill: bool = False) -> Gallery:
     return Gallery(index=index, about={"of": 40}, fill=fill)
 
 
@@ -62,9 +62,9 @@ def test_it_holds_what_the_attacks_returned_with_the_models_logits(whole: Path) 
     images, labels = images_and_labels()
     with torch.no_grad():
         right = (model(images).argmax(1) == labels).numpy()
-    assert 0 < right[WANTED].sum() < len(WANTED), "some are wrong when clean and not attacked"
-    attacked = {(name, i) for name in ("pgd-20", "cw-20") for i in WANTED[right[WANTED]].tolist()}
-    assert set(rows) == attacked | {("natural", index) for index in WANTED.tolist()}
+    assert 0 < right[CHOSEN].sum() < len(CHOSEN), "some are wrong when clean and not attacked"
+    attacked = {(name, i) for name in ("pgd-20", "cw-20") for i in CHOSEN[right[CHOSEN]].tolist()}
+    assert set(rows) == attacked | {("natural", index) for index in CHOSEN.tolist()}
     for (attack, index), (image, logits) in rows.items():
         expected = images[index].numpy() if attack == "natural" else kept[attack, index]
         np.testing.assert_array_equal(image, expected)
@@ -156,7 +156,7 @@ def test_of_a_cascade_every_stage_that_met_an_image_is_there(tmp_path: Path) -> 
 
 
 def test_a_damaged_part_is_named_and_the_others_are_read(tmp_path: Path) -> None:
-    evaluate(tmp_path / "some", gallery=gallery(WANTED[:2]), is_part=True)
+    evaluate(tmp_path / "some", gallery=gallery(CHOSEN[:2]), is_part=True)
     parts = sorted((tmp_path / "some" / "gallery").glob("*.npz"))
     parts[0].write_bytes(parts[0].read_bytes()[:40])
     pictures, damaged = read_gallery(tmp_path / "some")

@@ -14,7 +14,7 @@ from lrat.files.read import read_json
 
 
 def test_of_processes_that_begin_a_folder_at_once_one_identity_wins(tmp_path: Path) -> None:
-    """The others learn that it is not theirs; nobody replaces what was written."""
+    """The other processes are refused; the written identity is not replaced."""
     count = 8
     together, refused = threading.Barrier(count), []
 

@@ -1,4 +1,4 @@
-"""Is an accuracy under attack real, or do the attacks fail? Twelve checks of gradient masking."""
+"""Twelve checks of gradient masking: whether a model is robust, or the attacks fail."""
 
 from lrat.lazily import exported
 

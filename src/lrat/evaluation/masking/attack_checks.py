@@ -1,4 +1,4 @@
-"""Checks that compare attacks: a stronger or a different one must not change the picture."""
+"""Checks that compare attacks: a stronger or different attack must find similar accuracies."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from lrat.evaluation.masking.gradient_checks import (
     converged,
     percent,
     pgd,
-    pgd_stands,
+    robust_to_pgd,
     saturated,
     vanishing,
 )
@@ -34,39 +34,39 @@ GROWTH = "falls as epsilon grows"
 BLACK_BOX = "white box beats Square"
 
 _RETIRE = 5
-"""Oftener than AutoAttack does, whose attacks take more steps."""
+"""More often than in AutoAttack, whose attacks take more steps."""
 
 
 def agreement(subject: Subject) -> Check:
     """Accuracy under PGD-20 minus that under the union of the other white-box attacks.
 
-    Failed only where another sign of hidden gradients is there too: PGD alone also overstates
-    models that were trained little, or on it.
+    It fails only together with another sign of hidden gradients, since PGD alone also overstates
+    models that were trained for few epochs, or with PGD.
     """
-    ours = pgd_stands(subject, 20)
-    others = {"CW-20": cw_stands(subject), "targeted Auto-PGD": targeted_stands(subject)}
+    pgd_20 = robust_to_pgd(subject, 20)
+    others = {"CW-20": robust_to_cw(subject), "targeted Auto-PGD": robust_to_targeted(subject)}
     others |= {name: subject.right & ~fooled for name, fooled in subject.also_fooled.items()}
-    theirs = torch.stack(list(others.values())).all(0)
-    gap, status = limits.DISAGREEMENT.of_gap(ours, theirs)
+    union = torch.stack(list(others.values())).all(0)
+    gap, status = limits.DISAGREEMENT.of_gap(pgd_20, union)
     is_alone = status == "failed" and not _has_another_sign(subject)
     if is_alone:
         status = "suspicious"
     strongest = min(others, key=lambda name: int(others[name].sum()))
     numbers = (
-        f"{percent(ours)} % stand under PGD-20, {percent(others[strongest])} % under "
-        f"{strongest}, {percent(theirs)} % under all others"
+        f"{percent(pgd_20)} % robust under PGD-20, {percent(others[strongest])} % under "
+        f"{strongest}, {percent(union)} % under all others"
     )
     return limits.DISAGREEMENT.check(
         *(AGREEMENT, gap, status),
-        good=f"Other attacks find little that PGD does not ({numbers}).",
-        bad=f"Another attack breaks much that PGD leaves standing ({numbers}): do not report "
+        good=f"Other attacks fool few images that PGD does not ({numbers}).",
+        bad=f"Another attack fools many images that PGD does not ({numbers}): do not report "
         "this model's accuracy under PGD, report AutoAttack or the worst case."
         + (" No other check finds hidden gradients." if is_alone else ""),
     )
 
 
 def _has_another_sign(subject: Subject) -> bool:
-    """Whether dead gradients, the logits' size or scale, more steps or blind search show too."""
+    """Whether another check of hidden gradients has failed."""
     checks = (vanishing, saturated, scaling, converged, black_box)
     return any(check(subject).status == "failed" for check in checks)
 
@@ -74,77 +74,78 @@ def _has_another_sign(subject: Subject) -> bool:
 def scaling(subject: Subject) -> Check:
     """Accuracy under PGD-20 minus that under PGD-20 on logits times the best of the scales.
 
-    One scale more brings the median lead of the clean logits to 1, where it is outside the others.
+    Another scale gives the clean logits a median lead of 1, if it is outside the range of the
+    others.
     """
-    plain = pgd_stands(subject, 20)
-    stands = {
-        scale: subject.standing(
+    plain = robust_to_pgd(subject, 20)
+    robust = {
+        scale: subject.robust_to(
             f"pgd-20 on logits times {scale:g}",
             LogitScaled(attack=pgd(subject, 20), scale=scale),
         )
         for scale in _scales(subject)
     }
-    best = min(stands, key=lambda scale: int(stands[scale].sum()))
-    gap, status = limits.SCALING.of_gap(plain, stands[best])
-    numbers = f"{percent(plain)} % stand, {percent(stands[best])} % at scale {best:g}"
+    best = min(robust, key=lambda scale: int(robust[scale].sum()))
+    gap, status = limits.SCALING.of_gap(plain, robust[best])
+    numbers = f"{percent(plain)} % robust, {percent(robust[best])} % at scale {best:g}"
     return limits.SCALING.check(
         *(SCALING, gap, status),
         good=f"Multiplying the logits by a constant changes little, as it should ({numbers}).",
-        bad="Multiplying the logits by a constant, which changes no answer, makes PGD "
+        bad="Multiplying the logits by a constant, which changes no prediction, makes PGD "
         f"stronger ({numbers}): the size of the logits hides the gradient; report scaled PGD "
         "or AutoAttack.",
     )
 
 
 def growth(subject: Subject) -> Check:
-    """PGD's accuracy when the ball holds every image."""
-    left = {1.0: pgd_stands(subject, 20)}
+    """PGD's accuracy when the ball contains every image."""
+    robust = {1.0: robust_to_pgd(subject, 20)}
     for threat in _growing(subject):
         name = f"pgd-20 at epsilon {threat.epsilon:g}"
         attack = PGD(threat=threat, steps=20, step_size=threat.epsilon / 4)
-        left[threat.epsilon / subject.threat.epsilon] = subject.standing(name, attack)
-    final = list(left.values())[-1]
+        robust[threat.epsilon / subject.threat.epsilon] = subject.robust_to(name, attack)
+    final = list(robust.values())[-1]
     share, status = limits.UNBOUNDED.of_share(int(final.sum()), subject.n)
-    numbers = ", ".join(f"{percent(stands)} % at {factor:.3g}" for factor, stands in left.items())
+    numbers = ", ".join(f"{percent(rows)} % at {factor:.3g}" for factor, rows in robust.items())
     return limits.UNBOUNDED.check(
         *(GROWTH, share, status),
-        good=f"With room enough the attack fools everything (times epsilon: {numbers}).",
-        bad=f"Even free to change every pixel at will the attack fails on {percent(final)} % "
-        f"(times epsilon: {numbers}), so it is the attack that is weak, not the model that is "
-        "strong: attack with CW, other step sizes, or Square.",
+        good=f"With a large epsilon the attack fools every image (times epsilon: {numbers}).",
+        bad=f"Even without a bound on its pixels the attack fails on {percent(final)} % "
+        f"(times epsilon: {numbers}), so the attack is weak, and the model need not be robust: "
+        "attack with CW, other step sizes, or Square.",
     )
 
 
 def black_box(subject: Subject) -> Check:
     """Share of images that Square or noise fools and no gradient attack does.
 
-    Where these are few they are attacked again by Auto-PGD at its full length.
+    If these are few, Auto-PGD attacks them again at its full length.
     """
-    stands = pgd_stands(subject, 20) & cw_stands(subject) & targeted_stands(subject)
+    robust = robust_to_pgd(subject, 20) & robust_to_cw(subject) & robust_to_targeted(subject)
     for steps in limits.STEPS:
-        stands = stands & pgd_stands(subject, steps)
+        robust = robust & robust_to_pgd(subject, steps)
     square = Square(threat=subject.threat, queries=limits.QUERIES, retire_every=RETIRE_SQUARE)
-    found = stands & ~(subject.standing("square", square, among=stands) & subject.standing_noise)
-    if float(found.float().mean()) <= limits.SECOND_TRY:
-        found = found & _second_try(subject, among=found)
-    share, status = limits.BLACK_BOX.of_share(int(found.sum()), subject.n)
-    numbers = f"{int(found.sum())} of {subject.n} images, {percent(stands)} % stood before"
+    fooled = robust & ~(subject.robust_to("square", square, robust) & subject.robust_to_noise)
+    if float(fooled.float().mean()) <= limits.SECOND_TRY:
+        fooled = fooled & _second_try(subject, among=fooled)
+    share, status = limits.BLACK_BOX.of_share(int(fooled.sum()), subject.n)
+    numbers = f"{int(fooled.sum())} of {subject.n} images, {percent(robust)} % robust before"
     return limits.BLACK_BOX.check(
         *(BLACK_BOX, share, status),
-        good=f"Attacks that know the gradient are at least as strong as blind search ({numbers}).",
-        bad="Blind search (Square, noise) fools images that gradient attacks do not "
+        good=f"Gradient attacks are at least as strong as black-box search ({numbers}).",
+        bad="Black-box search (Square, noise) fools images that gradient attacks do not "
         f"({numbers}): the gradients mislead; count Square's result, run it with 5,000 "
         "queries, and smooth or bypass what hides the gradient.",
     )
 
 
-def cw_stands(subject: Subject) -> Tensor:
+def robust_to_cw(subject: Subject) -> Tensor:
     """[n]: right when clean and under CW-20."""
     attack = CW(threat=subject.threat, steps=20, step_size=subject.threat.epsilon / 4)
-    return subject.standing("cw-20", attack)
+    return subject.robust_to("cw-20", attack)
 
 
-def targeted_stands(subject: Subject) -> Tensor:
+def robust_to_targeted(subject: Subject) -> Tensor:
     """[n]: right when clean and under the panel's targeted Auto-PGD."""
     attack = APGD(
         threat=subject.threat,
@@ -153,7 +154,7 @@ def targeted_stands(subject: Subject) -> Tensor:
         targets=_targets(subject),
         retire_every=_RETIRE,
     )
-    return subject.standing("apgd-t", attack)
+    return subject.robust_to("apgd-t", attack)
 
 
 def _second_try(subject: Subject, among: Tensor) -> Tensor:
@@ -165,8 +166,8 @@ def _second_try(subject: Subject, among: Tensor) -> Tensor:
         "apgd-ce, long": common(),
         "apgd-t, long": common(loss=targeted_dlr, targets=_targets(subject)),
     }
-    stands = [subject.standing(name, attack, among) for name, attack in attacks.items()]
-    return torch.stack(stands).all(0)
+    robust = [subject.robust_to(name, attack, among) for name, attack in attacks.items()]
+    return torch.stack(robust).all(0)
 
 
 def _targets(subject: Subject) -> int:
@@ -184,7 +185,7 @@ def _scales(subject: Subject) -> list[float]:
 
 
 def _growing(subject: Subject) -> list[Ball]:
-    """Larger balls of the same kind, the last of which reaches every corner of the box."""
+    """Larger balls of the same norm, the last of which contains the whole box."""
     threat: Any = subject.threat
     images = subject.batch.images
     corner = float(threat.distance((images < 0.5).float(), images).amax())

@@ -70,22 +70,22 @@ def masking_panel(
     result: EvaluationResult | None = None,
     on_progress: Callable[[Check], None] | None = None,
 ) -> Panel:
-    """Twelve checks of whether attacks on ``model`` can be believed, on the images of ``batch``.
+    """Twelve checks of whether attacks on ``model`` are reliable, on the images of ``batch``.
 
-    A model whose gradients are hidden looks robust until another attack comes (Athalye et al. 2018;
-    Carlini et al. 2019; Tramer et al. 2020); the panel looks for the signs. 256 images are enough
-    for gross masking; with fewer, gaps are suspicious rather than failed (see ``limits``).
+    A model that hides its gradients appears robust, but another attack fools it (Athalye et al.
+    2018; Carlini et al. 2019; Tramer et al. 2020); the panel looks for the signs. 256 images are
+    enough for strong masking; with fewer, gaps are suspicious rather than failed (see ``limits``).
 
-    ``view``: what attacks see in place of ``model`` (an accelerated one); verdicts and gradients
-    are the original's, in float32. ``seed``: of all noise, with the images' indices. ``result``: an
-    evaluation of the same model under the same threat; what its attacks fooled counts too.
-    ``on_progress`` is called with each finished check.
+    ``view``: the model that attacks use instead of ``model`` (an accelerated one); verdicts and
+    gradients are the original's, in float32. ``seed``: that of all noise, with the images' indices.
+    ``result``: an evaluation of the same model under the same threat, whose fooled images count
+    too. ``on_progress`` is called with each finished check.
 
-    A check that cannot be made says why and is "not run"; a model without gradients or with NaN
-    logits has failed. Raises ``DataError`` for no images and negative labels,
-    ``SettingError`` for a ``result`` under another threat, ``ModelError`` for outputs that are no
-    logits of the labels' classes. Modes and the global random state are as before, also for a model
-    that draws random numbers.
+    A check that cannot be made is "not run", with the reason; a model without gradients or with NaN
+    logits has failed. Raises ``DataError`` for no images and negative labels, ``SettingError`` for
+    a ``result`` under another threat, ``ModelError`` for outputs that are no logits of the labels'
+    classes. Modes and the global random state are restored, also for a model that draws random
+    numbers.
     """
     if len(batch) == 0:
         raise DataError("there are no images to check: pass at least one")
@@ -119,14 +119,13 @@ def masking_panel(
 def _beside_checks(subject: Subject) -> tuple[str, ...]:
     try:
         return beside_answers(subject.model, subject.clean)
-    except LratError:  # which the checks have said
+    except LratError:  # a check has reported it
         return ()
 
 
 def _checks(subject: Subject) -> Iterator[Check]:
-    """One check for each name, in order; what would mislead after a failed one is not run."""
-    given = input_checks.image_range(subject.batch.images, subject.threat)
-    yield given
+    """One check for each name, in order; checks that a failed one makes useless are not run."""
+    yield input_checks.image_range(subject.batch.images, subject.threat)
     rest = [*_FORWARD, *_OF_RIGHT, *_ATTACKING]
     low, high = float(subject.batch.images.min()), float(subject.batch.images.max())
     if subject.threat.epsilon == 0 or not (low >= 0 and high <= 1):
@@ -142,21 +141,21 @@ def _checks(subject: Subject) -> Iterator[Check]:
         return
     yield input_checks.real_logits(subject)
     for name, make in _FORWARD.items():
-        yield _made(name, make, subject)
+        yield _check(name, make, subject)
     if not bool(subject.right.any()):
         reason = "the model classifies none of the images correctly, so none can be attacked"
         yield from _skipped([*_OF_RIGHT, *_ATTACKING], reason)
         return
-    found = [_made(name, make, subject) for name, make in _OF_RIGHT.items()]
-    yield from found
-    if found[0].status == "failed" and found[0].value is None:
+    checks = [_check(name, make, subject) for name, make in _OF_RIGHT.items()]
+    yield from checks
+    if checks[0].status == "failed" and checks[0].value is None:
         yield from _skipped(_ATTACKING, "the model has no gradients that attacks could follow")
         return
     for name, make in _ATTACKING.items():
-        yield _made(name, make, subject)
+        yield _check(name, make, subject)
 
 
-def _made(name: str, make: _Make, subject: Subject) -> Check:
+def _check(name: str, make: _Make, subject: Subject) -> Check:
     try:
         return make(subject)
     except NonFiniteError as error:
@@ -180,19 +179,19 @@ def _skipped(names: Iterable[str], reason: str) -> Iterator[Check]:
 
 
 def _fooled(result: EvaluationResult, subject: Subject) -> dict[str, Tensor]:
-    """What each attack of ``result`` fooled of the subject's images; those it lacks stand."""
+    """The subject's images that each attack of ``result`` fooled; missing ones count as robust."""
     if result.threat != describe_threat(subject.threat):
         raise SettingError(
             f"the result was made under {result.threat}, the panel is under "
             f"{describe_threat(subject.threat)}: pass one under the same threat"
         )
     index = subject.batch.index.cpu().numpy()
-    held = np.isin(index, result.index)
+    known = np.isin(index, result.index)
     fooled = {}
     for name in result.names:
-        if name == NATURAL or not held.any():
+        if name == NATURAL or not known.any():
             continue
         rows = np.zeros(len(index), dtype=bool)
-        rows[held] = result.outcomes.under(name).at(index[held]).fooled
+        rows[known] = result.outcomes.under(name).at(index[known]).fooled
         fooled[name] = torch.from_numpy(rows).to(subject.batch.labels.device)
     return fooled

@@ -1,4 +1,4 @@
-"""Checks that look at what goes in and what comes out: no attack, no gradient."""
+"""Checks of the images and of the logits, without attacks and gradients."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from lrat.evaluation.outcomes import NATURAL
 from lrat.threat import Ball
 
 _COMPANY = 16
-"""Images that are classified alone and among others: one forward each."""
+"""The number of images that are classified alone and among others: one forward each."""
 
 RANGE = "range and epsilon"
 LOGITS = "logits, not probabilities"
@@ -21,7 +21,7 @@ ALONE = "no influence of the batch"
 
 
 def image_range(images: Tensor, threat: Ball) -> Check:
-    """Whether images [n C H W] and epsilon belong together. The value is epsilon."""
+    """Whether images [n C H W] and epsilon have the same scale. The value is epsilon."""
     status, sentence = _range_finding(images, threat)
     return Check(
         name=RANGE,
@@ -36,7 +36,7 @@ def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
     low, high = float(images.min()), float(images.max())
     flat = images.flatten(1)
     n = len(images)
-    if not (low >= 0 and high <= 1):  # written so that NaN counts
+    if not (low >= 0 and high <= 1):  # true for NaN too
         return "failed", (
             f"The images run from {low:g} to {high:g} and must lie in [0, 1]: scale them and put "
             "the normalisation into the model."
@@ -59,24 +59,24 @@ def _range_finding(images: Tensor, threat: Ball) -> tuple[Status, str]:
     share, status = limits.GREY.of_share(int(grey.sum()), n)
     if status != "passed":
         return status, (
-            f"Epsilon is so large that {100 * share:.0f} % of the images may be replaced by plain "
-            "grey, where no classifier can be right: choose a smaller epsilon (8/255, not 8)."
+            f"Epsilon is so large that plain grey may replace {100 * share:.0f} % of the images, "
+            "so that no classifier can be right: choose a smaller epsilon (8/255, not 8)."
         )
     if threat.epsilon < limits.HALF_A_LEVEL:
         return "suspicious", (
-            "Epsilon is less than half a grey level of an 8-bit image, so almost anything counts "
-            "as robust: check that it was not divided by 255 twice."
+            "Epsilon is less than half a grey level of an 8-bit image, so almost all images are "
+            "robust: check that it was not divided by 255 twice."
         )
     return "passed", "The images fill [0, 1] and epsilon is of a sensible size for them."
 
 
 def real_logits(subject: Subject) -> Check:
-    """Whether outputs are probabilities (1) or not (0). Raises ``NonFiniteError``."""
+    """Whether the outputs are probabilities (1) or not (0). Raises ``NonFiniteError``."""
     return limits.PROBABILITIES.check_exact(
         *(LOGITS, float(looks_squashed(subject.clean))),
         good="The model returns finite logits, as attacks need them.",
-        bad="The model returns probabilities, whose gradients vanish where it is sure: remove its "
-        "last softmax (or sigmoid) and evaluate again.",
+        bad="The model returns probabilities, whose gradients vanish near 0 and 1: remove its last "
+        "softmax (or sigmoid) and evaluate again.",
     )
 
 
@@ -87,7 +87,7 @@ def repeated(subject: Subject) -> Check:
     flips = int((subject.clean.argmax(1) != again.argmax(1)).sum())
     return limits.REPEATED_FORWARD.check_exact(
         *(REPEATED, value),
-        good="Asked twice, the model gives the same answer.",
+        good="Two forwards of the same images give the same logits.",
         bad=f"The model answers the same images differently each time ({flips} of {subject.n} "
         "change class), so single gradients mislead: switch its randomness off (dropout, noise), "
         "or let attacks average gradients over many forwards.",
@@ -107,13 +107,13 @@ def alone(subject: Subject) -> Check:
         return limits.BATCH_MATES.check_without_value(
             ALONE,
             "failed",
-            f"The model cannot classify a single image ({reason}): set its BatchNorm to "
-            "running statistics, as model.eval() should.",
+            f"The model cannot classify a single image ({reason}): set its BatchNorm to running "
+            "statistics, as model.eval() should.",
         )
     value = _relative_difference(among, torch.cat(singly))
     return limits.BATCH_MATES.check_exact(
         *(ALONE, value),
-        good="An image gets the same answer alone as among others.",
+        good="An image has the same logits alone as among others.",
         bad="The answer for an image changes with the images beside it, or from call to call: "
         "BatchNorm or dropout still works as in training; make the model obey model.eval().",
     )

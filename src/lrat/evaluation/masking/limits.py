@@ -1,9 +1,9 @@
-"""Where each check of the masking panel draws its lines, and why there.
+"""The limits of the checks of the masking panel, and their reasons.
 
 A share or a gap is compared twice. Up to ``limit`` the check is passed. Above it the check has
 failed if the lower end of the 95 % interval lies above ``certain``, else it is suspicious: chance
-may explain it on so few images. ``certain`` is at most what sound models were seen to show, so a
-failed check says that a sound model would not have come out like this by luck.
+may explain it on so few images. ``certain`` is at most the largest value measured on sound models,
+so a failed check means that chance does not explain the value for a sound model.
 
 "Measured" are adversarially trained models (small networks on digits at L_inf .2 and on
 Fashion-MNIST at L_inf .1; 256 to 1,000 images); "the paper" is Table 1 of LRAT (CIFAR-10).
@@ -46,7 +46,7 @@ class Limit:
         return Check(name=name, status=status, value=value, limit=self.limit, sentence=sentence)
 
     def check_without_value(self, name: str, status: Status, sentence: str) -> Check:
-        """The check of this name where nothing could be measured."""
+        """A check with nothing to measure."""
         return Check(name=name, status=status, value=None, limit=self.limit, sentence=sentence)
 
     def check_exact(self, name: str, value: float, *, good: str, bad: str) -> Check:
@@ -60,13 +60,13 @@ logit where that is above 1: AutoAttack's bound for a randomised defence (Croce 
 
 BATCH_MATES = Limit(limit=1e-3, certain=1e-3)
 """The same for an image alone and among others. Other batch sizes sum in another order: 3e-7 was
-measured; BatchNorm on the batch's own statistics makes .1 and more."""
+measured; BatchNorm with the statistics of the batch gives .1 and more."""
 
 PROBABILITIES = Limit(limit=0.5, certain=0.5)
 """Outputs that look like probabilities count 1, logits 0."""
 
 VANISHED = 1e-12
-"""A gradient of the cross-entropy that is nowhere larger is (nearly) zero. A float32 softmax
+"""A gradient of the cross-entropy with all entries up to this is (nearly) zero. A float32 softmax
 underflows to this when one logit leads by 28; measured models have 4e-5 and more."""
 
 VANISHING = Limit(limit=0.01, certain=0.01)
@@ -82,15 +82,15 @@ SATURATED = Limit(limit=0.10, certain=0.10)
 """Share of the correctly classified images that lead by SATURATION. Measured 0."""
 
 STEPS = (10, 20, 40, 80)
-"""Iterates of the PGD whose accuracy must have come to rest in the last doubling."""
+"""Steps of PGD, whose accuracy must no longer fall in the last doubling."""
 
 STILL_FALLING = Limit(limit=0.01, certain=0.005)
 """Fall of accuracy from 40 to 80 steps: more steps must not help (Carlini et al. 2019).
 Measured 0."""
 
 STILL_RISING = 0.05
-"""Rise of the mean loss in the last doubling, as a share of it, that makes a passed check
-suspicious. Measured .006 and less."""
+"""A relative rise of the mean loss in the last doubling that makes a passed check suspicious.
+Measured .006 and less."""
 
 NOISE_DRAWS = 20
 """Uniform draws from the ball, against a PGD of as many forwards."""
@@ -100,11 +100,11 @@ NOISE = Limit(limit=0.5, certain=0.5)
 better than gradients (Athalye et al. 2018; Carlini et al. 2019)."""
 
 DISAGREEMENT = Limit(limit=0.07, certain=0.03)
-"""Accuracy under PGD-20 minus that under CW-20, targeted Auto-PGD and whatever else was run. SAT:
-5.0 points in the paper, .4 to 4.0 measured, 4 to 11 after two epochs on digits. GAIRAT: 28.7 in the
-paper, 7 to 18 measured. It says that PGD overstates, not why: the paper's LSAT-SAA has 8.1, without
-GAIRAT's other sign, SCALING. So by itself it makes a model suspicious; it has failed where another
-check that finds hidden gradients has."""
+"""Accuracy under PGD-20 minus that under CW-20, targeted Auto-PGD and all other attacks. SAT: 5.0
+points in the paper, .4 to 4.0 measured, 4 to 11 after two epochs on digits. GAIRAT: 28.7 in the
+paper, 7 to 18 measured. It shows that PGD overstates, not why: the paper's LSAT-SAA has 8.1,
+without GAIRAT's other sign, SCALING. So alone it makes a model suspicious; it has failed where
+another check of hidden gradients has."""
 
 TARGETED_STEPS = 20
 """Targeted Auto-PGD of the panel: a short form of AutoAttack's, which has 100 steps."""
@@ -115,33 +115,33 @@ change the verdict (Hitaj et al. 2021 on GAIRAT)."""
 
 SCALING = Limit(limit=0.04, certain=0.02)
 """Accuracy under PGD-20 minus that under the best of the scales. Measured: SAT -.06 to .03,
-LRAT-SAA+CW .007 to .027; GAIRAT .033 to .098, .06 and more but for one. After two epochs of SAT on
-digits PGD may be as wrong as on GAIRAT (.00 to .22), and the check says so."""
+LRAT-SAA+CW .007 to .027; GAIRAT .033 to .098, .06 and more except for one. After two epochs of SAT
+on digits PGD may be as wrong as on GAIRAT (.00 to .22), and the check fails."""
 
 GROWTH = (2.0, 4.0, 8.0)
-"""Multiples of epsilon on the way to the whole box."""
+"""Multiples of epsilon before the whole box."""
 
 UNBOUNDED = Limit(limit=0.01, certain=0.01)
-"""Accuracy left when the ball holds every image: an unbounded attack must always succeed (Athalye
-et al. 2018). Measured 0."""
+"""Accuracy when the ball contains every image: an unbounded attack must always succeed (Athalye et
+al. 2018). Measured 0."""
 
 QUERIES = 1000
 """Square's queries for each image."""
 
 LONG_STEPS = 100
-"""Steps of Auto-PGD on the images that only blind search fools, twice per target: as AutoAttack."""
+"""Steps of Auto-PGD on the images that only black-box search fools, twice per target."""
 
 SECOND_TRY = 0.02
-"""Up to this share of images is tried again, which clears one image in 256 of a sound model; where
-blind search wins more, short gradient runs cannot be the reason."""
+"""Up to this share of images is attacked again, which clears one image in 256 of a sound model; if
+black-box search fools more, short gradient runs cannot be the reason."""
 
 BLACK_BOX = Limit(limit=0.002, certain=0.005)
 """Share of images that Square or noise fools and no gradient attack: AutoAttack flags .2 points
-(Croce et al. 2022); gradients know more than queries, so more than that is masking."""
+(Croce et al. 2022); gradients hold more information than queries, so a larger share is masking."""
 
 GREY = Limit(limit=0.05, certain=0.5)
-"""Share of images that the ball lets an attack replace by plain grey. Where all can be, no
-classifier can keep more than one class apart."""
+"""Share of images that an attack in the ball can replace by plain grey. If it can replace all, no
+classifier can distinguish classes."""
 
 HALF_A_LEVEL = 0.5 / 255
 """Smaller changes of a pixel vanish when an image is saved with 8 bits."""

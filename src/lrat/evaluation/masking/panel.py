@@ -1,4 +1,4 @@
-"""What the masking checks found: values that print as a table and survive JSON."""
+"""The results of the masking checks, as a table and as JSON."""
 
 import textwrap
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from lrat.files.read import NOT_AS_WRITTEN
 
 Status = Literal["passed", "not run", "suspicious", "failed"]
 """From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;
-``not run``: the check could not be made, so nothing speaks for the model either."""
+``not run``: the check could not be made, which is no evidence for the model either."""
 
 FROM_BEST: tuple[Status, ...] = get_args(Status)
 _WIDTH = 100
@@ -19,10 +19,10 @@ _INDENT = "    "
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check: its number, the limit above which it is no longer passed, and what it means.
+    """One check: its value, the limit up to which it is passed, and its meaning.
 
-    ``value`` and ``limit`` are None where there is nothing to measure. ``sentence`` says what was
-    found and, unless all is well, what to do about it.
+    ``value`` and ``limit`` are None where there is nothing to measure. ``sentence`` describes the
+    result and, unless it is passed, the cure.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Check:
 class Panel:
     """All checks of one model under one threat, on ``n`` images.
 
-    ``notes``: what no check looks for and a reader must know, in sentences.
+    ``notes``: sentences about problems of the model that no check covers.
     """
 
     checks: tuple[Check, ...]
@@ -65,7 +65,7 @@ class Panel:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Panel":
-        """Raises ``DataError`` for what ``as_dict`` did not write."""
+        """The panel of ``as_dict``; ``DataError`` for other values."""
         try:
             checks = tuple(map(_check, values["checks"]))
             panel = Panel(
@@ -90,7 +90,7 @@ class Panel:
             (check.name, check.status, _number(check.value), _number(check.limit))
             for check in self.checks
         ]
-        name, status, value, limit = (max(len(row[place]) for row in rows) for place in range(4))
+        name, status, value, limit = (max(map(len, column)) for column in zip(*rows, strict=True))
         lines = [
             f"{row[0]:<{name}}  {row[1]:<{status}}  {row[2]:>{value}}  {row[3]:>{limit}}".rstrip()
             for row in rows

@@ -1,4 +1,4 @@
-"""The model under examination, and what attacks on it left standing."""
+"""The model of a masking panel, and its logits and verdicts under attacks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +27,10 @@ _CHUNK = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A model, the view that attacks see, and images with the ball around them.
+    """A model, the view that attacks use, and images with the ball around them.
 
-    Every attack draws the same noise, so that two attacks differ in their settings alone, and each
-    is run once however many checks ask for it.
+    Every attack draws the same noise, so that two attacks differ in their settings alone. Each
+    attack runs once, and its result serves all checks.
     """
 
     model: nn.Module
@@ -40,7 +40,7 @@ class Subject:
     seed: int
     also_fooled: dict[str, Tensor] = field(default_factory=dict)
     written: dict[str, None] = field(default_factory=dict)
-    """Buffers that a forward changed. They are put back: each starts from those that came."""
+    """Buffers that a forward changed; they are restored after each."""
     _answers: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -67,7 +67,7 @@ class Subject:
         return self.clean.shape[1]
 
     def answers_to(self, images: Tensor, name: str, rows: Tensor | None = None) -> Tensor:
-        """Float32 logits of the original model, by which every verdict is given."""
+        """Float32 logits of the original model, for verdicts."""
         index = self.batch.index if rows is None else self.batch.index[rows]
         parts = []
         for chunk in _chunks(len(images)):
@@ -77,9 +77,9 @@ class Subject:
         return torch.cat(parts)
 
     def after(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
-        """Logits [n K] after the attack on the images that are right (and ``among`` these).
+        """Logits [n K] after the attack on the images that are right (and true in ``among``).
 
-        Images that are not attacked keep their clean logits. Kept under ``name``. Raises
+        Other images keep their clean logits. The result is stored under ``name``. Raises
         ``RegionViolationError``, and ``NoGradientError`` for a model without gradients.
         """
         if name not in self._answers:
@@ -92,31 +92,29 @@ class Subject:
             self._answers[name] = answers
         return self._answers[name]
 
-    def standing(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
+    def robust_to(self, name: str, attack: Attack, among: Tensor | None = None) -> Tensor:
         """[n]: right when clean and after the attack."""
         answers = self.after(name, attack, among)
         return self.right & (answers.argmax(1) == self.batch.labels)
 
     @cached_property
-    def standing_noise(self) -> Tensor:
-        """[n]: right when clean and under every one of NOISE_DRAWS uniform draws from the ball."""
-        stands = self.right.clone()
+    def robust_to_noise(self) -> Tensor:
+        """[n]: right when clean and under each of NOISE_DRAWS uniform draws from the ball."""
+        robust = self.right.clone()
         for draw in range(NOISE_DRAWS):
-            rows = stands.nonzero().flatten()
+            rows = robust.nonzero().flatten()
             if len(rows) == 0:
                 break
             noise = self.noise.select(rows).child("draw").child(draw)
             images = self.threat.sample(self.batch.images[rows], noise)
             answers = self.answers_to(images, "noise", rows)
-            stands[rows] = answers.argmax(1) == self.batch.labels[rows]
-        return stands
+            robust[rows] = answers.argmax(1) == self.batch.labels[rows]
+        return robust
 
     @cached_property
     def gradients(self) -> Tensor:
-        """[n]: the largest absolute entry of the cross-entropy's input gradient, in float32.
-
-        Of the original model. Raises ``NoGradientError`` where there is none.
-        """
+        """[n]: the largest absolute entry of the cross-entropy's input gradient, in float32, of the
+        original model. Raises ``NoGradientError`` where there is none."""
         loss = cross_entropy.prepare(self.batch.labels)
         parts = []
         model = self.model

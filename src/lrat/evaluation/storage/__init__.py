@@ -1,1 +1,1 @@
-"""What an evaluation keeps in its folder."""
+"""The files in the folder of an evaluation."""

@@ -1,10 +1,9 @@
-"""What tells a model from another one with the same weights, kept beside what was stored of it.
+"""The fingerprint of a model, which distinguishes it from others with the same weights.
 
-``fingerprint.json`` holds the code of the model (and of the attacks) as a reading found it, and how
-the model answered a few images when the folder was begun: its logits, and their gradients, without
-which a model whose gradients were hidden looks like the one that shows them. Both are compared
-with a tolerance, so that other processors, threads and devices find the same. A folder from which
-it was removed is taken as it is.
+``fingerprint.json`` holds digests of the code of the model (and of the attacks), and the logits of
+a few images when the folder was begun, with their gradients, since a model that hides its gradients
+may have the logits of one that does not. Both are compared with a tolerance for other processors,
+threads and devices. A folder without this file is not checked.
 """
 
 import hashlib
@@ -31,37 +30,37 @@ from lrat.types import Images
 
 PROBE_IMAGES = 4
 _LOGITS, _GRADIENTS, _WEIGHTS = 1e-3, 3e-2, 1e-5
-"""By which part of its length a row of logits, a gradient or a tensor of weights may differ. A unit
-whose sign rounding decides changes a gradient by far more than rounding changes the logits."""
+"""The largest difference of logits, gradients and weights, relative to the length of the vector.
+Where rounding changes the sign of a unit, a gradient changes by far more than the logits."""
 _NOTHING = 1e-12
 _PERIOD, _PROJECTIONS = 4099, 3
 _SHOWN = 60
 
 Sketch: TypeAlias = list[float | None]
-"""The length of a vector and its projections on a few fixed ones; None for what is no number."""
+"""The length of a vector and its projections on a few fixed ones; None for NaN and infinity."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
     """The code of some objects. ``code``: digests of functions by name. ``values``: plain values by
-    where they stand, and a model's tree. ``versions``: of what is known by its version."""
+    path, and a model's tree. ``versions``: those of Python and of libraries."""
 
     versions: str
     code: Mapping[str, str]
     values: Mapping[str, str]
 
     def digest(self) -> str:
-        told = repr((self.versions, sorted(self.code.items()), sorted(self.values.items())))
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = repr((self.versions, sorted(self.code.items()), sorted(self.values.items())))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint(Program):
-    """A reading of a model and of its answers.
+    """The code, logits and gradients of a model.
 
-    ``parts``: digests of what the user made beside the model, attacks or an objective.
-    ``logits`` and ``gradients`` (None where the model has none): a sketch per image, none of a
-    model that draws. ``weights``: those that a training began with, a sketch per tensor.
+    ``parts``: digests of the user's attacks or objective. ``logits`` and ``gradients`` (None where
+    the model has none): a sketch per image, [] for a random model. ``weights``: the initial weights
+    of a training, a sketch per tensor.
     """
 
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +69,7 @@ class Fingerprint(Program):
     weights: Mapping[str, Sketch] = field(default_factory=dict)
 
     def differs(self, now: "Fingerprint") -> str | None:
-        """In what the model ``now`` is another one, in words; None where it is the same."""
+        """The sentence about the difference to the model ``now``; None where it is the same."""
         return (
             differs_in_code(self, now)
             or _differs_in_parts(self, now)
@@ -79,7 +78,7 @@ class Fingerprint(Program):
         )
 
     def check(self) -> None:
-        """``TypeError`` for what no fingerprint holds."""
+        """``TypeError`` for values of other types than a fingerprint has."""
         rows, weights = [self.logits, self.gradients or []], self.weights
         if not (
             isinstance(self.versions, str)
@@ -105,7 +104,7 @@ class Fingerprint(Program):
 
 
 def differs_in_code(stored: Program, now: Program) -> str | None:
-    """What changed in the code, in words; None for the same, or where other versions read it."""
+    """The sentence about changed code; None for the same code, and for other ``versions``."""
     if stored.versions != now.versions:
         return None
     for name in sorted({*stored.code, *now.code}):
@@ -142,7 +141,7 @@ def _differs_in_answers(stored: Fingerprint, now: Fingerprint) -> str | None:
 
 
 def answers(model: nn.Module, images: Images) -> dict[str, Any]:
-    """``logits`` and ``gradients`` of a fingerprint: of the model itself, float32, eval mode."""
+    """``logits`` and ``gradients`` of a fingerprint: the model's own, in float32 and eval mode."""
     with (
         usual_autograd(),
         recordable(model),
@@ -153,35 +152,35 @@ def answers(model: nn.Module, images: Images) -> dict[str, Any]:
         images = images.float()
         with seeded_randomness(0):
             try:
-                found, _, logits = image_gradient(model, Prepared(_mixed, ()), images)
-                gradients = [sketch(each) for each in found]
+                gradient, _, logits = image_gradient(model, Prepared(_mixed, ()), images)
+                gradients = [sketch(each) for each in gradient]
             except ModelError:  # no gradient, or quantised layers
                 logits, gradients = forward_logits(model, images).detach(), None
         with seeded_randomness(1), torch.no_grad():
             again = forward_logits(model, images)
-    rows, others = ([sketch(each) for each in found] for found in (logits, again))
+    rows, others = ([sketch(each) for each in batch] for batch in (logits, again))
     if any(map(_far, rows, others, [_LOGITS] * len(rows))):
         return {"logits": [], "gradients": []}
     return {"logits": rows, "gradients": gradients}
 
 
 def _mixed(logits: Tensor) -> Tensor:
-    """A value per image whose gradient no sum over classes cancels."""
+    """A value per image, a sum over classes with weights whose gradients do not cancel."""
     return (logits * torch.arange(1, logits.shape[1] + 1, device=logits.device).cos()).sum(1)
 
 
 def sketch(value: Tensor) -> Sketch:
-    """A few numbers that stand for a tensor: close tensors have close ones, on every device."""
+    """A few numbers for a tensor, which are close for close tensors, on every device."""
     flat = value.detach().to_dense().cpu().flatten().to(torch.float64)
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % _PERIOD))
     folded = padded.reshape(-1, _PERIOD).sum(0)
     at = torch.arange(1, _PERIOD + 1, dtype=torch.float64)
-    found = [flat.norm(), *((folded * (at * at * n).cos()).sum() for n in range(1, _PROJECTIONS))]
-    return [float(f"{each:.9g}") if math.isfinite(each) else None for each in map(float, found)]
+    values = [flat.norm(), *((folded * (at * at * n).cos()).sum() for n in range(1, _PROJECTIONS))]
+    return [float(f"{each:.9g}") if math.isfinite(each) else None for each in map(float, values)]
 
 
 def sketches(weights: Mapping[str, Any]) -> dict[str, Sketch]:
-    """Of the floating tensors in a state dictionary, tied ones under each of their names."""
+    """Sketches of the floating tensors in a state dictionary, tied ones under each name."""
     return {
         name: sketch(value)
         for name, value in weights.items()
@@ -202,7 +201,7 @@ def write_fingerprint(folder: Path, fingerprint: Fingerprint) -> None:
 
 
 def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """That of the model that ``folder`` was begun with; None where it was removed.
+    """The fingerprint of the model with which ``folder`` was begun; None without the file.
 
     Raises ``RunFolderError`` for a damaged file.
     """

@@ -1,8 +1,8 @@
-"""A few images of an evaluation, kept with what every attack made of them.
+"""The gallery: a few images of an evaluation with the results of every attack.
 
-What an attack returned for them, and the logits that its verdict rests on, are written when the
-outcome is made and before it, so that whoever finds the outcome finds the image too. The folder
-``gallery`` holds them in parts (.npz), of which one is made when the evaluation ends.
+The returned images, and the logits of their verdicts, are written just before the outcomes, so that
+an image is stored for every stored outcome. The folder ``gallery`` holds them in parts (.npz),
+which are joined when the evaluation ends.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Gallery:
-    """``index`` [G]: the numbers of the images to keep. ``about``: plain values for whoever shows
-    them. ``fill``: also attack those again whose outcome is known and whose image is not there."""
+    """``index`` [G]: the numbers of the images to keep. ``about``: plain values for a report.
+    ``fill``: also attack images again whose outcome is stored and whose image is missing."""
 
     index: Rows
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -48,33 +48,34 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryStore:
-    """Where wanted images go, and which are there: ``held`` by attack, their numbers."""
+    """The gallery on disk: the numbers of its images (``index``), and of those ``stored`` by
+    attack."""
 
     folder: Path
-    wanted: frozenset[int]
+    index: frozenset[int]
     fill: bool = False
-    held: dict[str, set[int]] = field(default_factory=dict)
+    stored: dict[str, set[int]] = field(default_factory=dict)
 
     @staticmethod
     def open(evaluation: Path, gallery: Gallery) -> "GalleryStore":
         """Begin or continue the gallery of an evaluation's folder."""
         folder = evaluation / GALLERY
-        held: dict[str, set[int]] = {}
+        stored: dict[str, set[int]] = {}
         for pictures in _read_all(folder, [])[1]:
             for attack, index in zip(pictures.attack.tolist(), pictures.index, strict=True):
-                held.setdefault(attack, set()).add(int(index))
+                stored.setdefault(attack, set()).add(int(index))
         if gallery.about and len(gallery.index) and not (folder / ABOUT).is_file():
             write_json(folder / ABOUT, gallery.about)
         return GalleryStore(
             folder=folder,
-            wanted=frozenset(gallery.index.tolist()),
+            index=frozenset(gallery.index.tolist()),
             fill=gallery.fill,
-            held=held,
+            stored=stored,
         )
 
     def lacks(self, attack: str, index: Rows) -> npt.NDArray[np.bool_]:
-        """[B]: wanted, and not there under this attack."""
-        missing = self.wanted - self.held.get(attack, set())
+        """[B]: whether an image of the gallery is missing under this attack."""
+        missing = self.index - self.stored.get(attack, set())
         return np.isin(index, list(missing))
 
     def add(
@@ -89,19 +90,19 @@ class GalleryStore:
             attack=np.full(len(index), attack), index=index, image=images, logits=logits
         )
         _write(self.folder, attack, rows)
-        self.held.setdefault(attack, set()).update(index.tolist())
+        self.stored.setdefault(attack, set()).update(index.tolist())
 
 
 def read_gallery(evaluation: Path) -> tuple[Pictures | None, list[Path]]:
-    """All rows that an evaluation's folder keeps, None without any, and the parts that are damaged.
-    An image may be there twice under an attack, where several processes made it."""
+    """All rows in an evaluation's gallery, None without any, and the damaged parts. An image may
+    have two rows under an attack, from two processes."""
     damaged: list[Path] = []
     _, parts = _read_all(evaluation / GALLERY, damaged)
     return (_joined(parts) if parts else None), damaged
 
 
 def gather(evaluation: Path) -> None:
-    """Make one part of all; those that are damaged stay as they are."""
+    """Join all parts in one; damaged parts stay."""
     paths, parts = _read_all(evaluation / GALLERY, [])
     if len(parts) < 2:
         return
@@ -112,9 +113,9 @@ def gather(evaluation: Path) -> None:
 
 
 def _write(folder: Path, name: str, rows: Pictures) -> Path:
-    """Under a name that stands for the attacks and images in it."""
-    what = "".join(f"{a} {i}\n" for a, i in zip(rows.attack, rows.index, strict=True))
-    digest = hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
+    """Write a part, whose name follows from its attacks and images."""
+    text = "".join(f"{a} {i}\n" for a, i in zip(rows.attack, rows.index, strict=True))
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
     path = folder / f"{name}-{digest}.npz"
     write_archive(path, {each: getattr(rows, each) for each in _COLUMNS})
     return path
@@ -124,21 +125,21 @@ def _read_all(folder: Path, damaged: list[Path]) -> tuple[list[Path], list[Pictu
     paths: list[Path] = []
     parts: list[Pictures] = []
     try:
-        found = listed(folder, "[!.]*.npz")
+        files = listed(folder, "[!.]*.npz")
     except OSError:
-        found = []
+        files = []
         damaged.append(folder)
-    for path in found:
+    for path in files:
         try:
             parts.append(_checked(read_table(path, _COLUMNS), *parts[:1]))
             paths.append(path)
-        except Exception:  # zipfile and numpy raise a dozen kinds for the same cause
+        except Exception:  # zipfile and numpy raise a dozen kinds of errors for damaged files
             damaged.append(path)
     return paths, parts
 
 
 def _checked(columns: Columns, *others: Pictures) -> Pictures:
-    """Rows as ``_write`` writes them, of images and logits as large as those of the ``others``."""
+    """The rows of a part, whose images and logits must have the sizes of the ``others``."""
     rows = Pictures(**columns)
     kinds = "".join(getattr(rows, name).dtype.kind for name in _COLUMNS)
     counts = {len(getattr(rows, name)) for name in _COLUMNS}

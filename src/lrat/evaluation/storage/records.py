@@ -1,4 +1,4 @@
-"""What an evaluation says of itself: its model, attacks and images, and what was found."""
+"""The JSON records of an evaluation: its identity and its summary."""
 
 import logging
 from collections.abc import Mapping
@@ -15,10 +15,9 @@ ANEW = "bring it back, or move its folder away and give the same command again"
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary of the outcomes beside it, where it is missing, damaged or another.
+    """Write the summary of the outcomes beside it, where it is missing, damaged or different.
 
-    Raises ``RunFolderError`` where the one that is there has other accuracies: nobody knows which
-    of the two is right.
+    Raises ``RunFolderError`` where the stored one has other accuracies, since either may be right.
     """
     stored = stored_summary(path)
     if stored is not None:
@@ -27,7 +26,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def stored_summary(path: Path) -> dict[str, Any] | None:
-    """None, and a warning, for a damaged one."""
+    """The summary, None where it is missing; None, and a warning, where it is damaged."""
     try:
         return read_summary(path, "it is made anew from the outcomes") if is_there(path) else None
     except RunFolderError as error:
@@ -36,7 +35,8 @@ def stored_summary(path: Path) -> dict[str, Any] | None:
 
 
 def read_summary(path: Path, cure: str) -> dict[str, Any]:
-    """``RunFolderError`` with ``cure`` for one that is missing, damaged, or holds no accuracies."""
+    """The summary; ``RunFolderError`` with ``cure`` where it is missing or damaged, or holds no
+    accuracies."""
     stored = read_record(path, cure)
     try:
         _counts(stored)
@@ -45,21 +45,21 @@ def read_summary(path: Path, cure: str) -> dict[str, Any]:
     return stored
 
 
-def check_summary(path: Path, stored: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuse a ``stored`` summary whose accuracies are not those ``found`` in the outcomes, where
-    both are of as many images."""
-    there, here = _counts(stored), _counts(found)
-    for name in there.keys() & here.keys():
-        if there[name] != here[name] and there[name][1] == here[name][1]:
+def check_summary(path: Path, stored: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+    """Refuse a ``stored`` summary with other accuracies than the one ``computed`` from the
+    outcomes, where both have the same number of images."""
+    old, new = _counts(stored), _counts(computed)
+    for name in old.keys() & new.keys():
+        if old[name] != new[name] and old[name][1] == new[name][1]:
             raise RunFolderError(
-                f"{path} says {there[name][0]} of {there[name][1]} robust under "
-                f"{name}, and the outcomes beside it {here[name][0]}: one of them is damaged; "
+                f"{path} says {old[name][0]} of {old[name][1]} robust under "
+                f"{name}, and the outcomes beside it {new[name][0]}: one of them is damaged; "
                 f"bring both back, or delete {path.name} to go by the outcomes"
             )
 
 
 def _counts(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """How many images are robust, and of how many, by attack."""
+    """The number of robust images and of all images, by attack."""
     shares = {**summary["accuracy"], "worst case": summary["worst_case"]}
     return {
         name: (round(share["value"] * share["n"]), int(share["n"]))
@@ -68,7 +68,7 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def notes_of(stored: Mapping[str, Any]) -> tuple[str, ...]:
-    """The ``notes`` of a summary or of ``notes.json``, whatever else stands there."""
+    """The ``notes`` of a summary or of ``notes.json``; () for a value that is no list."""
     notes = stored.get("notes", ())
     return tuple(map(str, notes)) if isinstance(notes, list) else ()
 
@@ -101,7 +101,7 @@ def _is_identity(values: dict[str, Any]) -> bool:
 
 
 def ball_of(threat: str) -> tuple[str, float] | None:
-    """``Linf(epsilon=8/255)``, as identities say it, as ("Linf", 0.0313...); None for others."""
+    """("Linf", 0.0313...) from an identity's ``Linf(epsilon=8/255)``; None for other threats."""
     text = stored_threat(threat)
     try:
         norm, epsilon = threat_parts(text or "")

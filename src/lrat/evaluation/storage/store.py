@@ -1,11 +1,11 @@
 """Outcomes on disk: one part per attack and chunk, an identity that guards them, a summary.
 
 A folder holds ``identity.json``, ``outcomes/``, ``gallery/`` (a few images, see ``gallery``), on
-request ``images/`` (what the attacks returned) and, once all images are done, ``summary.json``.
-``extent.json`` says how many images that will be, ``notes.json`` what a reader of the numbers must
-know, where there is something to say.
-Every file appears whole or not at all. A part is named after its attack and its images, so parts of
-several runs or processes over the same identity can lie in one folder.
+request ``images/`` (the returned images) and, once all images are done, ``summary.json``.
+``extent.json`` holds the number of all images, ``notes.json`` sentences about problems of the
+numbers, if there are any. Every file is written whole or not at all. The name of a part follows
+from its attack and images, so one folder can hold parts of several runs or processes with the same
+identity.
 """
 
 import hashlib
@@ -49,33 +49,33 @@ Identity = dict[str, Any]
 Table = TypeVar("Table")
 _MISSING = "(absent)"
 _ROUNDING = 1e-5
-"""Of float32 distances, as a share of epsilon."""
+"""The rounding error of float32 distances, as a share of epsilon."""
 _CURE = "delete it and evaluate again, the rest is reused"
 _AGAIN = "run the same evaluation again"
 
 
 def write_part(folder: Path, outcomes: Outcomes) -> Path:
-    """One part with the rows of one attack: Parquet, or .npz with the same columns if pyarrow is
-    not there. The rows' order does not matter."""
+    """Write one part with the rows of one attack, in any order: Parquet, or .npz with the same
+    columns without pyarrow."""
     stem = _stem(str(outcomes.attack[0]), outcomes.index)
     return write_table(folder / PARTS / stem, outcomes.columns())
 
 
 def _stem(attack: str, index: npt.NDArray[np.int64]) -> str:
-    """A name for these images under this attack, whatever their order."""
+    """The name of a part with these images, in any order, under this attack."""
     images = np.sort(index)
     return f"{attack}-{images[0]:08d}-{digest_of(images)}"
 
 
 def digest_of(index: npt.NDArray[np.int64]) -> str:
-    """Twelve hex digits that stand for a set of image numbers."""
+    """Twelve hex digits, the digest of a set of image numbers."""
     images = np.sort(index).astype("<i8")
     return hashlib.blake2b(images.tobytes(), digest_size=6).hexdigest()
 
 
 def read_part(path: Path) -> Outcomes:
-    """Raises ``RunFolderError`` that names a damaged file, and one whose rows contradict themselves
-    or are not those of its name."""
+    """The rows of a part; ``RunFolderError`` for a damaged file, and for one whose rows contradict
+    themselves or its name."""
     return read_whole(path, _checked_part, _CURE)
 
 
@@ -92,12 +92,12 @@ def _checked_part(path: Path) -> Outcomes:
 
 
 def read_parts(folder: Path) -> Outcomes:
-    """All rows of all parts of ``folder``; where parts overlap, an image is there twice."""
+    """All rows of all parts of ``folder``; where parts overlap, an image has two rows."""
     return Outcomes.concatenate(read_part(path) for path in parts_of(folder))
 
 
 def check_rows(folder: Path, identity: Identity, rows: Outcomes) -> None:
-    """Refuse rows of attacks that the evaluation does not have, and images outside its ball."""
+    """Refuse rows of attacks that are not in the identity, and images outside its ball."""
     if not len(rows):
         return
     unknown = ~np.isin(rows.attack, [NATURAL, *identity["attacks"]])
@@ -108,10 +108,10 @@ def check_rows(folder: Path, identity: Identity, rows: Outcomes) -> None:
         outside = ~(rows.distance <= ball[1] + slack)
     if (unknown | outside).any():
         at = int((unknown | outside).argmax())
-        what = f"at a distance of {rows.distance[at]:.4g}, outside {identity['threat']}"
+        position = f"at a distance of {rows.distance[at]:.4g}, outside {identity['threat']}"
         raise RunFolderError(
             f"{folder} holds image {rows.index[at]} under {rows.attack[at]}, "
-            f"{'which this evaluation does not have' if unknown[at] else what}: delete "
+            f"{'which this evaluation does not have' if unknown[at] else position}: delete "
             f"{PARTS}/{rows.attack[at]}-* and evaluate again"
         )
 
@@ -119,39 +119,39 @@ def check_rows(folder: Path, identity: Identity, rows: Outcomes) -> None:
 def claim(
     folder: Path, identity: Identity, *, what: str = "evaluation", cure: str | None = None
 ) -> None:
-    """Begin ``folder`` under an identity, or find that it was begun under the same.
+    """Begin ``folder`` with an identity, or check that it was begun with the same one.
 
-    ``what`` it holds and the ``cure`` are for the error where it was not.
-
-    Raises ``RunFolderError`` that shows the difference for a folder of another identity, and for
-    one that holds outcomes without an identity.
+    ``RunFolderError``, with the difference, ``what`` the folder holds and the ``cure``, for another
+    identity; also for outcomes without an identity.
     """
     if not _exists(folder / IDENTITY):
         if _exists(folder / PARTS):
             raise RunFolderError(f"{folder} holds outcomes but no {IDENTITY}: choose a new folder")
         _write_first(folder / IDENTITY, identity)
-    # Also after writing it: another process may have been there first.
+    # Also after writing it, since another process may have been first.
     stored = read_record(folder / IDENTITY, ANEW)
     check_identity(folder, stored, identity, what=what, cure=cure)
 
 
 def check_identity(
-    path: Path, stored: Identity, wanted: Identity, *, what: str, cure: str | None
+    path: Path, stored: Identity, current: Identity, *, what: str, cure: str | None
 ) -> None:
-    """``RunFolderError`` with every difference where ``path`` was stored under another identity.
+    """``RunFolderError`` with all differences where ``path`` has another identity.
 
-    ``cure`` None: what helps in the folder of an evaluation.
+    ``cure`` None: the cure for the folder of an evaluation.
     """
-    found = "; ".join(differences(stored, wanted))
-    if found:
-        raise RunFolderError(f"{path} belongs to another {what} ({found}): {cure or _cure(path)}")
+    different = "; ".join(differences(stored, current))
+    if different:
+        raise RunFolderError(
+            f"{path} belongs to another {what} ({different}): {cure or _cure(path)}"
+        )
 
 
 def read_one_part(folder: Path, attack: str) -> Outcomes | None:
     """The rows of one of this attack's parts, the first by name; None where it has none."""
     for path in parts_of(folder, f"{attack}-*"):
         rows = read_part(path).under(attack)
-        if len(rows):  # an attack may be called as another one's name begins
+        if len(rows):  # another attack's name may begin with this one's
             return rows
     return None
 
@@ -159,15 +159,16 @@ def read_one_part(folder: Path, attack: str) -> Outcomes | None:
 def parts_of(folder: Path, names: str = "*") -> list[Path]:
     """The files of outcomes in ``folder``, by name."""
     try:
-        found = listed(folder / PARTS, names)
+        paths = listed(folder / PARTS, names)
     except OSError as error:
         raise RunFolderError(f"{folder / PARTS} {trouble(error)}") from None
-    return [p for p in found if p.suffix in TABLE_SUFFIXES and not p.name.startswith(".")]
+    return [p for p in paths if p.suffix in TABLE_SUFFIXES and not p.name.startswith(".")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeStore:
-    """What is known already and where new outcomes go; without a folder, nothing and nowhere."""
+    """The ``known`` outcomes of a folder, and the writing of new ones; without a folder nothing is
+    known or written."""
 
     folder: Path | None
     known: dict[str, Outcomes] = field(default_factory=dict)
@@ -182,11 +183,7 @@ class OutcomeStore:
         keep_images: bool = False,
         gallery: Gallery | None = None,
     ) -> "OutcomeStore":
-        """Begin a folder, or continue one of the same identity.
-
-        Raises ``RunFolderError`` that shows the difference for a folder of another identity, and
-        for one that holds outcomes without an identity.
-        """
+        """Begin a folder, or continue one of the same identity; raises as ``claim``."""
         if folder is None:
             if keep_images:
                 raise SettingError("keep_images needs a folder to write the images into")
@@ -197,13 +194,14 @@ class OutcomeStore:
         check_rows(folder, identity, rows)
         names = [str(name) for name in np.unique(rows.attack)]
         known = {name: rows.arranged([name]) for name in names}
-        kept = None if gallery is None else GalleryStore.open(folder, gallery)
-        return OutcomeStore(folder=folder, known=known, keep_images=keep_images, gallery=kept)
+        pictures = None if gallery is None else GalleryStore.open(folder, gallery)
+        return OutcomeStore(folder=folder, known=known, keep_images=keep_images, gallery=pictures)
 
     def stored(
         self, attack: str, index: npt.NDArray[np.int64], label: npt.NDArray[np.int64]
     ) -> Outcomes:
-        """The rows that earlier runs left for these images, in no particular order."""
+        """The rows of earlier runs for these images, in any order; ``RunFolderError`` where one has
+        another label."""
         rows = self.known.get(attack)
         if rows is None:
             return Outcomes.concatenate([])
@@ -221,20 +219,20 @@ class OutcomeStore:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What must be known about the outcomes that the folder holds."""
+        """The stored notes about the folder's outcomes."""
         return () if self.folder is None else read_notes(self.folder)
 
     def keep_notes(self, notes: Sequence[str]) -> None:
-        """Keep these too for those who only read the outcomes; nothing to say is not written."""
+        """Add these notes to the folder's."""
         if self.folder is None or not notes:
             return
-        with one_at_a_time(self.folder):  # other processes have notes of their own
+        with one_at_a_time(self.folder):  # other processes add notes too
             known = read_notes(self.folder) if is_there(self.folder / NOTES) else ()
             joined = list(dict.fromkeys((*known, *notes)))
             write_if_new(self.folder / NOTES, {"notes": joined})
 
     def expect(self, index: npt.NDArray[np.int64]) -> None:
-        """Keep which images the folder is to hold in the end."""
+        """Store the number and digest of all images that the folder is to hold in the end."""
         if self.folder is not None:
             write_if_new(self.folder / EXTENT, {"images": len(index), "digest": digest_of(index)})
 
@@ -245,13 +243,14 @@ class OutcomeStore:
     def add_images(
         self, attack: str, index: npt.NDArray[np.int64], images: npt.NDArray[np.float32]
     ) -> None:
-        """What ``attack`` returned for the images of these numbers, [B C H W]."""
+        """Store the images [B C H W] that ``attack`` returned for these numbers."""
         if self.folder is not None:
             path = self.folder / IMAGES / f"{_stem(attack, index)}.safetensors"
             write_tensors(path, {"images": np.ascontiguousarray(images), "index": index.copy()})
 
     def finish(self, summary: Mapping[str, Any], index: npt.NDArray[np.int64]) -> None:
-        """Write the summary, unless the folder knows images beyond ``index``, this run's."""
+        """Write the summary; ``RunFolderError`` where the folder holds other images than ``index``,
+        those of this run."""
         if self.folder is None:
             return
         for rows in self.known.values():
@@ -267,14 +266,14 @@ class OutcomeStore:
 
 
 def read_notes(folder: Path) -> tuple[str, ...]:
-    """What must be known about the outcomes in ``folder``; without the file, its summary's."""
+    """The notes about the outcomes in ``folder``; without ``notes.json`` those of the summary."""
     if is_there(folder / NOTES):
         return notes_of(read_record(folder / NOTES, f"delete it and {_AGAIN}"))
     return notes_of(stored_summary(folder / SUMMARY) or {})
 
 
 def read_extent(folder: Path) -> dict[str, Any]:
-    """Of how many ``images`` an evaluation is to be, and their ``digest``."""
+    """The number of all ``images`` of an evaluation, and their ``digest``."""
     cure = f"bring it back, or {_AGAIN}, which writes it anew"
     extent = read_record(folder / EXTENT, cure)
     if type(extent.get("images")) is not int or not isinstance(extent.get("digest"), str):
@@ -303,24 +302,24 @@ def _exists(path: Path) -> bool:
 
 
 def _write_first(path: Path, identity: Identity) -> None:
-    """Write the identity of a new folder, unless another process did since we looked.
+    """Write the identity of a new folder, unless another process has written it meanwhile.
 
-    A link, in contrast to a rename, does not replace what is there.
+    It is linked to its name, since a link, unlike a rename, does not replace an existing file.
     """
     while not _exists(path):
-        ours = temporary(path)
-        write_json(ours, identity)
+        source = temporary(path)
+        write_json(source, identity)
         try:
-            os.link(ours, path)
+            os.link(source, path)
         except FileExistsError:
             return
         except FileNotFoundError:
-            # Whoever began the folder meanwhile removed ours as a leftover: look again.
+            # Another process began the folder meanwhile, and removed this file as a leftover.
             continue
         except OSError:  # a file system without links
             write_json(path, identity)
         finally:
-            discard(ours)
+            discard(source)
 
 
 def _cure(folder: Path) -> str:
@@ -330,10 +329,10 @@ def _cure(folder: Path) -> str:
     return cure
 
 
-def differences(stored: Identity, wanted: Identity, prefix: str = "") -> Iterator[str]:
+def differences(stored: Identity, current: Identity, prefix: str = "") -> Iterator[str]:
     """``seed: 0 there, 1 here`` for every leaf that differs."""
-    for key in sorted(stored.keys() | wanted.keys()):
-        old, new = stored.get(key, _MISSING), wanted.get(key, _MISSING)
+    for key in sorted(stored.keys() | current.keys()):
+        old, new = stored.get(key, _MISSING), current.get(key, _MISSING)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{prefix}{key}.")
         elif old != new:
