@@ -23,7 +23,7 @@ from lrat.config.catalogue import FOLD_OVERLAP
 from lrat.evaluation.comparison.seeds import MeanDifference, paired_means
 from lrat.evaluation.statistics import ALPHA, holm
 from lrat.reproduce.paper import TABLE_1, TABLE_2, papers_difference
-from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_SUFFIX, PRESETS, method_of
+from lrat.reproduce.presets import BASELINE, LONG_BASELINE, LONG_SUFFIX, Choice, method_of
 from lrat.reproduce.table_text import signed
 from lrat.text import DASH, to_markdown, written_p
 
@@ -153,15 +153,16 @@ def tested(found: Sequence[Answer]) -> str:
 
 def section(folder: Path) -> list[str]:
     """Both families of a data set, and what its masking panels said."""
-    found, preset = stored(folder), PRESETS[folder.name.removesuffix(CONTROL)]
+    found, choice = stored(folder), Choice.of(folder.name.removesuffix(CONTROL))
+    folds = choice.source is not None
     rows = {name: shares_of(row) for name, row in found.items()}
-    weights = answers(rows, preset.test_folds, WEIGHTS)
+    weights = answers(rows, folds, WEIGHTS)
     return [
         f"## {folder.name}: claims",
         "",
-        f"{preset.about}.",
+        f"{choice.preset.about}.",
         "",
-        tested(answers(rows, preset.test_folds, claims(rows))),
+        tested(answers(rows, folds, claims(rows))),
         *((f"## {folder.name}: weights", "", tested(weights)) if weights else ()),
         masking(found),
         "",

@@ -175,16 +175,8 @@ def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(
 ) -> None:
     out = tmp_path / "cifar10"
     text = done(
-        *(
-            "reproduce",
-            "table1",
-            "--preset",
-            "cifar10",
-            "--rows",
-            "sat,sat-0.22eps",
-            "--seeds",
-            "1",
-        ),
+        *("reproduce", "table1", "--preset", "cifar10", "--rows", "sat,sat-0.22eps"),
+        *("--seeds", "2", "--workers", "2"),
         *(*TINY, "--set", "data.name=digits", "--set", "threat=linf:0.2"),
         *("--set", "model.width=2", "--set", "training.monitor.limit=20"),
         *("--set", "device=cpu", "--suite", "quick", "--limit", "20", "--out", out),
@@ -192,7 +184,9 @@ def test_the_papers_preset_reports_its_epoch_and_warns_on_a_cpu(
     assert "warning: preset cifar10 is meant for a GPU, this is a CPU; table1" in text
     (evaluation,) = (out / "runs" / "sat-seed-0" / "evaluations").iterdir()
     assert evaluation.name == "epoch-2-quick-linf-0.2-20"
-    assert rows_of(out) == {"sat": [0], "sat-0.22eps": [0]}
+    assert rows_of(out) == {"sat": [0, 1], "sat-0.22eps": [0, 1]}
+    # These data are folds, whatever the preset has.
+    assert "Nadeau & Bengio" in (out / "table1.md").read_text()
 
 
 def test_a_sensitivity_compares_rows_with_their_reference(

@@ -105,7 +105,7 @@ def collected(
             request.target,
             runs,
             _PAPER,
-            source=choice.preset.source,
+            source=choice.source,
             missing=[row for row in own if row not in runs],
             lacking=lacking,
             failed=failed,

@@ -48,9 +48,8 @@ class Preset:
     not the run's selection. ``recorded_every``: epochs between records of all images' weights.
     ``rows``: further rows of Table 1, beside the paper's and those of every preset. ``first``: rows
     in order of preference. ``sensitivity_epochs`` (None: as in tables) and ``sensitivity_seeds``:
-    of a sensitivity's rows. ``test_folds``: whether the seed chooses the test images too, as the
-    folds of digits. ``records``: whether runs record what figures need, and early stopping is
-    evaluated too.
+    of a sensitivity's rows. ``records``: whether runs record what figures need, and early stopping
+    is evaluated too.
     """
 
     name: str
@@ -68,13 +67,7 @@ class Preset:
     for_gpu: bool = False
     sensitivity_epochs: int | None = None
     sensitivity_seeds: int = 1
-    test_folds: bool = False
     records: bool = True
-
-    @property
-    def source(self) -> str | None:
-        """What test images are folds of, None where all seeds test the same."""
-        return self.name if self.test_folds else None
 
 
 _PRESETS = {
@@ -141,6 +134,12 @@ class Choice:
             both.reverse()
         several = self.preset.records and drop_epoch(config) < config.training.epochs
         return tuple(both if several else both[:1])
+
+    @property
+    def source(self) -> str | None:
+        """The data set whose folds the seeds test, None where all test the same images."""
+        data = self.config(BASELINE, 0).data.name
+        return data if catalogue.folds_by_seed(data) else None
 
     def sets(self, key: str) -> bool:
         """Whether the user chose this setting, as ``training.epochs``."""

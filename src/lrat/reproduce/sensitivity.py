@@ -49,7 +49,7 @@ def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
     for study in every:
         of_study = [task for row in study.rows for task in tasks[row.name]]
         try:
-            table = _table(study, of_study, failed, request.choice.preset.source)
+            table = _table(study, of_study, failed, request.choice.source)
         except RunFolderError as error:
             if study in chosen:
                 raise
