@@ -6,17 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import (
-    Acceleration,
-    BatchSize,
-    Checkpoint,
-    Data,
-    DataRoot,
-    DeviceName,
-    Limit,
-    NoiseSeed,
-    View,
-)
+from lrat.cli import options
 
 
 class Part(StrEnum):
@@ -28,23 +18,23 @@ class Part(StrEnum):
 
 def analyse(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    checkpoint: Checkpoint = "selected",
+    checkpoint: options.Checkpoint = "selected",
     part: Annotated[Part, typer.Option(help="Which of the run's images.")] = Part.train,
-    limit: Limit = None,
+    limit: options.Limit = None,
     top: Annotated[float, typer.Option(help="The share that is called most vulnerable.")] = 0.2,
     points: Annotated[
         int, typer.Option(min=0, help="Images in the t-SNE; 0 for none, above 5000: openTSNE.")
     ] = 2000,
-    seed: NoiseSeed = 0,
+    seed: options.NoiseSeed = 0,
     again: Annotated[
         bool, typer.Option("--again", help="Both attacks once more, from other random starts.")
     ] = False,
     saa: Annotated[bool, typer.Option("--saa", help="SAA's margins as well.")] = False,
-    batch_size: BatchSize = 256,
-    data: Data = None,
-    data_root: DataRoot = None,
-    acceleration: View = Acceleration.auto,
-    device: DeviceName = "auto",
+    batch_size: options.BatchSize = 256,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    acceleration: options.View = options.Acceleration.auto,
+    device: options.DeviceName = "auto",
 ) -> None:
     """How vulnerable each image is in several views, where they disagree, what the weights did."""
     from lrat.cli.progress import evaluation_progress

@@ -5,16 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import (
-    Acceleration,
-    BatchSize,
-    Checkpoint,
-    Data,
-    DataRoot,
-    DeviceName,
-    NoiseSeed,
-    View,
-)
+from lrat.cli import options
 
 
 def curve(
@@ -28,17 +19,17 @@ def curve(
     limit: Annotated[
         int, typer.Option(min=1, help="A fixed, stratified part of the images.")
     ] = 500,
-    checkpoint: Checkpoint = "selected",
-    seed: NoiseSeed = 0,
-    batch_size: BatchSize = 256,
-    data: Data = None,
-    data_root: DataRoot = None,
+    checkpoint: options.Checkpoint = "selected",
+    seed: options.NoiseSeed = 0,
+    batch_size: options.BatchSize = 256,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The figure's file; in the first run's figures by default."),
     ] = None,
-    acceleration: View = Acceleration.auto,
-    device: DeviceName = "auto",
+    acceleration: options.View = options.Acceleration.auto,
+    device: options.DeviceName = "auto",
 ) -> None:
     """Accuracy against epsilon for one attack, from one search per image, as a figure."""
     from lrat.cli.progress import curve_progress

@@ -6,46 +6,27 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import (
-    Acceleration,
-    BatchSize,
-    Checkpoint,
-    Data,
-    DataRoot,
-    DeviceName,
-    Devices,
-    Limit,
-    ModelFile,
-    Nodes,
-    Noise,
-    NoiseSeed,
-    Out,
-    Run,
-    Suite,
-    Threat,
-    View,
-    Weights,
-)
+from lrat.cli import options
 from lrat.text import as_command
 
 
 def evaluate(
-    run: Run = None,
-    checkpoint: Checkpoint = "selected",
-    suite: Suite = "quick",
-    threat: Threat = None,
-    limit: Limit = None,
+    run: options.Run = None,
+    checkpoint: options.Checkpoint = "selected",
+    suite: options.Suite = "quick",
+    threat: options.Threat = None,
+    limit: options.Limit = None,
     time: Annotated[
         str | None,
         typer.Option(help="Stop after so long (90s, 30m, 2h) with the images finished by then."),
     ] = None,
-    seed: NoiseSeed = 0,
-    batch_size: BatchSize = 256,
-    model_file: ModelFile = None,
-    weights: Weights = None,
-    data: Data = None,
-    data_root: DataRoot = None,
-    out: Out = None,
+    seed: options.NoiseSeed = 0,
+    batch_size: options.BatchSize = 256,
+    model_file: options.ModelFile = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
+    out: options.Out = None,
     loss: Annotated[
         str | None, typer.Option(help="FILE.py:NAME: adaptive attacks on your own loss, added.")
     ] = None,
@@ -64,23 +45,22 @@ def evaluate(
         ),
     ] = None,
     noise: Annotated[
-        Noise, typer.Option(help="sequential: draw as AutoAttack's original does.")
-    ] = Noise.keyed,
+        options.Noise, typer.Option(help="sequential: draw as AutoAttack's original does.")
+    ] = options.Noise.keyed,
     part: Annotated[
         str | None,
         typer.Option(help="i/n: only this part of the images, as one of several machines."),
     ] = None,
-    devices: Devices = None,
-    nodes: Nodes = 1,
+    devices: options.Devices = None,
+    nodes: options.Nodes = 1,
     masking: Annotated[
         bool | None,
         typer.Option(help="Check for gradient masking; by default after suites with AutoAttack."),
     ] = None,
-    acceleration: View = Acceleration.auto,
-    device: DeviceName = "auto",
+    acceleration: options.View = options.Acceleration.auto,
+    device: options.DeviceName = "auto",
 ) -> None:
     """Attack a run's model, or a model of your own, on its test images."""
-    from lrat.cli.options import fraction_of, seconds_in
     from lrat.cli.progress import evaluation_progress
     from lrat.experiments.evaluate import evaluate_subject
     from lrat.experiments.evaluation_request import EvaluationRequest
@@ -96,11 +76,11 @@ def evaluate(
         device=device,
         loss=loss,
         transfer=tuple(transfer or ()),
-        seconds=None if time is None else seconds_in(time),
+        seconds=None if time is None else options.seconds_in(time),
         keep_images=images,
         gallery=gallery,
         noise=noise.value,
-        part=None if part is None else fraction_of(part),
+        part=None if part is None else options.fraction_of(part),
         devices=devices,
         nodes=nodes,
         typed=as_command("lrat", *sys.argv[1:])

@@ -6,36 +6,26 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import (
-    Data,
-    DataRoot,
-    Device,
-    Devices,
-    Nodes,
-    Seed,
-    Set,
-    Threat,
-    given,
-)
+from lrat.cli import options
 from lrat.text import as_command
 
 
 def train(
     method: Annotated[str | None, typer.Argument(help="See `lrat list methods`.")] = None,
-    data: Data = None,
-    data_root: DataRoot = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
     model: Annotated[
         str | None, typer.Option(help="small-cnn, resnet-18 or FILE.py:FUNCTION.")
     ] = None,
-    threat: Threat = None,
+    threat: options.Threat = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Seed = None,
+    seed: options.Seed = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/METHOD-DATA-SEED by default.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML, as a run's config.yaml.")] = None,
-    set_: Set = None,
-    device: Device = None,
+    set_: options.Set = None,
+    device: options.Device = None,
     max_minutes: Annotated[
         float | None,
         typer.Option(metavar="N", help="Save and end after N minutes; see --portable."),
@@ -48,8 +38,8 @@ def train(
         list[str] | None,
         typer.Option(help="tensorboard or FILE.py:FUNCTION; repeatable."),
     ] = None,
-    devices: Devices = None,
-    nodes: Nodes = 1,
+    devices: options.Devices = None,
+    nodes: options.Nodes = 1,
 ) -> None:
     """Train a classifier. The same command continues an interrupted run."""
     from lrat.cli.progress import training_progress
@@ -60,7 +50,7 @@ def train(
     from lrat.experiments.train import TrainedRun, train_in_processes, train_run
     from lrat.runs.folder import default_folder
 
-    options = given(
+    given = options.given(
         method__name=method,
         data__name=data,
         data__root=data_root,
@@ -73,7 +63,7 @@ def train(
     )
     settings = load_config(
         {} if config is None else read_settings(config, follow=True),
-        options,
+        given,
         parse_assignments(set_ or []),
     )
     check_devices(settings.device, devices, nodes)

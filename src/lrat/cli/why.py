@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lrat.cli.options import Acceleration, Checkpoint, Data, DataRoot, DeviceName, Threat
+from lrat.cli import options
 
 
 def why(
@@ -15,17 +15,18 @@ def why(
         str | None,
         typer.Option(help="By default that of the largest finished evaluation, else quick."),
     ] = None,
-    checkpoint: Checkpoint = "selected",
-    threat: Threat = None,
-    data: Data = None,
-    data_root: DataRoot = None,
+    checkpoint: options.Checkpoint = "selected",
+    threat: options.Threat = None,
+    data: options.Data = None,
+    data_root: options.DataRoot = None,
     out: Annotated[
         Path | None, typer.Option(help="The figure's file; in the run's figures by default.")
     ] = None,
     acceleration: Annotated[
-        Acceleration, typer.Option(help="How attacks see the model, where nothing is stored.")
-    ] = Acceleration.auto,
-    device: DeviceName = "auto",
+        options.Acceleration,
+        typer.Option(help="How attacks see the model, where nothing is stored."),
+    ] = options.Acceleration.auto,
+    device: options.DeviceName = "auto",
 ) -> None:
     """Everything about one test image: verdicts, margins step by step, pictures."""
     from lrat.experiments.why import explain
