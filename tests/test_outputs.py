@@ -1,4 +1,4 @@
-"""How a user's model is called: with images of its own, for logits that are found or asked for."""
+"""Calls of a user's model: it gets copies, and its logits are identified or refused."""
 
 import random
 from collections import OrderedDict
@@ -50,12 +50,12 @@ class BesideLayer(Net):
         return super().forward(F.relu(images - 0.45))
 
 
-def made(kind: type[nn.Module]) -> nn.Module:
+def built(kind: type[nn.Module]) -> nn.Module:
     return seeded(3, kind).eval()
 
 
-def own(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """A user's attack: one step, and the model asked again about the same tensor."""
+def user_attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """A user's attack: one step, and another forward of the same tensor."""
     leaf = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels), leaf)
     moved = (images + THREAT.epsilon * gradient.sign()).clamp(0, 1)
@@ -68,7 +68,7 @@ SUITE = custom(
     {
         "pgd": PGD(threat=THREAT, steps=3, step_size=0.02),
         "square": Square(threat=THREAT, queries=10),
-        "own": own,
+        "own": user_attack,
     },
 )
 
@@ -79,15 +79,15 @@ def test_a_model_that_writes_into_its_images_has_its_twin_s_numbers(
     pair: tuple[type[nn.Module], type[nn.Module]], acceleration: str
 ) -> None:
     before = IMAGES.clone()
-    found, plain = (
+    result, plain = (
         lrat.evaluate(
-            made(kind), (IMAGES, LABELS), threat=THREAT, suite=SUITE, acceleration=acceleration
+            built(kind), (IMAGES, LABELS), threat=THREAT, suite=SUITE, acceleration=acceleration
         )
         for kind in pair
     )
     assert torch.equal(IMAGES, before)
     for column, values in plain.outcomes.columns().items():
-        assert (found.outcomes.columns()[column] == values).all(), column
+        assert (result.outcomes.columns()[column] == values).all(), column
 
 
 @pytest.mark.parametrize("method", ["natural", "trades", "lrat-saa+cw"])
@@ -95,7 +95,7 @@ def test_training_such_a_model_leaves_the_images_alone(method: str) -> None:
     before = IMAGES.clone()
     weights = []
     for kind in (InPlace, Beside):
-        model = made(kind)
+        model = built(kind)
         lrat.fit(
             model, (IMAGES, LABELS), threat=THREAT, method=method, epochs=2, validation=0, lr=0.01
         )
@@ -105,11 +105,11 @@ def test_training_such_a_model_leaves_the_images_alone(method: str) -> None:
 
 
 def test_the_panel_is_that_of_the_twin() -> None:
-    found, plain = (
-        lrat.check_masking(made(kind), (IMAGES, LABELS), threat=THREAT)
+    result, plain = (
+        lrat.check_masking(built(kind), (IMAGES, LABELS), threat=THREAT)
         for kind in (InPlace, Beside)
     )
-    assert found == plain
+    assert result == plain
 
 
 class Named(NamedTuple):
@@ -129,14 +129,14 @@ class Record:
 
 
 class Itself:
-    """As the mocks of a test are: what it holds is of its own kind, however deep."""
+    """As a mock in a test: every attribute is another mock."""
 
     @property
     def logits(self) -> "Itself":
         return Itself()
 
 
-FOUND: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "tensor": LOGITS,
     "one of a tuple": (LOGITS, MAPS),
     "last of a list": [MAPS, None, "words", LOGITS],
@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("output", FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("output", VALID.values(), ids=VALID)
 def test_the_logits_are_found(output: Any) -> None:
     assert logits_of(output, 24) is LOGITS
 
@@ -207,14 +207,14 @@ CALLS: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_several_outputs_are_a_question_everywhere(call: Callable[[nn.Module], Any]) -> None:
     with pytest.raises(ModelError, match="2 tensors that may be its logits"):
-        call(made(Both))
-    call(PickOutput(made(Both), 1))
+        call(built(Both))
+    call(PickOutput(built(Both), 1))
 
 
 def test_the_question_is_asked_of_training_too() -> None:
     with pytest.raises(LratError, match="2 tensors that may be its logits"):
-        CALLS["fit"](made(BothInTraining))
-    CALLS["evaluate"](made(BothInTraining))
+        CALLS["fit"](built(BothInTraining))
+    CALLS["evaluate"](built(BothInTraining))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_minus_infinity_is_finite_and_never_chosen() -> None:
 
 
 class Masked(Net):
-    """Two classes more, masked out; ``value`` in their place."""
+    """Two more classes, masked by ``value``."""
 
     value, few = -torch.inf, False
 
@@ -317,7 +317,7 @@ MEMBERS: dict[str, Any] = {
 def test_masked_classes_change_no_verdict(kind: type[nn.Module]) -> None:
     suite = custom(THREAT, MEMBERS)
     masked, plain = (
-        lrat.evaluate(made(each), (IMAGES, LABELS), threat=THREAT, suite=suite)
+        lrat.evaluate(built(each), (IMAGES, LABELS), threat=THREAT, suite=suite)
         for each in (kind, Net)
     )
     for name, accuracy in plain.accuracy.items():
@@ -326,12 +326,12 @@ def test_masked_classes_change_no_verdict(kind: type[nn.Module]) -> None:
 
 
 def test_with_fewer_than_three_classes_left_the_losses_are_margins() -> None:
-    model = made(Masked)
+    model = built(Masked)
     model.few = True
     labels = forward_logits(model, IMAGES).argmax(1)
     for attack in MEMBERS.values():
-        found = attack(model, IMAGES, labels, noise=0).images
-        assert found.isfinite().all()
+        adversarial = attack(model, IMAGES, labels, noise=0).images
+        assert adversarial.isfinite().all()
     moved = MEMBERS["dlr"](model, IMAGES, labels, noise=0).images
     margins = [logit_margin(forward_logits(model, each), labels) for each in (moved, IMAGES)]
     assert (margins[0] < margins[1]).all()
@@ -341,7 +341,7 @@ def test_with_fewer_than_three_classes_left_the_losses_are_margins() -> None:
 def test_masked_classes_change_no_training(method: str) -> None:
     weights = []
     for kind in (Masked, Net):
-        model = made(kind)
+        model = built(kind)
         lrat.fit(model, (IMAGES, LABELS), threat=THREAT, method=method, epochs=1, validation=0)
         weights.append(model.get_parameter("head.weight"))
     torch.testing.assert_close(weights[0], weights[1])
@@ -353,7 +353,7 @@ def test_a_model_of_masked_classes_alone_is_refused() -> None:
             return super().forward(images) - torch.inf
 
     with pytest.raises(NonFiniteError, match="NaN or infinite"):
-        CALLS["evaluate"](made(Nothing))
+        CALLS["evaluate"](built(Nothing))
 
 
 class Reseeding(Net):
@@ -390,22 +390,22 @@ def states() -> list[Any]:
 def test_the_caller_s_random_states_are_as_before(
     kind: type[nn.Module], call: Callable[[nn.Module], Any]
 ) -> None:
-    model = made(kind)
+    model = built(kind)
     before = states()
     call(model)
     # The checks of types in tests draw from Python's state too, when ``accelerate`` is called.
-    places = slice(2 if call is DIRECT["accelerate"] else 3)
-    assert states()[places] == before[places]
+    positions = slice(2 if call is DIRECT["accelerate"] else 3)
+    assert states()[positions] == before[positions]
 
 
 def test_the_seed_decides_what_a_random_model_draws() -> None:
-    def found(seed: int) -> Any:
+    def evaluated(seed: int) -> Any:
         return lrat.evaluate(
-            made(Drawing), (IMAGES, LABELS), threat=THREAT, suite=SUITE, seed=seed
+            built(Drawing), (IMAGES, LABELS), threat=THREAT, suite=SUITE, seed=seed
         ).outcomes.margin.tolist()
 
-    first = found(0)
+    first = evaluated(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        assert found(0) == first
-    assert found(1) != first
+        assert evaluated(0) == first
+    assert evaluated(1) != first

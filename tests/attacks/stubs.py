@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from builders import seeded
 from lrat.acceleration import Choices, View
 from lrat.attacks import Trace, Variant
 from lrat.outputs import logits_of
@@ -83,3 +84,13 @@ class WrongView(View):
 
     def refresh(self) -> "WrongView":
         return self
+
+
+def trace_of(variant: Variant) -> Trace:
+    assert variant.trace is not None
+    return variant.trace
+
+
+def linear(classes: int) -> nn.Module:
+    """For images of 16 values. Small weights, so that cross-entropy is nowhere saturated."""
+    return seeded(classes, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))).eval()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lrat
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import PGD, Foreign, as_attack
 from lrat.attacks.base import GradientAttack, Variant
 from lrat.errors import RegionViolationError, SettingError
@@ -54,8 +54,8 @@ def test_a_callable_is_adapted_and_an_attack_is_left_alone() -> None:
     result = adapted(nn.Flatten(), IMAGES, LABELS)
     assert (result.steps_survived, result.max_steps, result.trace) == (None, None, None)
     assert not adapted.provides
-    own = PGD(threat=THREAT, steps=1, step_size=0.1)
-    assert as_attack(own) is own
+    attack = PGD(threat=THREAT, steps=1, step_size=0.1)
+    assert as_attack(attack) is attack
     assert as_attack(adapted) is adapted
     with pytest.raises(SettingError, match=r"\(model, images, labels\)"):
         as_attack("pgd")
@@ -75,9 +75,9 @@ def test_leaving_the_region_is_an_error(function: object) -> None:
         as_attack(function, threat=THREAT)(nn.Flatten(), IMAGES, LABELS)
 
 
-@pytest.mark.parametrize(("function", "found"), [(logits, r"\(3, 4\)"), (nothing, "NoneType")])
-def test_a_result_that_is_no_images_is_an_error(function: object, found: str) -> None:
-    with pytest.raises(SettingError, match=f"returned {found}.*images of shape"):
+@pytest.mark.parametrize(("function", "text"), [(logits, r"\(3, 4\)"), (nothing, "NoneType")])
+def test_a_result_that_is_no_images_is_an_error(function: object, text: str) -> None:
+    with pytest.raises(SettingError, match=f"returned {text}.*images of shape"):
         as_attack(function)(nn.Flatten(), IMAGES, LABELS)
 
 
@@ -114,7 +114,7 @@ def test_the_gradients_of_the_caller_are_the_same_objects() -> None:
 
 
 def test_python_s_and_numpy_s_random_states_follow_our_noise_and_come_back() -> None:
-    """In a process of its own: run-time type checks draw from Python's random numbers."""
+    """In another process, since run-time type checks draw from Python's random numbers."""
     code = """
 import random, numpy, torch
 from lrat.attacks import as_attack
@@ -143,7 +143,7 @@ except SettingError:
 
 
 class Subclass(GradientAttack):
-    """A user's attack in the frame of ours that does what a function does."""
+    """A user's subclass of GradientAttack that calls a function."""
 
     threat, needs_clean = THREAT, False
 
@@ -209,7 +209,7 @@ def without_head(model, images, labels):
     return images
 
 
-def with_a_forward_of_its_own(model, images, labels):
+def with_another_forward(model, images, labels):
     model.forward = lambda images: torch.zeros(len(images), 3)
     return images
 
@@ -234,7 +234,7 @@ CHANGING = [
     in_half,
     leaving_a_hook,
 ]
-CHANGING += [leaving_a_backward_hook, without_head, with_a_forward_of_its_own]
+CHANGING += [leaving_a_backward_hook, without_head, with_another_forward]
 
 
 @pytest.mark.parametrize("function", CHANGING)
@@ -243,7 +243,7 @@ def test_what_an_attack_changes_in_the_model_is_put_back_and_said(function, adap
     model = seeded(0, Counted).eval()
     tensors = [*model.parameters(), *model.buffers()]
     before = [value.clone() for value in tensors]
-    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = random_images(4, 1, 5)
     labels = model(images).argmax(1)
     result = lrat.evaluate(
         model,
@@ -301,7 +301,7 @@ class Protocol:
 
 
 def data():
-    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = random_images(4, 1, 5)
     return images, torch.arange(4) % 3
 
 
@@ -412,7 +412,7 @@ class Kept:
 )
 def test_images_of_another_kind_are_one_line(attack):
     model = seeded(0, Counted).eval()
-    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = random_images(4, 1, 5)
     data, suite = (images, model(images).argmax(1)), custom(THREAT, {"a": attack})
     with pytest.raises(SettingError, match=r"^.* returned [^\n]*images[^\n]*$"):
         lrat.evaluate(model, data, threat=THREAT, suite=suite)
@@ -440,7 +440,7 @@ class Centring(nn.Module):
 @pytest.mark.parametrize("acceleration", ["auto", "off"])
 def test_a_model_that_writes_its_buffers_in_eval_mode_is_noted_and_put_back(in_place, acceleration):
     model = seeded(0, lambda: Centring(in_place)).eval()
-    images = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    images = random_images(4, 1, 5)
     result = lrat.evaluate(
         model,
         (images, torch.arange(4) % 3),

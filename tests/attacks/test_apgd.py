@@ -6,18 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from builders import keyed
 from lrat.attacks import APGD, SAA
 from lrat.attacks.ascent import checkpoints
 from lrat.errors import ModelError, SettingError
 from lrat.hooks import PassCounter
 from lrat.losses import cross_entropy, logit_margin, probability_margin, targeted_dlr
-from lrat.randomness import Keyed, keys
+from lrat.randomness import Keyed
 from lrat.threat import Linf
 from trained import THREAT, held_out, trained
-
-
-def noise(count: int) -> Keyed:
-    return Keyed(keys(0, torch.arange(count)))
 
 
 def margins(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -45,8 +42,8 @@ def test_from_the_clean_image_it_still_returns_a_variant(settings: dict[str, Any
     """Where no step raised the loss, the last iterate stands in for the clean image."""
     image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
     attack = APGD(threat=Linf(epsilon=0.1), steps=1, start="none", **settings)
-    found = attack(Peak(), image, label).images
-    assert (found - image).abs().item() == pytest.approx(0.1)
+    adversarial = attack(Peak(), image, label).images
+    assert (adversarial - image).abs().item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("choice", ["misclassified", "best-loss"])
@@ -62,7 +59,7 @@ def test_the_trace_describes_the_returned_image(choice: Any) -> None:
             choice=choice,
             stacked=stacked,
         )
-        result = attack(model, images, labels, noise=noise(60))
+        result = attack(model, images, labels, noise=keyed(60))
         trace: Any = result.trace
         torch.testing.assert_close(
             trace.margin, margins(model, result.images, labels), rtol=0, atol=1e-5
@@ -79,7 +76,7 @@ def test_restarts_and_targets_only_make_it_stronger() -> None:
 
     def reached(**settings: Any) -> Tensor:
         attack = APGD(threat=THREAT, steps=10, choice="best-loss", stacked=True, **settings)
-        return margins(model, attack(model, images, labels, noise=noise(60)).images, labels)
+        return margins(model, attack(model, images, labels, noise=keyed(60)).images, labels)
 
     once, twice = reached(restarts=1), reached(restarts=2)
     assert (twice <= once + 1e-6).all()
@@ -93,7 +90,7 @@ def test_tries_stop_at_images_that_are_fooled() -> None:
     model = trained("dense")
     images, labels = held_out(model, 60)
     attack = APGD(threat=THREAT, steps=10, loss=targeted_dlr, targets=9)
-    result = attack(model, images, labels, noise=noise(60))
+    result = attack(model, images, labels, noise=keyed(60))
     trace: Any = result.trace
     fooled = margins(model, result.images, labels) < 0
     assert fooled.any()
@@ -106,15 +103,15 @@ def test_tries_stop_at_images_that_are_fooled() -> None:
 def test_stacked_and_one_by_one_agree_on_what_cannot_be_fooled() -> None:
     model = trained("dense")
     images, labels = held_out(model, 60)
-    found = []
+    variants = []
     for stacked in (False, True):
         attack = APGD(threat=THREAT, steps=10, loss=targeted_dlr, targets=3, stacked=stacked)
-        result = attack(model, images, labels, noise=noise(60))
-        found.append(margins(model, result.images, labels))
-    stuck = found[0] >= 0
+        result = attack(model, images, labels, noise=keyed(60))
+        variants.append(margins(model, result.images, labels))
+    stuck = variants[0] >= 0
     assert stuck.any()
-    assert torch.equal(stuck, found[1] >= 0)
-    torch.testing.assert_close(found[0][stuck], found[1][stuck], rtol=0, atol=1e-4)
+    assert torch.equal(stuck, variants[1] >= 0)
+    torch.testing.assert_close(variants[0][stuck], variants[1][stuck], rtol=0, atol=1e-4)
 
 
 def test_the_misclassified_choice_is_the_latest_misclassified_iterate() -> None:
@@ -125,7 +122,7 @@ def test_the_misclassified_choice_is_the_latest_misclassified_iterate() -> None:
     for choice in ("best-loss", "misclassified"):
         attack = APGD(threat=THREAT, steps=10, choice=choice)
         wrong.append(
-            margins(model, attack(model, images, labels, noise=noise(60)).images, labels) < 0
+            margins(model, attack(model, images, labels, noise=keyed(60)).images, labels) < 0
         )
     assert (wrong[1] | ~wrong[0]).all()
 
@@ -157,7 +154,7 @@ def test_saa_returns_the_worst_of_its_candidates() -> None:
     """The smallest probability margin among the targets' best-loss iterates."""
     model = trained("dense")
     images, labels = held_out(model, 60)
-    saa = SAA(threat=THREAT, steps=10)(model, images, labels, noise=noise(60))
+    saa = SAA(threat=THREAT, steps=10)(model, images, labels, noise=keyed(60))
     with torch.no_grad():
         clean = model(images)
     each = []
@@ -170,9 +167,9 @@ def test_saa_returns_the_worst_of_its_candidates() -> None:
             choice="best-loss",
             targets=1,
         )
-        own = noise(60).child(0).child(rank)
-        found = one(model, images, labels, noise=Fixed(own.keys), clean_logits=clean)
-        each.append(margins(model, found.images, labels))
+        drawn = keyed(60).child(0).child(rank)
+        variant = one(model, images, labels, noise=Fixed(drawn.keys), clean_logits=clean)
+        each.append(margins(model, variant.images, labels))
     expected = torch.stack(each).amin(0)
     reached = margins(model, saa.images, labels)
     torch.testing.assert_close(reached, expected, rtol=0, atol=1e-4)
@@ -189,7 +186,7 @@ class Fixed(Keyed):
 
 
 class Ranked:
-    """Targeted DLR towards the wrong class of this rank, whatever rank is asked for."""
+    """Targeted DLR towards the wrong class of this rank, for every rank of the caller."""
 
     needs_clean = targeted = True
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from builders import seeded
+from builders import random_images, seeded
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack, Foreign, Variant
 from lrat.attacks.batched import PlannedAttack, attack_together, rows_that_pay
 from lrat.errors import SettingError
@@ -20,7 +20,7 @@ from lrat.threat import L2, Linf
 LINF, EUCLIDEAN = Linf(epsilon=0.2), L2(epsilon=1.0)
 PLENTY = 10**6
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
-IMAGES = torch.rand(6, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(6, 1, 6)
 STEPS = {"threat": LINF, "steps": 4, "step_size": 0.05}
 
 
@@ -34,13 +34,13 @@ def network() -> nn.Module:
     return seeded(3, layers)
 
 
-def asked(attacks: list[Attack]) -> list[PlannedAttack]:
+def planned(attacks: list[Attack]) -> list[PlannedAttack]:
     noise = Keyed(keys(0, torch.arange(len(LABELS))))
     return [PlannedAttack(attack=each, noise=noise.child(n)) for n, each in enumerate(attacks)]
 
 
 def together(attacks: list[Attack], net: nn.Module, most_rows: int = PLENTY) -> list[Variant]:
-    return attack_together(net, IMAGES, LABELS, asked(attacks), most_rows=most_rows)
+    return attack_together(net, IMAGES, LABELS, planned(attacks), most_rows=most_rows)
 
 
 @contextmanager
@@ -79,9 +79,9 @@ def test_what_each_attack_gives_alone(name: str, threat: Linf | L2) -> None:
     """Up to the rounding of another batch size; counts and classes are the same."""
     attacks, net = groups(threat)[name], network()
     with forwards(net) as sizes:
-        found = together(attacks, net)
+        variants = together(attacks, net)
     assert max(sizes) > len(LABELS)
-    for each, shared in zip(asked(attacks), found, strict=True):
+    for each, shared in zip(planned(attacks), variants, strict=True):
         alone = each.attack(net, IMAGES, LABELS, noise=each.noise)
         torch.testing.assert_close(shared.images, alone.images, rtol=0, atol=1e-5)
         net.eval()
@@ -115,7 +115,7 @@ def test_one_forward_per_step_for_all() -> None:
 
 
 class Louder(PGD):
-    """A class of one's own, which may do something else."""
+    """A user's subclass, which may step in another way."""
 
 
 LONGER = STEPS | {"steps": 5}
@@ -142,14 +142,14 @@ APART: list[tuple[list[Attack], int]] = [
 @pytest.mark.parametrize(("attacks", "most_rows"), APART)
 def test_what_may_not_share_runs_by_itself(attacks: list[Attack], most_rows: int) -> None:
     net = network()
-    found = together(attacks, net, most_rows)
-    for each, variant in zip(asked(attacks), found, strict=True):
+    variants = together(attacks, net, most_rows)
+    for each, variant in zip(planned(attacks), variants, strict=True):
         alone = each.attack(net, IMAGES, LABELS, noise=each.noise)
         assert torch.equal(variant.images, alone.images)
     with forwards(net) as sizes:
         together(attacks, net, most_rows)
     with forwards(net) as expected:
-        for each in asked(attacks):
+        for each in planned(attacks):
             each.attack(net, IMAGES, LABELS, noise=each.noise)
     assert sizes == expected
 
@@ -166,9 +166,9 @@ def test_numbers_that_are_drawn_one_after_the_other_keep_their_order(adapt: Any)
     attacks: list[Attack] = [PGD(**STEPS), SAA(threat=LINF, steps=3), CW(**STEPS)]
     source = torch.Generator().manual_seed(5)
     one_source = [PlannedAttack(attack=each, noise=adapt(source)) for each in attacks]
-    found = attack_together(network(), IMAGES, LABELS, one_source, most_rows=PLENTY)
+    variants = attack_together(network(), IMAGES, LABELS, one_source, most_rows=PLENTY)
     source = torch.Generator().manual_seed(5)
-    for attack, variant in zip(attacks, found, strict=True):
+    for attack, variant in zip(attacks, variants, strict=True):
         alone = attack(network(), IMAGES, LABELS, noise=source)
         assert torch.equal(variant.images, alone.images)
 
@@ -186,7 +186,7 @@ class Closed:
 def test_losses_of_ones_own_need_no_context() -> None:
     attacks: list[Attack] = [PGD(**STEPS, loss=Closed()), PGD(**STEPS, loss=Closed())]
     net = network()
-    for each, shared in zip(asked(attacks), together(attacks, net), strict=True):
+    for each, shared in zip(planned(attacks), together(attacks, net), strict=True):
         alone = each.attack(net, IMAGES, LABELS, noise=each.noise)
         torch.testing.assert_close(shared.images, alone.images, rtol=0, atol=1e-5)
 
@@ -215,12 +215,12 @@ def test_nothing_waits_for_the_device() -> None:
     with FakeTensorMode():
         net = network()
         images, labels = torch.empty(3, 1, 6, 6), torch.zeros(3, dtype=torch.long)
-        wanted = [
+        planned = [
             PlannedAttack(attack=each, noise=number)
             for number, each in enumerate([PGD(**STEPS), PGD(**STEPS, loss=kl), CW(**STEPS)])
         ]
-        found = attack_together(net, images, labels, wanted, most_rows=PLENTY)
-        assert [variant.images.shape for variant in found] == [images.shape] * 3
+        variants = attack_together(net, images, labels, planned, most_rows=PLENTY)
+        assert [variant.images.shape for variant in variants] == [images.shape] * 3
 
 
 def test_stacked_losses_can_be_selected_in_any_order() -> None:

@@ -22,7 +22,7 @@ LINF, EUCLIDEAN = Linf(epsilon=8 / 255), L2(epsilon=0.5)
 SHORT = PGD(threat=LINF, steps=2, step_size=0.01)
 NETWORK = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 5)))
 IMAGES, LABELS = torch.linspace(0, 1, 4 * 48).view(4, 3, 4, 4), torch.arange(4)
-OWN: list[Attack] = [
+ATTACKS: list[Attack] = [
     SHORT,
     CW(threat=EUCLIDEAN, steps=2, step_size=0.1),
     APGD(threat=LINF, steps=3),
@@ -37,7 +37,7 @@ OWN: list[Attack] = [
     Transfer(attack=SHORT, source=NETWORK, name="other"),
     as_attack(lambda model, images, labels: images),
 ]
-each = pytest.mark.parametrize("attack", OWN, ids=lambda attack: type(attack).__name__)
+each = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
 WRONG: list[tuple[Any, Any, str]] = [
     (IMAGES * 255, LABELS, "divided by 255"),
     (IMAGES - 1, LABELS, r"\(images \+ 1\) / 2"),
@@ -60,20 +60,20 @@ def test_what_is_not_right_is_refused_in_a_line(
         attack(NETWORK, images, labels)
 
 
-@pytest.mark.parametrize("attack", OWN[:10], ids=lambda attack: type(attack).__name__)
+@pytest.mark.parametrize("attack", ATTACKS[:10], ids=lambda attack: type(attack).__name__)
 def test_labels_beyond_the_classes_are_refused(attack: Attack) -> None:
     with pytest.raises(ModelError, match=r"labels go up to 5, which takes 6 classes"):
         attack(NETWORK, IMAGES, LABELS + 2)
 
 
 class ToMeta(nn.Module):
-    """Answers on another device than it is asked on."""
+    """Returns its logits on another device than that of the images."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.flatten(1)[:, :5].to("meta")
 
 
-@pytest.mark.parametrize("attack", OWN[:10], ids=lambda attack: type(attack).__name__)
+@pytest.mark.parametrize("attack", ATTACKS[:10], ids=lambda attack: type(attack).__name__)
 @pytest.mark.parametrize("model", [NETWORK, ToMeta()], ids=["weights", "answer"])
 def test_images_and_model_on_two_devices_are_one_line(attack: Attack, model: nn.Module) -> None:
     model = copy.deepcopy(model).to("meta")
@@ -153,9 +153,9 @@ def test_rounding_is_clipped_and_said(
     images = IMAGES.double()
     images[0, 0, 0, 0] = beyond
     with caplog.at_level(logging.WARNING, logger="lrat"):
-        found = attack(NETWORK, images, LABELS).images
-    assert found.min() >= 0
-    assert found.max() <= 1
+        adversarial = attack(NETWORK, images, LABELS).images
+    assert adversarial.min() >= 0
+    assert adversarial.max() <= 1
     assert ("clipped" in caplog.text) == (float(torch.tensor(beyond).float()) not in (0.0, 1.0))
 
 

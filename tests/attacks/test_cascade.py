@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attacks.stubs import Bright, Brighten, WrongView, grey
+from builders import keyed
 from lrat.attacks import (
     APGD,
     CW,
@@ -18,7 +19,6 @@ from lrat.attacks import (
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy, cw, difference, targeted_dlr
 from lrat.objectives import Reweighted, Term
-from lrat.randomness import Keyed, keys
 from lrat.threat import L2, Linf
 from lrat.weighting import GeometryTanh, MarginPower
 from steps import attack_and_score, batch_of
@@ -27,10 +27,6 @@ from trained import THREAT, held_out, trained
 
 def shades(variant: Variant) -> list[float]:
     return [round(float(value), 4) for value in variant.images[:, 0, 0, 0]]
-
-
-def keyed(count: int, seed: int = 0) -> Keyed:
-    return Keyed(keys(seed, torch.arange(count)))
 
 
 def test_each_attack_meets_only_what_withstood_those_before() -> None:
@@ -54,27 +50,27 @@ def test_the_first_success_is_kept_else_the_smallest_margin() -> None:
         "middle": Brighten(by=0.35),
         "harmless": Brighten(by=0.05),
     }
-    found = Cascade(members=members)(Bright(), *grey(0.45, 0.2, 0.1))
-    assert shades(found) == [0.55, 0.55, 0.45]
-    assert found.trace is not None
-    assert found.trace.source is not None
-    assert found.trace.source.tolist() == [0, 1, 1]
-    assert found.trace.margin is not None
-    assert (found.trace.margin < 0).tolist() == [True, True, False]
+    variant = Cascade(members=members)(Bright(), *grey(0.45, 0.2, 0.1))
+    assert shades(variant) == [0.55, 0.55, 0.45]
+    assert variant.trace is not None
+    assert variant.trace.source is not None
+    assert variant.trace.source.tolist() == [0, 1, 1]
+    assert variant.trace.margin is not None
+    assert (variant.trace.margin < 0).tolist() == [True, True, False]
 
 
 def test_passes_are_the_sum_with_one_forward_for_each_look() -> None:
     """The first tells nothing: its single forward is counted; the second says 3 and 2."""
     members = {"silent": Brighten(by=0.1), "telling": Brighten(by=0.25, step=2)}
     model = Bright()
-    found = Cascade(members=members)(model, *grey(0.45, 0.3, 0.1)).trace
-    assert found is not None
-    assert found.forwards is not None
-    assert found.backwards is not None
-    assert found.step is not None
-    assert found.forwards.tolist() == [1 + 1, 2 + 3 + 1, 2 + 3 + 1]
-    assert found.backwards.tolist() == [0, 2, 2]
-    assert found.step.tolist() == [-1, 2, 2]
+    trace = Cascade(members=members)(model, *grey(0.45, 0.3, 0.1)).trace
+    assert trace is not None
+    assert trace.forwards is not None
+    assert trace.backwards is not None
+    assert trace.step is not None
+    assert trace.forwards.tolist() == [1 + 1, 2 + 3 + 1, 2 + 3 + 1]
+    assert trace.backwards.tolist() == [0, 2, 2]
+    assert trace.step.tolist() == [-1, 2, 2]
 
 
 def test_members_draw_from_children_of_the_noise_of_their_names() -> None:
@@ -93,9 +89,9 @@ def test_members_draw_from_children_of_the_noise_of_their_names() -> None:
 def test_success_is_judged_by_the_class_where_probabilities_round_to_the_same() -> None:
     """Logits of 1e-9: every probability is one half in float32, the classes still differ."""
     members = {"weak": Brighten(by=0.1), "strong": Brighten(by=0.4), "never": Brighten(by=0.0)}
-    found = Cascade(members=members)(Bright(scale=1e-9), *grey(0.45, 0.2))
+    variant = Cascade(members=members)(Bright(scale=1e-9), *grey(0.45, 0.2))
     assert members["never"].values == []
-    assert shades(found) == [0.55, 0.6]
+    assert shades(variant) == [0.55, 0.6]
 
 
 def test_what_only_a_view_sees_fooled_goes_on_to_the_next_attack() -> None:
@@ -103,9 +99,9 @@ def test_what_only_a_view_sees_fooled_goes_on_to_the_next_attack() -> None:
     original = Bright()
     view = WrongView(original, Bright(boundary=0.3))
     strong = Brighten(by=0.35)
-    found = Cascade(members={"weak": Brighten(by=0.15), "strong": strong})(view, *grey(0.2, 0.4))
+    variant = Cascade(members={"weak": Brighten(by=0.15), "strong": strong})(view, *grey(0.2, 0.4))
     assert strong.values == [0.2]
-    assert shades(found) == [0.55, 0.55]
+    assert shades(variant) == [0.55, 0.55]
 
 
 def test_clean_logits_are_taken_once_for_all_attacks() -> None:
@@ -115,12 +111,12 @@ def test_clean_logits_are_taken_once_for_all_attacks() -> None:
     sizes: list[int] = []
     hook = model.register_forward_hook(lambda *call: sizes.append(len(call[2])))
     try:
-        found = Restarts(attack=targeted, count=3)(model, images, labels)
+        variant = Restarts(attack=targeted, count=3)(model, images, labels)
     finally:
         hook.remove()
-    assert found.trace is not None
-    assert found.trace.forwards is not None
-    assert sum(sizes) == int(found.trace.forwards.sum()) + len(images)
+    assert variant.trace is not None
+    assert variant.trace.forwards is not None
+    assert sum(sizes) == int(variant.trace.forwards.sum()) + len(images)
 
 
 def test_restarts_differ_in_their_starts_alone_and_fool_what_any_of_them_fools() -> None:

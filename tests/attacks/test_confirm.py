@@ -23,9 +23,9 @@ def test_only_what_the_original_misclassifies_too_is_confirmed() -> None:
     original = Bright()
     view = WrongView(original, Bright(boundary=0.3))
     images, labels = grey(0.2, 0.4, 0.6, 0.7)
-    found = confirmed(view, images, labels, claims(False, True, True, False))
-    assert found.tolist() == [False, False, True, False]
-    assert original.sizes == [2], "the original is asked about what is claimed, once"
+    result = confirmed(view, images, labels, claims(False, True, True, False))
+    assert result.tolist() == [False, False, True, False]
+    assert original.sizes == [2], "one forward of the original for the claimed images"
     assert confirmed(view, images, labels, claims(*[False] * 4)).tolist() == [False] * 4
     assert original.sizes == [2]
 
@@ -71,13 +71,13 @@ def test_auto_pgd_goes_on_where_the_original_does_not_confirm(
     attack = APGD(threat=THREAT, steps=20, restarts=2, retire_every=every)
 
     def fooled() -> torch.Tensor:
-        found = attack(view, images, labels).images
-        assert THREAT.violation(found, images).max() <= THREAT.tolerance
+        adversarial = attack(view, images, labels).images
+        assert THREAT.violation(adversarial, images).max() <= THREAT.tolerance
         with torch.no_grad():
-            return original(found).argmax(1) != labels
+            return original(adversarial).argmax(1) != labels
 
-    found = fooled()
+    confirmed_only = fooled()
     monkeypatch.setattr(apgd_module, "confirmed", lambda model, images, labels, claimed: claimed)
     trusting = fooled()
-    assert not (trusting & ~found).any()
-    assert found.sum() > trusting.sum()
+    assert not (trusting & ~confirmed_only).any()
+    assert confirmed_only.sum() > trusting.sum()

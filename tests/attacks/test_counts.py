@@ -90,14 +90,14 @@ def test_pgd_on_a_real_network_and_on_fake_tensors_does_the_same() -> None:
 )
 def test_pgd_20_on_resnet_18_costs_one_pass_each_way_per_step(attack: PGD) -> None:
     """At batch 64 and width 16: no kernel for weights, few operations besides the network's."""
-    found, network = measure(attack, 64, fake=True), measure(bare, 64, fake=True)
-    assert found.counts["convolution"] == STEPS * CONVOLUTIONS
-    assert found.counts["convolution_backward"] == STEPS * CONVOLUTIONS
+    costs, network = measure(attack, 64, fake=True), measure(bare, 64, fake=True)
+    assert costs.counts["convolution"] == STEPS * CONVOLUTIONS
+    assert costs.counts["convolution_backward"] == STEPS * CONVOLUTIONS
     for name in ("native_batch_norm", "native_batch_norm_backward", "addmm", "mm"):
-        assert found.counts[name] == network.counts[name]
-    assert found.weight_gradients == 0
-    assert found.counts["clone"] == found.counts["nan_to_num"]  # the door's two operations
-    assert (found.total - network.total) / STEPS <= LARGEST_OVERHEAD
+        assert costs.counts[name] == network.counts[name]
+    assert costs.weight_gradients == 0
+    assert costs.counts["clone"] == costs.counts["nan_to_num"]  # the door's two operations
+    assert (costs.total - network.total) / STEPS <= LARGEST_OVERHEAD
 
 
 def test_the_counter_sees_weight_gradients() -> None:
@@ -108,18 +108,18 @@ def test_the_counter_sees_weight_gradients() -> None:
 
 
 def test_kl_costs_one_forward_more() -> None:
-    found = measure(pgd(loss=kl), 64, fake=True)
-    assert found.counts["convolution"] == (STEPS + 1) * CONVOLUTIONS
-    assert found.counts["convolution_backward"] == STEPS * CONVOLUTIONS
-    assert found.weight_gradients == 0
+    costs = measure(pgd(loss=kl), 64, fake=True)
+    assert costs.counts["convolution"] == (STEPS + 1) * CONVOLUTIONS
+    assert costs.counts["convolution_backward"] == STEPS * CONVOLUTIONS
+    assert costs.weight_gradients == 0
 
 
 def test_saa_is_one_stacked_ascent_after_the_clean_pass() -> None:
     """A forward per iterate and one for the clean logits; the last iterate gets no gradient."""
-    found = measure(SAA(threat=LINF, steps=STEPS), 4, fake=True)
-    assert found.counts["convolution"] == (STEPS + 2) * CONVOLUTIONS
-    assert found.counts["convolution_backward"] == STEPS * CONVOLUTIONS
-    assert found.weight_gradients == 0
+    costs = measure(SAA(threat=LINF, steps=STEPS), 4, fake=True)
+    assert costs.counts["convolution"] == (STEPS + 2) * CONVOLUTIONS
+    assert costs.counts["convolution_backward"] == STEPS * CONVOLUTIONS
+    assert costs.weight_gradients == 0
 
 
 @pytest.mark.parametrize(("threat", "largest"), [(LINF, 31), (EUCLIDEAN, 97)], ids=["linf", "l2"])
@@ -129,12 +129,12 @@ def test_square_is_one_forward_per_query_and_little_else(threat: Ball, largest: 
     Two operations of a query are the door's: a copy of the images, and -inf replaced.
     """
     queries = 100
-    found = measure(Square(threat=threat, queries=queries), 8, fake=True)
+    costs = measure(Square(threat=threat, queries=queries), 8, fake=True)
     with torch.no_grad():
         network = measure(lambda model, images, labels: model(images), 8, fake=True)
-    assert found.counts["convolution"] == (queries + 1) * CONVOLUTIONS
-    assert found.counts["convolution_backward"] == 0
-    assert (found.total - (queries + 1) * network.total) / queries <= largest
+    assert costs.counts["convolution"] == (queries + 1) * CONVOLUTIONS
+    assert costs.counts["convolution_backward"] == 0
+    assert (costs.total - (queries + 1) * network.total) / queries <= largest
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_the_ascent_never_waits_for_the_device(threat: Any, loss: Any) -> None:
         model = seeded(0, lambda: SmallCNN(channels=3, size=8, width=2)).eval()
         images, labels = torch.empty(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
         prepared = loss.prepare(labels, model(images), torch.ones_like(labels))
-        found = ascend(model, prepared, images, images, labels, threat=threat, steps=30)
-        assert found.best.images.shape == images.shape
+        run = ascend(model, prepared, images, images, labels, threat=threat, steps=30)
+        assert run.best.images.shape == images.shape
 
 
 def test_fake_tensors_catch_a_wait() -> None:

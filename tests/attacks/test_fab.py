@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from builders import seeded
+from attacks.stubs import linear
+from builders import random_images, seeded
 from lrat.acceleration.view import Choices, FastView
 from lrat.attacks import FAB, Variant
 from lrat.attacks.fab import Search
@@ -36,10 +37,10 @@ def reference(model: nn.Module, images: Tensor, labels: Tensor, threat: Ball, **
     name = "Linf" if isinstance(threat, Linf) else "L2"
     attack = FABAttack_PT(model, norm=name, eps=threat.epsilon, targeted=True, **settings)
     with torch.random.fork_rng(devices=[]):
-        found = attack.perturb(images.clone(), labels.clone())
+        adversarial = attack.perturb(images.clone(), labels.clone())
     for parameter in model.parameters():
         parameter.grad = None
-    return found
+    return adversarial
 
 
 def run(threat: Ball = LINF, which: str = "convolutional", **settings: Any) -> Variant:
@@ -69,10 +70,13 @@ def test_same_verdicts_and_distances_as_the_reference(
     theirs_fooled = fooled(model, expected, labels)
     assert 0 < theirs_fooled.sum() < len(labels)
     for retire_every in (3, None):
-        found = run(threat, which, retire_every=retire_every, **ours).images
-        ours_fooled, distance = fooled(model, found, labels), threat.distance(found, images)
+        adversarial = run(threat, which, retire_every=retire_every, **ours).images
+        ours_fooled, distance = (
+            fooled(model, adversarial, labels),
+            threat.distance(adversarial, images),
+        )
         assert ours_fooled[theirs_fooled].all()
-        # The reference gives up what it found outside of the ball. Here it is put into the ball,
+        # The reference drops images outside of the ball. Here they are projected into the ball,
         # which fools a few images more: on the surface, where no search ends by itself.
         more = ours_fooled & ~theirs_fooled
         assert more.sum() <= 3
@@ -84,10 +88,6 @@ def test_same_verdicts_and_distances_as_the_reference(
     gap = distance[theirs_fooled] / theirs_distance - 1
     assert (gap > 1e-4).float().mean() < 0.15
     assert gap.abs().median() < 1e-5
-
-
-def linear(classes: int) -> nn.Module:
-    return seeded(classes, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))).eval()
 
 
 @pytest.mark.parametrize("kind", [Linf, L2])
@@ -144,10 +144,10 @@ def test_the_batch_around_an_image_does_not_matter(size: int, threat: Ball) -> N
 def test_when_images_may_leave_changes_nothing_but_the_passes(threat: Ball) -> None:
     runs = {every: run(threat, retire_every=every) for every in (1, 7, STEPS, 1000)}
     expected = runs[STEPS]
-    for found in runs.values():
-        assert torch.equal(found.trace.step, expected.trace.step)
-        assert torch.equal(found.trace.source, expected.trace.source)
-        torch.testing.assert_close(found.images, expected.images, rtol=0, atol=1e-4)
+    for variant in runs.values():
+        assert torch.equal(variant.trace.step, expected.trace.step)
+        assert torch.equal(variant.trace.source, expected.trace.source)
+        torch.testing.assert_close(variant.images, expected.images, rtol=0, atol=1e-4)
     passes = [int(runs[every].trace.forwards.sum()) for every in (1, 7, STEPS)]
     assert passes == sorted(set(passes))
     # Without any leaving the nearest point of all steps comes back, for the same images.
@@ -164,10 +164,10 @@ def test_when_images_may_leave_changes_nothing_but_the_passes(threat: Ball) -> N
 def test_what_the_trace_says_is_so(threat: Ball) -> None:
     model = trained()
     _, labels = held_out(model, COUNT)
-    found = run(threat, retire_every=4)
-    trace = found.trace
+    variant = run(threat, retire_every=4)
+    trace = variant.trace
     with torch.no_grad():
-        margin = probability_margin(model(found.images), labels)
+        margin = probability_margin(model(variant.images), labels)
     torch.testing.assert_close(trace.margin, margin, rtol=0, atol=1e-4)
     wrong = margin < 0
     assert trace.step.min() >= 1
@@ -186,14 +186,14 @@ def test_the_nearest_candidate_is_put_into_the_ball(threat: Ball) -> None:
     small = type(threat)(epsilon=threat.epsilon / 4)
     model = trained()
     images, labels = held_out(model, COUNT)
-    found = run(small)
-    stays = ~fooled(model, found.images, labels)
+    variant = run(small)
+    stays = ~fooled(model, variant.images, labels)
     assert stays.sum() > COUNT // 2
-    lengths = small.distance(found.images, images)[stays]
+    lengths = small.distance(variant.images, images)[stays]
     torch.testing.assert_close(lengths, torch.full_like(lengths, small.epsilon), rtol=1e-4, atol=0)
     with torch.no_grad():
         before = probability_margin(model(images), labels)
-    assert (found.trace.margin < before)[stays].float().mean() > 0.95
+    assert (variant.trace.margin < before)[stays].float().mean() > 0.95
 
 
 class Flat(nn.Module):
@@ -215,10 +215,10 @@ class Saturated(nn.Module):
 @pytest.mark.parametrize("model", [Flat(), Saturated()], ids=["flat", "saturated"])
 def test_no_gradient_is_no_nan(model: nn.Module, threat: Ball) -> None:
     images = seeded(0, lambda: torch.rand(3, 1, 2, 5))
-    found = FAB(threat=threat, steps=4)(model, images, torch.zeros(3, dtype=torch.long))
-    assert found.images.isfinite().all()
-    assert threat.violation(found.images, images).max() <= threat.tolerance
-    assert found.trace.margin.isfinite().all()
+    variant = FAB(threat=threat, steps=4)(model, images, torch.zeros(3, dtype=torch.long))
+    assert variant.images.isfinite().all()
+    assert threat.violation(variant.images, images).max() <= threat.tolerance
+    assert variant.trace.margin.isfinite().all()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 9])
@@ -228,13 +228,13 @@ def test_any_number_of_classes_and_any_shape(classes: int, shape: tuple[int, ...
     for count in (1, 5):
         images = seeded(1, lambda n=count: torch.rand(n, *shape))
         labels = model(images).argmax(1)
-        found = FAB(threat=Linf(epsilon=0.5), steps=5)(model, images, labels)
-        assert fooled(model, found.images, labels).all()
-        assert (found.trace.source < classes - 1).all()
+        variant = FAB(threat=Linf(epsilon=0.5), steps=5)(model, images, labels)
+        assert fooled(model, variant.images, labels).all()
+        assert (variant.trace.source < classes - 1).all()
 
 
 def test_a_single_class_is_named() -> None:
-    images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    images = random_images(2, 1, 4)
     with pytest.raises(ModelError, match="K >= 2 classes"):
         FAB(threat=LINF)(linear(1), images, torch.zeros(2, dtype=torch.long))
 
@@ -243,11 +243,11 @@ def test_what_is_misclassified_already_comes_back_at_no_cost() -> None:
     model = trained()
     images, labels = held_out(model, 6)
     labels = torch.where(torch.arange(6) < 3, (labels + 1) % 10, labels)
-    found = FAB(threat=LINF, steps=5)(model, images, labels)
-    assert torch.equal(found.images[:3], images[:3])
-    assert found.trace.forwards[:3].tolist() == [0, 0, 0]
-    assert (found.trace.margin[:3] < 0).all()
-    assert (found.images[3:] != images[3:]).flatten(1).any(1).all()
+    variant = FAB(threat=LINF, steps=5)(model, images, labels)
+    assert torch.equal(variant.images[:3], images[:3])
+    assert variant.trace.forwards[:3].tolist() == [0, 0, 0]
+    assert (variant.trace.margin[:3] < 0).all()
+    assert (variant.images[3:] != images[3:]).flatten(1).any(1).all()
     alone = FAB(threat=LINF, steps=5)(model, images[:3], labels[:3])
     assert torch.equal(alone.images, images[:3])
 
@@ -270,8 +270,8 @@ def test_a_loss_of_one_s_own_decides_the_way_and_the_class_decides_success() -> 
 
 def test_difference() -> None:
     logits = torch.tensor([[3.0, 1.0, 0.5], [0.0, 2.0, 1.0]])
-    found = difference(logits, torch.tensor([0, 2]), torch.tensor([1, 1]))
-    assert found.tolist() == [-2.0, 1.0]
+    losses = difference(logits, torch.tensor([0, 2]), torch.tensor([1, 1]))
+    assert losses.tolist() == [-2.0, 1.0]
     assert repr(FAB(threat=LINF)).endswith("loss=difference)")
 
 
@@ -348,7 +348,7 @@ def counted(threat: Ball, bare: bool) -> Operations:
 
 @pytest.mark.parametrize(("threat", "most"), [(LINF, 130), (EUCLIDEAN, 175)], ids=["linf", "l2"])
 def test_a_step_is_two_forwards_and_a_gradient_without_a_wait(threat: Ball, most: int) -> None:
-    found, network = counted(threat, bare=False), counted(threat, bare=True)
-    assert found.convolutions == network.convolutions == 40
-    assert found.weight_gradients == 0
-    assert found.total - network.total <= most
+    costs, network = counted(threat, bare=False), counted(threat, bare=True)
+    assert costs.convolutions == network.convolutions == 40
+    assert costs.weight_gradients == 0
+    assert costs.total - network.total <= most

@@ -74,11 +74,11 @@ def test_a_reentrant_checkpoint_changes_no_number(
     model, plain = of(kind, weights), of(Net, weights)
     frozen = model.get_parameter("head.bias")
     frozen.requires_grad_(False)
-    found, expected = (
+    gradient, expected = (
         lrat.evaluate(each, (IMAGES, LABELS), threat=WIDE, suite=suite, acceleration=acceleration)
         for each in (model, plain)
     )
-    assert found.accuracy == expected.accuracy
+    assert gradient.accuracy == expected.accuracy
     assert all(value.grad is None for value in model.parameters())
     assert [value.requires_grad for value in model.parameters()] == [True, True, True, False]
 
@@ -139,21 +139,21 @@ def test_attacks_through_float16_find_what_they_find_in_float32(
     kind: type[Net], attack: Attack, weights: dict[str, Tensor]
 ) -> None:
     plain = of(Net, weights)
-    stands = []
+    robust = []
     for model in (plain, of(kind, weights)):
         with torch.no_grad():
-            stands.append(plain(attack(model, IMAGES, LABELS, noise=0).images).argmax(1) == LABELS)
-    assert int((~stands[0]).sum()) > 0
-    assert int((stands[0] != stands[1]).sum()) <= 1
+            robust.append(plain(attack(model, IMAGES, LABELS, noise=0).images).argmax(1) == LABELS)
+    assert int((~robust[0]).sum()) > 0
+    assert int((robust[0] != robust[1]).sum()) <= 1
 
 
 def test_the_size_of_a_gradient_through_float16_is_right(weights: dict[str, Tensor]) -> None:
     loss = cross_entropy.prepare(LABELS)
     expected, losses, _ = image_gradient(of(Net, weights), loss, IMAGES)
-    found, low_losses, _ = image_gradient(of(HalfOut, weights), loss, IMAGES)
+    gradient, low_losses, _ = image_gradient(of(HalfOut, weights), loss, IMAGES)
     assert float(losses.min()) < 1e-7  # beyond float16
     torch.testing.assert_close(low_losses, losses, rtol=0.2, atol=1e-3)
-    norms, low_norms = (each.flatten(1).norm(dim=1) for each in (expected, found))
+    norms, low_norms = (each.flatten(1).norm(dim=1) for each in (expected, gradient))
     torch.testing.assert_close(low_norms, norms, rtol=0.2, atol=1e-12)
 
 
@@ -169,7 +169,7 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 
 def numbers(weights: dict[str, Tensor], acceleration: Any) -> list[Any]:
-    """Of everything that one can call, on a model and images that are made in here."""
+    """All public functions, called on one model and its images."""
     data = (IMAGES.clone(), LABELS.clone())
     suite = custom(WIDE, {"pgd": ATTACKS["pgd"]})
     settings: Any = {"threat": WIDE, "acceleration": acceleration}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attacks.stubs import trace_of
 from builders import seeded
 from lrat.attacks import APGD, SAA, Variant
 from lrat.attacks.ascent import Ascent, ascend
@@ -45,17 +46,12 @@ def saa(**settings: Any) -> Variant:
     return attacked(SAA(threat=THREAT, keep=None if keep is None else dict(keep), **settings))
 
 
-def trace_of(variant: Variant) -> Any:
-    assert variant.trace is not None
-    return variant.trace
-
-
 def reference(model: nn.Module, iterate: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each target run to its end on its own: margins of the best-loss iterates [T B] after
+    """Each target run alone to its end: margins of the best-loss iterates [T B] after
     ``iterate`` steps of it and at the end, and the images [T B ...] there."""
     images, labels = held_out(model, COUNT)
     noise = Keyed(keys(0, torch.arange(COUNT)))
-    early, late, found = [], [], []
+    early, late, best = [], [], []
     with torch.no_grad():
         clean = model(images)
     for rank in range(1, TARGETS + 1):
@@ -73,8 +69,8 @@ def reference(model: nn.Module, iterate: int) -> tuple[Tensor, Tensor, Tensor]:
             )
         early.append(at[0])
         late.append(run.best.margin)
-        found.append(run.best.images)
-    return torch.stack(early), torch.stack(late), torch.stack(found)
+        best.append(run.best.images)
+    return torch.stack(early), torch.stack(late), torch.stack(best)
 
 
 @pytest.mark.parametrize("iterate", [1, 6, STEPS - 1])
@@ -198,8 +194,8 @@ def test_nothing_waits_for_the_device(threat: Any, keep: Keep) -> None:
     with FakeTensorMode():
         model = seeded(0, lambda: ResNet18(width=2))
         images, labels = torch.empty(3, 3, 8, 8), torch.zeros(3, dtype=torch.long)
-        found = SAA(threat=threat, steps=10, keep=keep)(model, images, labels)
-        assert found.images.shape == images.shape
+        variant = SAA(threat=threat, steps=10, keep=keep)(model, images, labels)
+        assert variant.images.shape == images.shape
 
 
 def test_it_prints_as_written_and_can_be_sent() -> None:

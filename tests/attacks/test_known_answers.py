@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from attacks.stubs import linear
 from lrat.attacks import APGD, CW, FGSM, PGD, SAA, Attack
 from lrat.losses import cross_entropy, dlr, logit_margin, targeted_dlr
 from lrat.randomness import Keyed, keys
@@ -26,11 +26,6 @@ EXACT: dict[str, Maker] = {
     "apgd-t": lambda threat: APGD(threat=threat, steps=40, loss=targeted_dlr, targets=3),
     "saa": lambda threat: SAA(threat=threat, steps=40),
 }
-
-
-def linear(classes: int) -> nn.Module:
-    """Small weights, so that cross-entropy is nowhere saturated."""
-    return seeded(classes, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))).eval()
 
 
 def problem(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -65,10 +60,10 @@ def test_two_classes_reach_the_optimum(name: str, threat: Ball) -> None:
     """The margin falls by exactly epsilon * |w_y - w_t|."""
     model = linear(2)
     images, labels = problem(model)
-    found = EXACT[name](threat)(model, images, labels).images
+    adversarial = EXACT[name](threat)(model, images, labels).images
     expected = optimum(model, images, labels, threat)
     fooled = expected < 0
-    reached = margins(model, found, labels)
+    reached = margins(model, adversarial, labels)
     assert torch.equal(reached < 0, fooled)
     # Auto-PGD may stop at the latest misclassified iterate; what it cannot fool, it must exhaust.
     rows = torch.ones_like(fooled) if name in ("pgd", "cw", "saa") else ~fooled
@@ -84,8 +79,8 @@ def test_attacks_on_the_margin_reach_the_optimum_of_several_classes(
     """CW moves to one of the targets and may stop at another than the best; SAA tries all."""
     model = linear(CLASSES)
     images, labels = problem(model)
-    found = EXACT[name](threat)(model, images, labels).images
-    reached, expected = margins(model, found, labels), optimum(model, images, labels, threat)
+    adversarial = EXACT[name](threat)(model, images, labels).images
+    reached, expected = margins(model, adversarial, labels), optimum(model, images, labels, threat)
     assert 0 < (expected < 0).sum() < COUNT
     assert (reached >= expected - 1e-5).all()
     if name == "cw":
@@ -101,17 +96,17 @@ def test_no_attack_beats_the_optimum(threat: Ball) -> None:
     images, labels = problem(model)
     expected = optimum(model, images, labels, threat)
     for make in EXACT.values():
-        found = make(threat)(model, images, labels).images
-        assert (margins(model, found, labels) >= expected - 1e-5).all()
+        adversarial = make(threat)(model, images, labels).images
+        assert (margins(model, adversarial, labels) >= expected - 1e-5).all()
 
 
 @each_ball
 def test_fgsm_is_optimal_on_two_classes(threat: Ball) -> None:
     model = linear(2)
     images, labels = problem(model)
-    found = FGSM(threat=threat)(model, images, labels).images
+    adversarial = FGSM(threat=threat)(model, images, labels).images
     expected = optimum(model, images, labels, threat)
-    torch.testing.assert_close(margins(model, found, labels), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(margins(model, adversarial, labels), expected, rtol=0, atol=2e-5)
 
 
 @each_ball
@@ -139,8 +134,8 @@ def test_larger_balls_are_never_weaker(name: str, kind: Any) -> None:
     images, labels = problem(model)
     wrong, falls = [], []
     for epsilon in (0.0, 0.02, 0.05, 0.1, 0.2):
-        found = EXACT[name](kind(epsilon=epsilon))(model, images, labels).images
-        margin = margins(model, found, labels)
+        adversarial = EXACT[name](kind(epsilon=epsilon))(model, images, labels).images
+        margin = margins(model, adversarial, labels)
         wrong.append(margin < 0)
         falls.append(margin)
     assert not wrong[0].any()

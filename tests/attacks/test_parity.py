@@ -42,10 +42,10 @@ def reference(kind: str, model: nn.Module, images: Tensor, labels: Tensor, steps
         warnings.simplefilter("ignore")  # the reference warns of points with zero gradient
         sys.settrace(watch)
         try:
-            found = attack.perturb(images.clone(), labels.clone())
+            adversarial = attack.perturb(images.clone(), labels.clone())
         finally:
             sys.settrace(None)
-    return found, runs
+    return adversarial, runs
 
 
 @pytest.mark.parametrize("seed", [0, 1])

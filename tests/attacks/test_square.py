@@ -1,4 +1,4 @@
-"""Square: the reference's points to the bit, and an image's own search whatever the batch."""
+"""Square: bit-equal to the reference, and for each image independent of the batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,11 +8,11 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from builders import seeded
-from lrat.attacks import Square, Trace, Variant
+from attacks.stubs import trace_of
+from builders import keyed, seeded
+from lrat.attacks import Square
 from lrat.errors import SettingError
 from lrat.losses import cross_entropy, kl, logit_margin, probability_margin, targeted_dlr
-from lrat.randomness import Keyed, keys
 from lrat.threat import L2, Ball, Linf
 from trained import THREAT, digits, held_out, trained
 
@@ -21,18 +21,9 @@ BALLS = {"Linf": THREAT, "L2": EUCLIDEAN}
 each_ball = pytest.mark.parametrize("threat", BALLS.values(), ids=BALLS)
 
 
-def keyed(count: int, seed: int = 0) -> Keyed:
-    return Keyed(keys(seed, torch.arange(count)))
-
-
 def problem(count: int = 60) -> tuple[nn.Module, Tensor, Tensor]:
     model = trained()
     return model, *held_out(model, count)
-
-
-def trace_of(variant: Variant) -> Trace:
-    assert variant.trace is not None
-    return variant.trace
 
 
 @torch.no_grad()
@@ -54,7 +45,7 @@ class Counting(nn.Module):
 
 
 class Sure(nn.Module):
-    """Four classes, never fooled, of which the last three are told apart by the pixels."""
+    """Four classes; it is never fooled, and the pixels decide among the last three."""
 
     def forward(self, images: Tensor) -> Tensor:
         flat = images.flatten(1)
@@ -77,8 +68,8 @@ def reference(
         device="cpu",
     )
     with torch.random.fork_rng(devices=[]):
-        found: Tensor = attack.perturb(images.clone(), labels.clone())
-    return found
+        adversarial: Tensor = attack.perturb(images.clone(), labels.clone())
+    return adversarial
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -93,10 +84,10 @@ def test_sequential_noise_finds_the_reference_s_points(which: str, norm: str, se
     for retire_every in (None, 1):
         attack = Square(threat=BALLS[norm], queries=300, retire_every=retire_every)
         noise = torch.Generator().manual_seed(seed)
-        found = attack(model, images, labels, noise=noise).images
-        assert torch.equal(wrong(model, found, labels), fooled)
+        adversarial = attack(model, images, labels, noise=noise).images
+        assert torch.equal(wrong(model, adversarial, labels), fooled)
     # Batches of the reference's sizes round as its batches do.
-    assert torch.equal(found[fooled], expected[fooled])
+    assert torch.equal(adversarial[fooled], expected[fooled])
 
 
 @pytest.mark.parametrize("norm", BALLS)
@@ -131,17 +122,17 @@ def test_the_batch_around_an_image_does_not_matter(threat: Ball, size: int) -> N
 
 
 @each_ball
-@pytest.mark.parametrize("own", [True, False], ids=["keyed", "sequential"])
+@pytest.mark.parametrize("per_image", [True, False], ids=["keyed", "sequential"])
 @pytest.mark.parametrize("retire_every", [1, 30, 130])
 def test_retiring_the_fooled_changes_nothing_else(
-    threat: Ball, own: bool, retire_every: int
+    threat: Ball, per_image: bool, retire_every: int
 ) -> None:
     model, images, labels = problem()
     settings: dict[str, Any] = {"threat": threat, "queries": 260, "restarts": 2}
     results, sizes = [], []
     for every in (None, retire_every):
         counting = Counting(model)
-        noise: Any = keyed(60) if own else torch.Generator().manual_seed(0)
+        noise: Any = keyed(60) if per_image else torch.Generator().manual_seed(0)
         attack = Square(**settings, retire_every=every)
         results.append(attack(counting, images, labels, noise=noise))
         sizes.append(counting.sizes)
@@ -215,10 +206,10 @@ def test_a_linear_model_is_driven_to_its_closed_form_optimum(channels: int) -> N
             best = (images + epsilon * toward).clamp(0, 1)
             expected = logit_margin(model(best), labels)
             attack = Square(threat=threat, queries=1500, p_init=0.06)
-            found = attack(model, images, labels).images
+            adversarial = attack(model, images, labels).images
             stays = expected > 1e-4
-            torch.testing.assert_close(found[stays], best[stays], rtol=0, atol=1e-6)
-            assert torch.equal(logit_margin(model(found), labels) < 0, expected < 0)
+            torch.testing.assert_close(adversarial[stays], best[stays], rtol=0, atol=1e-6)
+            assert torch.equal(logit_margin(model(adversarial), labels) < 0, expected < 0)
             seen.append(stays)
     assert seen[0].any()
     assert not seen[-1].all()
@@ -230,10 +221,10 @@ def test_images_of_any_shape(threat: Ball, shape: tuple[int, int, int]) -> None:
     images = 0.2 + 0.6 * keyed(3).uniform((3, *shape), "images")
     labels = torch.zeros(3, dtype=torch.long)
     for noise in (keyed(3), torch.Generator().manual_seed(0)):
-        found = Square(threat=threat, queries=40)(Sure(), images, labels, noise=noise).images
-        assert threat.violation(found, images).max() <= threat.tolerance
-        assert torch.isfinite(found).all()
-        assert not torch.equal(found, images)
+        adversarial = Square(threat=threat, queries=40)(Sure(), images, labels, noise=noise).images
+        assert threat.violation(adversarial, images).max() <= threat.tolerance
+        assert torch.isfinite(adversarial).all()
+        assert not torch.equal(adversarial, images)
 
 
 @each_ball
@@ -282,8 +273,8 @@ def test_a_model_without_gradients_is_searched_all_the_same() -> None:
             logits: Tensor = model((images * 16).round() / 16).detach()
             return logits
 
-    found = Square(threat=THREAT, queries=100)(Cut(), images, labels).images
-    assert wrong(Cut(), found, labels).any()
+    adversarial = Square(threat=THREAT, queries=100)(Cut(), images, labels).images
+    assert wrong(Cut(), adversarial, labels).any()
 
 
 def test_losses_that_look_at_the_clean_logits_work() -> None:

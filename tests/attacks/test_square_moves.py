@@ -1,4 +1,4 @@
-"""Square's windows, starts and proposals: sizes as AutoAttack's, places of an image's own."""
+"""Square's windows, starts and proposals: sizes as in AutoAttack, positions per image."""
 
 from typing import Any
 
@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from builders import keyed
 from lrat.attacks.square_moves import BLOCK, L2Moves, LinfMoves, opposed_bumps, window_side
-from lrat.randomness import Keyed, Noise, Sequential, keys
+from lrat.randomness import Noise, Sequential
 from lrat.threat import L2, Ball, Linf
-
-
-def keyed(count: int) -> Keyed:
-    return Keyed(keys(0, torch.arange(count)))
 
 
 def test_numbers_drawn_as_a_block_are_those_drawn_one_by_one() -> None:
@@ -52,9 +49,9 @@ def linf_steps(noise: Noise, count: int, queries: int, side: int = 16) -> list[T
     return [(moves.propose(center, query, none) - center) / 0.25 for query in range(queries)]
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["keyed", "sequential"])
-def test_a_proposal_is_one_window_with_a_sign_per_channel(own: bool) -> None:
-    noise: Noise = keyed(5) if own else Sequential(torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("per_image", [True, False], ids=["keyed", "sequential"])
+def test_a_proposal_is_one_window_with_a_sign_per_channel(per_image: bool) -> None:
+    noise: Noise = keyed(5) if per_image else Sequential(torch.Generator().manual_seed(0))
     seen = set()
     for query, change in enumerate(linf_steps(noise, 5, 250)):
         side = window_side(query, 0.8, change.shape[1:])
@@ -65,8 +62,8 @@ def test_a_proposal_is_one_window_with_a_sign_per_channel(own: bool) -> None:
         assert (rows.sum(1) == side).all()
         assert (rows.int().diff(dim=1).abs().sum(1) <= 2).all(), "rows of a window are neighbours"
         seen.add(len(change.flatten(1).unique(dim=0)))
-    assert (max(seen) > 3) == own
-    assert (seen == {1}) != own
+    assert (max(seen) > 3) == per_image
+    assert (seen == {1}) != per_image
 
 
 def test_own_windows_reach_every_place() -> None:

@@ -33,9 +33,9 @@ def test_a_small_scale_finds_what_a_saturated_softmax_hides() -> None:
     images, labels = grey(0.4, 0.35, 0.1)
     hidden = PLAIN(model, images, labels).images
     assert torch.equal(hidden, images), "the gradient is exactly 0"
-    found = LogitScaled(attack=PLAIN, scale=0.1)(model, images, labels).images
-    assert fooled(model, found) == [True, True, False]
-    assert NEAR.violation(found, images).max() <= NEAR.tolerance
+    adversarial = LogitScaled(attack=PLAIN, scale=0.1)(model, images, labels).images
+    assert fooled(model, adversarial) == [True, True, False]
+    assert NEAR.violation(adversarial, images).max() <= NEAR.tolerance
     same = LogitScaled(attack=PLAIN, scale=1)(model, images, labels).images
     assert torch.equal(same, hidden)
 
@@ -50,12 +50,12 @@ def test_scaling_changes_no_attack_that_looks_at_ratios_of_logits() -> None:
     # A power of two, so that the scaled logits are the logits but for their exponent.
     scaled = LogitScaled(attack=attack, scale=1 / 4)
     for given in (None, clean):
-        plain, found = (
+        plain, rescaled = (
             model(each(model, images, labels, clean_logits=given).images).argmax(1) != labels
             for each in (attack, scaled)
         )
         assert 0 < plain.sum() < len(labels)
-        assert torch.equal(found, plain)
+        assert torch.equal(rescaled, plain)
 
 
 def test_wrappers_say_of_themselves_what_their_attack_says() -> None:
@@ -92,8 +92,8 @@ def test_a_wrapper_hands_on_noise_and_clean_logits_as_they_were_passed() -> None
 
     images, labels = grey(0.4)
     logits = torch.tensor([[1.0, 0.0]])
-    own = OwnAttack(Listening(), "mine.py:attack", "0")
-    own(Bright(scale=1), images, labels, noise=7, clean_logits=logits)
+    attack = OwnAttack(Listening(), "mine.py:attack", "0")
+    attack(Bright(scale=1), images, labels, noise=7, clean_logits=logits)
     assert handed[0] == 7
     assert handed[1] is logits
 
@@ -106,7 +106,7 @@ def test_scales_that_are_no_scales_are_refused(scale: float) -> None:
 
 class Untouchable(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
-        raise AssertionError("the model under evaluation must not be asked")
+        raise AssertionError("the model under evaluation must not be called")
 
 
 def test_a_carried_over_attack_is_made_on_its_source_alone() -> None:
@@ -115,22 +115,22 @@ def test_a_carried_over_attack_is_made_on_its_source_alone() -> None:
     attack = PGD(threat=THREAT, steps=3, step_size=0.1)
     transfer = Transfer(attack=attack, source=source, name="first")
     given = torch.rand(20, 10, generator=torch.Generator().manual_seed(0))
-    found = transfer(Untouchable(), images, labels, noise=3, clean_logits=given)
-    assert torch.equal(found.images, attack(source, images, labels, noise=3).images)
-    assert found.trace is not None
-    assert (found.trace.margin, found.trace.step) == (None, None)
-    assert found.trace.forwards is not None
-    assert found.trace.backwards is not None
-    assert found.trace.forwards.tolist() == found.trace.backwards.tolist() == [3] * 20
+    variant = transfer(Untouchable(), images, labels, noise=3, clean_logits=given)
+    assert torch.equal(variant.images, attack(source, images, labels, noise=3).images)
+    assert variant.trace is not None
+    assert (variant.trace.margin, variant.trace.step) == (None, None)
+    assert variant.trace.forwards is not None
+    assert variant.trace.backwards is not None
+    assert variant.trace.forwards.tolist() == variant.trace.backwards.tolist() == [3] * 20
 
 
 def test_passes_of_an_attack_that_tells_nothing_are_counted_on_the_source() -> None:
     source = Bright()
     transfer = Transfer(attack=Brighten(by=0.1), source=source, name="bright")
-    found = transfer(Untouchable(), *grey(0.1, 0.2, 0.3)).trace
-    assert found is not None
-    assert found.forwards is not None
-    assert found.forwards.tolist() == [1, 1, 1]
+    trace = transfer(Untouchable(), *grey(0.1, 0.2, 0.3)).trace
+    assert trace is not None
+    assert trace.forwards is not None
+    assert trace.forwards.tolist() == [1, 1, 1]
 
 
 def test_the_source_is_named_and_not_printed() -> None:
@@ -149,7 +149,7 @@ def test_the_source_is_attacked_in_eval_mode_and_stays_as_it_was() -> None:
     source = nn.Sequential(copy.deepcopy(trained()), nn.Dropout(0.9)).train()
     images, labels = held_out(trained(), 10)
     modes, before = [module.training for module in source.modules()], grads(source)
-    found = Transfer(attack=PLAIN, source=source, name="train")(Untouchable(), images, labels)
+    variant = Transfer(attack=PLAIN, source=source, name="train")(Untouchable(), images, labels)
     assert [module.training for module in source.modules()] == modes
-    assert torch.equal(found.images, PLAIN(trained(), images, labels).images)
+    assert torch.equal(variant.images, PLAIN(trained(), images, labels).images)
     assert all(value is kept for value, kept in zip(grads(source), before, strict=True))

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import keyed, seeded
 from contracts.attack_rows import LINF, ROWS, Row
 from lrat.attacks import Attack, Variant
 from lrat.errors import ModelError, SettingError
-from lrat.randomness import Keyed, keys
 from trained import digits, trained
 
 COUNT = 12
@@ -31,7 +30,7 @@ each_calling = pytest.mark.parametrize(
 
 
 class Watched(nn.Module):
-    """The first ``classes`` logits of a model; keeps what it was given; fails when asked to."""
+    """The first ``classes`` logits of a model; records its arguments; can be set to fail."""
 
     def __init__(self, model: nn.Module, classes: int, fail_at: int = 0) -> None:
         super().__init__()
@@ -58,13 +57,9 @@ def problem(classes: int) -> tuple[Tensor, Tensor]:
     return images[rows], labels[rows]
 
 
-def noise(count: int, seed: int = 0) -> Keyed:
-    return Keyed(keys(seed, torch.arange(count)))
-
-
 def run(row: Row, model: nn.Module | None = None, **settings: Any) -> Variant:
     images, labels = problem(row.classes)
-    settings.setdefault("noise", noise(len(labels)))
+    settings.setdefault("noise", keyed(len(labels)))
     return row.attack(model or watched(row), images, labels, **settings)
 
 
@@ -105,10 +100,14 @@ def assert_same(one: list[Any], other: list[Any]) -> None:
 def test_the_result_lies_in_region_and_box_detached_in_float32(row: Row) -> None:
     images, labels = problem(row.classes)
     kept = images.clone(), labels.clone()
-    found = run(row).images
-    assert row.threat.violation(found, images).max() <= row.threat.tolerance
-    assert (found.dtype, found.shape, found.device) == (torch.float32, images.shape, images.device)
-    assert not found.requires_grad
+    adversarial = run(row).images
+    assert row.threat.violation(adversarial, images).max() <= row.threat.tolerance
+    assert (adversarial.dtype, adversarial.shape, adversarial.device) == (
+        torch.float32,
+        images.shape,
+        images.device,
+    )
+    assert not adversarial.requires_grad
     assert torch.equal(images, kept[0])
     assert torch.equal(labels, kept[1])
 
@@ -141,7 +140,7 @@ def test_the_caller_s_grad_mode_does_not_matter(row: Row) -> None:
         assert torch.equal(run(row).images, expected)
     images, labels = problem(row.classes)
     wanting = images.clone().requires_grad_()
-    result = row.attack(watched(row), wanting, labels, noise=noise(len(labels)))
+    result = row.attack(watched(row), wanting, labels, noise=keyed(len(labels)))
     assert torch.equal(result.images, expected)
     assert wanting.grad is None
 
@@ -153,8 +152,8 @@ def test_it_works_under_inference_mode(row: Row) -> None:
     with torch.inference_mode():
         images, labels = (part.clone() for part in problem(row.classes))
         logits = model(images)
-        own = noise(len(labels))
-        result = row.attack(model, images, labels, noise=own, clean_logits=logits)
+        noise = keyed(len(labels))
+        result = row.attack(model, images, labels, noise=noise, clean_logits=logits)
     assert torch.equal(result.images, expected)
     assert not result.images.is_inference()
 
@@ -171,7 +170,7 @@ def test_the_same_noise_gives_the_same_result(row: Row) -> None:
     """And other noise, or the noise of another term, gives another where the start is random."""
     first, count = run(row).images, len(problem(row.classes)[1])
     assert torch.equal(run(row).images, first)
-    for other in (noise(count, seed=1), noise(count).child("another term")):
+    for other in (keyed(count, seed=1), keyed(count).child("another term")):
         assert torch.equal(run(row, noise=other).images, first) != row.random_start
 
 
@@ -196,17 +195,17 @@ def test_nothing_depends_on_the_batch_around_an_image(row: Row, how: str) -> Non
     images, labels = problem(row.classes)
     count = len(labels)
     whole = watched(row)
-    expected = row.attack(whole, images, labels, noise=noise(count))
+    expected = row.attack(whole, images, labels, noise=keyed(count))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
     parts = order.split({"permuted": count, "halves": count // 2, "one by one": 1}[how])
     for rows in parts:
         model = watched(row)
-        found = row.attack(model, images[rows], labels[rows], noise=noise(count).select(rows))
+        variant = row.attack(model, images[rows], labels[rows], noise=keyed(count).select(rows))
         if row.called:
-            own = starts(row, model, len(rows))
-            assert torch.equal(own, starts(row, whole, count)[:, rows])
+            points = starts(row, model, len(rows))
+            assert torch.equal(points, starts(row, whole, count)[:, rows])
         assert torch.equal(
-            fooled(row, found.images, labels[rows]),
+            fooled(row, variant.images, labels[rows]),
             fooled(row, expected.images[rows], labels[rows]),
         )
 
@@ -214,10 +213,10 @@ def test_nothing_depends_on_the_batch_around_an_image(row: Row, how: str) -> Non
 @each_attack
 def test_what_it_cannot_fool_is_never_the_clean_image(row: Row) -> None:
     images, labels = problem(row.classes)
-    found = run(row).images
-    unfooled = ~fooled(row, found, labels)
+    adversarial = run(row).images
+    unfooled = ~fooled(row, adversarial, labels)
     assert unfooled.any()
-    assert (row.threat.distance(found, images)[unfooled] > 0.1 * row.threat.epsilon).all()
+    assert (row.threat.distance(adversarial, images)[unfooled] > 0.1 * row.threat.epsilon).all()
 
 
 @each_attack
@@ -225,10 +224,10 @@ def test_what_it_cannot_fool_is_never_the_clean_image(row: Row) -> None:
 def test_images_of_another_precision_become_float32(row: Row, dtype: torch.dtype) -> None:
     """The digits are multiples of 1/16, which every precision holds exactly."""
     images, labels = problem(row.classes)
-    own = noise(len(labels))
-    found = row.attack(watched(row), images.to(dtype), labels, noise=own).images
-    assert found.dtype is torch.float32
-    assert torch.equal(found, run(row).images)
+    noise = keyed(len(labels))
+    adversarial = row.attack(watched(row), images.to(dtype), labels, noise=noise).images
+    assert adversarial.dtype is torch.float32
+    assert torch.equal(adversarial, run(row).images)
 
 
 @each_attack
@@ -236,10 +235,10 @@ def test_channels_last_images_give_the_same_verdicts(row: Row) -> None:
     images, labels = problem(row.classes)
     strided = images.expand(-1, 3, -1, -1).to(memory_format=torch.channels_last)[:, :1]
     assert not strided.is_contiguous()
-    found = row.attack(watched(row), strided, labels, noise=noise(len(labels))).images
-    assert row.threat.violation(found, images).max() <= row.threat.tolerance
+    adversarial = row.attack(watched(row), strided, labels, noise=keyed(len(labels))).images
+    assert row.threat.violation(adversarial, images).max() <= row.threat.tolerance
     expected = fooled(row, run(row).images, labels)
-    assert torch.equal(fooled(row, found, labels), expected)
+    assert torch.equal(fooled(row, adversarial, labels), expected)
 
 
 @each_attack
@@ -249,9 +248,9 @@ def test_a_model_that_answers_in_low_precision_can_be_attacked(row: Row) -> None
             return logits.bfloat16()
 
     images, _ = problem(row.classes)
-    found = run(row, nn.Sequential(watched(row), Low()))
-    assert found.images.dtype is torch.float32
-    assert row.threat.violation(found.images, images).max() <= row.threat.tolerance
+    variant = run(row, nn.Sequential(watched(row), Low()))
+    assert variant.images.dtype is torch.float32
+    assert row.threat.violation(variant.images, images).max() <= row.threat.tolerance
 
 
 @each_attack
