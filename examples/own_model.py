@@ -116,7 +116,7 @@ print(f"\n{panel}")
 # %% [markdown]
 # ## Keep it
 #
-# The weights as safetensors, in which no code can hide. `lrat evaluate --model-file ... --weights
+# The weights as safetensors, in which no code can hide. `lrat evaluate --model ... --weights
 # ...` reads them.
 
 # %%

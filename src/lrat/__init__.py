@@ -14,6 +14,7 @@ _ADDRESSES = {
     "check_masking": "lrat.experiments.api.check_masking",
     "compare": "lrat.experiments.compare.compare",
     "report": "lrat.reporting.report.write_run_report",
+    "load": "lrat.experiments.export.load",
     "FitResult": "lrat.experiments.api.FitResult",
     "EvaluationResult": "lrat.evaluation.EvaluationResult",
     "LratError": "lrat.errors.LratError",

@@ -21,6 +21,8 @@ LratError
 import difflib
 from collections.abc import Iterable
 
+_MOST_LISTED = 100
+
 
 class StopNow(BaseException):
     """Ends a measurement that ``training.watch.noticing`` watches.
@@ -49,7 +51,8 @@ class UnknownNameError(SettingError):
         self._arguments = (kind, name, tuple(names))
         near = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+        listed = ", ".join(names) if len(names) <= _MOST_LISTED else f"{len(names)} names"
+        super().__init__(f"unknown {kind} {name!r}: {hint}Known: {listed}")
 
     def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
         """Child processes send their errors back pickled."""

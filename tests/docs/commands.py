@@ -43,7 +43,7 @@ def added(words: list[str]) -> tuple[str, ...]:
     """What makes this command small; nothing for a run that its own configuration continues."""
     if "--config" in words:
         return ()
-    own_model = any(".py:" in word for word in words)
+    own_model = any(":" in word for word in words if not word.startswith(("linf:", "npz:")))
     small = SMALL.get(words[0], ())
     return small + (NARROW if words[0] == "train" and not own_model else ())
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from builders import seeded
@@ -25,6 +27,9 @@ def furnish(folder: Path, name: str, runs: Path) -> None:
     place = folder / name
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.parent.name == "runs":
+        shutil.copytree(a_run(runs), place)
+        return
+    if name == "classifier":
         shutil.copytree(a_run(runs), place)
         return
     WRITERS[place.suffix](place)
@@ -75,8 +80,27 @@ def _model() -> SmallCNN:
     return seeded(0, lambda: SmallCNN(size=8, width=4))
 
 
+def _photos(place: Path) -> None:
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("bird", "cat")):
+        (place / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = draw.integers(0, 90, (34, 40, 3)) + 90 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{number}.png")
+
+
+def _company(place: Path) -> None:
+    import timm
+
+    network = seeded(0, lambda: timm.create_model("test_resnet", num_classes=2))
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 9, "state_dict": state}, place)
+
+
 WRITERS: Mapping[str, Callable[[Path], None]] = {
+    "": _photos,
     ".npz": _npz,
+    ".pt": _company,
     ".py": _module,
     ".safetensors": _weights,
 }

@@ -205,11 +205,11 @@ CASES = {
     ),
     "weights of another network": (
         (*FILE, "model.py:make", "--data", "npz:good.npz", "--weights", "run/model.safetensors"),
-        "run/model.safetensors does not fit Own: it lacks layers.1.weight and 1 more",
+        "run/model.safetensors does not fit Own: ",
     ),
     "weights that lack some": (
         (*FILE, "model.py:make", "--data", "npz:good.npz", "--weights", "few.safetensors"),
-        "few.safetensors does not fit Own: it lacks layers.1.weight and 2 more",
+        "few.safetensors does not fit Own: ",
     ),
     # Models
     "model for other images": (digits("make"), "the model fails on 2 images [1, 8, 8]: "),

@@ -33,7 +33,7 @@ def test_a_model_file_has_the_threat_that_is_given(
     monkeypatch.chdir(tmp_path)
     write_model("own.py")
     write_npz("own.npz")
-    source = ModelSource(model_file="own.py:make", data="npz:own.npz", out=tmp_path / "out")
+    source = ModelSource(model="own.py:make", data="npz:own.npz", out=tmp_path / "out")
     loaded = source.load("linf:0.1")
     assert (loaded.name, loaded.label, loaded.threat.text) == ("own.py:make", "model", "linf:0.1")
     assert loaded.evaluations == tmp_path / "out"
@@ -42,6 +42,6 @@ def test_a_model_file_has_the_threat_that_is_given(
 
 def test_a_run_and_a_file_at_once_are_refused(run: Path) -> None:
     with pytest.raises(ConfigurationError, match="either a run folder"):
-        ModelSource(run=run, model_file="own.py:make").load()
+        ModelSource(run=run, model="own.py:make").load()
     with pytest.raises(ConfigurationError, match="needs --data"):
-        ModelSource(model_file="own.py:make").load()
+        ModelSource(model="own.py:make").load()

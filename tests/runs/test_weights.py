@@ -210,46 +210,6 @@ def test_a_model_that_does_not_load_its_own_state_is_refused_before_training() -
         lrat.fit(model, (IMAGES, LABELS), threat=BALL, method="natural", epochs=1)
 
 
-PREFIXES = ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module.", "net."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_prefix_before_all_names_is_left_out(
-    prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    first, second = (
-        seeded(n, lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))) for n in (0, 1)
-    )
-    weights = {f"{prefix}{name}": value for name, value in first.state_dict().items()}
-    fill(second, weights, "w.safetensors")
-    assert weights_digest(second.state_dict()) == weights_digest(first.state_dict())
-    assert f"{prefix}0.weight as 0.weight" in caplog.text
-    wrapped = nn.Module()
-    wrapped.add_module("module", seeded(2, lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
-    fill(wrapped, weights, "w.safetensors")
-    assert weights_digest(wrapped.module.state_dict()) == weights_digest(first.state_dict())
-
-
-def test_a_prefix_is_named_where_the_rest_does_not_fit() -> None:
-    weights = {"module.0.weight": torch.zeros(3, 2), "module.0.bias": torch.zeros(3)}
-    with pytest.raises(ModelError, match=r"\(its names hold 'module\.'\)"):
-        fill(nn.Sequential(nn.Linear(2, 2)), weights, "w.safetensors")
-    inner = {"0._orig_mod.weight": torch.zeros(2, 2), "0._orig_mod.bias": torch.zeros(2)}
-    fill(nn.Sequential(nn.Linear(2, 2)), inner, "w.safetensors")
-
-
-@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.ckpt", "pytorch_model.bin"])
-@pytest.mark.parametrize("legacy", [False, True])
-def test_no_pickle_is_loaded_and_the_cure_is_named(name: str, legacy: bool, tmp_path: Path) -> None:
-    weights = nn.Linear(2, 2).state_dict()
-    torch.save(weights, tmp_path / name, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"not loaded, as a pickle.*save_file") as caught:
-        read_safetensors(tmp_path / name)
-    assert "\n" not in str(caught.value)
-    save_file(weights, tmp_path / "converted.pt")
-    assert read_safetensors(tmp_path / "converted.pt").keys() == weights.keys()
-
-
 @pytest.mark.parametrize(
     "beside",
     [

@@ -8,7 +8,8 @@ import typer
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Runs or evaluation folders, all on the same images.")
+        list[str],
+        typer.Argument(help="Runs or evaluation folders on the same images, or NAME=FOLDER."),
     ],
     suite: Annotated[
         str | None, typer.Option(help="Which evaluation, where there are several.")

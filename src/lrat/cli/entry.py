@@ -16,9 +16,9 @@ from lrat.cli.analyse import analyse
 from lrat.cli.compare import compare
 from lrat.cli.curve import curve
 from lrat.cli.demo import demo
-from lrat.cli.evaluate import evaluate
+from lrat.cli.evaluate import evaluate, merge
+from lrat.cli.export import export
 from lrat.cli.list import list_
-from lrat.cli.merge import merge
 from lrat.cli.report import report
 from lrat.cli.reproduce import reproduce
 from lrat.cli.train import train
@@ -45,6 +45,7 @@ app.command()(curve)
 app.command()(why)
 app.command()(analyse)
 app.command()(report)
+app.command()(export)
 app.command()(demo)
 app.command()(reproduce)
 app.command(name="list")(list_)

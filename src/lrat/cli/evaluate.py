@@ -1,4 +1,4 @@
-"""``lrat evaluate``."""
+"""``lrat evaluate`` and ``lrat merge``."""
 
 import sys
 from pathlib import Path
@@ -22,10 +22,12 @@ def evaluate(
     ] = None,
     seed: options.NoiseSeed = 0,
     batch_size: options.BatchSize = 256,
-    model_file: options.ModelFile = None,
+    model: options.Model = None,
     weights: options.Weights = None,
+    normalize: options.Normalize = None,
     data: options.Data = None,
     data_root: options.DataRoot = None,
+    size: options.Size = None,
     out: options.Out = None,
     loss: Annotated[
         str | None, typer.Option(help="FILE.py:NAME: adaptive attacks on your own loss, added.")
@@ -91,10 +93,12 @@ def evaluate(
     source = ModelSource(
         run=run,
         checkpoint=checkpoint,
-        model_file=model_file,
+        model=model,
         weights=weights,
+        normalize=normalize,
         data=data,
         data_root=data_root,
+        size=size,
         out=out,
     )
     if devices is not None:
@@ -119,3 +123,17 @@ def evaluate(
 
         subject = subject or source.load(threat)
         print(f"\n{examine(subject, request, folder=folder, result=result)}")
+
+
+def merge(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Evaluation folders, as `lrat evaluate --part` left them.")
+    ],
+    out: Annotated[Path, typer.Option(help="The joined folder; may be one of them.")],
+) -> None:
+    """Join the parts of one evaluation that several machines made."""
+    from lrat.evaluation.merge import merge as join
+
+    joined = join(folders, out)
+    print(joined)
+    print(f"evidence in {out}")

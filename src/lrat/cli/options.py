@@ -13,7 +13,8 @@ import typer
 from lrat.errors import SettingError
 
 Data = Annotated[
-    str | None, typer.Option(help="digits, cifar10, ... or npz:PATH; see `lrat list data`.")
+    str | None,
+    typer.Option(help="digits, cifar10, folder:PATH, npz:PATH, ...; see `lrat list data`."),
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of the data set's official files.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
@@ -26,16 +27,32 @@ Set = Annotated[
 Run = Annotated[Path | None, typer.Argument(help="A run folder.")]
 Checkpoint = Annotated[str, typer.Option(help="selected, last or epoch-N.")]
 Suite = Annotated[str, typer.Option(help="A name of `lrat list suites`, or FILE.yaml.")]
-ModelFile = Annotated[
-    str | None, typer.Option(help="Instead of a run: FILE.py:FUNCTION returning an nn.Module.")
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "--model-file",
+        help="resnet-18, timm:NAME, torchvision:NAME, hf:FOLDER, FILE.py:FUNCTION, ...; see "
+        "`lrat list models`.",
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="Its weights, .safetensors.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Its weights: .safetensors, .pt, .pth, .ckpt, or FILE#KEY inside."),
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(help="imagenet, cifar10, MEAN,...;STD,... or none; by default the model's own."),
+]
+Size = Annotated[
+    int | None, typer.Option(min=1, help="Pixels of a side that image files are resized to.")
+]
 Devices = Annotated[
     int | None,
     typer.Option(help="So many processes: on CUDA one per GPU, on the CPU of one thread each."),
 ]
 Nodes = Annotated[int, typer.Option(help="So many machines, each with --devices.")]
-Out = Annotated[Path | None, typer.Option(help="With --model-file: folder for the evidence.")]
+Out = Annotated[Path | None, typer.Option(help="With --model: folder for the evidence.")]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 

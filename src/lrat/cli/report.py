@@ -11,8 +11,8 @@ from lrat.text import as_command
 
 def report(
     runs: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Run folders, or folders that hold some, as runs/demo."),
+        list[str] | None,
+        typer.Argument(help="Run folders, folders that hold some, as runs/demo, or NAME=FOLDER."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="What the page is called.")] = None,

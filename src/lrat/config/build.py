@@ -15,6 +15,7 @@ from lrat.attacks.presets import MOST_TARGETS
 from lrat.config import catalogue
 from lrat.config.catalogue import ATTACK_KINDS, names_users_code
 from lrat.config.method import PARTS, MethodSettings, MethodValue, ObjectiveSettings, part_of
+from lrat.config.sections import name_and_options
 from lrat.config.settings import DataSettings, RunConfig
 from lrat.config.user_code import model_from_file
 from lrat.data import CropAndFlip, ImageData, Splits
@@ -28,6 +29,7 @@ from lrat.evaluation import acceptance, examination
 from lrat.hardware import device_of
 from lrat.losses import Loss, cross_entropy
 from lrat.methods import Simulated
+from lrat.models import Normalized, with_normalization
 from lrat.objectives import Objective, Phases, Reweighted, Term, phases
 from lrat.objectives.criterion import as_criterion
 from lrat.randomness import seeded_randomness
@@ -151,12 +153,23 @@ def attack(kind: str, ball: BallLike, given: Mapping[str, Any]) -> Attack:
 def data(settings: DataSettings, seed: int) -> Splits:
     """The data set, split: ``seed`` decides the held-out images and, for digits, the test fold."""
     row = catalogue.data_row(settings.name)
-    places = {"root": settings.root, "path": settings.name.removeprefix("npz:")}
+    chosen = {
+        "root": settings.root,
+        "path": catalogue.place_in(settings.name),
+        "size": settings.size,
+        "channels": settings.channels,
+    }
+    for name in ("size", "channels"):
+        if chosen[name] is not None and name not in row.takes:
+            raise ConfigurationError(
+                f"data.{name} does nothing for {settings.name!r}, whose images are as they are: "
+                "leave it out"
+            )
     splits: Splits = row.build(
         seed=seed,
         validation=settings.validation,
         train_limit=settings.train_limit,
-        **{name: places[name] for name in row.takes},
+        **{name: chosen[name] for name in row.takes if name == "root" or chosen[name] is not None},
     )
     return splits
 
@@ -168,30 +181,49 @@ def augmentation(settings: DataSettings) -> CropAndFlip | None:
 
 
 def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed."""
-    name = config.model.name
-    if names_users_code(name):
-        return model_from_file(name, config.seed)
-    row = catalogue.MODELS[name]
+    """A freshly initialised network for images (C, H, W), its weights drawn from the run's seed.
+
+    Behind its normalisation where it has one. Of ``hf:FOLDER`` the weights are the folder's.
+    """
+    settings, channels = config.model, shape[0]
+    if names_users_code(settings.name):
+        network = model_from_file(settings.name, config.seed)
+    else:
+        with seeded_randomness(config.seed):
+            network = _of_catalogue(config, shape, classes)
+    if settings.normalize is None or isinstance(network, Normalized):
+        return network
+    return with_normalization(network, settings.normalize, channels)
+
+
+def _of_catalogue(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    name, row = config.model.name, catalogue.model_row(config.model.name)
     channels, height, width = shape
-    chosen: dict[str, int] = {"channels": channels, "classes": classes}
+    chosen: dict[str, Any] = {"classes": classes}
+    if "folder" in row.takes:
+        chosen["folder"] = catalogue.place_in(name)
+    else:
+        chosen["channels"] = channels
+    if "name" in row.takes:
+        chosen |= name_and_options(name)
+    if "normalize" in row.takes:
+        chosen["normalize"] = config.model.normalize
     if config.model.width is not None:
         chosen["width"] = config.model.width
-    if "size" in row.takes:
-        if height != width:
-            raise ConfigurationError(
-                f"model {name!r} needs square images, {config.data.name!r} has {height}x{width}: "
-                "use resnet-18 or a model of your own"
-            )
+    if "size" in row.takes and height == width:
         chosen["size"] = height
-    with seeded_randomness(config.seed):
-        try:
-            network: nn.Module = row.build(**chosen)
-        except (OverflowError, RuntimeError, TypeError) as error:
-            # Of a width beyond what a tensor or the memory holds.
-            raise ConfigurationError(
-                f"model {name} of width {config.model.width} cannot be made: {in_one_line(error)}"
-            ) from None
+    elif "size" in row.takes and "name" not in row.takes:
+        raise ConfigurationError(
+            f"model {name!r} needs square images, {config.data.name!r} has {height}x{width}: "
+            "use resnet-18 or a model of your own"
+        )
+    try:
+        network: nn.Module = row.build(**chosen)
+    except (OverflowError, RuntimeError, TypeError) as error:
+        # Of a width that it does not take, or beyond what a tensor or the memory holds.
+        raise ConfigurationError(
+            f"model {name} of width {config.model.width} cannot be made: {in_one_line(error)}"
+        ) from None
     return network
 
 

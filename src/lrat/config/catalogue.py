@@ -236,6 +236,11 @@ DATA: Mapping[str, Row] = {
         "lrat.data:load_npz",
         takes=("path",),
     ),
+    "folder:PATH": Row(
+        "your own image files: PATH/CLASS/IMAGE, or PATH/train/CLASS/IMAGE with val and test",
+        "lrat.data:image_folder",
+        takes=("path", "size", "channels"),
+    ),
 }
 MODELS: Mapping[str, Row] = {
     "small-cnn": Row(
@@ -246,6 +251,31 @@ MODELS: Mapping[str, Row] = {
     ),
     "resnet-18": Row(
         "ResNet-18 in CIFAR form (11.17 M parameters at width 64)", "lrat.models:ResNet18"
+    ),
+    "preact-resnet-18": Row(
+        "ResNet-18 with pre-activation (11.17 M parameters at width 64)",
+        "lrat.models:preact_resnet_18",
+    ),
+    "wrn-28-10": Row("WRN-28-10 (36.48 M parameters at width 160)", "lrat.models:wide_resnet_28"),
+    "wrn-34-10": Row("WRN-34-10 (46.16 M parameters at width 160)", "lrat.models:wide_resnet_34"),
+    "resnet-50": Row("ResNet-50 for 224x224 images (25.56 M parameters)", "lrat.models:resnet_50"),
+    "vit-tiny": Row(
+        "ViT-tiny (5.7 M parameters at 224x224)", "lrat.models:vit_tiny", takes=("size",)
+    ),
+    "timm:NAME": Row(
+        "a network of timm, as timm:resnet10t or timm:resnet18,drop_path_rate=0.1",
+        "lrat.models:from_timm",
+        takes=("name", "normalize", "size"),
+    ),
+    "torchvision:NAME": Row(
+        "a network of torchvision, as torchvision:resnet50",
+        "lrat.models:from_torchvision",
+        takes=("name", "normalize", "size"),
+    ),
+    "hf:FOLDER": Row(
+        "an image classifier that transformers saved in a folder, with its weights",
+        "lrat.models:from_hf",
+        takes=("folder", "normalize"),
     ),
     "FILE.py:FUNCTION": Row("your own: a function in your file that returns an nn.Module"),
 }
@@ -266,6 +296,7 @@ CATALOGUES: Mapping[str, Mapping[str, str]] = {
 }
 """What ``lrat list`` prints."""
 
+_WITH_PATH = ("npz", "folder", "hf")
 FOLD_OVERLAP = 1 / 4
 """Test images by training images where the folds follow the seed: one fold of five to four."""
 
@@ -283,12 +314,30 @@ def names_users_code(name: str) -> bool:
     return ".py:" in name
 
 
-def data_row(name: str) -> Row:
-    """The row of a data set, also of ``npz:FILE``. Raises ``UnknownNameError``."""
-    row = DATA.get("npz:PATH" if name.startswith("npz:") else name)
+def _row(kind: str, name: str, rows: Mapping[str, Row]) -> Row:
+    """The row of a name, also of one that ends in a part of the user's, as ``npz:FILE``."""
+    head, colon, rest = name.partition(":")
+    row = next((row for key, row in rows.items() if rest and key.startswith(f"{head}:")), None)
+    row = row if colon else rows.get(name)
     if row is None:
-        raise UnknownNameError("data", name, DATA)
+        raise UnknownNameError(kind, name, rows)
     return row
+
+
+def data_row(name: str) -> Row:
+    """The row of a data set, as ``digits`` or ``npz:FILE``. Raises ``UnknownNameError``."""
+    return _row("data", name, DATA)
+
+
+def model_row(name: str) -> Row:
+    """The row of a network, as ``small-cnn`` or ``timm:resnet10t``. Raises ``UnknownNameError``."""
+    return _row("model", name, MODELS)
+
+
+def place_in(name: str) -> str | None:
+    """The path in the name of data or of a model, as in ``npz:FILE``; None where it has none."""
+    head, _, path = name.partition(":")
+    return path if head in _WITH_PATH and path else None
 
 
 def folds_by_seed(data: str | None) -> bool:
@@ -298,8 +347,8 @@ def folds_by_seed(data: str | None) -> bool:
 
 
 def check_model_name(name: str) -> str:
-    if not names_users_code(name) and name not in MODELS:
-        raise UnknownNameError("model", name, MODELS)
+    if not names_users_code(name):
+        model_row(name)
     return name
 
 

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from lrat.checks import MOST_WHOLE
-from lrat.errors import LratError
+from lrat.errors import ConfigurationError, LratError
+from lrat.files.read import parse_yaml
 from lrat.text import cut, shown
 
 _REFUSED = "refused"
@@ -109,3 +110,20 @@ def leaves(value: Any, *path: str | int) -> Iterator[tuple[str, Any]]:
         return
     for key, part in inside:
         yield from leaves(part, *path, key)
+
+
+def name_and_options(name: str) -> dict[str, Any]:
+    """``timm:resnet18,drop_path_rate=0.1`` as the arguments of ``from_timm``."""
+    own, *options = name.partition(":")[2].split(",")
+    parsed: dict[str, Any] = {"name": own}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key.isidentifier():
+            raise ConfigurationError(
+                f"model {name!r}: write options as key=value, as timm:resnet18,drop_path_rate=0.1"
+            )
+        try:
+            parsed[key] = parse_yaml(value)
+        except ValueError:
+            raise ConfigurationError(f"model {name!r}: {shown(value)} is no YAML value") from None
+    return parsed

@@ -54,20 +54,29 @@ class SimulationSettings(Section):
 
 class DataSettings(Section):
     """Which images; ``validation`` is the held-out share, ``augment`` null is crop and flip for
-    CIFAR-10 alone, ``train_limit`` a stratified part of the training images."""
+    CIFAR-10 alone, ``train_limit`` a stratified part of the training images. Image files are
+    resized to ``size`` pixels a side and read with so many ``channels`` (null: 3)."""
 
     name: Annotated[str, AfterValidator(lambda name: catalogue.data_row(name) and name)] = "digits"
     root: str | None = None
     validation: float = Field(default=0.15, ge=0, lt=1)
     train_limit: int | None = Field(default=None, ge=1)
     augment: bool | None = None
+    size: int | None = Field(default=None, ge=1)
+    channels: Literal[1, 3] | None = None
 
 
 class ModelSettings(Section):
-    """Which network; ``width`` null is the network's own default."""
+    """Which network; ``width`` null is the network's own default.
+
+    ``weights``: FILE or FILE#KEY that the run begins with. ``normalize``: imagenet, cifar10,
+    MEAN,...;STD,... or none; null is what the network's library says, or none.
+    """
 
     name: Annotated[str, AfterValidator(catalogue.check_model_name)] = "small-cnn"
     width: int | None = Field(default=None, ge=1)
+    weights: str | None = None
+    normalize: str | None = None
 
 
 class MonitorSettings(Section):
@@ -176,10 +185,13 @@ class RunConfig(Section):
         # A section that differs from the defaults in what is left out alone says nothing.
         settings = {name: value for name, value in settings.items() if value != {}}
         # The contents of a user's files are compared apart (contents.json), wherever they lie.
-        if self.data.name.startswith("npz:"):
-            settings["data"]["name"] = "npz:"
+        for section, name in (("data", self.data.name), ("model", self.model.name)):
+            if catalogue.place_in(name) is not None:
+                settings[section]["name"] = f"{name.partition(':')[0]}:"
         if catalogue.names_users_code(self.model.name):
             settings["model"]["name"] = Path(self.model.name).name
+        if self.model.weights is not None:
+            settings["model"]["weights"] = "given"
         return settings
 
     def floor_in(self, epoch: int) -> float:
@@ -206,16 +218,20 @@ class RunConfig(Section):
         data, model = content["data"], content["model"]
         if data["root"] is not None:
             data["root"] = str(Path(data["root"]).resolve())
-        if data["name"].startswith("npz:"):
-            data["name"] = f"npz:{Path(data['name'].removeprefix('npz:')).resolve()}"
+        for section in (data, model):
+            if (path := catalogue.place_in(section["name"])) is not None:
+                section["name"] = f"{section['name'].partition(':')[0]}:{Path(path).resolve()}"
         if catalogue.names_users_code(model["name"]):
             model["name"] = str(Path(model["name"]).resolve())
+        if model["weights"] is not None:
+            model["weights"] = str(Path(model["weights"]).resolve())
         training = content["training"]
         training["trackers"] = [
             str(Path(name).resolve()) if catalogue.names_users_code(name) else name
             for name in training["trackers"]
         ]
-        for path in (data["root"], data["name"], model["name"], *training["trackers"]):
+        paths = (data["root"], data["name"], model["name"], model["weights"])
+        for path in (*paths, *training["trackers"]):
             if path is not None and path != storable(path):
                 raise ConfigurationError(
                     f"{storable(path)}: this path is no UTF-8, so no configuration can hold it: "
@@ -235,7 +251,7 @@ def load_config(*layers: Mapping[str, Any]) -> RunConfig:
     if "threat" not in merged:
         section = merged.get("data", {})
         name = str(section.get("name", "digits")) if isinstance(section, Mapping) else ""
-        if name.startswith("npz:"):
+        if catalogue.place_in(name) is not None:
             raise ConfigurationError(f"data {name!r} has no customary threat: pass --threat")
         if name in catalogue.DATA:
             merged["threat"] = catalogue.DATA[name].default_threat

@@ -26,7 +26,7 @@ from lrat.attacks.wrappers import Clean, Wrapped
 from lrat.config.catalogue import LOSSES, names_users_code
 from lrat.errors import ConfigurationError, LratError, ModelError, SettingError, UnknownNameError
 from lrat.losses import Loss, Prepared, as_loss
-from lrat.models.wrappers import hookable
+from lrat.models.wrappers import Normalized, hookable
 from lrat.randomness import NoiseLike, seeded_randomness
 from lrat.text import in_one_line
 from lrat.types import Images, Labels, Logits
@@ -57,7 +57,7 @@ def model_from_file(place: str, seed: int) -> nn.Module:
 
 def code_of(network: nn.Module) -> str | None:
     """The digest of the user's file that ``network`` was made by; None for our own and others."""
-    return _CODE.get(network)
+    return _CODE.get(network.network if isinstance(network, Normalized) else network)
 
 
 def object_from_file(place: str, what: str) -> tuple[Any, str]:

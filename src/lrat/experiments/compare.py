@@ -1,7 +1,7 @@
 """Comparison of evaluated runs: two of them, groups of them, or one over its attack seeds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from lrat.files.write import write_json
 from lrat.runs.folder import (
     checkpoint_of,
     evaluated,
+    named_paths,
     of_other_seeds,
     one_of_each,
     read_config,
@@ -31,17 +32,19 @@ Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What was compared, and what was found. ``kind``: "pair", "groups" or "attack seeds"."""
+    """What was compared, and what was found. ``kind``: "pair", "groups" or "attack seeds";
+    ``names``: of those places that the user gave one."""
 
     kind: str
     places: tuple[Path, ...]
     found: Found
+    names: Mapping[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The found tables; those of a pair below the two names."""
         if self.kind != "pair":
             return str(self.found)
-        first, second = self.places
+        first, second = (self.names.get(place, place) for place in self.places)
         return f"a: {first}\nb: {second}\n\n{self.found}"
 
     def record(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def compare(
     """
     results = [run for run in runs if isinstance(run, EvaluationResult)]
     if not results:
-        return compare_places([Path(str(run)) for run in runs], suite=suite)
+        return compare_places([str(run) for run in runs], suite=suite)
     if len(results) != len(runs) or len(results) != 2 or suite is not None:
         raise ConfigurationError(
             "results are compared two at a time, as lrat.compare(result, other); more of them, and "
@@ -76,8 +79,8 @@ def compare(
     return compare_results(*results)
 
 
-def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compared:
-    """Compare runs or evaluation folders.
+def compare_places(called: Sequence[Path | str], *, suite: str | None = None) -> Compared:
+    """Compare runs or evaluation folders, each ``called`` PLACE or NAME=PLACE.
 
     Two: paired tests on the images that both have. Three or more: runs of one configuration that
     differ in their training seed form a group, and every group is compared with the first one's.
@@ -85,6 +88,7 @@ def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compa
     that all have is meant, or ``suite`` chooses (a name or a file). Raises ``LratError`` in one
     line for everything that cannot be compared.
     """
+    places, names = named_paths(called)
     if not places:
         raise ConfigurationError("name the runs to compare: `lrat compare RUN RUN`")
     if len(places) == 1:
@@ -96,12 +100,14 @@ def compare_places(places: Sequence[Path], *, suite: str | None = None) -> Compa
     results = [EvaluationResult.from_folder(folder) for folder in folders]
     if len(places) == 2:
         _refuse_other_folds(places, folders)
-        return Compared(kind="pair", places=tuple(places), found=compare_results(*results))
+        found = compare_results(*results)
+        return Compared(kind="pair", places=tuple(places), found=found, names=names)
     runs = [
-        _evaluated(place, folder, result)
+        _evaluated(place, folder, result, names.get(place))
         for place, folder, result in zip(places, folders, results, strict=True)
     ]
-    return Compared(kind="groups", places=tuple(places), found=compare_groups(_groups(runs)))
+    groups = compare_groups(_groups(runs))
+    return Compared(kind="groups", places=tuple(places), found=groups, names=names)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,16 +120,18 @@ class _Evaluated:
     settings: dict[str, Any]
 
 
-def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluated:
+def _evaluated(
+    place: Path, folder: Path, result: EvaluationResult, called: str | None
+) -> _Evaluated:
     home = run_of(folder)
     if home is None:
         # Somebody's model: nothing is known of how it was trained.
         run = Run(name=str(place), result=result)
-        name = place.name or str(place)
+        name = called or place.name or str(place)
         return _Evaluated(run=run, key=str(folder.resolve()), method=name, settings={})
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
-    key = f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
+    key = called or f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
     folds = folds_by_seed(config.data.name)
     return _Evaluated(
         run=Run(
@@ -134,7 +142,7 @@ def _evaluated(place: Path, folder: Path, result: EvaluationResult) -> _Evaluate
             overlap=FOLD_OVERLAP if folds else 0.0,
         ),
         key=key,
-        method=config.method.name,
+        method=called or config.method.name,
         settings={**dict(leaves(_seedless(config).result_settings())), "checkpoint": checkpoint},
     )
 

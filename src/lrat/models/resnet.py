@@ -7,7 +7,7 @@ from lrat.models.wrappers import check_images
 from lrat.types import Images, Logits
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
@@ -17,16 +17,16 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.residual = nn.Sequential(
-            _convolution(inputs, outputs, 3, stride),
+            convolution(inputs, outputs, 3, stride),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
-            _convolution(outputs, outputs, 3, 1),
+            convolution(outputs, outputs, 3, 1),
             nn.BatchNorm2d(outputs),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                _convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+                convolution(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
             )
         self.activation = nn.ReLU()
 
@@ -49,7 +49,7 @@ class ResNet18(nn.Module):
         super().__init__()
         self.channels = channels
         self.stem = nn.Sequential(
-            _convolution(channels, width, 3, 1), nn.BatchNorm2d(width), nn.ReLU()
+            convolution(channels, width, 3, 1), nn.BatchNorm2d(width), nn.ReLU()
         )
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.stages = nn.Sequential(

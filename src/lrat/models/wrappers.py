@@ -6,7 +6,7 @@ several outputs of a network; ``hookable`` wraps modules that lack hooks or mode
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,81 @@ class Normalize(nn.Module):
         """[B C H W] in [0, 1] -> [B C H W] normalised; ModelError for another channel count."""
         check_images(images, "Normalize", len(self.mean), None)
         return (images - self.mean) / self.std
+
+
+Statistics: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""Mean and std per channel, in [0, 1] pixel units."""
+
+NORMALIZATIONS: Mapping[str, Statistics] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+"""The channels' means and deviations that published weights for these data sets are used with."""
+
+
+class Normalized(nn.Module):
+    """``network`` behind its normalisation: images in [0, 1] in, what the network returns out.
+
+    ``normalize`` is a ``Normalize``, or an ``Identity`` where there is nothing to do. Weights are
+    named ``network.`` and the network's own name. ``fresh``: names of weights that were not loaded
+    from where the others came from, as those of a new last layer.
+    """
+
+    fresh: tuple[str, ...] = ()
+
+    def __init__(self, network: nn.Module, normalize: nn.Module) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.network = network
+        self.training = network.training
+
+    def forward(self, images: Images) -> Any:
+        return self.network(self.normalize(images))
+
+
+def with_normalization(
+    network: nn.Module, normalize: str | Statistics | None, channels: int = 3
+) -> Normalized:
+    """``network`` for images in [0, 1], which it gets normalised.
+
+    ``normalize``: a name of ``NORMALIZATIONS``, (mean, std) with one number per channel or one for
+    all, ``"MEAN;STD"`` as ``"0.5,0.5,0.5;0.2,0.2,0.2"``, or ``"none"`` or None for nothing. For
+    grey images three numbers become their average. Raises SettingError for anything else.
+    """
+    if normalize is None or normalize == "none":
+        return Normalized(network, nn.Identity())
+    statistics = statistics_of(normalize) if isinstance(normalize, str) else normalize
+    mean, std = (_per_channel(list(values), channels) for values in statistics)
+    if len(mean) != channels:
+        raise SettingError(
+            f"normalize={shown(normalize)} is of {len(mean)} channels, the images have {channels}: "
+            "give one mean and one std for each, as MEAN,MEAN;STD,STD, or none"
+        )
+    return Normalized(network, Normalize(mean, std))
+
+
+def statistics_of(text: str) -> Statistics:
+    """Mean and std that a user names: ``imagenet``, ``cifar10`` or ``MEAN,...;STD,...``."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, semicolon, std = text.partition(";")
+    try:
+        parts = [[float(each) for each in part.split(",")] for part in (mean, std)]
+    except ValueError:
+        semicolon = ""
+    if not semicolon:
+        known = ", ".join((*NORMALIZATIONS, "none"))
+        raise SettingError(
+            f"normalize={shown(text)}: write {known} or MEAN,...;STD,..., as 0.5,0.5,0.5;.2,.2,.2"
+        )
+    Normalize(*parts)  # refuses what is no mean or std
+    return parts[0], parts[1]
+
+
+def _per_channel(values: list[float], channels: int) -> list[float]:
+    if len(values) == 1:
+        return values * channels
+    return [sum(values) / len(values)] if channels == 1 else values
 
 
 class PickOutput(nn.Module):

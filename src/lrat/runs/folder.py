@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrat.config import catalogue
-from lrat.config.catalogue import names_a_file, slug
+from lrat.config.catalogue import names_a_file, place_in, slug
 from lrat.config.settings import RunConfig, differences, load_config, read_settings
 from lrat.errors import CheckpointError, ConfigurationError, RunFolderError, UnknownNameError
 from lrat.evaluation.storage.records import ANEW
@@ -55,7 +55,7 @@ _COUNT = re.compile(r"-\d+$")
 
 def default_folder(config: RunConfig) -> Path:
     """``runs/METHOD-DATA-SEED``."""
-    data = Path(config.data.name.removeprefix("npz:")).stem
+    data = Path(place_in(config.data.name) or config.data.name).stem
     return Path("runs") / f"{config.method.name}-{data}-{config.seed}"
 
 
@@ -199,6 +199,18 @@ def evaluated(folder: Path, key: str) -> Any:
     """An entry of the identity of the evaluation begun in ``folder``; None where none was begun.
     ``RunFolderError`` for an identity that cannot be read: nobody knows what was evaluated."""
     return read_record(folder / IDENTITY, ANEW, may_lack=True).get(key)
+
+
+def named_paths(given: Sequence[Path | str]) -> tuple[list[Path], dict[Path, str]]:
+    """The folders that a user names as PATH or NAME=PATH, and the names that were given."""
+    folders, names = [], {}
+    for text in map(str, given):
+        name, _, path = text.partition("=")
+        is_named = bool(name and path) and not Path(text).exists()
+        folders.append(Path(path if is_named else text))
+        if is_named:
+            names[folders[-1]] = name
+    return folders, names
 
 
 def one_of_each(paths: Sequence[Path], suite: str | None) -> list[Path]:

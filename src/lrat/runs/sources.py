@@ -4,6 +4,7 @@ The images of an analysis are the very ones that the run was trained or tested o
 model is kept, so that a later call sees it in the same way.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,20 +16,24 @@ from torch import nn
 
 from lrat.acceleration import Choices, View, describe
 from lrat.config import build
+from lrat.config.catalogue import names_users_code, place_in
 from lrat.config.model_code import program_of
 from lrat.config.settings import RunConfig, load_config
 from lrat.config.user_code import code_of
 from lrat.data import ImageData
-from lrat.errors import ConfigurationError, RunFolderError
+from lrat.errors import ConfigurationError, ModelError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
 from lrat.files.names import ACCELERATION, CONTENTS, EVALUATIONS, IDENTITY
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
 from lrat.files.write import write_if_new
+from lrat.models import Normalized
 from lrat.runs.folder import OFF, evaluated, read_config
-from lrat.runs.weights import fill, load_weights, read_safetensors, weights_digest
+from lrat.runs.given_weights import fill_given, read_given_weights
+from lrat.runs.weights import fill, load_weights, weights_digest
 from lrat.threat import Ball, as_ball
 
 Part = Literal["train", "test"]
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +75,23 @@ _DIGITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from: a run folder, or ``FILE.py:FUNCTION`` with weights and data.
+    """Where a model and its images come from: a run folder, or a model's name, weights and data.
 
-    ``data`` and ``data_root`` say for a run where its data lie now, if they were moved; ``out``
-    takes the evidence about a user's model.
+    ``model``: as in a configuration, ``FILE.py:FUNCTION``, ``timm:NAME``, ...; ``weights``: its
+    FILE or FILE#KEY; ``normalize``, ``size`` and ``channels`` as in a configuration. ``data`` and
+    ``data_root`` say for a run where its data lie now, if they were moved; ``out`` takes the
+    evidence about a model that belongs to no run.
     """
 
     run: Path | None = None
     checkpoint: str = "selected"
-    model_file: str | None = None
-    weights: Path | None = None
+    model: str | None = None
+    weights: str | Path | None = None
+    normalize: str | None = None
     data: str | None = None
     data_root: str | None = None
+    size: int | None = None
+    channels: int | None = None
     out: Path | None = None
 
     def load(self, threat: str | None = None, *, part: Part = "test") -> LoadedModel:
@@ -90,25 +100,25 @@ class ModelSource:
         Raises ``ConfigurationError`` where it is not clear what is meant, ``CheckpointError`` for
         weights that are not there, and ``ModelError`` for a model that does not fit the images.
         """
-        if self.run is not None and not (self.model_file or self.weights or self.out):
+        of_no_run = (self.model, self.weights, self.normalize, self.size, self.channels, self.out)
+        if self.run is not None and all(each is None for each in of_no_run):
             config, name, label = self._configuration_of(self.run), str(self.run), self.checkpoint
             weights: Mapping[str, Any] | None = load_weights(self.run, config, label)
-            origin = f"{name} ({label})"
             evaluations: Path | None = self.run / EVALUATIONS
         else:
-            config = self._configuration_of_file(threat)
+            config = self._configuration_of_model(threat)
             name, label, evaluations = config.model.name, EXTERNAL, self.out
-            weights, origin = None, str(self.weights)
-            if self.weights is not None:
-                weights = read_safetensors(self.weights, follow=True)
+            weights = None
         data = config.data
         if part == "test":  # which is the same for every division of the others
             data = data.model_copy(update={"validation": 0.0, "train_limit": None})
         splits = build.data(data, config.seed)
         images = splits.training() if part == "train" else splits.test
         network = build.model(config, images.shape, images.classes)
-        if weights is not None:
-            fill(network, weights, origin)
+        if weights is None:
+            with_given_weights(network, config)
+        else:
+            fill(network, weights, f"{name} ({label})")
         return LoadedModel(
             name=name,
             label=label,
@@ -126,22 +136,58 @@ class ModelSource:
         data = config.data.model_copy(update={k: v for k, v in moved.items() if v is not None})
         return config.model_copy(update={"data": data})
 
-    def _configuration_of_file(self, threat: str | None) -> RunConfig:
-        """What can be said of a user's model."""
-        if self.model_file is None or self.run is not None:
+    def _configuration_of_model(self, threat: str | None) -> RunConfig:
+        """What can be said of a model that belongs to no run."""
+        if self.model is None or self.run is not None:
             raise ConfigurationError(
-                "name either a run folder, whose model and data are known, or --model-file "
-                "FILE.py:FUNCTION with --data, --weights and --out"
+                "name either a run folder, whose model and data are known, or --model (as "
+                "FILE.py:FUNCTION or timm:NAME) with --data, --weights and --out"
             )
         if self.data is None:
-            raise ConfigurationError("--model-file needs --data, as npz:test.npz or cifar10")
+            raise ConfigurationError("--model needs --data, as folder:photos or cifar10")
+        weights = None if self.weights is None else str(self.weights)
         return load_config(
             {
-                "data": {"name": self.data, "root": self.data_root},
-                "model": {"name": self.model_file},
+                "data": {
+                    "name": self.data,
+                    "root": self.data_root,
+                    "size": self.size,
+                    "channels": self.channels,
+                },
+                "model": {"name": self.model, "normalize": self.normalize, "weights": weights},
             },
             {} if threat is None else {"threat": threat},
         )
+
+
+def with_given_weights(
+    network: nn.Module, config: RunConfig, *, new_head: bool = False
+) -> nn.Module:
+    """``network`` with the weights that the configuration names, and what was done said.
+
+    ``new_head``: it will be trained, so that its last layer may be new, or without any. Raises
+    ``ModelError`` for weights that do not fit, or where some are lacking.
+    """
+    name, weights = config.model.name, config.model.weights
+    fresh = network.fresh if isinstance(network, Normalized) else ()
+    if weights is not None:
+        filled = fill_given(network, read_given_weights(weights), new_head=new_head)
+        fresh = filled.fresh
+        for note in filled.notes:
+            _logger.warning("%s", note)
+    elif not (new_head or names_users_code(name) or place_in(name)):
+        raise ModelError(f"model {name} comes without weights: name their file by --weights")
+    if fresh and weights is None:
+        layer = fresh[0].removeprefix("network.").rpartition(".")[0]
+        if not new_head:
+            raise ModelError(
+                f"model {name}: its last layer, {layer}, is for other classes than the data: train "
+                "it on them first (lrat train)"
+            )
+        _logger.warning(
+            "model %s: its last layer, %s, is new, for the classes of the data", name, layer
+        )
+    return network
 
 
 def model_identity(network: nn.Module) -> dict[str, str]:

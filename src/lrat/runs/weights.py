@@ -7,7 +7,6 @@ into the file's metadata, which is read without executing anything.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,12 @@ from lrat.config.settings import RunConfig
 from lrat.errors import CheckpointError, ModelError
 from lrat.files.names import WEIGHTS
 from lrat.files.read import NOT_AS_WRITTEN, is_there, parse_json, safetensors_metadata
+from lrat.models.wrappers import Normalize, Normalized
 from lrat.runs.folder import BESIDE_TENSORS, read_weights
 from lrat.text import in_one_line, reason
 from lrat.training import Storage
 from lrat.training.state import reported
 from lrat.training.storage import misfit
-
-_logger = logging.getLogger(__name__)
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DataParallel and DDP, ``torch.compile`` and Lightning put before a model's names."""
-_PICKLES = (b"PK\x03\x04", b"\x80")
-"""How files of ``torch.save`` begin: a zip archive, or a pickle itself."""
 
 
 def weights_digest(weights: Mapping[str, Any]) -> str:
@@ -133,9 +127,7 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
         taken: set[str] = set()
         found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
     except (AssertionError, RuntimeError, SafetensorError, *NOT_AS_WRITTEN) as error:
-        raise CheckpointError(
-            _not_loaded(path, content) or f"{path} is no safetensors file: {reason(error)}"
-        ) from None
+        raise CheckpointError(f"{path} is no safetensors file: {reason(error)}") from None
     return {**{name: each for name, each in tensors.items() if name not in taken}, **found}
 
 
@@ -188,20 +180,6 @@ def _of_torch(name: str, kind: type) -> Any:
     return found
 
 
-def _not_loaded(path: Path, content: bytes) -> str | None:
-    """What to do about a file that ``torch.save`` wrote; None for another one."""
-    # The length of a safetensors header may begin with the same byte; its first brace follows.
-    start = content[:9]
-    if not start.startswith(_PICKLES) or start.endswith(b"{"):
-        return None
-    return (
-        f"{path} is a file of torch.save: it is not loaded, as a pickle may run code; convert it "
-        f"once where you trust it, by `from safetensors.torch import save_file; "
-        f"save_file(torch.load({path.name!r}, weights_only=True), {path.stem + '.safetensors'!r})`"
-        " (of a checkpoint that holds more than weights, its 'state_dict')"
-    )
-
-
 def check_state(network: nn.Module) -> None:
     """Refuse a model that does not load its state dictionary, with which a training ends."""
     try:
@@ -214,49 +192,18 @@ def check_state(network: nn.Module) -> None:
 
 
 def fill(network: nn.Module, weights: Mapping[str, Any], origin: str) -> None:
-    """Load weights; ModelError in one line where they do not fit the network.
+    """Load a run's own weights; ModelError in one line where they do not fit the network.
 
-    Names that others' wrappers put a prefix before are taken without it where everything fits then.
+    A normalisation among them, which the run took from given weights, becomes the network's.
     """
+    if isinstance(network, Normalized) and isinstance(network.normalize, nn.Identity):
+        named = [f"normalize.{name}" for name in ("mean", "std")]
+        if weights.keys() >= set(named):
+            network.normalize = Normalize(*(weights[name].flatten().tolist() for name in named))
     reason = misfit(network, weights)
     if reason is not None:
-        renamed = _renamed(network, weights)
-        if misfit(network, renamed) is not None:
-            named = [each for each in _WRAPPERS if any(each in f".{name}" for name in weights)]
-            hint = f" (its names hold {', '.join(map(repr, named))})" if named else ""
-            raise ModelError(f"{origin} does not fit {type(network).__name__}: {reason}{hint}")
-        first, other = next(zip(weights, renamed, strict=True))
-        _logger.warning("%s: names are read without their prefix, %s as %s", origin, first, other)
-        weights = renamed
+        raise ModelError(f"{origin} does not fit {type(network).__name__}: {reason}")
     network.load_state_dict(weights)
-
-
-def _renamed(network: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """``weights`` under the network's names, where they differ in prefixes of wrappers alone."""
-    names = {_bare(name): name for name in network.state_dict()}
-    found = {_bare(name): value for name, value in weights.items()}
-    known = _shared(names)
-    theirs = _shared(found)
-    return {
-        names.get(known + name.removeprefix(theirs), name): value for name, value in found.items()
-    }
-
-
-def _bare(name: str) -> str:
-    for wrapper in _WRAPPERS[:2]:
-        name = f".{name}".replace(f".{wrapper}", ".").removeprefix(".")
-    return name
-
-
-def _shared(names: Mapping[str, Any]) -> str:
-    """The part up to a dot with which all names begin."""
-    split = [name.split(".")[:-1] for name in names]
-    parts = []
-    for position in zip(*split, strict=False):
-        if len(set(position)) > 1:
-            break
-        parts.append(f"{position[0]}.")
-    return "".join(parts)
 
 
 def storage(config: RunConfig, folder: Path, *, portable: bool = False) -> Storage:

@@ -124,7 +124,7 @@ def test_somebodys_model_is_shown_by_its_evaluations(tmp_path: Path) -> None:
     run = only(report(tmp_path / "theirs"))
     assert (run.name, run.state, run.method) == ("theirs", "evaluated", "model of one's own")
     assert run.threat == "Linf(epsilon=0.2)"
-    assert run.commands[0].startswith("lrat evaluate --model-file FILE.py:FUNCTION")
+    assert run.commands[0].startswith("lrat evaluate --model FILE.py:FUNCTION")
     assert run.gallery is not None
     assert run.gallery.class_names[:3] == ["<b>cat</b>", "dog", "2"]
 

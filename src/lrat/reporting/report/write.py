@@ -3,7 +3,7 @@
 import logging
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from lrat.reporting.report.collect.locate import LocatedRun, find_runs
 from lrat.reporting.report.collect.runs import collect_run
 from lrat.reporting.report.collect.summary import summary
 from lrat.reporting.report.records import ReportRecord
-from lrat.runs.folder import evaluated, is_of
+from lrat.runs.folder import evaluated, is_of, named_paths
 from lrat.text import counted, reason
 
 _PAGE = b"<!doctype html"
@@ -53,8 +53,8 @@ def write_run_report(
 ) -> Written:
     """Write one self-contained page about the runs at ``places`` to ``out``.
 
-    A path is a run folder, one of its evaluations, evaluations of a user's model, or a folder that
-    holds runs. ``suite``: only evaluations of it. The page says what cannot be shown.
+    A path, or NAME=PATH, is a run folder, one of its evaluations, evaluations of a user's model, or
+    a folder that holds runs. ``suite``: only evaluations of it. The page says what cannot be shown.
 
     Raises ``LratError`` where there is no run at all, for a ``suite`` that no run has, and for an
     ``out`` that is a folder, a file that is no page, or cannot be written.
@@ -64,9 +64,8 @@ def write_run_report(
     started = time.perf_counter()
     path = Path(out)
     _check_place(path)
-    record = collect_report(
-        [Path(place) for place in places], title=title, suite=suite, command=command
-    )
+    folders, names = named_paths(places)
+    record = collect_report(folders, names=names, title=title, suite=suite, command=command)
     size = write_report(record, path)
     return Written(
         path=path,
@@ -99,17 +98,19 @@ def _check_place(path: Path) -> None:
 def collect_report(
     places: Sequence[Path],
     *,
+    names: Mapping[Path, str] | None = None,
     title: str | None = None,
     suite: str | None = None,
     command: str | None = None,
 ) -> ReportRecord:
-    """What the runs at ``places`` have stored (see ``locate.find_runs``), ready to be shown.
+    """What the runs at ``places`` have stored (see ``locate.find_runs``), ready to be shown, under
+    the ``names`` that the user gave.
 
     ``suite``: only evaluations of it. ``command``: the one that wrote the report. What is damaged
     or missing becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised
     where there is no run at all.
     """
-    located, problems = find_runs(places)
+    located, problems = find_runs(places, names)
     collected = []
     for run in _of_suite(located, suite):
         try:

@@ -74,7 +74,7 @@ def evaluate_command(
     written in capitals.
     """
     model: dict[str, Any] = {
-        "model_file": "FILE.py:FUNCTION",
+        "model": "FILE.py:FUNCTION",
         "weights": "WEIGHTS.safetensors",
         "data": "npz:TEST.npz",
         "out": run.folder,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,11 @@ class LocatedRun:
     trained: bool
 
 
-def find_runs(paths: Sequence[Path]) -> tuple[list[LocatedRun], list[str]]:
-    """Every run at ``paths`` once, and a sentence for each path that holds none.
+def find_runs(
+    paths: Sequence[Path], given: Mapping[Path, str] | None = None
+) -> tuple[list[LocatedRun], list[str]]:
+    """Every run at ``paths`` once, and a sentence for each path that holds none; ``given``: the
+    names of some paths, for a run or the evaluations of one model there.
 
     A path may be a run, one of its evaluations, evaluations of a user's model, or a folder with
     runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no paths, and
@@ -82,7 +85,13 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[LocatedRun], list[str]]:
                 chosen.append(evaluation)
     if not evaluations:
         raise RunFolderError(" ".join(problems).rstrip("."))
-    names = _names(list(evaluations))
+    chosen_names = {path.resolve(): name for path, name in (given or {}).items()}
+    names = _names(list(evaluations)) | {
+        real: chosen_names[each]
+        for real in evaluations
+        for each in (real, real.parent)
+        if each in chosen_names
+    }
     runs = [
         LocatedRun(
             name=names[real],

@@ -1,0 +1,275 @@
+"""From somebody's network, weights and photographs to evidence and files, by commands alone."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import lrat as library
+from builders import seeded
+from experiments.commands import done, lrat
+from lrat.models import from_torchvision, with_normalization
+from lrat.outputs import forward_logits
+
+pytestmark = pytest.mark.xdist_group("door")  # one set of photographs and runs for all tests here
+CLASSES = ("bird", "cat", "dog")
+SIZE = ("--size", "32", "--threat", "linf:2/255")
+SMALL = ("--set", "attack.steps=2", "--set", "training.batch_size=16", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``photos`` of two sizes, one of them grey and one broken."""
+    home = tmp_path_factory.mktemp("door")
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        folder = home / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(20):
+            shape = (20, 24, 3) if number % 2 else (18, 18, 3)
+            pixels = draw.integers(0, 80, shape) + 60 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
+    Image.open(home / "photos" / "cat" / "03.png").convert("L").save(
+        home / "photos" / "cat" / "03.png"
+    )
+    (home / "photos" / "dog" / "04.png").write_bytes(b"broken")
+    return home
+
+
+def torchvision_weights(path: Path) -> Path:
+    """Of a network for other classes, as a training loop under DistributedDataParallel saves it."""
+    network = seeded(1, lambda: from_torchvision("squeezenet1_1", classes=3)).network
+    state = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, path)
+    return path
+
+
+def timm_weights(path: Path) -> Path:
+    timm = pytest.importorskip("timm")
+    network: nn.Module = seeded(1, lambda: timm.create_model("test_resnet", num_classes=3))
+    torch.save({"model": network.state_dict()}, path)
+    return path
+
+
+def lightning_weights(path: Path) -> Path:
+    """As Lightning's ModelCheckpoint writes them: a module's names, and much beside."""
+    timm = pytest.importorskip("timm")
+    network: nn.Module = seeded(1, lambda: timm.create_model("test_resnet", num_classes=3))
+    state = {f"model.{name}": value for name, value in network.state_dict().items()}
+    state["loss.weight"] = torch.ones(3)
+    about = {"epoch": 1, "global_step": 8, "hyper_parameters": {"lr": 0.1}, "callbacks": {}}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.6.6", **about}, path)
+    return path
+
+
+NETWORKS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "timm": ("timm:test_resnet", timm_weights),
+    "torchvision": ("torchvision:squeezenet1_1", torchvision_weights),
+    "lightning": ("timm:test_resnet", lightning_weights),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_evaluate_fine_tune_compare_report_and_export(
+    kind: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    name, save = NETWORKS[kind]
+    weights = save(tmp_path / "company.ckpt")
+    own = ("--model", name, "--weights", weights, "--normalize", "imagenet")
+    data = ("--data", "folder:photos", *SIZE)
+    evidence, tuned = tmp_path / "evidence", tmp_path / "tuned"
+    first = lrat("evaluate", *own, *data, "--suite", "quick", "--out", evidence)
+    assert first.status == 0, first.err
+    assert "n 12, " in first.out
+    second = lrat("train", "sat", *own, *data, "--epochs", 1, *SMALL, "--out", tuned)
+    assert second.status == 0, second.err
+    assert (tuned / "model.safetensors").is_file()
+    weights.unlink()  # from here on the run needs it no more
+    assert lrat("evaluate", tuned, "--suite", "quick").status == 0
+    compared = done("compare", tuned, f"Model 1.0={evidence}")
+    assert f"a: {tuned}\nb: Model 1.0\n" in compared
+    page = tmp_path / "boss.html"
+    done("report", f"Model 1.0={evidence}", tuned, "--out", page)
+    assert "Model 1.0" in page.read_text(encoding="utf-8")
+    out = tmp_path / "production"
+    done("export", tuned, "--to", "safetensors,hub-folder,torch-export", "--out", out)
+    model = library.load(tuned)
+    images = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    program: Any = torch.export.load(out / "model.pt2")
+    with torch.no_grad():
+        expected = forward_logits(model, images)
+        torch.testing.assert_close(program.module()(images), expected, atol=1e-4, rtol=0)
+    inner = library.load(tuned, unwrap=True)
+    assert type(inner).__module__.startswith(("timm.", "torchvision."))
+    assert (out / "README.md").read_text().count("worst case") == 0
+    assert "pgd-20" in (out / "README.md").read_text()
+
+
+def test_what_was_done_with_the_weights_is_said(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(home)
+    weights = torchvision_weights(tmp_path / "w.pth")
+    own = ("--model", "torchvision:squeezenet1_1", "--weights", weights)
+    done("evaluate", *own, "--data", "folder:photos", *SIZE, "--out", tmp_path / "out")
+    said = caplog.text
+    assert "'state_dict'" in said
+    assert "module.features.0.weight is read as features.0.weight" in said
+    assert "dog/04.png" in said
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ViT for three classes, as transformers saves it."""
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path_factory.mktemp("hf")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    config = transformers.ViTConfig(
+        num_hidden_layers=1, num_attention_heads=2, num_labels=3, **sizes
+    )
+    seeded(0, lambda: transformers.ViTForImageClassification(config)).save_pretrained(path)
+    stated = {"do_normalize": True, "image_mean": [0.25] * 3, "image_std": [0.5] * 3}
+    (path / "preprocessor_config.json").write_text(json.dumps(stated))
+    return path
+
+
+def test_a_folder_of_transformers_in_and_out(
+    folder: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(home)
+    own = ("--model", f"hf:{folder}", "--data", "folder:photos", *SIZE)
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    assert lrat("evaluate", *own, "--out", tmp_path / "evidence").status == 0
+    assert lrat("train", "sat", *own, "--epochs", 1, *SMALL, "--out", tuned).status == 0
+    done("export", tuned, "--to", "hub-folder", "--out", out)
+    again = transformers.AutoModelForImageClassification.from_pretrained(out)
+    model = library.load(tuned)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        theirs = again.eval()((images - 0.25) / 0.5).logits
+        torch.testing.assert_close(theirs, forward_logits(model, images), atol=1e-4, rtol=0)
+    stated = json.loads((out / "preprocessor_config.json").read_text())
+    assert stated["image_mean"] == [0.25] * 3
+
+
+def test_timm_reads_what_was_exported(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.chdir(home)
+    own = ("--model", "timm:test_resnet", "--weights", timm_weights(tmp_path / "w.pt"))
+    data = ("--data", "folder:photos", *SIZE)
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    assert lrat("train", "sat", *own, *data, "--epochs", 1, *SMALL, "--out", tuned).status == 0
+    done("export", tuned, "--to", "hub-folder", "--out", out)
+    again: Any = seeded(0, lambda: timm.create_model(f"local-dir:{out}", pretrained=True)).eval()
+    about = timm.data.resolve_model_data_config(again)
+    assert about["mean"] == (0.5, 0.5, 0.5) or list(about["mean"]) == [0.5] * 3
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = forward_logits(library.load(tuned), images)
+        torch.testing.assert_close(again((images - 0.5) / 0.5), expected, atol=1e-4, rtol=0)
+
+
+def test_onnx_gives_the_same_logits_for_any_batch(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(home)
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    own = ("--model", "resnet-18", "--set", "model.width=4", "--normalize", "cifar10")
+    data = ("--data", "folder:photos", *SIZE)
+    assert lrat("train", "natural", *own, *data, "--epochs", 1, *SMALL, "--out", tuned).status == 0
+    done("export", tuned, "--to", "onnx", "--out", out)
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"))
+    model = library.load(tuned)
+    for count in (1, 3):
+        images = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(count))
+        (logits,) = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, forward_logits(model, images), atol=1e-4)
+
+
+def test_a_run_goes_on_with_its_own_weights(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    weights = torchvision_weights(tmp_path / "w.pth")
+    own = ("--model", "torchvision:squeezenet1_1", "--weights", weights, "--data", "folder:photos")
+    command = ("train", "sat", *own, *SIZE, "--epochs", 1, *SMALL, "--out", tmp_path / "run")
+    assert lrat(*command).status == 0
+    assert lrat(*command).status == 0
+    state = torch.load(weights, weights_only=True)
+    state["state_dict"]["module.features.0.bias"] += 1
+    torch.save(state, weights)
+    assert "weights changed" in lrat(*command).complaint
+
+
+def test_a_last_layer_for_other_classes_is_new_in_training_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(home)
+    network = seeded(1, lambda: from_torchvision("squeezenet1_1", classes=7)).network
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    own = ("--model", "torchvision:squeezenet1_1", "--weights", tmp_path / "w.pth")
+    data = ("--data", "folder:photos", *SIZE)
+    said = lrat("evaluate", *own, *data, "--out", tmp_path / "out").complaint
+    assert re.search(r"7 classes there, the data have 3", said)
+    assert lrat("train", "sat", *own, *data, "--epochs", 1, *SMALL).status == 0
+    assert "is new" in caplog.text
+
+
+def test_a_normalisation_in_the_file_is_part_of_the_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    network = seeded(1, lambda: from_torchvision("squeezenet1_1", classes=3)).network
+    named = with_normalization(network, "0.25;0.5")
+    torch.save({f"m.{name}": value for name, value in named.state_dict().items()}, tmp_path / "w")
+    own = ("--model", "torchvision:squeezenet1_1", "--normalize", "none", "--data", "folder:photos")
+    run = tmp_path / "run"
+    given = ("--weights", tmp_path / "w")
+    assert (
+        lrat("train", "sat", *own, *given, *SIZE, "--epochs", 1, *SMALL, "--out", run).status == 0
+    )
+    assert lrat("evaluate", run).status == 0
+    model: Any = library.load(run)
+    assert model.normalize.mean.flatten().tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "timm:", "--data", "folder:photos"), "unknown model"),
+        (("--model", "torchvision:resnet19", "--data", "folder:photos"), "resnet18"),
+        (("--model", "torchvision:resnet18", "--data", "folder:photos"), "--weights"),
+        (("--model", "torchvision:resnet18,x", "--data", "folder:photos"), "key=value"),
+        (("--model", "resnet-18", "--data", "folder:none", "--weights", "w"), "no folder"),
+        (("--model", "resnet-18", "--data", "folder:", "--weights", "w"), "unknown data"),
+        (("--model", "resnet-18", "--data", "folder:photos", "--weights", "w"), "does not exist"),
+        (("--model", "hf:nowhere", "--data", "folder:photos"), "config.json"),
+        (("--model", "resnet-18", "--weights", "w"), "--data"),
+        (("--model", "resnet-18", "--data", "digits", "--weights", "w"), "data.size"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    options: tuple[str, ...],
+    words: str,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(home)
+    said = lrat("evaluate", *options, *SIZE, "--out", tmp_path / "out").complaint
+    assert words in said, said
+    assert not (tmp_path / "out").exists()
