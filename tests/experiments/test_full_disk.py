@@ -96,7 +96,7 @@ def test_what_a_run_wrote_before_its_configuration_is_no_other_s(tmp_path: Path,
     assert "holds files of something else" in complaint
 
 
-GOES_ON = ("model.safetensors", "environment.json", "weights")
+GOES_ON = ("model.safetensors", "environment.json", "weights", "command.txt")
 STOPS = {
     "metrics.jsonl": "metrics.jsonl does not hold the 2 epochs before the newest checkpoint",
     "model.json": "model.json is damaged",

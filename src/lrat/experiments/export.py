@@ -17,7 +17,7 @@ from lrat.config import build
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, ModelError, RunFolderError, UnknownNameError
 from lrat.evaluation import EvaluationResult
-from lrat.files.names import MODEL
+from lrat.files.names import MODEL, WEIGHTS
 from lrat.files.read import read_record
 from lrat.files.write import write_atomically, write_text
 from lrat.models import Normalize, Normalized
@@ -30,7 +30,7 @@ from lrat.text import in_one_line, percent
 TOLERANCE = 1e-4
 """The largest difference of logits between what was written and the model."""
 _IMAGES = 8
-_NAMES = {"weights": "model.safetensors", "onnx": "model.onnx", "program": "model.pt2"}
+_ONNX, _PROGRAM = "model.onnx", "model.pt2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class _Logits(nn.Module):
 def _to_safetensors(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     from safetensors.torch import load_file
 
-    path = folder / _NAMES["weights"]
+    path = folder / WEIGHTS
     content = write_safetensors(trained.inner.state_dict())
     write_atomically(path, lambda stream: stream.write(content))
     again = build.model(trained.config, trained.shape, len(trained.class_names))
@@ -164,7 +164,7 @@ def _to_safetensors(trained: Trained, folder: Path) -> tuple[str, Tensor]:
 def _to_onnx(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     onnxruntime = _needed("onnxruntime")
     _needed("onnxscript")
-    path = folder / _NAMES["onnx"]
+    path = folder / _ONNX
     folder.mkdir(parents=True, exist_ok=True)
 
     def convert() -> None:
@@ -187,7 +187,7 @@ def _to_onnx(trained: Trained, folder: Path) -> tuple[str, Tensor]:
 
 
 def _to_program(trained: Trained, folder: Path) -> tuple[str, Tensor]:
-    path = folder / _NAMES["program"]
+    path = folder / _PROGRAM
     folder.mkdir(parents=True, exist_ok=True)
 
     def convert() -> None:

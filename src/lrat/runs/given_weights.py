@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.errors import CheckpointError, ModelError
+from lrat.files.names import WEIGHTS
 from lrat.files.read import is_there
 from lrat.models.wrappers import Normalize, Normalized, Statistics
 from lrat.runs.folder import read_weights
@@ -39,7 +40,7 @@ _CONTAINERS = (
 """Under which keys training programs save weights beside other things; the first one is taken."""
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "net.")
 """What DataParallel, ``torch.compile``, Lightning and users' own modules put before names."""
-_FILES = ("model.safetensors", "pytorch_model.bin")
+_FILES = (WEIGHTS, "pytorch_model.bin")
 """In folders, alone or with ``.index.json`` for several files."""
 PICKLES = (b"PK\x03\x04", b"\x80")
 """How files of ``torch.save`` begin: a zip archive, or a pickle itself."""
