@@ -66,7 +66,7 @@ def test_a_training_step_waits_for_no_device_before_it_looks_at_its_gradient(met
     with trusting():
         variants = objective.attack(view.refresh(), batch, context)
         output = objective.loss(model, batch, variants, context)
-        Examination()(view, batch, variants, crew=SingleProcess(), counts=True)
+        Examination()(view, batch, variants, group=SingleProcess(), counts=True)
     output.total.backward()
     assert all(value.grad is not None and value.grad.is_meta for value in model.parameters())
 

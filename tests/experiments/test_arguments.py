@@ -180,7 +180,7 @@ OTHERS: list[tuple[Any, dict[str, Any], str, Any]] = [
     (train, TRAIN, "view", "auto"),
     (train, TRAIN, "device", 3),
     *((train, TRAIN, "max_minutes", value) for value in ("5", True, float("nan"), 0, -1)),
-    (train, TRAIN, "crew", 2),
+    (train, TRAIN, "group", 2),
     *((masking_panel, PANEL, "model", value) for value in ("resnet-18", nn.Flatten)),
     *((masking_panel, PANEL, "batch", value) for value in (DATA, IMAGES, None)),
     *((masking_panel, PANEL, "threat", value) for value in (0.1, "linf", Linf)),

@@ -144,7 +144,7 @@ class Outcome:
 
 def trained(
     scenario: Scenario,
-    crew: ProcessGroup,
+    group: ProcessGroup,
     folder: Path | None = None,
     *,
     max_minutes: float | None = None,
@@ -162,7 +162,7 @@ def trained(
         Optimisation(epochs=EPOCHS, lr=0.1, **scenario.settings),
         watch=Watch(clean=[data(10)], validate=validate, select_by="pgd", **watch),
         storage=None if folder is None else Storage(folder=folder, identity="toy"),
-        crew=crew,
+        group=group,
         max_minutes=max_minutes,
         view=view,
     )
@@ -197,32 +197,32 @@ class AllScenarios:
 
     def __call__(self, fabric: Any) -> dict[str, Any]:
         torch.set_num_threads(1)
-        crew = FabricGroup(fabric)
+        group = FabricGroup(fabric)
         found: dict[str, Any] = {
-            name: trained(scenario, crew) for name, scenario in scenarios().items()
+            name: trained(scenario, group) for name, scenario in scenarios().items()
         }
-        found["processes"] = crew.size
+        found["processes"] = group.size
         batch_statistics = found["batch statistics"].weights.values()
         own = torch.cat([value.flatten().double() for value in batch_statistics])
-        found["all are the same model"] = bool((crew.gather(own) == own).all())
+        found["all are the same model"] = bool((group.gather(own) == own).all())
         scenario = scenarios()["batch, floor 0.1"]
         folder = Path(self.folder) / "stopped"
-        last = crew.rank == crew.size - 1
+        last = group.rank == group.size - 1
         limit = {"progress": Slow(), "max_minutes": MINUTES} if last else {}
         try:
-            trained(scenario, crew, folder, **limit)
+            trained(scenario, group, folder, **limit)
         except Paused as stopped:
             found["stopped"] = str(stopped)
-        found["continued"] = trained(scenario, crew, folder)
-        apart = Path(self.folder) / str(crew.rank)
-        if crew.rank == 0:
+        found["continued"] = trained(scenario, group, folder)
+        apart = Path(self.folder) / str(group.rank)
+        if group.rank == 0:
             trained(scenario, SingleProcess(), apart)
         try:
-            trained(scenario, crew, apart)
+            trained(scenario, group, apart)
         except RunFolderError as error:
             found["apart"] = str(error)
         view = left_view if last else None
-        found["view left in the last"] = trained(scenario, crew, view=view)
+        found["view left in the last"] = trained(scenario, group, view=view)
         return found
 
 
@@ -253,11 +253,11 @@ class Short:
     """In each process: a training whose steps fit into the memory of all but one."""
 
     def __call__(self, fabric: Any) -> None:
-        crew = FabricGroup(fabric)
+        group = FabricGroup(fabric)
         train(
-            Narrow(3 if crew.rank == 1 else 1000),
+            Narrow(3 if group.rank == 1 else 1000),
             ToySource(size=16),
             lrat("batch", 0.1),
             Optimisation(epochs=1),
-            crew=crew,
+            group=group,
         )

@@ -93,7 +93,7 @@ def run_tasks(
 ) -> Iterator[Result]:
     """``make(task)`` of all tasks, in the order in which they end, in processes of one thread.
 
-    A worker is given its next task when it has ended one, never ahead. When ``stop`` is asked for,
+    A worker receives its next task when it has ended one, never ahead. When ``stop`` is requested,
     and when a task fails, the tasks under way are interrupted (``make`` sees what Ctrl-C does: a
     run saves itself) and their ends waited for; then ``Interrupted`` or the ``LratError`` of the
     task is raised. ``make`` must be picklable.
@@ -347,7 +347,7 @@ def _packed(end: _End) -> bytes:
     """Plain pickles: PyTorch's own would lend tensors from a process that is about to end."""
     try:
         packed = pickle.dumps(end)
-        pickle.loads(packed)  # noqa: S301 - an error may refuse to be made again
+        pickle.loads(packed)  # noqa: S301 - an error may refuse to be unpickled
     except Exception:
         packed = pickle.dumps(_End(kind="refused", value=LratError(in_one_line(end.value))))
     return packed

@@ -79,28 +79,28 @@ class SingleProcess:
         return
 
 
-def first_to_differ(crew: ProcessGroup, *numbers: int, device: torch.device) -> int | None:
+def first_to_differ(group: ProcessGroup, *numbers: int, device: torch.device) -> int | None:
     """The lowest rank whose ``numbers`` are not those of the first process; None if all agree.
 
     Of each number the lowest 52 bits are compared. The same answer in all processes.
     """
-    own = torch.tensor(
+    exact = torch.tensor(
         [float(number % 2**52) for number in numbers], dtype=torch.float64, device="cpu"
     )
-    everybody = crew.gather(own.to(device))
-    differs = (everybody != everybody[0]).any(1).nonzero()
+    gathered = group.gather(exact.to(device))
+    differs = (gathered != gathered[0]).any(1).nonzero()
     return int(differs[0]) if len(differs) else None
 
 
-def texts_of_all(crew: ProcessGroup, text: str, device: torch.device) -> list[str]:
+def texts_of_all(group: ProcessGroup, text: str, device: torch.device) -> list[str]:
     """The ``text`` of each process, by rank."""
     content = list(text.encode())
     length = torch.tensor([float(len(content))], dtype=torch.float64, device=device)
-    lengths = [int(number) for number in crew.gather(length).flatten()]
+    lengths = [int(number) for number in group.gather(length).flatten()]
     if not any(lengths):
-        return [""] * crew.size
+        return [""] * group.size
     padded = content + [0] * (max(lengths) - len(content))
-    rows = crew.gather(torch.tensor(padded, dtype=torch.uint8, device=device)).tolist()
+    rows = group.gather(torch.tensor(padded, dtype=torch.uint8, device=device)).tolist()
     return [bytes(row[:count]).decode() for row, count in zip(rows, lengths, strict=True)]
 
 
@@ -118,13 +118,13 @@ def shares(batch: Batch, size: int) -> list[Batch]:
     return [Batch(images=images, labels=labels, index=index) for images, labels, index in parts]
 
 
-def agree_on_buffers(model: nn.Module, crew: ProcessGroup) -> None:
+def agree_on_buffers(model: nn.Module, group: ProcessGroup) -> None:
     """Give all processes the mean of BatchNorm's running statistics, and the first one's others.
 
     Each one's BatchNorm saw its own share. When they agree after every step the processes stay the
     same model, and a checkpoint of the first one is a checkpoint of all.
     """
-    if crew.size == 1:
+    if group.size == 1:
         return
     averaged: list[Tensor] = []
     others: list[Tensor] = []
@@ -133,13 +133,13 @@ def agree_on_buffers(model: nn.Module, crew: ProcessGroup) -> None:
     with torch.no_grad():
         if averaged:
             # In float64 the mean of equal numbers is that number.
-            together = crew.mean(torch.cat([buffer.flatten().double() for buffer in averaged]))
+            together = group.mean(torch.cat([buffer.flatten().double() for buffer in averaged]))
             sizes = [buffer.numel() for buffer in averaged]
             for buffer, value in zip(averaged, torch.split(together, sizes), strict=True):
                 buffer.copy_(value.view_as(buffer))
         if others:
             as_bytes = [_bytes(buffer) for buffer in others]
-            first = crew.gather(torch.cat(as_bytes))[0]
+            first = group.gather(torch.cat(as_bytes))[0]
             sizes = [len(part) for part in as_bytes]
             for buffer, part in zip(others, torch.split(first, sizes), strict=True):
                 buffer.copy_(part.clone().view(buffer.dtype).view_as(buffer))
@@ -152,7 +152,7 @@ def _bytes(value: Tensor) -> Tensor:
 class FabricGroup:
     """A ``ProcessGroup`` of the processes that a launched Fabric connects.
 
-    Sums over three or more processes are made in the order of ranks: those of DDP's own exchange
+    Sums over three or more processes are added in the order of ranks: those of DDP's own exchange
     depend on where a gradient lies in a bucket, and buckets change after the first step, so that a
     continued run would differ in the last bits. (Two numbers have one order.)
     """
@@ -200,10 +200,10 @@ class FabricGroup:
             self._fabric.barrier()
 
 
-def _mean_by_rank(size: int, own: Tensor) -> torch.futures.Future[Tensor]:
+def _mean_by_rank(size: int, values: Tensor) -> torch.futures.Future[Tensor]:
     """The mean of everybody's gradients."""
-    everybody = [torch.empty_like(own) for _ in range(size)]
-    gathered = distributed.all_gather(everybody, own, async_op=True)
+    everybody = [torch.empty_like(values) for _ in range(size)]
+    gathered = distributed.all_gather(everybody, values, async_op=True)
     future: torch.futures.Future[Tensor] = gathered.get_future().then(
         lambda _: _added(everybody) / size
     )

@@ -1,7 +1,7 @@
-"""Processes that work on one thing together: those that are there, or those that we start.
+"""Processes that share one task: those of a launcher, or children that this module starts.
 
-Under torchrun or SLURM they are there and lightning-fabric finds them; otherwise as many are
-started on this machine (``children.py``) and told where to meet.
+Under torchrun or SLURM lightning-fabric connects the launcher's processes; otherwise as many are
+started on this machine (``children.py``) with the address at which they connect.
 """
 
 import inspect
@@ -63,7 +63,7 @@ def check_devices(
 
     ``others_expected``: processes of torchrun that do not know of each other are meant.
     """
-    place = device_for_others(device)
+    chosen = device_for_others(device)
     if nodes < 1 or (nodes > 1 and devices is None):
         raise ConfigurationError(
             f"nodes {nodes}: at least one, and say with devices how many processes on each"
@@ -76,15 +76,15 @@ def check_devices(
                 "devices how many there are on each machine"
             )
         return
-    there = {"cpu": processors(), "cuda": torch.cuda.device_count()}.get(place.type, 1)
-    what = "processors" if place.type == "cpu" else f"{place.type} devices"
+    there = {"cpu": processors(), "cuda": torch.cuda.device_count()}.get(chosen.type, 1)
+    what = "processors" if chosen.type == "cpu" else f"{chosen.type} devices"
     if not 1 <= devices <= there:
         raise ConfigurationError(
             f"devices {devices}: choose from 1 to {there}, the {what} that are here"
         )
-    if place.index is not None:
+    if chosen.index is not None:
         raise ConfigurationError(
-            f"device {place} is one of them and devices takes {devices}: leave out the "
+            f"device {chosen} is one of them and devices takes {devices}: leave out the "
             "number, or the devices"
         )
 
@@ -100,7 +100,7 @@ def in_processes(work: "Work[Result]", spread: Spread) -> Result | None:
         fabric = _fabric(spread)
         environment = fabric.strategy.cluster_environment
         if environment.creates_processes_externally:
-            return _found(work, fabric, spread)
+            return _joined(work, fabric, spread)
         member = _Member(
             work=work,
             spread=spread,
@@ -156,7 +156,7 @@ def _buffers_left_alone() -> dict[str, Any]:
     return {name: False}
 
 
-def _found(work: "Work[Result]", fabric: Any, spread: Spread) -> Result | None:
+def _joined(work: "Work[Result]", fabric: Any, spread: Spread) -> Result | None:
     """As one of the processes that are there."""
     missed = threading.Timer(_SECONDS_TO_MEET, _miss, (spread,))
     missed.daemon = True
@@ -171,7 +171,7 @@ def _found(work: "Work[Result]", fabric: Any, spread: Spread) -> Result | None:
             result: Result = _launched(begin, fabric)
     except ConnectionLostError:
         if fabric.global_rank > 0:
-            sys.exit(2)  # the first one speaks; of its own death, whoever started it
+            sys.exit(2)  # the first one reports; if it died, its parent does
         raise
     finally:
         missed.cancel()
@@ -267,8 +267,8 @@ class _Member:
 
 @contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Fabric notes in the environment where processes meet, which would decide the place for later
-    ones too."""
+    """Fabric writes the address of the processes into the environment, which later ones would
+    use too."""
     before = {name: os.environ.get(name) for name in (*_MEETING_PLACE, "LOCAL_RANK", "WORLD_SIZE")}
     try:
         yield

@@ -14,7 +14,7 @@ from lrat.errors import SettingError
 
 _logger = logging.getLogger(__name__)
 PLANNED, SIGNALLED = 1, 2
-"""How urgent a stop is; 0: none is asked for."""
+"""How urgent a request to stop is; 0: there is none."""
 SAME_WITHIN_SECONDS = 2.0
 """A signal that comes again so soon is the same one: Ctrl-C reaches the processes of torchrun, and
 torchrun, which hands it on to them."""
@@ -23,7 +23,7 @@ Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | None
 _SECONDS_TO_LEAVE = 3.0
 
 URGENT = (signal.SIGINT, signal.SIGTERM)
-"""Whoever sends one of these a second time wants an end at once."""
+"""A second one of these ends the process at once."""
 _OTHERS = tuple(
     getattr(signal, name)
     for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -35,7 +35,7 @@ SIGNALS = (*URGENT, *_OTHERS)
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, and by what: a signal, or the end of its time."""
+    """Whether the run is to stop, and why: a signal, or the end of its time."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -45,7 +45,7 @@ class StopRequest:
         return self.reason is not None
 
     def ask(self, reason: str, *, urgency: int = SIGNALLED) -> None:
-        """Ask; what is more urgent comes instead of what was asked before."""
+        """Request a stop; a more urgent request replaces the one before."""
         if urgency > self.urgency:
             self.reason, self.urgency = reason, urgency
 
@@ -59,8 +59,8 @@ def stopping(announce: Callable[[str], object] = _warn) -> Iterator[StopRequest]
     """Inside, the first of ``SIGNALS`` only sets the request; a second SIGINT or SIGTERM acts at
     once.
 
-    ``announce`` is called with the first signal's name, from its handler: whoever waits at the
-    terminal sees at once that the signal was heard. At the first signal the handlers found before
+    ``announce`` is called with the first signal's name, from its handler, so that the
+    terminal shows at once that the signal was received. At the first signal the former handlers
     come back, so the second does what it did without this manager (KeyboardInterrupt, or the end
     of the process). Handlers always come back at exit. A signal that was ignored before
     (``nohup``, a shell's background job) stays ignored, and SIGHUP and schedulers' signals that
@@ -194,7 +194,7 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def stopping_after(minutes: float | None, stop: StopRequest) -> Iterator[None]:
-    """Inside, ``stop`` is asked for after so many minutes; None: never. Raises ``SettingError``."""
+    """Inside, ``stop`` is requested after so many minutes; None: never. Raises ``SettingError``."""
     if minutes is None:
         yield
         return

@@ -46,18 +46,20 @@ def accuracy_measure(
     seed: int,
     view: nn.Module,
     device: torch.device,
-    crew: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> Measure:
     """A measure for training to call: accuracy on ``data``, natural and under each attack.
 
-    ``view``: what attacks see, refreshed from the model at each call. Each process of ``crew``
+    ``view``: what attacks see, refreshed from the model at each call. Each process of ``group``
     takes every n-th image; all know the accuracy on all of them. The model is not looked at again:
     that was done before the run.
     """
-    crew = SingleProcess() if crew is None else crew
-    alone = len(data) < crew.size  # then each takes all
+    group = SingleProcess() if group is None else group
+    alone = len(data) < group.size  # then each takes all
     own = (
-        data if alone else data.select(torch.arange(crew.rank, len(data), crew.size, device="cpu"))
+        data
+        if alone
+        else data.select(torch.arange(group.rank, len(data), group.size, device="cpu"))
     )
 
     def measure(model: nn.Module) -> Mapping[str, float]:
@@ -68,11 +70,11 @@ def accuracy_measure(
             model, batches, suite, seed=seed, view=view, device=device, known_notes=()
         )
         found = {name: share.value for name, share in result.accuracy.items()}
-        if alone or crew.size == 1:
+        if alone or group.size == 1:
             return found
         right = [round(value * len(own)) for value in found.values()]
         counts = torch.tensor(right, dtype=torch.float64, device=device)
-        total = crew.gather(counts).sum(0) / len(data)
+        total = group.gather(counts).sum(0) / len(data)
         return dict(zip(found, total.tolist(), strict=True))
 
     return measure
@@ -139,7 +141,7 @@ class Monitoring:
         view: nn.Module,
         device: torch.device,
         *,
-        crew: ProcessGroup | None = None,
+        group: ProcessGroup | None = None,
         progress: Progress | None = None,
         trackers: Sequence[Tracker] = (),
         notes: tuple[str, ...] = (),
@@ -152,7 +154,7 @@ class Monitoring:
         def accuracy(data: ImageData, *attacks: str) -> Measure:
             suite = suites.attacks_as_suite(attacks, self.threat)
             return accuracy_measure(
-                data, suite, seed=self.seed, view=view, device=device, crew=crew
+                data, suite, seed=self.seed, view=view, device=device, group=group
             )
 
         held, name = self.held, _pgd(self.steps)

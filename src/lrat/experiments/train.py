@@ -87,7 +87,7 @@ def train_run(
     folder: Path,
     *,
     progress: Progress | None = None,
-    crew: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
     device: torch.device | None = None,
     max_minutes: float | None = None,
     portable: bool = False,
@@ -95,7 +95,7 @@ def train_run(
 ) -> TrainedRun:
     """Train what ``config`` says into ``folder``, or continue what is there.
 
-    Everything that can be refused is refused before the first file is written. ``crew``: processes
+    Everything that can be refused is refused before the first file is written. ``group``: processes
     that train together, each of which calls this with its ``device`` (default: as configured); the
     first one claims the folder and writes. Raises the errors of ``lrat.errors``; ``Interrupted``
     after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself; it is
@@ -103,12 +103,12 @@ def train_run(
     in a folder that is begun.
     """
     check_minutes(max_minutes)
-    crew = SingleProcess() if crew is None else crew
+    group = SingleProcess() if group is None else group
     place = hardware.device(config.device) if device is None else device
-    training = _Training(config, folder, progress, crew, place, max_minutes, portable, command)
-    if crew.rank > 0:
+    training = _Training(config, folder, progress, group, place, max_minutes, portable, command)
+    if group.rank > 0:
         return training.run()
-    with build.threads(config) if crew.size == 1 else nullcontext(), locked(folder):
+    with build.threads(config) if group.size == 1 else nullcontext(), locked(folder):
         claim(folder, config)
         return training.run()
 
@@ -125,7 +125,7 @@ def train_network(
     augmentation: Augmentation | None = None,
     synchronise: bool = False,
     storage: Storage | None = None,
-    crew: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
     max_minutes: float | None = None,
 ) -> TrainingResult:
     """Train ``network`` on ``images`` on ``device``, where everything fits.
@@ -135,11 +135,11 @@ def train_network(
     the images of all processes. The rest as for ``training.train``, whose errors this raises too;
     ``ModelError`` for a network that does not fit the images or cannot be trained on such batches.
     """
-    crew = SingleProcess() if crew is None else crew
+    group = SingleProcess() if group is None else group
     classes = build.check_fit(network, images)
     check_state(network)
     build.check_training(
-        network, images, batch_size, classes=classes, processes=crew.size, objective=objective
+        network, images, batch_size, classes=classes, processes=group.size, objective=objective
     )
     source = InMemory(
         images,
@@ -151,7 +151,7 @@ def train_network(
     optimisation.optimizer(network)  # refuses a network without anything to train
     move(network, device)
     if synchronise:
-        network = synchronised(network, device, crew.size)
+        network = synchronised(network, device, group.size)
     view, watched = prepare(network, build.examined(network, images))
     return train(
         network,
@@ -163,7 +163,7 @@ def train_network(
         view=lambda model: view,
         device=device,
         max_minutes=max_minutes,
-        crew=crew,
+        group=group,
     )
 
 
@@ -174,7 +174,7 @@ class _Training:
     config: RunConfig
     folder: Path
     progress: Progress | None
-    crew: ProcessGroup
+    group: ProcessGroup
     device: torch.device
     max_minutes: float | None
     portable: bool
@@ -203,13 +203,13 @@ class _Training:
                 augmentation=build.augmentation(config.data),
                 synchronise=config.training.sync_batch_norm,
                 storage=storage(config, self.folder, portable=self.portable),
-                crew=self.crew,
+                group=self.group,
                 max_minutes=self.max_minutes,
             )
         finally:
             if self.view is not None:
                 record_choices(self.folder, self.view)  # which may have been left
-        if self.crew.rank == 0:
+        if self.group.rank == 0:
             _save_model(self.folder, config, result, images)
         return TrainedRun(config=config, folder=self.folder, result=result)
 
@@ -225,21 +225,21 @@ class _Training:
         others see it there."""
         write_safetensors(network.state_dict())  # what cannot be kept is not trained
         begun = has_begun(self.folder)
-        if self.crew.rank > 0:
-            self.crew.barrier()
+        if self.group.rank > 0:
+            self.group.barrier()
             self._compare(found)
-        trackers = self.config.training.trackers if self.crew.rank == 0 else ()
-        view = self._view(network, images, chosen=begun or self.crew.rank > 0)
+        trackers = self.config.training.trackers if self.group.rank == 0 else ()
+        view = self._view(network, images, chosen=begun or self.group.rank > 0)
         watched = monitoring.watch(
             images,
             view,
             self.device,
-            crew=self.crew,
+            group=self.group,
             progress=self.progress,
             trackers=build_trackers(trackers, self.folder),
             notes=notes,
         )
-        if self.crew.rank > 0:
+        if self.group.rank > 0:
             return view, watched
         folder = self.folder
         check_contents(folder, found)
@@ -255,7 +255,7 @@ class _Training:
             if isinstance(view, View):
                 seen = f"attacks see the model in {describe(view)}"
                 tell(watched.progress, seen, level=logging.INFO)
-        self.crew.barrier()
+        self.group.barrier()
         self._compare(found)
         self.view = view
         return view, watched
@@ -264,17 +264,17 @@ class _Training:
         """Refuse to train in another folder, on other images, or with another model file than the
         first process."""
         seen = appears(self.folder / CONFIG)
-        astray = first_to_differ(self.crew, seen, device=self.device)
+        astray = first_to_differ(self.group, seen, device=self.device)
         if astray is not None:
             raise RunFolderError(
-                f"process {astray + 1} of {self.crew.size} does not see {self.folder}, which the "
+                f"process {astray + 1} of {self.group.size} does not see {self.folder}, which the "
                 "first one began: choose a folder that all machines share"
             )
         digest = int(hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest(), 16)
-        astray = first_to_differ(self.crew, digest, device=self.device)
+        astray = first_to_differ(self.group, digest, device=self.device)
         if astray is not None:
             raise DataError(
-                f"process {astray + 1} of {self.crew.size} sees other images, or another model "
+                f"process {astray + 1} of {self.group.size} sees other images, or another model "
                 "file, than the first one: give all machines the same files"
             )
 
@@ -376,9 +376,9 @@ class _TrainingWork:
     options: Mapping[str, Any]
 
     def __call__(self, fabric: Any) -> TrainedRun | None:
-        crew = FabricGroup(fabric)
+        group = FabricGroup(fabric)
         share_processors(fabric.device, self.spread, self.config.threads)
-        first = crew.rank == 0
+        first = group.rank == 0
         told = self.watcher(self.config) if first and self.watcher else nullcontext()
         try:
             with holding(), told as progress:
@@ -386,7 +386,7 @@ class _TrainingWork:
                     self.config,
                     self.folder,
                     progress=progress,
-                    crew=crew,
+                    group=group,
                     device=fabric.device,
                     **self.options,
                 )

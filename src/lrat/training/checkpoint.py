@@ -2,8 +2,8 @@
 
 A checkpoint is two files: ``epoch-060.pt``, a nested dictionary of tensors and plain values, and
 ``epoch-060.json``, its digest and what must be known before it is read. One within an epoch is
-``epoch-061-step-000123`` (see ``description.Name``), one without momentum ``epoch-060-portable``.
-Both are written beside their places before either is renamed; a payload without a description is
+``epoch-061-step-000123`` (``checkpoint_format.Name``), one without momentum ``epoch-060-portable``.
+Both are written under temporary names before either is renamed; a payload without a description is
 not read, and named in a warning where it is the newest.
 """
 
@@ -41,7 +41,7 @@ _PLAIN = (bool, int, float, str, bytes, torch.dtype)
 class Checkpoints:
     """The checkpoints of one run in one folder.
 
-    ``identity`` stands for the configuration: a checkpoint of another one is refused.
+    ``identity`` identifies the configuration: a checkpoint of another one is refused.
     Kept: the last ``keep_last``, those after the epochs ``keep_epochs`` (from 1), and those that
     one of the last calls selected. Every method raises ``CheckpointError`` with cause and cure;
     those that write ``RunFolderError`` where that is impossible, and what was there stays.
@@ -95,18 +95,18 @@ class Checkpoints:
     ) -> Path:
         """Write ``state`` without momentum and leave only what is to be carried away.
 
-        That is this one with the named ``parameters`` as float16 (see ``slices.portable``), and
-        with weights bit for bit those that are selected or named by ``keep_epochs``, be it this
-        one. The others go when these are written.
+        That is this one with the named ``parameters`` as float16 (``checkpoint_format.portable``),
+        and, with weights bit for bit, those that are selected or named by ``keep_epochs``, which
+        may be this one. The others are removed when these are written.
         """
         name = Name(epoch, step, True, measuring)
-        wanted = self._keep_epochs | {selected}
-        stays = step == 0 and epoch in wanted
+        epochs = self._keep_epochs | {selected}
+        stays = step == 0 and epoch in epochs
         light = without_momentum(state) if stays else portable(state, parameters)
         path = self._write(light, name, selected)
         kept = {name}
         for each in self._names():
-            if each.step == 0 and each.epoch in wanted and each < name:
+            if each.step == 0 and each.epoch in epochs and each < name:
                 kept.add(self._lightened(each))
         self._remove_all_but(kept)
         return path
@@ -129,7 +129,7 @@ class Checkpoints:
         return newest
 
     def holds(self, epoch: int) -> bool:
-        """Whether the weights after ``epoch`` are there and whole; damage is told in a warning."""
+        """Whether the weights after ``epoch`` are there and whole; a warning names damage."""
         return any(self._is_whole(name) for name in self._names() if _is_after(name, epoch))
 
     def epochs(self) -> list[int]:
@@ -142,17 +142,17 @@ class Checkpoints:
     def load(self, name: str) -> dict[str, Any]:
         """The state called ``last``, ``selected`` (the last without selection) or ``epoch-N``."""
         if name in {"last", "selected"}:
-            found = next(self._whole(), None)
-            if found is None:
+            last = next(self._whole(), None)
+            if last is None:
                 raise CheckpointError(f"no checkpoint in {self.folder}: train first")
-            description, state = found
+            description, state = last
             if name == "last" or description.selected is None:
                 return state
             name = f"epoch-{description.selected}"
-        wanted = Name.parse(name)
-        if wanted is not None:
+        parsed = Name.parse(name)
+        if parsed is not None:
             for known in reversed(self._names()):
-                if (known.epoch, known.step) == (wanted.epoch, wanted.step):
+                if (known.epoch, known.step) == (parsed.epoch, parsed.step):
                     return self._read_or_refuse(known)
         epochs = dict.fromkeys(f"epoch-{known.epoch}" for known in self._names() if not known.step)
         raise CheckpointError(
@@ -191,7 +191,7 @@ class Checkpoints:
         return payload
 
     def _lightened(self, name: Name) -> Name:
-        """The portable one in place of a whole one, written if it is not there."""
+        """The portable checkpoint that replaces ``name``, written if it is not there."""
         light = replace(name, portable=True)
         if not name.portable:
             try:
@@ -212,7 +212,7 @@ class Checkpoints:
 
     def _whole(self) -> Iterator[tuple[Description, dict[str, Any]]]:
         """Those that can be read, newest first."""
-        names, found = self._names(), False
+        names, any_whole = self._names(), False
         self._note_undescribed(names)
         for name in reversed(names):
             if name in self._damaged:
@@ -222,23 +222,23 @@ class Checkpoints:
             except DamagedError as error:
                 self._note_damage(name, error)
                 continue
-            found = True
+            any_whole = True
             yield whole
-        if names and not found:
+        if names and not any_whole:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} is whole: remove the folder to start again"
             )
 
     def _note_undescribed(self, names: Collection[Name]) -> None:
-        """Warn of payloads that are later than all checkpoints ``names``: these pass for the last
-        ones then. A portable one may lie beside the whole one that it replaced."""
-        places = [replace(name, portable=False) for name in names]
+        """Warn of payloads later than all checkpoints ``names``, which would else pass for the
+        newest. A portable one may lie beside the whole one that it replaced."""
+        described = [replace(name, portable=False) for name in names]
         for path in self._files("epoch-*.pt"):
             name = Name.parse(path.stem)
             if name is None or name in self._damaged:
                 continue
-            place = replace(name, portable=False)
-            if all(each < place for each in places):
+            whole = replace(name, portable=False)
+            if all(each < whole for each in described):
                 missing = DamagedError(
                     f"{name}.json, which describes it, is missing: bring it back"
                 )
@@ -260,8 +260,8 @@ class Checkpoints:
 
     def _names(self) -> list[Name]:
         """Those that have a description, oldest first."""
-        found = (Name.parse(path.stem) for path in self._files("epoch-*.json"))
-        return sorted(name for name in found if name is not None)
+        names = (Name.parse(path.stem) for path in self._files("epoch-*.json"))
+        return sorted(name for name in names if name is not None)
 
     def _files(self, names: str) -> list[Path]:
         try:
@@ -309,7 +309,7 @@ class Checkpoints:
         return restored(state) if description.portable else state
 
     def _prune(self, newest: Name) -> None:
-        """Remove what is not kept, what lies ahead (of an abandoned course), what is unfinished."""
+        """Remove what is not kept, later than ``newest`` (of an abandoned run), or unfinished."""
         past = [name for name in self._names() if name <= newest and name not in self._damaged]
         last = past[-self._keep_last :]
         selected = set()
@@ -318,9 +318,9 @@ class Checkpoints:
                 selected.add(self._describe(name).selected)
             except (DamagedError, CheckpointError):
                 continue
-        wanted = self._keep_epochs | selected
+        epochs = self._keep_epochs | selected
         self._remove_all_but(
-            {name for name in past if name in last or (name.step == 0 and name.epoch in wanted)}
+            {name for name in past if name in last or (name.step == 0 and name.epoch in epochs)}
         )
 
     def _remove_all_but(self, kept: Collection[Name]) -> None:
@@ -366,8 +366,8 @@ def check_plain(value: Any, where: str) -> None:
         for key, inner in value.items():
             check_plain(inner, f"{where}[{key!r}]")
     elif type(value) in {list, tuple}:
-        for place, inner in enumerate(value):
-            check_plain(inner, f"{where}[{place}]")
+        for index, inner in enumerate(value):
+            check_plain(inner, f"{where}[{index}]")
     elif not (value is None or isinstance(value, Tensor) or type(value) in _PLAIN):
         raise CheckpointError(
             f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, text and "

@@ -44,8 +44,8 @@ class Name:
     all its steps; ``...-portable``.
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done. The later is the
-    larger; of two at the same place the portable one is the smaller. No two states of a run have
-    the same name: one that replaced another in place could leave neither when killed.
+    larger; of two at the same step the portable one is the smaller. No two states of a run have
+    the same name: a killed process that replaced one of the same name could leave neither.
     """
 
     epoch: int
@@ -54,11 +54,11 @@ class Name:
     measuring: bool = False
 
     def __str__(self) -> str:
-        place = f"epoch-{self.epoch:03d}"
+        position = f"epoch-{self.epoch:03d}"
         if self.step:
-            place = f"epoch-{self.epoch + 1:03d}-step-{self.step:06d}"
+            position = f"epoch-{self.epoch + 1:03d}-step-{self.step:06d}"
         measuring = "-measuring" if self.measuring else ""
-        return f"{place}{measuring}{'-portable' if self.portable else ''}"
+        return f"{position}{measuring}{'-portable' if self.portable else ''}"
 
     def __lt__(self, other: "Name") -> bool:
         return self._order < other._order
@@ -172,7 +172,7 @@ def without_momentum(state: Mapping[str, Any]) -> dict[str, Any]:
 def restored(state: Mapping[str, Any]) -> dict[str, Any]:
     """A portable state with float32 weights again; ``optimizer`` is None.
 
-    Raises ``DamagedError`` for what no ``portable`` made.
+    Raises ``DamagedError`` for what ``portable`` did not write.
     """
     try:
         return {
@@ -188,16 +188,16 @@ def _halved(value: Any, names: frozenset[str], known: dict[Any, Any]) -> Any:
     """Dictionaries with the named tensors as float16; tied ones stay tied."""
     if not isinstance(value, Mapping):
         return value
-    found: dict[str, Any] = {}
+    halved: dict[str, Any] = {}
     for name, inner in value.items():
         if name in names and isinstance(inner, Tensor):
-            place = (inner.data_ptr(), inner.storage_offset(), inner.shape, inner.stride())
-            if place not in known:
-                known[place] = _half(inner)
-            found[name] = known[place]
+            memory = (inner.data_ptr(), inner.storage_offset(), inner.shape, inner.stride())
+            if memory not in known:
+                known[memory] = _half(inner)
+            halved[name] = known[memory]
         else:
-            found[name] = _halved(inner, names, known)
-    return found
+            halved[name] = _halved(inner, names, known)
+    return halved
 
 
 def _half(value: Tensor) -> Any:

@@ -55,8 +55,8 @@ class TrainingResult:
 
     ``records``: one per epoch. ``selected_epoch`` (from 1) with its ``selected_value`` (None
     without selection: then it is the last epoch); ``weights``: its state dictionary, on the CPU.
-    ``notes``: what was found odd about the model and its images before the first step, and what
-    attacks came upon while it was trained.
+    ``notes``: what is unusual about the model and its images, by the checks before the first step
+    and by the attacks during training.
     """
 
     records: tuple[EpochRecord, ...]
@@ -79,7 +79,7 @@ class TrainingResult:
     watch=instance(Watch, need="a Watch", example="Watch()"),
     storage=instance(Storage, need="a Storage", example="Storage(folder=..., identity=...)"),
     view=replace(FUNCTION, need="a function from the model to a module", example="accelerate"),
-    crew=instance(ProcessGroup, need="a Crew", example="Alone()"),
+    group=instance(ProcessGroup, need="a process group", example="SingleProcess()"),
 )
 def train(
     model: nn.Module,
@@ -92,7 +92,7 @@ def train(
     view: Callable[[nn.Module], nn.Module] | None = None,
     device: torch.device | str | None = None,
     max_minutes: float | None = None,
-    crew: ProcessGroup | None = None,
+    group: ProcessGroup | None = None,
 ) -> TrainingResult:
     """Train ``model`` in place on the batches of ``source`` by ``objective``.
 
@@ -106,46 +106,46 @@ def train(
     it has one, is called before each step. ``device`` defaults to where the model is. Modes: see
     ``training_modes``.
 
-    ``crew``: the processes that train together, each of which calls this with the whole model,
+    ``group``: the processes that train together, each of which calls this with the whole model,
     source and watch. They take their shares of every batch and come to the same weights and
-    records; the first one writes, and when one is asked to stop all do after the same step.
+    records; the first one writes, and a request to stop one stops all after the same step.
 
     Raises ``Interrupted`` after SIGINT or SIGTERM, when the step under way is done and saved (a
-    measurement under way is left at its next forward and made again by the continued run; several
+    measurement under way is left at its next forward and repeated by the continued run; several
     processes finish theirs), and its kind ``Paused`` after ``max_minutes``; ``NonFiniteError`` with
     epoch, step and term; ``CheckpointError`` and ``RunFolderError`` for the folder; ``ModelError``
     without trainable parameters; ``DataError`` for an empty epoch; ``SettingError`` for a time
     that is none.
     """
-    crew = SingleProcess() if crew is None else crew
-    place = torch.device(device or device_of(model) or "cpu")
-    move(model, place)
+    group = SingleProcess() if group is None else group
+    device = torch.device(device or device_of(model) or "cpu")
+    move(model, device)
     average = optimisation.average(model)
     optimizer = optimisation.optimizer(model)
     watch = watch or Watch()
-    state = RunState(model, optimizer, source, place, average, watch.guards)
+    state = RunState(model, optimizer, source, device, average, watch.guards)
     keeper: Keeper = (
-        MemoryKeeper() if storage is None else FolderKeeper(storage, writes=crew.rank == 0)
+        MemoryKeeper() if storage is None else FolderKeeper(storage, writes=group.rank == 0)
     )
-    crew.barrier()  # all see what is saved now
+    group.barrier()  # all see what is saved now
     remark = keeper.resume(state)
-    crew.barrier()  # nothing is removed before all have read it
-    astray = first_to_differ(crew, state.epoch, state.step, device=place)
-    if astray is not None:
+    group.barrier()  # nothing is removed before all have read it
+    differs = first_to_differ(group, state.epoch, state.step, device=device)
+    if differs is not None:
         raise RunFolderError(
-            f"process {astray + 1} of {crew.size} does not find the checkpoints that the first one "
-            "does: choose a folder that all machines share"
+            f"process {differs + 1} of {group.size} does not find the checkpoints that the first "
+            "one does: choose a folder that all machines share"
         )
     if state.epoch or state.step:
         tell(watch.progress, _where(state, optimisation.epochs), level=logging.INFO)
     if remark is not None:
         tell(watch.progress, remark, level=logging.WARNING)
-    for note in watch.notes if crew.rank == 0 else ():
+    for note in watch.notes if group.rank == 0 else ():
         tell(watch.progress, note, level=logging.WARNING)
     seen = model if view is None else view(model)
     if isinstance(seen, View) and state.view is not None:
         seen.use(Choices.parse(state.view))
-    stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory, crew)
+    stepper = Stepper(model, seen, objective, state.optimizer, optimisation, state.memory, group)
 
     def announce(reason: str) -> None:
         what = f"{reason}: stopping after the step under way; a second signal stops at once"
@@ -167,13 +167,13 @@ def train(
             keeper=keeper,
             stop=stop,
             seen=seen,
-            crew=crew,
+            group=group,
             trackers=trackers,
             changes=changes,
         )
         while state.epoch < optimisation.epochs:
             epochs.next()
-    crew.barrier()  # the first one has written what the others read now
+    group.barrier()  # the first one has written what the others read now
     return TrainingResult(
         records=tuple(state.records),
         selected_epoch=state.epoch if state.best is None else state.best.epoch,
@@ -183,19 +183,19 @@ def train(
 
 
 def _where(state: RunState, epochs: int) -> str:
-    """From where a run goes on, in words."""
+    """The position from which a run is continued, in words."""
     if state.epoch >= epochs:
         return f"all {epochs} epochs are done already"
     if state.measuring:
         return f"continuing in epoch {state.epoch + 1} after its steps"
-    return f"continuing {state.place}"
+    return f"continuing {state.position}"
 
 
 @dataclass(kw_only=True)
 class Epochs:
     """Takes a run from epoch to epoch.
 
-    ``seen``: what attacks see, also while measuring. ``changes``: what attacks of others changed.
+    ``seen``: the module that attacks see, measurements too. ``changes``: what user attacks changed.
     """
 
     state: RunState
@@ -205,7 +205,7 @@ class Epochs:
     keeper: Keeper
     stop: StopRequest
     seen: nn.Module
-    crew: ProcessGroup
+    group: ProcessGroup
     trackers: Trackers
     changes: Changes
     _started: float = field(default_factory=time.perf_counter, init=False)
@@ -228,7 +228,7 @@ class Epochs:
         except StopNow:
             self._save_and_stop(self.stop.urgency)
         state.note(self.seen, self.changes)
-        state.share_remarks(self.crew)
+        state.share_remarks(self.group)
         record = self._guarded(record)
         key = self.watch.select_by
         state.end_epoch(record, None if key is None else choose(state.best, record, key))
@@ -242,7 +242,7 @@ class Epochs:
             raise self._stopped(urgency)
 
     def _check_steps(self) -> None:
-        """Raise where the epoch was none."""
+        """Raise where the epoch had no batch or mostly skipped steps."""
         sums, epoch = self.state.sums, self.state.epoch + 1
         if sums.steps == 0:
             raise DataError(f"epoch {epoch}: the source gave no batch; give it at least one image")
@@ -254,37 +254,37 @@ class Epochs:
             )
 
     def _guarded(self, record: EpochRecord) -> EpochRecord:
-        """The record with what the guards say about it, which is told as well."""
+        """The record with what the guards say about it, which is also shown at once."""
         guards = self.watch.guards
         notices = () if guards is None else guards.after_epoch(record)
         for notice in notices:
             tell(self.watch.progress, f"epoch {notice.epoch}: {notice.text}", level=logging.WARNING)
         said = [{"guard": notice.guard, "text": notice.text} for notice in notices]
-        if record.epoch == 1:  # these were told before the first step
+        if record.epoch == 1:  # the notes were shown before the first step
             said = [{"guard": MODEL, "text": note} for note in self.watch.notes] + said
         return replace(record, notices=(*record.notices, *said, *self.state.remarks))
 
     def _steps(self) -> None:
         state = self.state
-        batches = iter(state.source)
+        source = iter(state.source)
         last = time.perf_counter()
-        while group := list(islice(batches, self.optimisation.accumulate)):
-            moved = [batch.to(state.device) for batch in group]
+        while batches := list(islice(source, self.optimisation.accumulate)):
+            moved = [batch.to(state.device) for batch in batches]
             self._set_rate()
             guards = self.watch.guards if state.step == 0 else None
             outcome = self.stepper(
                 moved,
                 epoch=state.epoch,
                 step=state.step,
-                asked=self.stop.urgency,
-                examine=None if guards is None else partial(guards.examination, crew=self.crew),
+                urgency=self.stop.urgency,
+                examine=None if guards is None else partial(guards.examination, group=self.group),
             )
             if state.average is not None and not outcome.skipped:
                 state.average.update(state.model)
             state.step += 1
             state.note(self.seen, self.changes)
-            # A short group says that the source has come to its end, and stands at the next epoch.
-            state.measuring = len(group) < self.optimisation.accumulate
+            # Fewer batches: the source has come to its end and is at the start of the next epoch.
+            state.measuring = len(batches) < self.optimisation.accumulate
             state.sums.add(outcome)
             self._images_here += outcome.images
             now = time.perf_counter()
@@ -292,7 +292,7 @@ class Epochs:
             last = now
             self.keeper.step_ended(state, outcome)
             self.watch.progress.on_step(self._progress(now))
-            urgency = self.stop.urgency if self.crew.size == 1 else outcome.asked
+            urgency = self.stop.urgency if self.group.size == 1 else outcome.urgency
             if urgency:
                 self._save_and_stop(urgency)
             if state.measuring:
@@ -302,25 +302,25 @@ class Epochs:
         """Save within the epoch and raise ``Interrupted``."""
         state = self.state
         state.note(self.seen, self.changes)
-        state.share_remarks(self.crew)
+        state.share_remarks(self.group)
         self.keeper.save(state)
         raise self._stopped(urgency) from None
 
     def _stopped(self, urgency: int) -> Interrupted:
         reason = self.stop.reason or "a request to another process"
         kind = Paused if urgency == PLANNED else Interrupted
-        return kind(f"stopped by {reason} {self.state.place}; {self.keeper.where}")
+        return kind(f"stopped by {reason} {self.state.position}; {self.keeper.where}")
 
     def _urgency(self) -> int:
-        """How urgently one of the processes was asked to stop: the same answer in all."""
-        if self.crew.size == 1:
+        """The urgency of the most urgent request to stop in any process: the same in all."""
+        if self.group.size == 1:
             return self.stop.urgency
-        own = torch.tensor([float(self.stop.urgency)], device=self.state.device)
-        return int(self.crew.gather(own).max())
+        urgency = torch.tensor([float(self.stop.urgency)], device=self.state.device)
+        return int(self.group.gather(urgency).max())
 
     def _noticing(self) -> AbstractContextManager[None]:
         """Several processes measure together, so that one cannot leave by itself."""
-        if self.crew.size > 1:
+        if self.group.size > 1:
             return nullcontext()
         return noticing(self.stop, self.state.model, self.seen)
 
@@ -357,7 +357,7 @@ def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> Epoch
     due = is_last or (epoch + 1) % watch.monitor_every == 0
     randomness = step_randomness(optimisation.seed, epoch, _AFTER_ALL_STEPS)
     with randomness, without_traces(state.model):
-        found = _numbers(state, watch, monitors=due)
+        numbers = _numbers(state, watch, monitors=due)
         probe = {} if watch.probe is None else measure(state.model, watch.probe)
         average: Mapping[str, float | None] = {}
         if state.average is not None:
@@ -366,9 +366,9 @@ def measured(state: RunState, watch: Watch, optimisation: Optimisation) -> Epoch
     return state.sums.record(
         epoch=epoch,
         lr=state.rate,
-        clean_accuracy=found.clean_accuracy,
-        validation=found.validation,
-        monitor=found.monitor,
+        clean_accuracy=numbers.clean_accuracy,
+        validation=numbers.validation,
+        monitor=numbers.monitor,
         probe=probe,
         average=average,
         evaluation_seconds=time.perf_counter() - started,
@@ -384,17 +384,17 @@ class _Numbers:
     monitor: Mapping[str, float]
 
     def flat(self) -> dict[str, float | None]:
-        found: dict[str, float | None] = {"clean_accuracy": self.clean_accuracy}
+        values: dict[str, float | None] = {"clean_accuracy": self.clean_accuracy}
         for kind, numbers in (("validation", self.validation), ("monitor", self.monitor)):
-            found |= {f"{kind}/{name}": value for name, value in numbers.items()}
-        return found
+            values |= {f"{kind}/{name}": value for name, value in numbers.items()}
+        return values
 
 
 def _numbers(state: RunState, watch: Watch, *, monitors: bool) -> _Numbers:
     """Of the model as it is now."""
-    model, place = state.model, state.device
+    model, device = state.model, state.device
     return _Numbers(
-        clean_accuracy=clean_accuracy(model, [batch.to(place) for batch in watch.clean]),
+        clean_accuracy=clean_accuracy(model, [batch.to(device) for batch in watch.clean]),
         validation={} if watch.validate is None else measure(model, watch.validate),
         monitor={} if watch.monitor is None or not monitors else measure(model, watch.monitor),
     )

@@ -17,7 +17,7 @@ def largest_fitting(
     ``reserve``: as much memory as these tensors take is held meanwhile, for what a whole step
     needs beyond the attempt (momentum that the optimiser makes at its first step).
     ``attempt(n)`` does with n images what did not fit with ``batch`` of them, and lets go of
-    everything it made. It is called about log2(batch) times. To be called outside of the
+    everything it allocated. It is called about log2(batch) times. To be called outside of the
     ``except`` that caught the error: while an error is handled its traceback holds the tensors of
     the step that failed. Whatever else fails in an attempt counts as not fitting: layers that
     refuse a batch of one image must not hide what went wrong.

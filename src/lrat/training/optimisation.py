@@ -62,22 +62,22 @@ class WeightAverage:
         decay = self.decay
         if self.warm_up:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        found = _averaged(model)
+        current = _averaged(model)
         values = list(self._values.values())
-        newest = [found[name].to(value.dtype) for name, value in self._values.items()]
+        newest = [current[name].to(value.dtype) for name, value in self._values.items()]
         if values:
             torch._foreach_lerp_(values, newest, 1 - decay)
         self.updates += 1
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
-        """The averaged weights in ``model`` inside, its own back afterwards, bit for bit.
+        """Inside, ``model`` has the averaged weights; its former ones return bit for bit.
 
-        In place: whoever holds the model's tensors (an optimiser, a view, another process's
-        wrapper) sees the same ones. What is done to weights and buffers inside is lost.
+        The values are copied in place, so that an optimiser, a view or a wrapper that holds the
+        model's tensors sees the same ones. Changes of weights and buffers inside are lost.
         """
-        own = [*model.parameters(), *model.buffers()]
-        kept = [value.detach().clone() for value in own]
+        current = [*model.parameters(), *model.buffers()]
+        kept = [value.detach().clone() for value in current]
         try:
             with torch.no_grad():
                 for name, value in _averaged(model).items():
@@ -85,7 +85,7 @@ class WeightAverage:
             yield
         finally:
             with torch.no_grad():
-                for value, before in zip(own, kept, strict=True):
+                for value, before in zip(current, kept, strict=True):
                     value.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
@@ -186,7 +186,7 @@ class Optimisation:
         return rate
 
     def average(self, model: nn.Module) -> WeightAverage | None:
-        """The moving average of this model's weights, where one is wanted."""
+        """The moving average of this model's weights; None without ``ema``."""
         if self.ema is None:
             return None
         return WeightAverage(model, decay=self.ema, warm_up=self.ema_warm_up)
@@ -241,11 +241,11 @@ def split_by_decay(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parame
 
 def _averaged(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that are averaged by name, tied ones once; the model's own memory."""
-    found: dict[str, Tensor] = dict(model.named_parameters())
-    found |= {name: value for name, value in model.named_buffers() if is_running_statistic(name)}
-    return {name: value.detach() for name, value in found.items() if value.is_floating_point()}
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors |= {name: value for name, value in model.named_buffers() if is_running_statistic(name)}
+    return {name: value.detach() for name, value in tensors.items() if value.is_floating_point()}
 
 
 def _kept(value: Tensor) -> Tensor:
-    """A copy of its own in at least float32."""
+    """A copy in at least float32."""
     return value.to(torch.float32) if value.dtype in _LOW else value.clone()

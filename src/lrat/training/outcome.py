@@ -1,6 +1,6 @@
 """What a step leaves behind for records: sums aside, one table of rows per term.
 
-Several processes tell each other in one exchange what each found out about its share.
+Several processes exchange, once a step, the results of their shares.
 """
 
 import math
@@ -57,10 +57,10 @@ class TermRows:
 class StepOutcome:
     """One optimiser step over one or several batches; tensors detached, on the step's device.
 
-    ``loss``: total / normalizer of the step. ``correct`` [B] as the objective told it;
+    ``loss``: total / normalizer of the step. ``correct`` [B] as the objective reports it;
     ``fallbacks`` is 1 where it fell back to uniform weights in any of the batches. ``skipped``: its
-    loss or gradient was NaN or infinite, so that it changed nothing. ``asked``: how urgently one
-    of several processes was asked to stop. Each of them has the outcome of the whole step.
+    loss or gradient was NaN or infinite, so that it changed nothing. ``urgency`` of a
+    request to stop one of several processes; 0: none. Each has the outcome of the whole step.
     """
 
     loss: Scalar
@@ -70,7 +70,7 @@ class StepOutcome:
     fallbacks: Scalar | None
     passes: Passes
     skipped: bool = False
-    asked: int = 0
+    urgency: int = 0
 
 
 def summed(values: Sequence[Tensor]) -> Tensor:
@@ -83,11 +83,10 @@ def settled(outputs: Sequence[ObjectiveOutput]) -> list[ObjectiveOutput]:
     last = outputs[-1].stand_in
     if len(outputs) == 1 or last is None:
         return list(outputs)
-    found = []
-    for output in outputs:
-        kept = output if output.stand_in is None else _where(output.stand_in <= last, output)
-        found.append(kept)
-    return found
+    return [
+        output if output.stand_in is None else _where(output.stand_in <= last, output)
+        for output in outputs
+    ]
 
 
 def _where(counts: Tensor, output: ObjectiveOutput) -> ObjectiveOutput:
@@ -130,7 +129,7 @@ def _terms(batches: Sequence[Batch], outputs: Sequence[ObjectiveOutput]) -> dict
                 known.setdefault(term, {})[kind] = scaled
         for term, values_by_kind in known.items():
             parts.setdefault(term, []).append((batch, values_by_kind))
-    return {term: _rows(found) for term, found in parts.items()}
+    return {term: _rows(rows) for term, rows in parts.items()}
 
 
 def _rows(parts: Sequence[tuple[Batch, Mapping[str, Tensor]]]) -> TermRows:
@@ -174,13 +173,13 @@ def traced(variants: Mapping[str, Variant]) -> tuple[Tensor, Tensor] | None:
 class Exchanged:
     """A step as one process would know it: its batches in shares, and an output for each.
 
-    ``asked`` []: how urgently somebody was asked to stop; None for a single process.
+    ``urgency`` []: that of the most urgent request to stop; None for a single process.
     """
 
     batches: Sequence[Batch]
     outputs: Sequence[ObjectiveOutput]
     passes: Passes
-    asked: Tensor | None
+    urgency: Tensor | None
 
 
 def empty(output: ObjectiveOutput) -> ObjectiveOutput:
@@ -199,12 +198,12 @@ def empty(output: ObjectiveOutput) -> ObjectiveOutput:
 
 
 def exchange(
-    crew: ProcessGroup,
+    group: ProcessGroup,
     batches: Sequence[Batch],
     outputs: Sequence[ObjectiveOutput],
     passes: Passes,
     *,
-    asked: int,
+    urgency: int,
 ) -> Exchanged:
     """Everybody's outputs, by batch and then by rank. ``outputs``: of this process's shares.
 
@@ -212,28 +211,28 @@ def exchange(
     exactly.
     """
     device = batches[0].images.device
-    rows = [math.ceil(len(batch) / crew.size) for batch in batches]
+    rows = [math.ceil(len(batch) / group.size) for batch in batches]
     packed = [_packed(output, count) for output, count in zip(outputs, rows, strict=True)]
-    numbers = [*(getattr(passes, name) for name in _PASSES), float(asked)]
+    numbers = [*(getattr(passes, name) for name in _PASSES), float(urgency)]
     if any(isinstance(number, Tensor) for number in numbers):
-        told = torch.stack(
+        header = torch.stack(
             [torch.as_tensor(number, dtype=torch.float64, device=device) for number in numbers]
         )
     else:
-        told = torch.tensor(numbers, dtype=torch.float64, device=device)
-    everybody = crew.gather(torch.cat([told, *packed]))
-    told, *blocks = torch.split(everybody, [len(told), *map(len, packed)], dim=1)
-    found: list[tuple[Batch, ObjectiveOutput]] = []
+        header = torch.tensor(numbers, dtype=torch.float64, device=device)
+    gathered = group.gather(torch.cat([header, *packed]))
+    scalars, *blocks = torch.split(gathered, [len(numbers), *map(len, packed)], dim=1)
+    parts: list[tuple[Batch, ObjectiveOutput]] = []
     for batch, output, count, block in zip(batches, outputs, rows, blocks, strict=True):
-        for share, values in zip(shares(batch, crew.size), block, strict=True):
+        for share, values in zip(shares(batch, group.size), block, strict=True):
             if len(share):
-                found.append((share, _unpacked(output, values, count, len(share))))
-    totals = told.sum(0)
+                parts.append((share, _unpacked(output, values, count, len(share))))
+    totals = scalars.sum(0)
     return Exchanged(
-        batches=[share for share, _ in found],
-        outputs=[output for _, output in found],
+        batches=[share for share, _ in parts],
+        outputs=[output for _, output in parts],
         passes=Passes(**dict(zip(_PASSES, totals, strict=False))),
-        asked=told[:, -1].amax(),
+        urgency=scalars[:, -1].amax(),
     )
 
 
@@ -248,7 +247,7 @@ def _packed(output: ObjectiveOutput, count: int) -> Tensor:
 
 
 def _unpacked(like: ObjectiveOutput, values: Tensor, count: int, length: int) -> ObjectiveOutput:
-    """What ``_packed`` made of an output that names the same records as ``like``."""
+    """The inverse of ``_packed``, for an output that names the same records as ``like``."""
     names = sorted(like.per_example)
     optional = [name for name in ("fallback", "stand_in") if getattr(like, name) is not None]
     scalars, rows = values[: 2 + len(optional)].float(), values[2 + len(optional) :]

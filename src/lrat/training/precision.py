@@ -56,7 +56,7 @@ class Mixed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self._heads: list[nn.Module | None] = []  # a list: no second place for its parameters
+        self._heads: list[nn.Module | None] = []  # a list, which registers no parameters twice
         self.training = model.training
 
     def forward(self, images: Images) -> Any:
@@ -129,12 +129,12 @@ def _tried(device: torch.device) -> str | None:
         with torch.autocast(device.type, torch.bfloat16):
             images = torch.ones((2, 4, 4, 4), device=device)
             weight = torch.ones((4, 4, 3, 3), device=device, requires_grad=True)
-            made = torch.nn.functional.conv2d(images, weight).flatten(1)
-            made = made @ torch.ones((16, 3), device=device)
-        if made.dtype != torch.bfloat16:
-            return f"it returned {made.dtype}"
-        torch.autograd.grad(made.float().sum(), weight)
-        finite = bool(torch.isfinite(made).all())
+            logits = torch.nn.functional.conv2d(images, weight).flatten(1)
+            logits = logits @ torch.ones((16, 3), device=device)
+        if logits.dtype != torch.bfloat16:
+            return f"it returned {logits.dtype}"
+        torch.autograd.grad(logits.float().sum(), weight)
+        finite = bool(torch.isfinite(logits).all())
     except Exception as error:
         return reason(error)
     return None if finite else "the result is not finite"

@@ -1,8 +1,8 @@
-"""Learning-rate schedules: the full rate and the place in training -> the rate of a step.
+"""Learning-rate schedules: the full rate and the position in training -> the rate of a step.
 
-A schedule knows neither steps nor optimiser. Its place is the number of epochs done, a float that
-the loop sets before every step, so that the same schedule holds for any batch size, any number of
-processes and a run that is continued in the middle of an epoch.
+A schedule knows neither steps nor optimiser. The position is the number of epochs done, a float
+that the loop sets before every step, so that the same schedule holds for any batch size, any number
+of processes and a run that is continued in the middle of an epoch.
 """
 
 import math
@@ -129,7 +129,7 @@ class WarmUp:
 
 NAMES = ("piecewise", "cosine", "one-cycle")
 """The schedules that configurations know; each takes a warm-up."""
-_OWN = {
+_SETTINGS = {
     "piecewise": frozenset[str](),
     "cosine": frozenset({"final"}),
     "one-cycle": frozenset({"peak", "div_factor", "final_div_factor", "shape"}),
@@ -154,10 +154,10 @@ def schedule(
     """
     if name not in NAMES:
         raise UnknownNameError("schedule", name, NAMES)
-    used = _OWN[name] | _WARM_UP.keys()
+    used = _SETTINGS[name] | _WARM_UP.keys()
     for key, value in settings.items():
-        if not any(key in own for own in (*_OWN.values(), _WARM_UP)):
-            known = sorted(frozenset().union(*_OWN.values(), _WARM_UP))
+        if not any(key in names for names in (*_SETTINGS.values(), _WARM_UP)):
+            known = sorted(frozenset().union(*_SETTINGS.values(), _WARM_UP))
             raise UnknownNameError("setting of a schedule", key, known)
         if key not in used:
             raise SettingError(
@@ -171,21 +171,21 @@ def schedule(
             f"drops={dict(drops)} do nothing in the schedule {name!r}: leave them out, or choose "
             "'piecewise'"
         )
-    own = {key: value for key, value in settings.items() if key in _OWN[name]}
-    made: Schedule
+    given = {key: value for key, value in settings.items() if key in _SETTINGS[name]}
+    bare: Schedule
     if name == "piecewise":
-        made = Piecewise(drops if drops is not None else paper_drops())
+        bare = Piecewise(drops if drops is not None else paper_drops())
     else:
-        made = Cosine(**own) if name == "cosine" else OneCycle(**own)
+        bare = Cosine(**given) if name == "cosine" else OneCycle(**given)
     warm_up = {_WARM_UP[key]: value for key, value in settings.items() if key in _WARM_UP}
     if not warm_up:
-        return made
+        return bare
     if warm_up.keys() == {"start"}:
         raise SettingError(
             "schedule.warm_up_start does nothing without warm_up_epochs or warm_up_fraction: say "
             "how long the warm-up lasts"
         )
-    return WarmUp(schedule=made, **warm_up)
+    return WarmUp(schedule=bare, **warm_up)
 
 
 def paper_drops() -> dict[float, float]:

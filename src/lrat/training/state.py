@@ -28,7 +28,7 @@ class RunState:
 
     ``epoch`` epochs are complete and ``step`` steps of the next one are done, whose sums are
     ``sums``. ``measuring``: these are all its steps, what is left are its measurements, and the
-    source stands at the start of the epoch after. ``rate``: of the last step. ``memory``: the
+    source is at the start of the epoch after. ``rate``: of the last step. ``memory``: the
     objective's named tensors. ``average``: of the weights, None without; what a run reports are
     then the averaged ones. ``guards``: what they have seen and said. ``view``: how attacks see the
     model, in words that ``Choices.parse`` reads. ``remarks``: what the record of the epoch under
@@ -77,11 +77,11 @@ class RunState:
         if not any(new in said for said in (self.remarks, *(r.notices for r in self.records))):
             self.remarks.append(new)
 
-    def share_remarks(self, crew: ProcessGroup) -> None:
+    def share_remarks(self, group: ProcessGroup) -> None:
         """Keep what any of the processes has to say."""
-        if crew.size > 1:
+        if group.size > 1:
             said = json.dumps(self.remarks) if self.remarks else ""
-            for text in texts_of_all(crew, said, self.device):
+            for text in texts_of_all(group, said, self.device):
                 for remark in json.loads(text or "[]"):
                     self.remark(remark["guard"], remark["text"])
 
@@ -96,8 +96,8 @@ class RunState:
         self.best = best
 
     @property
-    def place(self) -> str:
-        """Where the run stands, in words."""
+    def position(self) -> str:
+        """How far the run is, in words."""
         if not self.step:
             return f"after epoch {self.epoch}"
         return f"in epoch {self.epoch + 1} after step {self.step}"
@@ -105,8 +105,8 @@ class RunState:
     def weights(self) -> dict[str, Any]:
         """A copy on the CPU of the weights to report: the averaged ones where there are some."""
         with nullcontext() if self.average is None else self.average.applied(self.model):
-            found = self.model.state_dict()
-            return {name: _copied(value) for name, value in found.items()}
+            weights = self.model.state_dict()
+            return {name: _copied(value) for name, value in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values alone; tensors are the living ones, to be written at once.

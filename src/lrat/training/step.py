@@ -68,7 +68,7 @@ class Refreshable(Protocol):
 class Stepper:
     """Takes one optimiser step from one or several batches.
 
-    Gradients of the objective's totals add up over the batches and the processes of ``crew`` and
+    Gradients of the objective's totals add up over the batches and the processes of ``group`` and
     are divided once by the summed normalizer, so that several small batches weigh exactly as one
     large batch does; also where some have no weight at all: what stood in for it is taken back when
     a later batch has some. Loss and gradient are looked at before the weights change: one host
@@ -83,14 +83,14 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         optimisation: Optimisation,
         memory: dict[str, Tensor],
-        crew: ProcessGroup | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.memory = memory
         self._model = model
-        self._crew = SingleProcess() if crew is None else crew
+        self._group = SingleProcess() if group is None else group
         self._device = device_of(model) or torch.device("cpu")
         self._bare = mixed(model, optimisation.precision, self._device)
-        self._scored = self._crew.wrap(self._bare)
+        self._scored = self._group.wrap(self._bare)
         self._view = view
         self._objective = objective
         self._optimizer = optimizer
@@ -116,19 +116,19 @@ class Stepper:
         *,
         epoch: int,
         step: int,
-        asked: int = 0,
+        urgency: int = 0,
         examine: Examine | None = None,
     ) -> StepOutcome:
         """Update the weights from ``batches``; ``epoch`` and ``step`` count from 0.
 
-        ``batches`` are the whole ones in each process; ``asked``: how urgently this process was
-        asked to stop, which all of them learn; ``examine`` is shown what the attacks made of this
+        ``batches`` are the whole ones in each process; ``urgency`` of a request to stop
+        this process (0: none), which all of them learn; ``examine`` receives the variants of this
         process's share of the first batch, before the update. Raises ``NonFiniteError``, also
         before it, if the loss or the gradient is NaN or infinite, unless such steps are to be
         skipped; ``MemoryShortError`` with the largest batch that fits.
         """
         try:
-            return self._step(batches, epoch, step, asked, examine)
+            return self._step(batches, epoch, step, urgency, examine)
         except Exception as error:
             if not is_memory_error(error):
                 raise
@@ -139,7 +139,7 @@ class Stepper:
         batches: Sequence[Batch],
         epoch: int,
         step: int,
-        asked: int,
+        urgency: int,
         examine: Examine | None,
     ) -> StepOutcome:
         outputs: list[ObjectiveOutput] = []
@@ -155,18 +155,18 @@ class Stepper:
                 examine = None
                 outputs.append(output)
                 passes = passes + needed
-            known = self._told(batches, outputs, passes, asked)
+            known = self._exchanged(batches, outputs, passes, urgency)
             outputs = settled(known.outputs)
-            loss, finite, stop = self._judge(outputs, known.asked)
+            loss, finite, stop = self._judge(outputs, known.urgency)
             if finite:
                 self._optimizer.step()
-                agree_on_buffers(self._model, self._crew)
+                agree_on_buffers(self._model, self._group)
             elif undo is None:
                 raise NonFiniteError(f"epoch {epoch + 1}, step {step + 1}: {blame(outputs, loss)}")
             else:
                 undo()
         outcome = merge(known.batches, outputs, loss, known.passes)
-        return replace(outcome, skipped=not finite, asked=stop)
+        return replace(outcome, skipped=not finite, urgency=stop)
 
     def _share_of(
         self,
@@ -176,25 +176,27 @@ class Stepper:
         examine: Examine | None,
     ) -> tuple[ObjectiveOutput, Passes]:
         """Attack and score this process's share of a batch, and go backward."""
-        own = shares(batch, self._crew.size)[self._crew.rank] if self._crew.size > 1 else batch
-        idle = len(own) == 0
-        own = shares(batch, len(batch))[0] if idle else own
-        context = self._context(own, epoch, before)
+        share = shares(batch, self._group.size)[self._group.rank] if self._group.size > 1 else batch
+        idle = len(share) == 0
+        share = shares(batch, len(batch))[0] if idle else share
+        context = self._context(share, epoch, before)
         with without_traces(self._model):
-            variants, attack_passes = self._attack(own, context)
+            variants, attack_passes = self._attack(share, context)
             if examine is not None:
-                examine(self._view, own, variants, counts=not idle)
-        output, update_passes = self._score(own, variants, context, idle=idle)
+                examine(self._view, share, variants, counts=not idle)
+        output, update_passes = self._score(share, variants, context, idle=idle)
         return output, Passes() if idle else attack_passes + update_passes
 
     def _shortage(self, batches: Sequence[Batch], epoch: int) -> Exception:
-        """What to say when memory ran out. Nobody else is waited for: they may not be there."""
+        """The error for memory that ran out. It waits for no other process: one may have ended."""
         largest = max(batches, key=len)
-        own = shares(largest, self._crew.size)[0]
+        share = shares(largest, self._group.size)[0]
 
         def attempt(count: int) -> None:
             rows = slice(count)
-            batch = Batch(images=own.images[rows], labels=own.labels[rows], index=own.index[rows])
+            batch = Batch(
+                images=share.images[rows], labels=share.labels[rows], index=share.index[rows]
+            )
             try:
                 context = replace(self._context(batch, epoch, []), mean_across_processes=_alone)
                 with self._randomness(epoch, 0):
@@ -208,8 +210,8 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         # Momentum, which the optimiser makes at its first step.
         reserve = [] if self._optimizer.state else self._parameters
-        size = self._crew.size
-        fits = size * largest_fitting(attempt, len(own), reserve=reserve)
+        size = self._group.size
+        fits = size * largest_fitting(attempt, len(share), reserve=reserve)
         return shortage(fits, len(largest), self._device, accumulate=len(batches), processes=size)
 
     def _context(self, batch: Batch, epoch: int, before: Sequence[ObjectiveOutput]) -> StepContext:
@@ -217,7 +219,7 @@ class Stepper:
             epoch=epoch,
             progress=self._optimisation.progress(epoch),
             noise=Keyed(keys(self._optimisation.seed, batch.index)).child(epoch),
-            mean_across_processes=self._crew.mean,
+            mean_across_processes=self._group.mean,
             weighed=_weighed(before[-1]) if before else None,
             memory=self.memory,
         )
@@ -249,7 +251,7 @@ class Stepper:
         if context.weighed is not None:
             self._take_back(_weighed(output), context.weighed)
         # Of several processes, one that died raises here too.
-        alone = self._crew.size == 1
+        alone = self._group.size == 1
         with failing_in_one_line(self._model, batch.images) if alone else nullcontext():
             output.total.backward()  # type: ignore[no-untyped-call]
         forwards, backwards = self._update_passes.since(before)
@@ -264,42 +266,42 @@ class Stepper:
             if value.grad is not None:
                 value.grad.masked_fill_(first, 0)
 
-    def _told(
+    def _exchanged(
         self,
         batches: Sequence[Batch],
         outputs: Sequence[ObjectiveOutput],
         passes: Passes,
-        asked: int,
+        urgency: int,
     ) -> Exchanged:
         """The step as all processes together know it."""
-        if self._crew.size > 1:
-            return exchange(self._crew, batches, outputs, passes, asked=asked)
-        return Exchanged(batches=batches, outputs=outputs, passes=passes, asked=None)
+        if self._group.size > 1:
+            return exchange(self._group, batches, outputs, passes, urgency=urgency)
+        return Exchanged(batches=batches, outputs=outputs, passes=passes, urgency=None)
 
     def _judge(
-        self, outputs: Sequence[ObjectiveOutput], asked: Tensor | None
+        self, outputs: Sequence[ObjectiveOutput], urgency: Tensor | None
     ) -> tuple[Tensor, bool, int]:
-        """Scale and clip the gradient; the loss, whether both are finite, who asked to stop."""
+        """Scale and clip the gradient; the loss, whether both are finite, the urgency to stop."""
         normalizer = summed([output.normalizer.detach() for output in outputs])
         loss = summed([output.total.detach() for output in outputs]) / normalizer
         gradients = [value.grad for value in self._parameters if value.grad is not None]
         finite = torch.isfinite(loss)
         if gradients:
-            torch._foreach_mul_(gradients, self._crew.size / normalizer)
+            torch._foreach_mul_(gradients, self._group.size / normalizer)
             norm = nn.utils.get_total_norm(gradients)
             finite = finite & torch.isfinite(norm)
             if self._optimisation.clip is not None:
                 nn.utils.clip_grads_with_norm_(self._parameters, self._optimisation.clip, norm)
-        told = [finite] if asked is None else [finite, asked]
-        good, *urgency = torch.stack([value.float() for value in told]).tolist()
-        return loss, bool(good), int(sum(urgency))
+        flags = [finite] if urgency is None else [finite, urgency]
+        good, *urgencies = torch.stack([value.float() for value in flags]).tolist()
+        return loss, bool(good), int(sum(urgencies))
 
     def _exchanging(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are exchanged once per step, with those of the last batch."""
-        return nullcontext() if last else self._crew.quiet(self._scored)
+        return nullcontext() if last else self._group.quiet(self._scored)
 
     def _randomness(self, epoch: int, step: int) -> AbstractContextManager[None]:
-        return step_randomness(self._optimisation.seed, epoch, step, self._crew.rank)
+        return step_randomness(self._optimisation.seed, epoch, step, self._group.rank)
 
 
 def _alone(values: Tensor) -> Tensor:
@@ -307,7 +309,7 @@ def _alone(values: Tensor) -> Tensor:
 
 
 def _weighed(output: ObjectiveOutput) -> Tensor | None:
-    """Whether a batch of the step had weight up to this one; None where nobody says."""
+    """Whether a batch of the step had weight up to this one; None where that is unknown."""
     return None if output.stand_in is None else output.stand_in.detach() == 0
 
 

@@ -54,7 +54,7 @@ class Storage:
         check_fields(self, portable=FLAG)
 
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints in this folder, to be read by whoever needs them."""
+        """The checkpoints in this folder, for reading."""
         return Checkpoints(
             self.folder / CHECKPOINTS,
             identity=self.identity,
@@ -81,7 +81,7 @@ class Keeper(Protocol):
         ...
 
     def step_ended(self, state: RunState, outcome: StepOutcome) -> None:
-        """A step was taken: ``state`` stands after it."""
+        """A step was taken; ``state`` is the one after it."""
         ...
 
     def steps_ended(self, state: RunState) -> None:
@@ -89,7 +89,7 @@ class Keeper(Protocol):
         ...
 
     def epoch_ended(self, state: RunState) -> None:
-        """An epoch is complete: ``state`` stands at the start of the next."""
+        """An epoch is complete: ``state`` is at the start of the next."""
         ...
 
     def save(self, state: RunState) -> None:
@@ -133,11 +133,11 @@ class FolderKeeper:
         light = saved.pop("portable", None)
         take_over(state, self._recorder, self._metrics, saved, self._checkpoints.folder)
         self._note_saved(state)
-        found = {"selection": self._select_anew(state), "records": _lost_records(state)}
+        notes = {"selection": self._select_anew(state), "records": _lost_records(state)}
         if light is not None:
-            self._carried = _place(state)
-            found["portable"] = _afresh(state, light)
-        new = {about: text for about, text in found.items() if text is not None}
+            self._carried = _position(state)
+            notes["portable"] = _afresh(state, light)
+        new = {about: text for about, text in notes.items() if text is not None}
         for about, text in new.items():
             state.remark(about, text)
         return "; ".join(new.values()) or None
@@ -196,19 +196,19 @@ class FolderKeeper:
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _save(self, state: RunState) -> None:
-        if self._saved == _place(state):
+        if self._saved == _position(state):
             return
         self._checkpoints.save(self._state_dict(state), **_description(state))
         self._note_saved(state)
 
     def _save_portable(self, state: RunState) -> None:
         # What was carried here is not written over: a kill in between would leave nothing.
-        if self._carried != _place(state):
+        if self._carried != _position(state):
             named = state.model.named_parameters(remove_duplicate=False)
             self._checkpoints.save_portable(
                 self._state_dict(state), [name for name, _ in named], **_description(state)
             )
-            self._carried, self._saved = _place(state), None  # not as it is
+            self._carried, self._saved = _position(state), None  # not as it is
         size = self._checkpoints.size() / 1e6
         self.where = (
             f"saved in {self._storage.folder} to carry away, {size:.1f} MB of checkpoints: the "
@@ -223,11 +223,11 @@ class FolderKeeper:
         }
 
     def _note_saved(self, state: RunState) -> None:
-        self._saved = _place(state)
+        self._saved = _position(state)
         self._saved_at = time.monotonic()
 
 
-def _place(state: RunState) -> tuple[int, int, bool]:
+def _position(state: RunState) -> tuple[int, int, bool]:
     return state.epoch, state.step, state.measuring
 
 
@@ -240,7 +240,7 @@ def _lost_records(state: RunState) -> str | None:
 
 
 def _afresh(state: RunState, light: Mapping[str, str]) -> str:
-    return f"momentum starts afresh {state.place}, from weights in {light['weights']}"
+    return f"momentum starts afresh {state.position}, from weights in {light['weights']}"
 
 
 def _description(state: RunState) -> dict[str, Any]:
@@ -351,15 +351,15 @@ def check_fit(model: nn.Module, weights: Mapping[str, Any], origin: str) -> None
 
 def misfit(model: nn.Module, weights: Mapping[str, Any]) -> str | None:
     """Why ``weights`` are none of this model, in words; None if they are."""
-    own: Mapping[str, Any] = model.state_dict()
+    current: Mapping[str, Any] = model.state_dict()
     for what, names in (
-        ("lacks", [name for name in own if name not in weights]),
-        ("holds unknown", [name for name in weights if name not in own]),
+        ("lacks", [name for name in current if name not in weights]),
+        ("holds unknown", [name for name in weights if name not in current]),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             return f"it {what} {names[0]}{more}"
-    for name, value in own.items():
+    for name, value in current.items():
         other = weights[name]
         if isinstance(value, Tensor) != isinstance(other, Tensor):
             return f"{name} is a {type(other).__name__} there and a {type(value).__name__} here"

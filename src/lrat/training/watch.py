@@ -22,8 +22,8 @@ from lrat.types import Batch
 
 _logger = logging.getLogger(__name__)
 MODEL, VIEW, ATTACK = "model", "view", "attack"
-"""What stands for a guard's name where a look at the model before the run found something, where
-attacks left their view of it, and where an attack of others changed it."""
+"""Names, in place of a guard's, of notes by the checks before the run, by attacks that left their
+view of the model, and by user attacks that changed it."""
 Measure: TypeAlias = Callable[[nn.Module], Mapping[str, float]]
 """Accuracies (or other numbers) of a model by name; the model is in eval mode."""
 
@@ -47,7 +47,7 @@ class StepProgress:
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after each step (``on_step``) and each epoch (``on_epoch``); must not change the model.
+    """Called after each step (``on_step``) and each epoch (``on_epoch``); never changes the model.
 
     See also ``Speaker``.
     """
@@ -66,7 +66,7 @@ class Speaker(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Told of every epoch, for curves elsewhere; one that raises is left out from then on."""
+    """Receives every epoch, for curves elsewhere; one that raises is left out from then on."""
 
     def begin(self, records: Sequence[EpochRecord]) -> None:
         """Training starts; ``records`` of the epochs that were done before, of a continued run."""
@@ -80,7 +80,7 @@ class Tracker(Protocol):
 
 
 class Trackers:
-    """Calls trackers; a context manager around the training. What one breaks stays its own."""
+    """Calls trackers; a context manager around the training. An error of one reaches no other."""
 
     def __init__(self, trackers: Sequence[Tracker], records: Sequence[EpochRecord]) -> None:
         self._trackers = list(trackers)
@@ -136,9 +136,9 @@ class Watch:
     picks the epoch (the largest; the earlier one of equals), None picks the last epoch.
     ``monitor``: measured every ``monitor_every`` epochs and after the last, recorded, and never
     used to select. ``probe``: a stronger attack on a few training images, measured after each epoch
-    for guards; ``guards``: of one run alone, they remember it. ``trackers``: told of every epoch.
-    ``notes``: what was found odd about the model before the run; said at its start and kept among
-    the first epoch's notices. Raises ``SettingError``.
+    for guards; ``guards``: of one run alone, they remember it. ``trackers``: receive every epoch.
+    ``notes``: what the checks before the run report; shown at its start and kept among the first
+    epoch's notices. Raises ``SettingError``.
     """
 
     clean: Sequence[Batch] = ()
@@ -207,7 +207,7 @@ def clean_accuracy(model: nn.Module, batches: Sequence[Batch]) -> float | None:
 
 @contextmanager
 def noticing(stop: StopRequest, *modules: nn.Module) -> Iterator[None]:
-    """Inside, the next forward of one of ``modules`` raises ``StopNow`` once a stop is asked for.
+    """Inside, the next forward of one of ``modules`` raises ``StopNow`` once a stop is requested.
 
     A measurement can take hours, and its forwards are the one thing that is known of it.
     """

@@ -25,8 +25,8 @@ class Notice:
 class Guard(Protocol):
     """A rule: the readings of all epochs so far, the latest last, to a line of words or None.
 
-    ``name`` is what records call it. Asked after each epoch until it has spoken, and no more once
-    one of ``implied_by`` has: what that one said explains this one as well.
+    ``name`` is its name in records. It is called after each epoch until it returns a line, or until
+    one of ``implied_by`` has, whose line explains this one as well.
     """
 
     @property
@@ -65,7 +65,7 @@ class Guards:
         self._said: list[str] = list(said)
 
     def after_epoch(self, record: EpochRecord) -> tuple[Notice, ...]:
-        """What is to be told after this epoch."""
+        """The notices that follow from this epoch."""
         self._readings.append(self._read(record, self.examination.read()))
         notices = []
         for guard in self._guards:

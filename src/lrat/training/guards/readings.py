@@ -166,13 +166,13 @@ def _finite(value: float | None) -> float | None:
 
 
 def _loads(record: EpochRecord) -> dict[str, Load]:
-    found = {}
+    loads = {}
     for term, values in record.terms.items():
         share = _finite(values.get("share"))
         effective = _finite(values.get("effective_sample_size"))
         if share is not None and effective is not None:
-            found[term] = Load(share=share, effective=effective)
-    return found
+            loads[term] = Load(share=share, effective=effective)
+    return loads
 
 
 def noise(first: float, second: float, images: int) -> float:
@@ -213,12 +213,12 @@ class Examination:
         batch: Batch,
         variants: Mapping[str, Variant],
         *,
-        crew: ProcessGroup | None = None,
+        group: ProcessGroup | None = None,
         counts: bool = True,
     ) -> None:
         """Count what ``variants`` of ``batch`` do to ``view``, which no update has changed since
-        they were made. Of several processes each looks at its share and all know the counts of the
-        whole batch; ``counts`` is False for one that has no image of its own."""
+        the attack. Of several processes each examines its share and all know the counts of the
+        whole batch; ``counts`` is False for one whose share has no image."""
         if not variants:
             return
         with evaluating(view), torch.no_grad():
@@ -238,19 +238,19 @@ class Examination:
                         differs,
                     ],
                     batch.images,
-                    SingleProcess() if crew is None else crew,
+                    SingleProcess() if group is None else group,
                     counts,
                 )
 
     def _add(
-        self, term: str, flags: list[Tensor], images: Images, crew: ProcessGroup, counting: bool
+        self, term: str, flags: list[Tensor], images: Images, group: ProcessGroup, counting: bool
     ) -> None:
-        own = torch.stack([flag.sum() for flag in flags])
+        sums = torch.stack([flag.sum() for flag in flags])
         darkest, brightest = images.aminmax()
-        told = torch.stack([*(own * counting), darkest, brightest])
-        everybody = crew.gather(told.float())
-        counts = everybody[:, :-2].sum(0).long()
-        darkest, brightest = everybody[:, -2].amin().float(), everybody[:, -1].amax().float()
+        share = torch.stack([*(sums * counting), darkest, brightest])
+        gathered = group.gather(share.float())
+        counts = gathered[:, :-2].sum(0).long()
+        darkest, brightest = gathered[:, -2].amin().float(), gathered[:, -1].amax().float()
         span = torch.stack([darkest, brightest])
         if term in self._counts:
             before = self._ranges[term].to(span.device)
@@ -261,12 +261,12 @@ class Examination:
 
     def read(self) -> dict[str, Examined]:
         """By term; waits for the device."""
-        found = {}
+        examined = {}
         for term, counts in self._counts.items():
             darkest, brightest = self._ranges[term].tolist()
             values = dict(zip(_COUNTS, counts.tolist(), strict=True))
-            found[term] = Examined(**values, darkest=darkest, brightest=brightest)
-        return found
+            examined[term] = Examined(**values, darkest=darkest, brightest=brightest)
+        return examined
 
     def state_dict(self) -> dict[str, Any]:
         return {term: dict(vars(counts)) for term, counts in self.read().items()}
@@ -329,9 +329,9 @@ class Probe:
         with evaluating(model):
             for batch in self.batches:
                 noise = Keyed(keys(self.seed, batch.index)).child("probe")
-                found = attack(seen, batch.images, batch.labels, noise=noise)
+                variant = attack(seen, batch.images, batch.labels, noise=noise)
                 with torch.no_grad():
-                    verdicts = forward_logits(model, found.images).argmax(1) == batch.labels
+                    verdicts = forward_logits(model, variant.images).argmax(1) == batch.labels
                 right.append(verdicts.sum())
         measured = self.measured
         return {measured.name: float(torch.stack(right).sum()) / measured.images}

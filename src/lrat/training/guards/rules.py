@@ -58,11 +58,11 @@ class CatastrophicOverfitting:
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         if not readings[-1].attacked:
             return None
-        found = self._collapsed(readings) or self._never(readings)
-        if found is None:
+        sign = self._collapsed(readings) or self._never(readings)
+        if sign is None:
             return None
         return (
-            f"catastrophic overfitting: {found}: the model withstands the training attack alone; "
+            f"catastrophic overfitting: {sign}: the model withstands the training attack alone; "
             "attack with more steps in training, or with a smaller step_size (for one step at most "
             "1.25 epsilon, from a random start)"
         )
@@ -245,10 +245,10 @@ class SkippedSteps:
 
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         now = readings[-1]
-        return f"{_found(now)}: if there are more, {_CURE}" if now.skipped else None
+        return f"{_skipped(now)}: if there are more, {_CURE}" if now.skipped else None
 
 
-def _found(reading: Reading) -> str:
+def _skipped(reading: Reading) -> str:
     return (
         f"{reading.skipped} of {reading.taken + reading.skipped} steps were skipped, as their loss "
         "or gradient was NaN or infinite"
@@ -297,7 +297,7 @@ class CollapsedWeights:
     effective sample size (sum w)^2 / sum w^2 (Kish 1965) below ``least`` of the images. Gradients
     are then those of a batch that much smaller, of images that are often mislabelled or beyond the
     model, while nobody looks at the others: reweighted models that are strong under PGD and weak
-    under other attacks are made so (Hitaj et al. 2021 on GAIRAT). SAT has 1.
+    under other attacks arise so (Hitaj et al. 2021 on GAIRAT). SAT has 1.
     """
 
     least: float = 0.1
@@ -324,12 +324,12 @@ class CollapsedWeights:
 
     def _thin(self, reading: Reading) -> list[str]:
         """The terms with few images, the largest first, if they hold most of the loss."""
-        found = [term for term, load in reading.loads.items() if load.effective < self.least]
+        thin = [term for term, load in reading.loads.items() if load.effective < self.least]
         total = sum(load.share for load in reading.loads.values())
-        held = sum(reading.loads[term].share for term in found)
+        held = sum(reading.loads[term].share for term in thin)
         if total <= 0 or held <= total / 2:
             return []
-        return sorted(found, key=lambda term: -reading.loads[term].share)
+        return sorted(thin, key=lambda term: -reading.loads[term].share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,13 +367,13 @@ class NothingLearnt:
 
     def __call__(self, readings: Sequence[Reading]) -> str | None:
         last = readings[-self.patience :]
-        found = [each.clean for each in last if each.clean is not None]
+        clean = [each.clean for each in last if each.clean is not None]
         share = self.largest_class
         chance = share + 2 * math.sqrt(share * (1 - share) / self.images)
-        if len(found) < self.patience or max(found) > chance:
+        if len(clean) < self.patience or max(clean) > chance:
             return None
         return (
-            f"nothing is learnt: in {epochs(last)} at most {percent(max(found))} of "
+            f"nothing is learnt: in {epochs(last)} at most {percent(max(clean))} of "
             f"{self.images} clean training images are classified correctly, and the same answer "
             f"for every image would reach {percent(share)}: lower the learning rate (0.01), or "
             "raise it where it is far below that; then look at the labels and at epsilon"
