@@ -103,15 +103,12 @@ class SuiteRunner:
         """Whether all outcomes and gallery images of these images are stored."""
         if not all(rows.holds(index).all() for rows in known.values()):
             return False
-        gallery = self.store.gallery
-        if gallery is None or not gallery.fill:
-            return True
-        return not gallery.lacks(NATURAL, index).any() and not any(
-            gallery.lacks(step.name, index[~known[step.after or NATURAL].at(index).fooled]).any()
+        return not self._lacks(NATURAL, index).any() and not any(
+            self._lacks(step.name, index[~known[step.after or NATURAL].at(index).fooled]).any()
             for step in self.suite.steps
         )
 
-    def _is_filled(self, attack: str, index: Rows) -> npt.NDArray[np.bool_]:
+    def _lacks(self, attack: str, index: Rows) -> npt.NDArray[np.bool_]:
         """[B]: whether the gallery lacks the image, so that it is attacked again."""
         gallery = self.store.gallery
         if gallery is None or not gallery.fill:
@@ -175,7 +172,7 @@ class SuiteRunner:
         unreported = np.flatnonzero(base.fooled)
         # Chunks must not depend on known rows, since sequential noise depends on chunks.
         for rows in self._chunks(np.flatnonzero(~base.fooled)):
-            missing = rows[~known.holds(index[rows]) | self._is_filled(step.name, index[rows])]
+            missing = rows[~known.holds(index[rows]) | self._lacks(step.name, index[rows])]
             if len(missing):
                 self._check_time()
                 attacked = rows if self.noise == "sequential" else missing
