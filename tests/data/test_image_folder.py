@@ -104,6 +104,23 @@ def test_images_of_16_bits_keep_their_levels(size: int | None, tmp_path: Path) -
     assert (int(image[0, 0, 0]), int(image[0, 4, 4])) == (255, 100)
 
 
+def test_a_dark_image_of_16_bits_is_no_image_of_8(tmp_path: Path) -> None:
+    fill(tmp_path / "test", 1)
+    Image.fromarray(np.full((8, 8), 200, dtype=np.uint16)).save(tmp_path / "test" / "cat" / "b.png")
+    assert int(image_folder(tmp_path).test.images[1].max()) == 1
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_without_a_known_range_are_named(
+    kind: type, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path / "test", 1)
+    Image.fromarray(np.full((8, 8), 1, dtype=kind)).save(tmp_path / "test" / "cat" / "b.tif")
+    assert len(image_folder(tmp_path).test) == 3
+    assert "b.tif" in caplog.text
+    assert "32 bits" in caplog.text
+
+
 def test_other_sizes_are_resized_and_cut(tmp_path: Path) -> None:
     fill(tmp_path / "test", 1)
     wide = np.zeros((8, 16, 3), dtype=np.uint8)

@@ -38,7 +38,9 @@ _SPLIT_SEED = 0
 _UNREADABLE = 0.05
 """The largest share of a part's files that may be unreadable."""
 _MODES = {1: "L", 3: "RGB"}
-_DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N", "F"}
+_DEEP = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+_FULL_SCALE = 257
+"""16-bit pixels are divided by it to lie in 0..255."""
 _NAMED = 5
 _Pixels = npt.NDArray[np.uint8]
 
@@ -66,9 +68,9 @@ def image_folder(
     and without these a stratified fifth of all, always the same. Of the training images (first
     limited to ``train_limit``) ``validation`` is held out by ``seed``, unless ``val`` is there for
     it. ``size``: pixels of a side after resizing and cutting; None for images that have one size.
-    ``channels``: 3, or 1 for grey. ``index`` is the place of a file among all of its part. Files
+    ``channels``: 3, or 1 for grey. ``index`` counts the files of a part, from 0. Files
     that cannot be read are left out and named, up to one in twenty. Raises DataError, which says
-    what was found.
+    what the folder holds instead.
     """
     root = Path(path)
     if not root.is_dir():
@@ -197,9 +199,11 @@ def _decoded(file: _File, *, size: int | None, channels: int) -> _Pixels | str:
     try:
         with Image.open(file.path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode in _DEEP:  # more than 8 bits: Pillow would cut them off at 255
+            if image.mode == "F" or (image.mode == "I" and opened.format == "TIFF"):
+                return "its pixels have 32 bits and so no known range: save it with 8 or 16"
+            if image.mode in _DEEP:  # 16 bits: Pillow would cut them off at 255
                 deep = np.asarray(image, dtype=np.float64)
-                image = Image.fromarray((deep / _full_scale(deep)).round().astype(np.uint8))
+                image = Image.fromarray((deep / _FULL_SCALE).round().astype(np.uint8))
             image = image.convert(_MODES[channels])
             if size is not None and image.size != (size, size):
                 image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
@@ -207,8 +211,3 @@ def _decoded(file: _File, *, size: int | None, channels: int) -> _Pixels | str:
         return in_one_line(error)
     array = np.asarray(image, dtype=np.uint8)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
-
-
-def _full_scale(pixels: npt.NDArray[np.float64]) -> float:
-    """By what 16-bit pixels are divided to lie in 0..255."""
-    return 257.0 if pixels.max(initial=0) > np.iinfo(np.uint8).max else 1.0
