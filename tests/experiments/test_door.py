@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import lrat as library
-from builders import seeded
+from builders import saved_vit, seeded
 from experiments.commands import done, lrat
 from lrat.models import from_torchvision, with_normalization
 from lrat.outputs import forward_logits
@@ -129,16 +129,8 @@ def test_what_was_done_with_the_weights_is_said(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ViT for three classes, as transformers saves it."""
-    transformers = pytest.importorskip("transformers")
-    path = tmp_path_factory.mktemp("hf")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
-    config = transformers.ViTConfig(
-        num_hidden_layers=1, num_attention_heads=2, num_labels=3, **sizes
-    )
-    seeded(0, lambda: transformers.ViTForImageClassification(config)).save_pretrained(path)
-    stated = {"do_normalize": True, "image_mean": [0.25] * 3, "image_std": [0.5] * 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(stated))
-    return path
+    pytest.importorskip("transformers")
+    return saved_vit(tmp_path_factory.mktemp("hf"), classes=3)
 
 
 def test_a_folder_of_transformers_in_and_out(
@@ -159,6 +151,12 @@ def test_a_folder_of_transformers_in_and_out(
         torch.testing.assert_close(theirs, forward_logits(model, images), atol=1e-4, rtol=0)
     stated = json.loads((out / "preprocessor_config.json").read_text())
     assert stated["image_mean"] == [0.25] * 3
+    vit = transformers.ViTForImageClassification
+    original, save = vit.from_pretrained(folder), vit.save_pretrained
+    monkeypatch.setattr(vit, "save_pretrained", lambda _, path: save(original, path))
+    answer = lrat("export", tuned, "--to", "hub-folder", "--out", tmp_path / "other weights")
+    assert answer.status == 2
+    assert "logits differ" in answer.err
 
 
 def test_timm_reads_what_was_exported(

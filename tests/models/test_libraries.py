@@ -1,6 +1,5 @@
 """Networks of other libraries: their sizes, their normalisation, and one line for what is wrong."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from builders import seeded
+from builders import saved_vit, seeded
 from lrat.errors import LratError, ModelError, SettingError, UnknownNameError
 from lrat.models import (
     Normalize,
@@ -118,16 +117,8 @@ def test_options_reach_timm_and_normalisation_can_be_chosen() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small ViT as transformers saves it, with its preprocessing."""
-    transformers = pytest.importorskip("transformers")
-    path = tmp_path_factory.mktemp("hf")
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
-    config = transformers.ViTConfig(
-        num_hidden_layers=1, num_attention_heads=2, num_labels=5, **sizes
-    )
-    seeded(0, lambda: transformers.ViTForImageClassification(config)).save_pretrained(path)
-    stated = {"do_normalize": True, "image_mean": [0.25] * 3, "image_std": [0.5] * 3}
-    (path / "preprocessor_config.json").write_text(json.dumps(stated))
-    return path
+    pytest.importorskip("transformers")
+    return saved_vit(tmp_path_factory.mktemp("hf"), classes=5)
 
 
 def test_a_folder_of_transformers_comes_with_its_weights_and_normalisation(

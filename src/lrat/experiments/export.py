@@ -56,6 +56,12 @@ class Trained:
             return None
         return {name: getattr(layer, name).flatten().tolist() for name in ("mean", "std")}
 
+    def logits_of(self, inner: nn.Module) -> Tensor:
+        """The logits of ``inner``, read back from a file, behind this model's normalisation."""
+        network = self.network
+        again = Normalized(inner, network.normalize) if isinstance(network, Normalized) else inner
+        return forward_logits(again.eval(), self.images())
+
     def images(self) -> Tensor:
         """Images [B C H W] in [0, 1] to compare on, always the same."""
         generator = torch.Generator().manual_seed(0)
@@ -123,8 +129,8 @@ def export(
         expected = forward_logits(trained.network, trained.images())
         files = {}
         for name in dict.fromkeys(formats):
-            path, found = FORMATS[name](trained, folder)
-            files[path] = float((found - expected).abs().max())
+            path, logits = FORMATS[name](trained, folder)
+            files[path] = float((logits - expected).abs().max())
             if not files[path] <= TOLERANCE:
                 raise ModelError(
                     f"{folder / path}: its logits differ from the model's by {files[path]:.1e}, "
@@ -154,11 +160,9 @@ def _to_safetensors(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     content = write_safetensors(trained.inner.state_dict())
     write_atomically(path, lambda stream: stream.write(content))
     again = build.model(trained.config, trained.shape, len(trained.class_names))
-    if isinstance(again, Normalized) and isinstance(trained.network, Normalized):
-        again.normalize = trained.network.normalize
     inner = again.network if isinstance(again, Normalized) else again
     inner.load_state_dict(load_file(path))
-    return path.name, forward_logits(again.eval(), trained.images())
+    return path.name, trained.logits_of(inner)
 
 
 def _to_onnx(trained: Trained, folder: Path) -> tuple[str, Tensor]:
@@ -208,12 +212,14 @@ def _to_program(trained: Trained, folder: Path) -> tuple[str, Tensor]:
 
 def _to_hub_folder(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     """Weights and config.json in the form of the network's library where it has one."""
-    name, found = _to_safetensors(trained, folder)
+    name, logits = _to_safetensors(trained, folder)
     inner: Any = trained.inner
     about = getattr(inner, "config", None)
     if hasattr(inner, "save_pretrained") and hasattr(about, "to_dict"):
         with silent(import_module("transformers")):
             inner.save_pretrained(folder)
+            again = type(inner).from_pretrained(folder, local_files_only=True)
+        logits = trained.logits_of(again)  # of the library's own files
         stated = trained.normalization or {}
         processing = {
             "do_normalize": bool(stated),
@@ -223,7 +229,7 @@ def _to_hub_folder(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     else:
         write_text(folder / "config.json", json.dumps(_configuration(trained), indent=2))
     write_text(folder / "README.md", _card(trained))
-    return name, found
+    return name, logits
 
 
 FORMATS: Mapping[str, Callable[[Trained, Path], tuple[str, Tensor]]] = {

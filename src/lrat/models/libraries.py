@@ -146,10 +146,10 @@ def from_hf(
             ),
         )
     stated = _preprocessing(path)
-    made = _normalized(network, normalize, stated, network.config.num_channels)
+    model = _normalized(network, normalize, stated, network.config.num_channels)
     changed = [each[0] if isinstance(each, tuple) else each for each in loading["mismatched_keys"]]
-    made.fresh = tuple(f"network.{each}" for each in (*loading["missing_keys"], *changed))
-    return made
+    model.fresh = tuple(f"network.{each}" for each in (*loading["missing_keys"], *changed))
+    return model
 
 
 @contextmanager
@@ -190,7 +190,7 @@ def _normalized(
     stated: Statistics | None,
     channels: int,
 ) -> Normalized:
-    """``network`` behind what was asked for, or behind its library's ``stated`` mean and std."""
+    """``network`` behind ``normalize``; None: behind its library's ``stated`` mean and std."""
     return with_normalization(network, stated if normalize is None else normalize, channels)
 
 
