@@ -128,7 +128,7 @@ def test_a_whole_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     again = done("evaluate", "again", "--limit", 20)
     assert again.splitlines()[:-1] == shown.out.splitlines()[:-1]
 
-    assert "cannot be told apart at n = 20" in done("compare", run, "again")
+    assert "do not differ significantly at n = 20" in done("compare", run, "again")
 
 
 def test_a_wrong_name_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def conclusion(
         lines += paragraph(f"{better} is better than {worse} by this many points", by_points(by))
     for size, detectable in missed.items():
         beginning = (
-            f"{first} and {second} cannot be told apart at {size}, where differences below about "
-            "this many points would not show"
+            f"{first} and {second} do not differ significantly at {size}, where differences below "
+            "about this many points would not show"
         )
         lines += paragraph(beginning, by_points(detectable))
     return lines
@@ -212,8 +212,8 @@ def no_difference(row: str, names: tuple[str, str], size: str, detectable: float
     """The sentence for two that do not differ significantly, with the detectable difference."""
     first, second = names
     return (
-        f"{row}: {first} and {second} cannot be told apart at {size}: differences below about "
-        f"{100 * detectable:.1f} points would not show"
+        f"{row}: {first} and {second} do not differ significantly at {size}: differences below "
+        f"about {100 * detectable:.1f} points would not show"
     )
 
 

@@ -45,9 +45,9 @@ def test_a_run_against_its_copy(pair: tuple[Path, Path], tmp_path: Path) -> None
         a, b, difference, _, only, p, adjusted, verdict = cells
         assert a == b
         assert (difference, only, p, adjusted) == ("+0.00", "0/0", "1.0000", "1.0000")
-        assert verdict == "not told apart"
+        assert verdict == "not significant"
     assert list(rows(out)) == ["natural", "pgd-20", "cw-20", "average", "worst case"]
-    assert "a and b cannot be told apart at n = 60, where differences below about" in out
+    assert "a and b do not differ significantly at n = 60, where differences below" in out
 
 
 def test_two_runs_both_ways(pair: tuple[Path, Path]) -> None:

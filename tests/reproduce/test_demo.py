@@ -162,9 +162,9 @@ def test_the_paragraph_tells_better_from_worse_from_neither() -> None:
     text = conclusion(contrasts, images=100)
     assert "up is better by 25.0 points (p = 0.001)" in text
     assert "down is worse by 18.0 points" in text
-    assert "not told apart: same" in text
+    assert "not significant: same" in text
     nothing = conclusion(contrasts[2:], images=100)
-    assert "no row can be told apart from it" in nothing
+    assert "no row differs significantly from it" in nothing
 
 
 def test_the_papers_rows_are_its_own() -> None:

@@ -157,10 +157,10 @@ def test_folds_are_not_called_independent() -> None:
     assert "share training images" not in table_text.about_intervals(table(folds=False))
 
 
-def test_the_words_say_what_is_told_apart_and_what_is_not() -> None:
+def test_the_words_say_what_is_significant_and_what_is_not() -> None:
     text = table_text.conclusion(table(folds=False))
     assert "gairat is worse than sat under cw-20 by 41.0 points (over seeds, p " in text
-    assert "Not told apart under autoattack: lrat-saa and sat (differences below" in text
+    assert "No significant difference under autoattack: lrat-saa and sat (differences below" in text
     assert "Of the paper's 8 differences" in text
     alone = make_table(
         "table1", {"lrat-saa": [evidence("lrat-saa", 0, (0.6, 0.6, 0.5), folds=True)]}, TABLE_1,

@@ -29,8 +29,8 @@ _WITH_AUTOATTACK = {"paper", "strong"}
 @dataclass(frozen=True, kw_only=True)
 class Attacks:
     """What finished runs are attacked with: ``suite`` on ``limit`` test images (None: all), the
-    short attacks on all. ``suite`` None: nothing is. ``panels``: whether a masking panel is made
-    after AutoAttack."""
+    short attacks on all. ``suite`` None: nothing is. ``panels``: whether a masking panel follows
+    AutoAttack."""
 
     suite: str | None = "paper"
     limit: int | None = None

@@ -103,7 +103,7 @@ def read_runs(
             runs.setdefault(task.row, []).append(read_run(task, task.checkpoints[number]))
         except LratError as error:
             lacking.append(f"{task.name}: {error}")
-    return {row: found for row, found in runs.items() if found}, lacking
+    return {row: of_row for row, of_row in runs.items() if of_row}, lacking
 
 
 def _evaluation(run: Path, name: str, weights: str) -> Path:

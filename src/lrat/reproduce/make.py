@@ -41,8 +41,8 @@ _REWRITE_SHARE = 20
 def reproduce_table(request: Request, watcher: Watcher) -> Report:
     """Make ``table1`` or ``table2``: runs, evaluations, ``OUT/tableN.md`` and ``.json``.
 
-    Whatever is finished below OUT already is read back, and rows or seeds that an earlier call
-    made are in the table too. The tables are also written while runs go on.
+    Whatever is finished below OUT already is read back, and rows or seeds of an
+    earlier call are in the table too. The tables are also written while runs go on.
     """
     rows = ordered_rows(request, table_rows(request))
     attacks = attacks_of(request)
@@ -66,7 +66,7 @@ def reproduce_table(request: Request, watcher: Watcher) -> Report:
 
 
 def table_rows(request: Request) -> tuple[str, ...]:
-    """The rows of the table that is asked for, with those that its preset adds to Table 1."""
+    """The rows of the requested table, with those that its preset adds to Table 1."""
     added = request.choice.preset.rows if request.target == "table1" else ()
     return (*_ROWS[request.target], *added)
 
@@ -84,14 +84,14 @@ def _written(
 def collected(
     request: Request, rows: Sequence[str], attacks: Attacks, failed: Sequence[str] = ()
 ) -> tuple[Table, Table | None]:
-    """The tables of everything below OUT that was attacked as asked, asked for now or earlier: of
-    the reported weights, and of the other epoch, None where no run has one. Both say what either
-    lacks. ``LratError`` where there is nothing to show."""
-    own, choice = table_rows(request), request.choice
+    """The tables of everything below OUT with the requested attacks, of this or an earlier call:
+    of the reported weights, and of the other epoch, None where no run has one. Both name what
+    either lacks. ``LratError`` where there is nothing to show."""
+    rows_of_target, choice = table_rows(request), request.choice
     finished = finished_runs(request.out)
     tasks = [
         run_task(choice, run.folder, run.row, run.seed, attacks)
-        for row in dict.fromkeys((*own, *rows))
+        for row in dict.fromkeys((*rows_of_target, *rows))
         for run in finished
         if run.row == row
     ]
@@ -106,7 +106,7 @@ def collected(
             runs,
             _PAPER,
             source=choice.source,
-            missing=[row for row in own if row not in runs],
+            missing=[row for row in rows_of_target if row not in runs],
             lacking=lacking,
             failed=failed,
         )

@@ -83,7 +83,7 @@ def ahead(request: Request, tasks: Sequence[RunTask], workers: int) -> str:
 
 
 def workers_of(request: Request, tasks: int) -> int:
-    """As asked; else one per processor, on a GPU one. Never more than there are tasks."""
+    """``--workers``; else one per processor, on a GPU one. Never more than there are tasks."""
     device = hardware.device(request.choice.config("sat", 0).device)
     most = 1 if device.type == "cuda" else processors()
     return max(1, min(request.workers or most, tasks))

@@ -1,4 +1,4 @@
-"""What a reproduction says of itself while it makes its runs."""
+"""What a reproduction reports while its runs are trained and evaluated."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 @dataclass(frozen=True, kw_only=True)
 class RowsProgress:
     """``done`` of ``total`` runs; the seconds that the others take if they take as long as those
-    that were made in this call, None before the first of these."""
+    of this call, None before the first of these."""
 
     done: int
     total: int
@@ -16,7 +16,7 @@ class RowsProgress:
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Called with what happens while the runs are made."""
+    """Called with what happens while the runs are trained and evaluated."""
 
     def say(self, line: str) -> None: ...
 

@@ -63,7 +63,7 @@ class Request:
             raise ConfigurationError(f"--also does nothing for {self.target}: it is for figure2")
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
-        """The seeds asked for, or the preset's for this row."""
+        """``seeds``, or the preset's for this row."""
         return self.choice.seeds_of(row) if self.seeds is None else self.seeds
 
 

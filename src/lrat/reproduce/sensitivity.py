@@ -30,10 +30,10 @@ _Weights = Mapping[str, Mapping[str, float]]
 
 
 def reproduce_sensitivity(request: Request, watcher: Watcher) -> Report:
-    """Make the studies asked for (``request.rows``, None: all), ``OUT/sensitivity.md``, ``.json``.
+    """Make the requested studies (``request.rows``, None: all), ``OUT/sensitivity.md``, ``.json``.
 
-    Whatever is finished below ``OUT/sensitivity`` is read back, and studies that an earlier call
-    made are shown too. Raises ``LratError``.
+    Whatever is finished below ``OUT/sensitivity`` is read back, and studies of an earlier
+    call are shown too. Raises ``LratError``.
     """
     base = request.choice.config("sat", 0)
     every = studies(base, threat_parts(base.threat)[1])
@@ -180,8 +180,8 @@ class StudyTable:
     """A study's rows, each compared by the worst case with the reference.
 
     By row: ``weights``, what they were in the last epoch by term, and ``farthest``, how far those
-    of the network lie from the reference's, empty where that is not asked. ``failed``: runs that
-    could not be trained, and why.
+    of the network lie from the reference's, empty for a study that does not compare weights.
+    ``failed``: runs that could not be trained, and why.
     """
 
     study: Study
@@ -267,7 +267,8 @@ class StudyTable:
             if each.p_images_adjusted is not None and each.p_images_adjusted < ALPHA
         ]
         return (
-            f"{title}: told apart from {self.study.reference.name} by the worst case (points): "
+            f"{title}: significantly different from {self.study.reference.name} by the worst case "
+            f"(points): "
             f"{', '.join(differing) or 'no row'}; {len(contrasts) - len(differing)} of "
             f"{len(contrasts)} rows are not."
         )

@@ -106,7 +106,7 @@ def _difference_cells(table: Table, row: TableRow, base: TableRow) -> Iterator[s
 
 
 def difference_cell(contrast: GroupContrast | None) -> str:
-    """``−8.3 [−10.1, −6.5] *``: told apart after Holm's correction; see ``LEGEND``."""
+    """``−8.3 [−10.1, −6.5] *``: significant after Holm's correction; see ``LEGEND``."""
     if contrast is None:
         return DASH
     cell = signed(contrast.difference)
@@ -116,8 +116,8 @@ def difference_cell(contrast: GroupContrast | None) -> str:
 
 
 def mark(contrast: GroupContrast) -> str:
-    """``*`` where the rows are told apart over seeds, ``°`` where only these very models are."""
-    if contrast.told_apart and contrast.basis not in {IMAGES, NO_TEST}:
+    """``*`` where the rows differ significantly over seeds, ``°`` where only these models do."""
+    if contrast.significant and contrast.basis not in {IMAGES, NO_TEST}:
         return f" {_OVER_SEEDS}"
     p = contrast.p_images_adjusted
     return f" {_OVER_IMAGES}" if p is not None and p < ALPHA else ""
@@ -192,7 +192,7 @@ def per_run(table: Table) -> Lines:
 
 
 def conclusion(table: Table) -> str:
-    """What the tests tell, what they cannot, and how that agrees with the paper."""
+    """What the tests show, what they cannot show, and how that agrees with the paper."""
     if not table.contrasts:
         return (
             "No row can be tested: that needs two rows with a seed in common, such as "
@@ -207,8 +207,10 @@ def conclusion(table: Table) -> str:
         if each.attack == attack and not mark(each) and each.detectable is not None
     ]
     sentences = [
-        f"Shown: {'; '.join(shown)}." if shown else "No row is told from its reference.",
-        f"Not told apart under {attack}: {', '.join(open_)}." if open_ else "",
+        f"Shown: {'; '.join(shown)}."
+        if shown
+        else "No row differs significantly from its reference.",
+        f"No significant difference under {attack}: {', '.join(open_)}." if open_ else "",
         _agreement(table),
     ]
     return " ".join(filter(None, sentences))
@@ -232,25 +234,25 @@ def _where(column: str) -> str:
 
 def _agreement(table: Table) -> str:
     """In how many differences that the paper has too the sign is the same."""
-    same = opposite = untold = 0
+    same = opposite = unclear = 0
     for contrast in table.contrasts:
         row, base = table.row(contrast.group), table.row(contrast.first)
         theirs = papers_difference(row.paper, base.paper, contrast.attack)
         if theirs is None:
             continue
         if not mark(contrast):
-            untold += 1
+            unclear += 1
         elif theirs * contrast.difference > 0:
             same += 1
         else:
             opposite += 1
-    total = same + opposite + untold
+    total = same + opposite + unclear
     if not total:
         return ""
     return (
         f"Of the paper's {total} differences of these rows (CIFAR-10, one run each, no interval), "
-        f"{same} show here with the same sign, {opposite} with the opposite one, {untold} cannot "
-        "be told from none."
+        f"{same} show here with the same sign, {opposite} with the opposite one, {unclear} are "
+        "not significant."
     )
 
 

@@ -121,8 +121,8 @@ def test_p_is_adjusted_for_every_comparison_of_the_table():
     assert pgd.p == pytest.approx(2 / 2**8)
     # Three rows have this p, the average has a smaller one.
     assert pgd.p_adjusted == pytest.approx(9 * 2 / 2**8)
-    assert pgd.verdict == "not told apart"
-    assert "mart and sat cannot be told apart at n = 200" in pgd.words
+    assert pgd.verdict == "not significant"
+    assert "mart and sat do not differ significantly at n = 200" in pgd.words
 
 
 def test_equal_shares_of_unequal_groups_cancel_over_images():

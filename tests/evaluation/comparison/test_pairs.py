@@ -24,7 +24,7 @@ def stood(*images):
     return stands
 
 
-def test_identical_results_cannot_be_told_apart():
+def test_identical_results_do_not_differ_significantly():
     one = result({"pgd": survive((0, 50))})
     comparison = compare(one, one)
     assert list(comparison.contrasts) == ["natural", "pgd", "worst case"]
@@ -32,8 +32,8 @@ def test_identical_results_cannot_be_told_apart():
         assert contrast.p == 1
         assert contrast.difference.value == 0
         assert contrast.difference.low < 0 < contrast.difference.high
-        assert "cannot be told apart at n = 100: differences below about" in contrast.words
-        assert contrast.verdict == "not told apart"
+        assert "do not differ significantly at n = 100: differences below" in contrast.words
+        assert contrast.verdict == "not significant"
 
 
 def test_counts_difference_and_verdict():
@@ -65,7 +65,7 @@ def test_the_table_says_everything():
         assert cell in pgd
     assert pgd.endswith("b is better")
     assert "b is better than a by this many points: pgd 9.0, worst case 9.0." in text
-    assert "a and b cannot be told apart at n = 100" in text
+    assert "a and b do not differ significantly at n = 100" in text
     assert "100 common images" in text
     assert "McNemar" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -93,8 +93,8 @@ def test_claims_are_held_to_the_adjusted_p():
     assert pgd.p == pytest.approx(2 / 64)
     assert pgd.p_adjusted == pytest.approx(3 * 2 / 64)
     assert pgd.distinguishable
-    assert not pgd.told_apart
-    assert pgd.verdict == "not told apart"
+    assert not pgd.significant
+    assert pgd.verdict == "not significant"
 
 
 def test_the_record_holds_all_and_is_plain():

@@ -322,9 +322,12 @@ def report(
     return ReportRecord(
         title=(extra or {}).get("title", "Robustness of runs on digits"),
         command="lrat report runs/* --out report.html",
-        made="2026-03-01T12:00:00+00:00",
+        written="2026-03-01T12:00:00+00:00",
         version="0.1.0",
-        summary=["sat-seed-0 has the best worst case.", "It cannot be told apart from gairat."],
+        summary=[
+            "sat-seed-0 has the best worst case.",
+            "It does not differ significantly from gairat.",
+        ],
         groups=groups,
         runs=runs,
         problems=problems,

@@ -28,7 +28,7 @@ from reporting.report.reported import make_evaluation, make_run, only, report, w
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on the same images: two that cannot be told apart, one that is worse."""
+    """Runs on the same images: two that do not differ significantly, one that is worse."""
     folder = tmp_path_factory.mktemp("three")
     for name, method, robust in (
         ("best", "lrat-saa+cw", 62),
@@ -84,11 +84,11 @@ def test_groups_hold_what_may_be_compared_and_what_tests_say(three: Path) -> Non
         compare(one, other).contrasts["worst case"], p_adjusted=None, rows=1
     )
     assert found.p_adjusted == pytest.approx(3 * found.p), "the smallest of three, after Holm"
-    assert found.told_apart
-    assert not worst["best", "close"].told_apart
+    assert found.significant
+    assert not worst["best", "close"].significant
     assert record.summary[:3] == [
         "best has the best worst case: 62.0 % [52.2, 70.9] of 100 images.",
-        "close cannot be told apart from best on 100 images.",
+        "close does not differ significantly from best on 100 images.",
         "best is better than worse by 32.0 points (p <.0001).",
     ]
 
@@ -145,7 +145,9 @@ def test_seeds_on_the_same_images_do_not_speak_of_others(tmp_path: Path) -> None
             run = make_run(tmp_path / f"{method}-{seed}", method, seed=seed, **settings)
             make_evaluation(run, right)
     summary = " ".join(report(tmp_path).summary)
-    assert "gairat cannot be told apart from sat over these seeds (paired t test" in summary
+    assert (
+        "gairat does not differ significantly from sat over these seeds (paired t test" in summary
+    )
 
 
 def test_the_evaluation_of_most_attacks_and_images_comes_first(tmp_path: Path) -> None:

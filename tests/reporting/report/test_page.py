@@ -79,7 +79,7 @@ def test_every_section_speaks_of_the_runs(three: Page) -> None:
     for words in (
         "sat-seed-0 has the best worst case.",
         "97.0 [93.0, 100.0]",
-        "not told apart from the best",
+        "no significant difference from the best",
         "Exact McNemar tests on the same images",
         "digits, apgd-ce, linf",
         "68.0 % in epoch 1, 61.0 % at the end",

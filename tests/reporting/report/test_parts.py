@@ -96,7 +96,10 @@ def test_rows_follow_the_group_and_know_the_best() -> None:
     backwards = replace(record.groups[0], runs=[run.name for run in reversed(runs)])
     (table,) = group_tables(replace(record, groups=[backwards]))
     assert [row.run.name for row in table.rows] == backwards.runs
-    assert [row.standing for row in table.rows][:2] == ["best", "not told apart from the best"]
+    assert [row.standing for row in table.rows][:2] == [
+        "best",
+        "no significant difference from the best",
+    ]
     assert table.rows[-1].standing == ""
     assert table.columns == ["natural", "pgd-20", "cw-20", "autoattack", "worst case"]
     assert table.matrices[0].attack == "worst case"

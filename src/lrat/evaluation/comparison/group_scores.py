@@ -61,9 +61,9 @@ def compare_groups(groups: Sequence[Group], *, comparisons: int | None = None) -
     attacks = shared_attacks([run.result for run in runs], [run.name for run in runs])
     scored = _score(runs, attacks)
     sides = [_Side(group=group, scores=[scored[id(run)] for run in group.runs]) for group in groups]
-    own = (len(sides) - 1) * len(sides[0].rows)
+    count = (len(sides) - 1) * len(sides[0].rows) if comparisons is None else comparisons
     contrasts = [
-        _contrast(row, side, sides[0], attacks, own if comparisons is None else comparisons)
+        _contrast(row, side, sides[0], attacks, count)
         for side in sides[1:]
         for row in sides[0].rows
     ]
@@ -211,10 +211,10 @@ def _contrast(
         )
     if not pairs:
         return plain
-    found = [contrasts_of(a.standing, b.standing, attacks)[row] for a, b in pairs]
-    difference = mean_difference([each.difference for each in found])
-    n = min(each.a.n for each in found)
-    differing = min(n, max(each.only_a + each.only_b for each in found))
+    contrasts = [contrasts_of(a.standing, b.standing, attacks)[row] for a, b in pairs]
+    difference = mean_difference([each.difference for each in contrasts])
+    n = min(each.a.n for each in contrasts)
+    differing = min(n, max(each.only_a + each.only_b for each in contrasts))
     return replace(
         plain,
         low=difference.low,

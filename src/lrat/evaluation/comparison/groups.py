@@ -119,7 +119,7 @@ class GroupContrast:
     p_images_adjusted: float | None = None
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         """p below .05 after adjustment."""
         return self.p_adjusted is not None and self.p_adjusted < ALPHA
 
@@ -127,8 +127,8 @@ class GroupContrast:
     def verdict(self) -> str:
         if self.basis == NO_TEST:
             return "no test"
-        if not self.told_apart:
-            return "not told apart"
+        if not self.significant:
+            return "not significant"
         return "better" if self.difference > 0 else "worse"
 
     @property
@@ -136,7 +136,7 @@ class GroupContrast:
         """A sentence, as ``Contrast.words``."""
         if self.p_adjusted is None or self.detectable is None:
             return f"{self.attack}: {not_compared(self.group, self.first)}"
-        if not self.told_apart:
+        if not self.significant:
             return no_difference(self.attack, (self.group, self.first), self.size, self.detectable)
         by = points_and_p(self.difference, self.p_adjusted)
         return f"{self.attack}: {self.group} is {self.verdict} than {self.first} by {by}"
@@ -262,12 +262,12 @@ def _against_first(contrasts: Sequence[GroupContrast]) -> str:
 
 
 def _conclusion(contrasts: Sequence[GroupContrast]) -> list[str]:
-    """Who is better where, and where nobody is known to be."""
+    """Which is better in which rows, and in which rows no difference is significant."""
     group, first = contrasts[0].group, contrasts[0].first
-    gains = {each.attack: each.difference for each in contrasts if each.told_apart}
+    gains = {each.attack: each.difference for each in contrasts if each.significant}
     missed: dict[str, dict[str, float]] = {}
     for each in contrasts:
-        if not each.told_apart and each.detectable is not None:
+        if not each.significant and each.detectable is not None:
             missed.setdefault(each.size, {})[each.attack] = each.detectable
     without = [each.attack for each in contrasts if each.basis == NO_TEST]
     lines = conclusion((group, first), gains, missed)
@@ -275,7 +275,7 @@ def _conclusion(contrasts: Sequence[GroupContrast]) -> list[str]:
 
 
 def _about_tests(contrasts: Sequence[GroupContrast]) -> str:
-    """How the tests were made, and how far they reach."""
+    """Which tests were used, and what they hold for."""
     tests = sum(each.basis != NO_TEST for each in contrasts)
     lines = ["difference in points" + (f"; p Holm: adjusted for {tests} comparisons" * bool(tests))]
     bases = {each.basis for each in contrasts}

@@ -67,7 +67,7 @@ class Contrast:
         return self.p < ALPHA
 
     @property
-    def told_apart(self) -> bool:
+    def significant(self) -> bool:
         """Adjusted p below .05: what may be claimed of one row among several."""
         return self.p_of_verdict < ALPHA
 
@@ -82,15 +82,15 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """``not told apart``, ``a is better`` or ``b is better``."""
-        if not self.told_apart:
-            return "not told apart"
+        """``not significant``, ``a is better`` or ``b is better``."""
+        if not self.significant:
+            return "not significant"
         return "a is better" if self.difference.value > 0 else "b is better"
 
     @property
     def words(self) -> str:
         """A sentence: which is better and by how much, or what this many images could not show."""
-        if not self.told_apart:
+        if not self.significant:
             return no_difference(self.name, ("a", "b"), f"n = {self.a.n}", self.detectable)
         by = points_and_p(self.difference.value, self.p_of_verdict)
         return f"{self.name}: {self.verdict} by {by}"
@@ -108,7 +108,7 @@ class Comparison:
     threat: str
 
     def __str__(self) -> str:
-        """The table, a sentence per row, and how it was made."""
+        """The table, a sentence per row, and the tests behind it."""
         header = (
             "attack",
             "a %",
@@ -145,8 +145,8 @@ class Comparison:
     def _conclusion(self) -> list[str]:
         """Who is better where, and where nobody is known to be."""
         every = self.contrasts.values()
-        gains = {each.name: each.difference.value for each in every if each.told_apart}
-        missed = {each.name: each.detectable for each in every if not each.told_apart}
+        gains = {each.name: each.difference.value for each in every if each.significant}
+        missed = {each.name: each.detectable for each in every if not each.significant}
         return conclusion(("a", "b"), gains, {f"n = {self.n}": missed})
 
     def record(self) -> dict[str, Any]:

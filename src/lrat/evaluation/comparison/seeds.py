@@ -191,8 +191,8 @@ def _difference(value: float, error: _Error, test: str, comparisons: int) -> Mea
 
 def _deviation(values: Sequence[float]) -> float:
     """The sample's standard deviation; 0 where it is nothing but rounding."""
-    found = stdev(values)
-    return 0.0 if found <= 1e-12 * max(1.0, *map(abs, values)) else found
+    deviation = stdev(values)
+    return 0.0 if deviation <= 1e-12 * max(1.0, *map(abs, values)) else deviation
 
 
 def _t_quantile(share: float, freedom: float) -> float:
@@ -303,9 +303,9 @@ def attack_seed_spread(results: Sequence[EvaluationResult]) -> AttackSeedSpread:
     )
 
 
-def _spread(name: str, stands: Sequence[npt.NDArray[np.bool_]]) -> Spread:
-    values = tuple(float(each.mean()) for each in stands)
-    always = np.logical_and.reduce(stands)
+def _spread(name: str, robust: Sequence[npt.NDArray[np.bool_]]) -> Spread:
+    values = tuple(float(each.mean()) for each in robust)
+    always = np.logical_and.reduce(robust)
     return Spread(
         name=name,
         values=values,

@@ -1,4 +1,4 @@
-"""What several evaluations have in common: attacks, images, and what stands on them.
+"""What several evaluations have in common: attacks, images, and scores of robustness on them.
 
 Several attacks in one number beside the worst case: the average and the union.
 """
@@ -69,9 +69,9 @@ def standing(
     result: EvaluationResult, attacks: Sequence[str], images: npt.NDArray[np.int64]
 ) -> Standing:
     """What ``result`` withstands on ``images``: natural, each attack, average, worst case."""
-    places = np.searchsorted(result.index, images)
+    positions = np.searchsorted(result.index, images)
     rows: Standing = {
-        name: result.robust([name])[places].astype(np.int64) for name in (NATURAL, *attacks)
+        name: result.robust([name])[positions].astype(np.int64) for name in (NATURAL, *attacks)
     }
     worst = np.minimum.reduce(list(rows.values()))
     if len(attacks) > 1:
@@ -155,8 +155,8 @@ def average_accuracy(result: EvaluationResult) -> Proportion | None:
 def fooled_by_any(result: EvaluationResult) -> Proportion:
     """The share of images in the union of all attacks' successes, those that are wrong when clean
     included: 1 - worst case."""
-    stands = result.worst_case
-    return Proportion(value=1 - stands.value, low=1 - stands.high, high=1 - stands.low, n=stands.n)
+    robust = result.worst_case
+    return Proportion(value=1 - robust.value, low=1 - robust.high, high=1 - robust.low, n=robust.n)
 
 
 def mean_difference(differences: Sequence[Difference]) -> Difference:

@@ -81,7 +81,7 @@ def masking_panel(
     ``result``: an evaluation of the same model under the same threat, whose fooled images count
     too. ``on_progress`` is called with each finished check.
 
-    A check that cannot be made is "not run", with the reason; a model without gradients or with NaN
+    A check that cannot run is "not run", with the reason; a model without gradients or with NaN
     logits has failed. Raises ``DataError`` for no images and negative labels, ``SettingError`` for
     a ``result`` under another threat, ``ModelError`` for outputs that are no logits of the labels'
     classes. Modes and the global random state are restored, also for a model that draws random

@@ -10,7 +10,7 @@ from lrat.files.read import NOT_AS_WRITTEN
 
 Status = Literal["passed", "not run", "suspicious", "failed"]
 """From best to worst. ``suspicious``: above the limit, but chance may explain it on so few images;
-``not run``: the check could not be made, which is no evidence for the model either."""
+``not run``: the check could not run, which is no evidence for the model either."""
 
 FROM_BEST: tuple[Status, ...] = get_args(Status)
 _WIDTH = 100

@@ -75,7 +75,7 @@ class Ranking:
 
     @property
     def strongest(self) -> tuple[str, ...]:
-        """The first attack and those that are not told from it; ensembles are left out."""
+        """The first attack and those not significantly weaker, without ensembles."""
         rivals = [each for each in self.attacks if not each.ensemble] or list(self.attacks)
         return tuple(each.name for each in rivals if each.tied)
 
@@ -184,7 +184,8 @@ def rank_folder(folder: Path) -> Ranking:
 
 
 def rankings_table(rankings: Sequence[Ranking]) -> str:
-    """A row per model: its attacks from the strongest on, ``=`` between those not told apart."""
+    """A row per model: its attacks from the strongest on, ``=`` between those that do not differ
+    significantly."""
     rows = [("model", "data", "n", "attacks, strongest first (fooled %)")]
     for ranking in rankings:
         ties = {frozenset(pair) for pair in ranking.ties}

@@ -36,7 +36,7 @@ class RankedModel:
 def ranking_figure(models: Sequence[RankedModel], out: Path, *, caption: str) -> style.Drawn:
     """A column per model, its attacks from the strongest to the weakest, each with the accuracy (%)
     that it leaves; a line follows each attack from model to model of a data set, so that lines
-    which cross are rankings that change. A bar joins neighbours that are not told apart.
+    which cross are rankings that change. A bar joins neighbours that do not differ significantly.
     """
     if not models:
         raise SettingError("no model to rank attacks on: name at least one")

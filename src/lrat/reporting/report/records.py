@@ -1,7 +1,7 @@
 """What a report shows: ``collect`` gathers it from run folders, ``page`` draws it.
 
-What evaluations found is shown by their own types; the records here say which run and which group
-of runs it belongs to. Shares are fractions, images are arrays.
+Results are shown by evaluation's own types; the records here say to which run and which group of
+runs they belong. Shares are fractions, images are arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -204,12 +204,12 @@ class GroupRecord:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportRecord:
     """A whole report, written by ``command``. ``summary``: its findings in words, the first the
-    most important. ``problems``: folders that could not be shown, one sentence each. ``made``:
+    most important. ``problems``: folders that could not be shown, one sentence each. ``written``:
     when, ISO 8601. ``version``: of lrat."""
 
     title: str
     command: str
-    made: str
+    written: str
     version: str
     summary: Sequence[str]
     groups: Sequence[GroupRecord]

@@ -44,14 +44,14 @@ class Written:
 
 
 def write_run_report(
-    places: Sequence[Path | str],
+    paths: Sequence[Path | str],
     out: Path | str,
     *,
     title: str | None = None,
     suite: str | None = None,
     command: str | None = None,
 ) -> Written:
-    """Write one self-contained page about the runs at ``places`` to ``out``.
+    """Write one self-contained page about the runs at ``paths`` to ``out``.
 
     A path, or NAME=PATH, is a run folder, one of its evaluations, evaluations of a user's model, or
     a folder that holds runs. ``suite``: only evaluations of it. The page says what cannot be shown.
@@ -63,8 +63,8 @@ def write_run_report(
 
     started = time.perf_counter()
     path = Path(out)
-    _check_place(path)
-    folders, names = named_paths(places)
+    _check_out(path)
+    folders, names = named_paths(paths)
     record = collect_report(folders, names=names, title=title, suite=suite, command=command)
     size = write_report(record, path)
     return Written(
@@ -76,8 +76,8 @@ def write_run_report(
     )
 
 
-def _check_place(path: Path) -> None:
-    """A slip of the hand must not cost a run its configuration or a user a file."""
+def _check_out(path: Path) -> None:
+    """Refuse to overwrite anything but a page: a mistyped path would lose a user's file."""
     if path.is_dir():
         raise ConfigurationError(f"--out {path} is a folder: name a file, as {path}/report.html")
     if not path.exists():
@@ -96,21 +96,21 @@ def _check_place(path: Path) -> None:
 
 
 def collect_report(
-    places: Sequence[Path],
+    paths: Sequence[Path],
     *,
     names: Mapping[Path, str] | None = None,
     title: str | None = None,
     suite: str | None = None,
     command: str | None = None,
 ) -> ReportRecord:
-    """What the runs at ``places`` have stored (see ``locate.find_runs``), ready to be shown, under
+    """What the runs at ``paths`` have stored (see ``locate.find_runs``), ready to be shown, under
     the ``names`` that the user gave.
 
     ``suite``: only evaluations of it. ``command``: the one that wrote the report. What is damaged
     or missing becomes a sentence in the record's or a run's ``problems``; ``LratError`` is raised
     where there is no run at all.
     """
-    located, problems = find_runs(places, names)
+    located, problems = find_runs(paths, names)
     collected = []
     for run in _of_suite(located, suite):
         try:
@@ -132,8 +132,8 @@ def collect_report(
     )
     return ReportRecord(
         title=title or DEFAULT_TITLE,
-        command=command or shlex.join(["lrat", "report", *map(str, places)]),
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command or shlex.join(["lrat", "report", *map(str, paths)]),
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
         version=lrat.__version__,
         summary=summary(runs, groups, over_seeds(collected)),
         groups=groups,

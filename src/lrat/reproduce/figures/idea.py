@@ -170,7 +170,7 @@ def _words(run: FigureRun, analysis: Analysis, shown: int) -> str:
         "mean; grey: the one weight that GAIRAT (Eq. 10, PGD steps survived, lambda "
         f"{run.numbers.gairat_lambda:g}) gives the image under all attacks",
         f"all relative to the mean over {summary['images']:,} {summary['part']}ing images "
-        "(dotted); the class each variant is taken for stands above it",
+        "(dotted); above each variant: the class that the model predicts",
         f"shown: the {shown} image(s) {which}, among those right when clean",
         f"model: {summary['method']} (training seed {run.seed}, weights "
         f"{run.checkpoint}) on {summary['data']}, {summary['threat']}; attacks as in "

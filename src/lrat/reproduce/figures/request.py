@@ -96,14 +96,14 @@ class FigureRequest:
         return runs
 
     def evaluation(self, run: FigureRun, checkpoint: str) -> EvaluationResult:
-        """Figure 2's attacks on as many test images as the run monitored, made or read back."""
+        """Figure 2's attacks on as many test images as the run monitored, new or read back."""
         request = EvaluationRequest(suite=str(SUITE), limit=run.config.training.monitor.limit)
         self.say(f"{self.name}: {request.command(run.folder, checkpoint)}")
         root = self.data_root
         return evaluate_run(run.folder, request, checkpoint=checkpoint, data_root=root)[1]
 
     def analysis(self, row: str) -> Analysis:
-        """The analysis of the row's first run, made or read back: all training images with the
+        """The analysis of the row's first run, new or read back: all training images with the
         views of Figures 3 and 5, a sample with SAA for Figure 4."""
         run = self.runs(row)[0]
         request = AnalysisRequest(checkpoint=run.weighted_checkpoint, points=_POINTS)

@@ -50,9 +50,9 @@ def make_groups(
     members: dict[str, dict[str, Evaluated]] = {}
     leading: dict[str, int] = {}
     for name, evaluations in runs.items():
-        for place, each in enumerate(evaluations):
+        for index, each in enumerate(evaluations):
             members.setdefault(each.record.group, {})[name] = each
-            leading[each.record.group] = leading.get(each.record.group, 0) + (place == 0)
+            leading[each.record.group] = leading.get(each.record.group, 0) + (index == 0)
     order = sorted(
         members,
         key=lambda key: (
@@ -136,16 +136,14 @@ def _sentences(shares: Mapping[str, Proportion], pairs: Sequence[Pair]) -> list[
         for one, other, contrast in pairs
         if one == best and contrast.name == WORST_CASE
     }
-    same = [name for name, each in others.items() if not each.told_apart and name not in tied]
+    same = [name for name, each in others.items() if not each.significant and name not in tied]
     worse = [
         f"{name} by {points_and_p(each.difference.value, each.p_of_verdict)}"
         for name, each in others.items()
-        if each.told_apart
+        if each.significant
     ]
     if same:
-        sentences.append(
-            f"{listed(same)} cannot be told apart from {best} on {shares[best].n} images."
-        )
+        sentences.append(f"{_not_differing(same, best)} on {shares[best].n} images.")
     if worse:
         sentences.append(f"{best} is better than {listed(worse)}.")
     untested = [name for name in shares if name not in {best, *others}]
@@ -219,7 +217,7 @@ def _compared(methods: Mapping[str, Worst], *, folds: bool) -> list[str]:
     adjusted = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
     same = [name for name, p in adjusted.items() if p >= ALPHA]
     if same:
-        sentences.append(f"{listed(same)} cannot be told apart from {best} over these seeds.")
+        sentences.append(f"{_not_differing(same, best)} over these seeds.")
     worse = [
         f"{name} by {points_and_p(known[name].value, p)}"
         for name, p in adjusted.items()
@@ -264,3 +262,8 @@ def _image_error(one: Worst, other: Worst) -> float:
     if [len(side) for side in known] != [len(one), len(other)]:
         return 0.0
     return image_error(*known)
+
+
+def _not_differing(names: Sequence[str], best: str) -> str:
+    do = "does" if len(names) == 1 else "do"
+    return f"{listed(names)} {do} not differ significantly from {best}"

@@ -23,8 +23,8 @@ WORST_FIRST = FROM_BEST[::-1]
 MEANING: Mapping[Status, str] = {
     "passed": "nothing speaks for masking",
     "suspicious": "above what is usual: read the sentence before trusting the accuracy",
-    "failed": "the attacks fail rather than the model stands: do not report the accuracy",
-    "not run": "could not be asked here",
+    "failed": "the attacks fail rather than the model being robust: do not report the accuracy",
+    "not run": "the check could not run here",
 }
 
 _UNSET = "–"
@@ -176,7 +176,7 @@ def _standing(name: str, best: Sequence[str], pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         of_both = {pair.first, pair.second} == {name, best[0]}
         if of_both and pair.contrast.name == WORST_CASE:
-            return "" if pair.contrast.told_apart else "not told apart from the best"
+            return "" if pair.contrast.significant else "no significant difference from the best"
     return ""
 
 
@@ -202,7 +202,7 @@ def _cell(row: str, column: str, known: Mapping[tuple[str, str], Contrast]) -> C
     value, low, high = (getattr(contrast.difference, end) for end in ("value", "low", "high"))
     if (row, column) not in known:
         value, low, high = -value, -high, -low
-    sign = (1 if value > 0 else -1) if contrast.told_apart else 0
+    sign = (1 if value > 0 else -1) if contrast.significant else 0
     return Cell(contrast=contrast, difference=value, low=low, high=high, sign=sign)
 
 
