@@ -121,9 +121,9 @@ def test_an_evaluation_says_when_an_attack_is_through(
 ) -> None:
     lines = evaluation_lines(capsys, monkeypatch, 9.0)
     assert lines[-3:] == [
-        "natural: 100 of 100 images, 50.0 % stand, about 1 s left",
-        "weak: 100 of 100 images, 50.0 % stand, about 1 s left",
-        "hard: 100 of 100 images, 50.0 % stand",
+        "natural: 100 of 100 images, 50.0 % robust, about 1 s left",
+        "weak: 100 of 100 images, 50.0 % robust, about 1 s left",
+        "hard: 100 of 100 images, 50.0 % robust",
     ]
     assert len(lines) == 4, "and one line when it has taken five seconds"
 
@@ -134,15 +134,15 @@ def test_a_long_evaluation_tells_every_tenth_and_how_long_it_takes(
     lines = evaluation_lines(capsys, monkeypatch, 3000.0)
     hard = [line for line in lines if line.startswith("hard: ")]
     assert len(hard) == 10
-    assert hard[0] == "hard: 10 of 100 images, 50.0 % stand", "there may be more attacks"
-    assert hard[4] == "hard: 50 of 100 images, 50.0 % stand, about 25 min 00 s left"
+    assert hard[0] == "hard: 10 of 100 images, 50.0 % robust", "there may be more attacks"
+    assert hard[4] == "hard: 50 of 100 images, 50.0 % robust, about 25 min 00 s left"
 
 
 def test_without_the_number_of_images_there_is_no_forecast(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = evaluation_lines(capsys, monkeypatch, 3000.0, total=None)
-    assert lines[-1] == "hard: 100 images, 50.0 % stand"
+    assert lines[-1] == "hard: 100 images, 50.0 % robust"
     assert not any("left" in line for line in lines)
 
 
@@ -169,7 +169,7 @@ def test_bars_of_an_evaluation_have_totals_and_time_left(
             clock.now += 60
             progress(Progress(attack="pgd", done=done, robust=5, total=100))
     lines = shown(capsys, err=True).splitlines()
-    for text in ("about 8 min 00 s left", "5 of 20 images stand"):
+    for text in ("about 8 min 00 s left", "5 of 20 images robust"):
         line = next(line for line in lines if text in line)
         assert f" {8 * '━'}╺{31 * '━'} " in line, "a fifth of forty characters"
 

@@ -159,7 +159,7 @@ def curve(runs: Runs) -> Found:
 
 def explains(runs: Runs) -> Found:
     found = why.explain(runs.run, IMAGE, acceleration="off", device="cpu")
-    return str(found.told), []
+    return str(found.parts), []
 
 
 def analyses(runs: Runs) -> Found:

@@ -34,11 +34,11 @@ def test_it_agrees_with_the_stored_evaluation(run: Path) -> None:
     assert "every verdict is the stored one" in out
     assert "seed 3" in out
     assert f"image {right} of digits" in out
-    story = explain(run, right, out=run / "again").told.story
+    story = explain(run, right, out=run / "again").parts.story
     for name in ("pgd-20", "cw-20"):
         row = stored.outcomes.under(name).at(np.array([right]))
-        (told,) = [attack for attack in story.attacks if attack.name == name]
-        (path,) = told.paths
+        (attack,) = [attack for attack in story.attacks if attack.name == name]
+        (path,) = attack.paths
         assert len(path.forward) == row.forwards[0]
         (line,) = [line for line in out.splitlines() if re.match(rf"{name} +(fooled|robust)", line)]
         verdict = "fooled" if row.fooled[0] else "robust"
@@ -78,8 +78,8 @@ def test_an_evaluation_with_a_damaged_identity_is_not_taken_as_missing(run: Path
 
 def test_without_an_evaluation_it_is_quick_and_says_so(run: Path, tmp_path: Path) -> None:
     explanation = explain(run, 17, out=tmp_path / "there.png")
-    assert [attack.name for attack in explanation.told.story.attacks] == ["pgd-20", "cw-20"]
-    assert explanation.told.stored is None
+    assert [attack.name for attack in explanation.parts.story.attacks] == ["pgd-20", "cw-20"]
+    assert explanation.parts.stored is None
     assert "nothing stored to compare with" in str(explanation)
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
         "there.pdf",
@@ -94,12 +94,12 @@ def test_the_largest_evaluation_with_the_image_is_taken(run: Path, tmp_path: Pat
     suite.write_text(SUITE)
     mixed = evaluation_of(run, "--limit", 20, "--suite", suite)
     index = int(mixed.index[0])
-    assert explain(run, index).told.stored is None, "a suite file is taken when it is named"
-    told = explain(run, index, suite_name=str(suite)).told
-    assert told.stored is not None
-    assert [attack.name for attack in told.story.attacks] == ["saa", "square"]
-    assert not told.differing
-    tried = next(attack for attack in told.story.attacks if attack.name == "saa")
+    assert explain(run, index).parts.stored is None, "a suite file is taken when it is named"
+    parts = explain(run, index, suite_name=str(suite)).parts
+    assert parts.stored is not None
+    assert [attack.name for attack in parts.story.attacks] == ["saa", "square"]
+    assert not parts.differing
+    tried = next(attack for attack in parts.story.attacks if attack.name == "saa")
     if tried.image is not None:
         assert len(tried.paths) == 3
 
@@ -108,7 +108,7 @@ def test_the_largest_evaluation_with_the_image_is_taken(run: Path, tmp_path: Pat
     quick = evaluation_of(run, "--limit", 10)
     outside = next(number for number in mixed.index if number not in quick.index)
     assert "is not among the 10 images" in str(explain(run, int(outside)))
-    others = explain(run, index, threat="linf:0.1").told
+    others = explain(run, index, threat="linf:0.1").parts
     assert others.stored is None
     assert others.threat == "Linf(epsilon=0.1)"
 
@@ -127,14 +127,14 @@ def test_own_images_and_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "label 2 star" in out
     assert "star (label)" in out
     done("evaluate", "run")
-    assert explain(Path("run"), 2).told.stored is not None
+    assert explain(Path("run"), 2).parts.stored is not None
     own = Path("own.py").read_text()
     Path("own.py").write_text(own.replace("self.head(self", "-self.head(self"))
-    told = explain(Path("run"), 2).told
-    assert told.stored is None, "those rows are of another version of the model's file"
-    assert not told.differing
+    parts = explain(Path("run"), 2).parts
+    assert parts.stored is None, "those rows are of another version of the model's file"
+    assert not parts.differing
     Path("own.py").write_text(own)
-    assert explain(Path("run"), 2).told.stored is not None
+    assert explain(Path("run"), 2).parts.stored is not None
 
 
 @pytest.mark.parametrize(

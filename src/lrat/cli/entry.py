@@ -51,11 +51,11 @@ app.command()(reproduce)
 app.command(name="list")(list_)
 
 
-def _show_version(wanted: bool) -> bool:
-    if wanted:
+def _show_version(requested: bool) -> bool:
+    if requested:
         print(f"lrat {__version__}")
         raise typer.Exit
-    return wanted
+    return requested
 
 
 @app.callback()

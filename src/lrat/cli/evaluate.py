@@ -33,7 +33,7 @@ def evaluate(
         str | None, typer.Option(help="FILE.py:NAME: adaptive attacks on your own loss, added.")
     ] = None,
     transfer: Annotated[
-        list[Path] | None, typer.Option(help="A run folder: attacks made on its model, added.")
+        list[Path] | None, typer.Option(help="A run folder: adds attacks computed on its model.")
     ] = None,
     images: Annotated[
         bool, typer.Option("--images", help="Keep the adversarial images (safetensors).")
@@ -116,7 +116,7 @@ def evaluate(
     print(result)
     if folder is not None:
         print(f"evidence in {folder}")
-    # Not where it was not asked for and the images or the time are no more than a part.
+    # By itself only for all images without a time limit.
     by_itself = bool(result.stages) and part is None and time is None
     if by_itself if masking is None else masking:
         from lrat.experiments.masking import examine
@@ -131,7 +131,7 @@ def merge(
     ],
     out: Annotated[Path, typer.Option(help="The joined folder; may be one of them.")],
 ) -> None:
-    """Join the parts of one evaluation that several machines made."""
+    """Join the parts of one evaluation by several machines."""
     from lrat.evaluation.merge import merge as join
 
     joined = join(folders, out)

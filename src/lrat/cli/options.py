@@ -86,24 +86,24 @@ def given(**values: Any) -> dict[str, Any]:
         if value is None:
             continue
         *sections, key = path.split("__")
-        place = nested
+        inner = nested
         for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = value
+            inner = inner.setdefault(section, {})
+        inner[key] = value
     return nested
 
 
 def seconds_in(text: str) -> float:
     """``90``, ``90s``, ``30m`` or ``2h`` in seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if found is None or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if match is None or not float(match[1]):
         raise SettingError(f"time {text!r}: write 90s, 30m or 2h")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def fraction_of(text: str) -> tuple[int, int]:
     """``2/4`` as (2, 4): the second of four parts."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise SettingError(f"part {text!r}: write i/n with i from 1 to n, as 2/4")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])

@@ -203,8 +203,8 @@ def show_tables(tables: Mapping[str, Sequence[Sequence[str]]], below: str) -> No
 def _rich_table(title: str, lines: Sequence[Sequence[str]]) -> Table:
     header, *rows = lines
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for place, name in enumerate(header):
-        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(_narrow(cell) for cell in row))
     return table
@@ -278,7 +278,7 @@ class _AttackLines:
         say(
             self._console,
             f"{progress.attack}: {progress.done}{'' if total is None else f' of {total}'} images, "
-            f"{percent(progress.robust / progress.done)} stand"
+            f"{percent(progress.robust / progress.done)} robust"
             + (f", about {duration(left)} left" if left else ""),
         )
 
@@ -304,7 +304,7 @@ class _AttackBars:
             self._tasks[progress.attack],
             completed=progress.done,
             total=progress.total,
-            state=f"{progress.robust} of {progress.done} images stand",
+            state=f"{progress.robust} of {progress.done} images robust",
         )
         left = self._pace.seconds_left
         if left is not None:

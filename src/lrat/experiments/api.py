@@ -62,9 +62,9 @@ _BATCH = 256
 
 def _images(data: Any) -> ImageData:
     if isinstance(data, ImageData):
-        made = {name: getattr(data, name) for name in ("images", "labels", "index")}
-        if any(value.is_inference() for value in made.values()):
-            return replace(data, **{name: ordinary(value) for name, value in made.items()})
+        tensors = {name: getattr(data, name) for name in ("images", "labels", "index")}
+        if any(value.is_inference() for value in tensors.values()):
+            return replace(data, **{name: ordinary(value) for name, value in tensors.items()})
         return data
     if not isinstance(data, tuple) or len(data) != 2:
         raise SettingError(f"data={shown(data)}: pass (images, labels) or an ImageData")
@@ -108,8 +108,7 @@ class FitResult:
     validation_accuracy: float | None
     """Accuracy under PGD-10 on the held-out images, a fraction; None without held-out images."""
     notes: tuple[str, ...] = ()
-    """What was found odd about the model and the images before the run, and what attacks came upon
-    while it ran, in sentences."""
+    """Sentences from the checks before the run, and from the attacks in it."""
 
 
 @usual_autograd()
@@ -165,7 +164,7 @@ def fit(
     objective, name = _objective(method, ball)
     objective = smoothed(objective, label_smoothing)
     train_part, held = hold_out(images, validation, seed) if validation else (images, None)
-    place = _device(model, device)
+    chosen_device = _device(model, device)
     chosen = build.schedule(schedule, drops)
     optimisation = Optimisation(
         epochs=epochs,
@@ -178,11 +177,11 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    made = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
-    made += f" {label_smoothing}" if label_smoothing else ""
-    own = own_names(objective, optimisation, augmentation)
-    made += f" {own}" if own else ""
-    identity = f"{without_addresses(made)} {images.digest()}"
+    settings = f"{name} {ball!r} {optimisation!r} {augmentation!r} {batch_size} {validation}"
+    settings += f" {label_smoothing}" if label_smoothing else ""
+    functions = own_names(objective, optimisation, augmentation)
+    settings += f" {functions}" if functions else ""
+    identity = f"{without_addresses(settings)} {images.digest()}"
     monitoring = Monitoring(threat=ball, seed=seed, held=held, selects=held is not None)
     continued: list[str] = []
 
@@ -190,9 +189,11 @@ def fit(
         view = build.view(acceleration, network, train_part)
         if folder is not None:
             parts = {"method": objective, "schedule": chosen, "augmentation": augmentation}
-            reading = Reading(network, images, place, parts, trains=True)
+            reading = Reading(network, images, chosen_device, parts, trains=True)
             continued.extend(_hold(folder, identity, reading, epochs))
-        return view, monitoring.watch(train_part, view, place, progress=progress, notes=notes)
+        return view, monitoring.watch(
+            train_part, view, chosen_device, progress=progress, notes=notes
+        )
 
     with nullcontext() if folder is None else locked(folder):
         result = train_network(
@@ -201,7 +202,7 @@ def fit(
             objective,
             optimisation,
             batch_size=batch_size,
-            device=place,
+            device=chosen_device,
             prepare=prepare,
             augmentation=augmentation,
             storage=None if folder is None else _storage(folder, identity),
@@ -250,10 +251,10 @@ def evaluate(
 
     Raises ``LratError`` in one line for data, settings or a model that do not fit.
     """
-    place, images, ball = _folder(folder), _images(data), as_ball(threat)
-    if place is not None and has_begun(place):
+    path, images, ball = _folder(folder), _images(data), as_ball(threat)
+    if path is not None and has_begun(path):
         raise SettingError(
-            f"folder={str(place)!r} holds a training: name another one, as {str(place / 'quick')!r}"
+            f"folder={str(path)!r} holds a training: name another one, as {str(path / 'quick')!r}"
         )
     name = "custom" if isinstance(suite, Suite) else check_suite(suite)
     request = EvaluationRequest(
@@ -276,7 +277,7 @@ def evaluate(
             attacks = attacks.with_members(*adaptive(ball, loss))
         identity = model_identity(model)
         plan = plan_evaluation(
-            model, images, attacks, request, folder=place, device=device, identity=identity
+            model, images, attacks, request, folder=path, device=device, identity=identity
         )
         return plan.run()
 
@@ -302,11 +303,11 @@ def check_masking(
     """
     images = stratified_subset(_images(data), PANEL_IMAGES, seed=0)
     build.check_fit(model, images)
-    place = _device(model, device)
-    move(model, place)
+    chosen_device = _device(model, device)
+    move(model, chosen_device)
     with tensors_kept(model, buffers_only=True):
         view = build.view(acceleration, model, images)
-        batch = images.batch(slice(None)).to(place)
+        batch = images.batch(slice(None)).to(chosen_device)
         seen = view if isinstance(view, View) else None
         return masking_panel(model, batch, as_ball(threat), view=seen, seed=seed)
 
@@ -342,11 +343,11 @@ def _hold(folder: Path, identity: str, reading: Reading, epochs: int) -> tuple[s
     return ()
 
 
-def _folder(place: Path | str | None) -> Path | None:
-    """Where results go; not yet made."""
-    if place is None:
+def _folder(path: Path | str | None) -> Path | None:
+    """The folder of results, which may not exist yet."""
+    if path is None:
         return None
-    folder = Path(place)
+    folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise SettingError(f"{folder} is a file: name a folder, new or of the same call before")
     return folder

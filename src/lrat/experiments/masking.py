@@ -21,7 +21,7 @@ small network."""
 _VERSION = 3
 """Of the checks: what an earlier version said is not repeated."""
 _MADE_OF = "made_of"
-_AGAIN = "delete it, and it is made anew"
+_AGAIN = "delete it, and it is measured again"
 
 
 def examine(

@@ -1,6 +1,6 @@
-"""What a run measures while it trains, each process its share; and the trackers that are told.
+"""What a run measures while it trains, each process its share; and the trackers of its epochs.
 
-Trackers are TensorBoard or one of the user's own. ``metrics.jsonl`` is written always.
+A tracker is TensorBoard or the user's own. ``metrics.jsonl`` is written always.
 """
 
 import inspect
@@ -51,12 +51,12 @@ def accuracy_measure(
     """A measure for training to call: accuracy on ``data``, natural and under each attack.
 
     ``view``: what attacks see, refreshed from the model at each call. Each process of ``group``
-    takes every n-th image; all know the accuracy on all of them. The model is not looked at again:
-    that was done before the run.
+    takes every n-th image; all know the accuracy on all of them. The model was
+    examined before the run.
     """
     group = SingleProcess() if group is None else group
     alone = len(data) < group.size  # then each takes all
-    own = (
+    share = (
         data
         if alone
         else data.select(torch.arange(group.rank, len(data), group.size, device="cpu"))
@@ -65,17 +65,17 @@ def accuracy_measure(
     def measure(model: nn.Module) -> Mapping[str, float]:
         if isinstance(view, View):
             view.refresh()
-        batches = in_order(own, batch_size=_BATCH, device=device)
+        batches = in_order(share, batch_size=_BATCH, device=device)
         result = evaluate_suite(
             model, batches, suite, seed=seed, view=view, device=device, known_notes=()
         )
-        found = {name: share.value for name, share in result.accuracy.items()}
+        accuracy = {name: each.value for name, each in result.accuracy.items()}
         if alone or group.size == 1:
-            return found
-        right = [round(value * len(own)) for value in found.values()]
+            return accuracy
+        right = [round(value * len(share)) for value in accuracy.values()]
         counts = torch.tensor(right, dtype=torch.float64, device=device)
         total = group.gather(counts).sum(0) / len(data)
-        return dict(zip(found, total.tolist(), strict=True))
+        return dict(zip(accuracy, total.tolist(), strict=True))
 
     return measure
 
@@ -148,7 +148,7 @@ class Monitoring:
     ) -> Watch:
         """The measurements and guards of a training on ``images``.
 
-        ``view``: what attacks see; ``notes``: what a look at the model found before the run.
+        ``view``: what attacks see; ``notes``: of the model's examination before the run.
         """
 
         def accuracy(data: ImageData, *attacks: str) -> Measure:
@@ -212,14 +212,14 @@ def _build(name: str, folder: Path) -> Tracker:
             "called with the run's folder"
         )
     with in_users_code(f"tracker {name!r}"):
-        made = make(folder)
-    missing = [method for method in _METHODS if not callable(getattr(made, method, None))]
-    if missing or inspect.isclass(made):
+        built = make(folder)
+    missing = [method for method in _METHODS if not callable(getattr(built, method, None))]
+    if missing or inspect.isclass(built):
         raise ConfigurationError(
-            f"tracker {name!r}: it gives {type(made).__name__}, which lacks "
+            f"tracker {name!r}: it gives {type(built).__name__}, which lacks "
             f"{', '.join(missing) or 'an instance'}; a tracker has {', '.join(_METHODS)}"
         )
-    tracker: Tracker = made
+    tracker: Tracker = built
     return tracker
 
 
@@ -286,7 +286,7 @@ class TensorBoard:
         events = [] if path is not None else self._beginning()
         values = [{"tag": name, "simple_value": value} for name, value in scalars(record).items()]
         events.append({"step": record.epoch, "summary": {"value": values}})
-        if path is None:  # a finished run that is asked for again adds no file
+        if path is None:  # repeating a finished run adds no file
             # The seconds come first, as readers take the files in the order of their names.
             seconds, rest = divmod(time.time_ns(), 10**9)
             path = self._path = self._folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}.lrat"
@@ -306,6 +306,6 @@ class TensorBoard:
         gathered = io.BytesIO()
         writer = self._records(gathered)
         for event in events:
-            made = self._events.Event(wall_time=time.time(), **event)
-            writer.write(made.SerializeToString())
+            stamped = self._events.Event(wall_time=time.time(), **event)
+            writer.write(stamped.SerializeToString())
         return gathered.getvalue()

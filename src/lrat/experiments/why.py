@@ -33,13 +33,13 @@ _DEFAULT_SUITE = "quick"
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """``told``: the story with what is stored beside it, and the figure."""
+    """The story of an image with what is stored beside it (``parts``), and the figure."""
 
-    told: ExplanationParts
+    parts: ExplanationParts
     drawn: Drawn
 
     def __str__(self) -> str:
-        return f"{self.told}\n\nfigure in {self.drawn.pdf} and {self.drawn.png}"
+        return f"{self.parts}\n\nfigure in {self.drawn.pdf} and {self.drawn.png}"
 
 
 @random_state_kept()
@@ -66,48 +66,48 @@ def explain(
     if suite_name is not None:
         check_suite(suite_name)
     index = whole(example=17)("index", index)
-    place = hardware.device(device)
+    chosen_device = hardware.device(device)
     source = ModelSource(run=run, checkpoint=checkpoint, data=data, data_root=data_root)
     subject = source.load(threat)
     row = _row_of(index, subject.images, run)
-    found = _Found.largest(run, subject, suite_name, index)
-    network = move(subject.network, place)
+    repeated = _Repeated.largest(run, subject, suite_name, index)
+    network = move(subject.network, chosen_device)
     with subject.threads():
-        way = found.acceleration or acceleration
-        view = build.view(way, network, subject.images, evaluated_choices(found.folder))
+        way = repeated.acceleration or acceleration
+        view = build.view(way, network, subject.images, evaluated_choices(repeated.folder))
         story = tell_story(
             network,
             subject.images.batch(torch.tensor([row])),
-            found.suite,
+            repeated.suite,
             view=view,
-            seed=found.seed,
-            device=place,
+            seed=repeated.seed,
+            device=chosen_device,
         )
-    told = ExplanationParts(
+    parts = ExplanationParts(
         run=f"{run} ({checkpoint})",
         data=subject.images.name,
         class_names=subject.images.class_names,
-        threat=describe_threat(found.suite.threat),
-        seed=found.seed,
+        threat=describe_threat(repeated.suite.threat),
+        seed=repeated.seed,
         seen=f"attacks see the model in {describe(view)}" if isinstance(view, View) else None,
         story=story,
-        stored=found.rows,
-        notes=(*build.examined(network, subject.images), *found.notes),
+        stored=repeated.rows,
+        notes=(*build.examined(network, subject.images), *repeated.notes),
     )
     stem = out or run / FIGURES / f"why-{index}"
     stem = stem.with_suffix("") if stem.suffix in {".pdf", ".png"} else stem
     drawn = why_figure(
         story.image,
-        f"clean\n{told.words(story.natural)}",
+        f"clean\n{parts.words(story.natural)}",
         [
-            (told.named(place, story.label), float(share))
-            for place, share in enumerate(story.probabilities)
+            (parts.named(number, story.label), float(share))
+            for number, share in enumerate(story.probabilities)
         ],
-        _pictures(told),
+        _pictures(parts),
         stem,
-        caption=told.caption,
+        caption=parts.caption,
     )
-    return Explanation(told=told, drawn=drawn)
+    return Explanation(parts=parts, drawn=drawn)
 
 
 def _row_of(index: int, test: ImageData, run: Path) -> int:
@@ -124,7 +124,7 @@ def _row_of(index: int, test: ImageData, run: Path) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Repeated:
     """The suite to run, and the finished evaluation that it repeats, if there is one."""
 
     suite: Suite
@@ -135,60 +135,60 @@ class _Found:
     notes: tuple[str, ...] = ()
 
     @staticmethod
-    def largest(run: Path, subject: LoadedModel, suite_name: str | None, index: int) -> "_Found":
+    def largest(run: Path, subject: LoadedModel, suite_name: str | None, index: int) -> "_Repeated":
         """The evaluation with the image, then with the most attacks, then with the most images."""
 
-        def made(name: str) -> Suite:
+        def named(name: str) -> Suite:
             return suite(name, subject.threat, subject.classes)
 
-        asked = made(suite_name or _DEFAULT_SUITE)
-        best: tuple[tuple[bool, int, int], _Found] | None = None
-        for folder in _finished(run, subject, asked.name if suite_name else None):
-            wanted = asked
+        default = named(suite_name or _DEFAULT_SUITE)
+        best: tuple[tuple[bool, int, int], _Repeated] | None = None
+        for folder in _finished(run, subject, default.name if suite_name else None):
+            attacks = default
             if suite_name is None:
                 name = str(evaluated(folder, "suite"))
                 if name not in catalogue.SUITES:
                     continue
-                wanted = made(name)
+                attacks = named(name)
             result = EvaluationResult.from_folder(folder)
-            if not _same(result.identity, wanted):
+            if not _same(result.identity, attacks):
                 continue
-            rank = (index in result.index, len(wanted.steps), len(result.index))
+            rank = (index in result.index, len(attacks.steps), len(result.index))
             if best is None or rank > best[0]:
-                best = rank, _of(folder, result, wanted, index)
+                best = rank, _of(folder, result, attacks, index)
         if best is not None:
             return best[1]
-        asking = f" of {asked.name}" if suite_name else ""
+        of_suite = f" of {default.name}" if suite_name else ""
         note = (
-            f"no finished evaluation{asking} of these weights, data and threat in {run}: nothing "
+            f"no finished evaluation{of_suite} of these weights, data and threat in {run}: nothing "
             "stored to compare with"
         )
-        return _Found(suite=asked, notes=(note,))
+        return _Repeated(suite=default, notes=(note,))
 
 
 def _finished(run: Path, subject: LoadedModel, suite_name: str | None) -> list[Path]:
     """Folders of finished evaluations of this model on these data, of a suite if one is named.
-    ``RunFolderError`` for a damaged identity: nobody knows whether it is one of them."""
-    wanted: dict[str, str] = {**subject.identity, "data": subject.images.digest()}
+    ``RunFolderError`` for a damaged identity, which might be one of them."""
+    expected: dict[str, str] = {**subject.identity, "data": subject.images.digest()}
     if suite_name is not None:
-        wanted["suite"] = suite_name
+        expected["suite"] = suite_name
     known = {folder: read_identity(folder / IDENTITY) for folder in finished_at(run)}
     return [
         folder
         for folder, identity in known.items()
-        if all(identity.get(key) == value for key, value in wanted.items())
+        if all(identity.get(key) == value for key, value in expected.items())
         and own_folder(folder, subject.identity, subject.program) == folder
     ]
 
 
-def _same(identity: Mapping[str, Any], wanted: Suite) -> bool:
-    attacks = {step.name: step.description for step in wanted.steps}
+def _same(identity: Mapping[str, Any], suite: Suite) -> bool:
+    attacks = {step.name: step.description for step in suite.steps}
     return bool(
-        identity["attacks"] == attacks and identity["threat"] == describe_threat(wanted.threat)
+        identity["attacks"] == attacks and identity["threat"] == describe_threat(suite.threat)
     )
 
 
-def _of(folder: Path, result: EvaluationResult, wanted: Suite, index: int) -> _Found:
+def _of(folder: Path, result: EvaluationResult, attacks: Suite, index: int) -> _Repeated:
     identity = result.identity
     notes = [f"stored outcomes from {folder}"]
     rows = None
@@ -201,8 +201,8 @@ def _of(folder: Path, result: EvaluationResult, wanted: Suite, index: int) -> _F
             f"the stored evaluation drew {identity['noise']}; here noise is keyed, so that starts "
             "differ"
         )
-    return _Found(
-        suite=wanted,
+    return _Repeated(
+        suite=attacks,
         seed=result.seed,
         folder=folder,
         rows=rows,
@@ -211,12 +211,12 @@ def _of(folder: Path, result: EvaluationResult, wanted: Suite, index: int) -> _F
     )
 
 
-def _pictures(told: ExplanationParts) -> list[AttackPicture]:
+def _pictures(parts: ExplanationParts) -> list[AttackPicture]:
     return [
         AttackPicture(
             name=attack.name,
             image=attack.image,
-            words=told.words(attack.row),
+            words=parts.words(attack.row),
             fooled=bool(attack.row.fooled[0]),
             paths=[
                 PathPicture(
@@ -225,6 +225,6 @@ def _pictures(told: ExplanationParts) -> list[AttackPicture]:
                 for path in attack.paths
             ],
         )
-        for attack in told.story.attacks
+        for attack in parts.story.attacks
         if attack.image is not None
     ]

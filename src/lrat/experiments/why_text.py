@@ -113,8 +113,8 @@ class ExplanationParts:
 
     def _attacks(self) -> str:
         header = ("attack", "verdict", "class", "margin", "step", "source", "distance")
-        spent = ("forwards", "backwards", "first wrong")
-        rows = [(*header, *spent, *(("stored",) if self.stored is not None else ()))]
+        costs = ("forwards", "backwards", "first wrong")
+        rows = [(*header, *costs, *(("stored",) if self.stored is not None else ()))]
         for attack in self.story.attacks:
             row, ran = attack.row, attack.image is not None
             cells = (
@@ -147,21 +147,21 @@ class ExplanationParts:
             )
         for number, path in enumerate(attack.paths[:_MOST_PATHS]):
             title = attack.name if count == 1 else f"{attack.name}, path {number + 1} of {count}"
-            places = _points(path)
+            points = _points(path)
             rows = [
-                ("forward", *(str(path.forward[at]) for at in places)),
-                ("logit margin", *(f"{path.margin[at]:+.3g}" for at in places)),
-                ("class", *(str(path.prediction[at]) for at in places)),
+                ("forward", *(str(path.forward[at]) for at in points)),
+                ("logit margin", *(f"{path.margin[at]:+.3g}" for at in points)),
+                ("class", *(str(path.prediction[at]) for at in points)),
             ]
             yield f"{title}\n{aligned(rows)}"
 
 
 def _points(path: Path) -> list[int]:
     last = len(path.forward) - 1
-    places = {round(last * part / (_MOST_POINTS - 1)) for part in range(_MOST_POINTS)}
+    points = {round(last * part / (_MOST_POINTS - 1)) for part in range(_MOST_POINTS)}
     if path.failure is not None:
-        places.add(int(np.flatnonzero(path.forward == path.failure)[0]))
-    return sorted(place for place in places if place >= 0)
+        points.add(int(np.flatnonzero(path.forward == path.failure)[0]))
+    return sorted(point for point in points if point >= 0)
 
 
 def _verdict(row: Outcomes) -> str:

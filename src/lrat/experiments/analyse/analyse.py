@@ -111,16 +111,16 @@ class _Analysis:
         folder = self.run_folder / ANALYSES / name
         folder = own_folder(folder, self._model, self.subject.program)
         with locked(folder, wait=True):
-            return self._made_in(folder)
+            return self._analyse_in(folder)
 
-    def _made_in(self, folder: Path) -> Analysis:
+    def _analyse_in(self, folder: Path) -> Analysis:
         began = time.perf_counter()
         request = self.request
-        place = hardware.device(request.device)
-        network = move(self.subject.network, place)
+        device = hardware.device(request.device)
+        network = move(self.subject.network, device)
         view = build.view(request.acceleration, network, self.images, evaluated_choices(folder))
-        wanted = looks_of(self.subject.config, again=request.again, saa=request.saa)
-        identity = self._identity(view, wanted)
+        looks = looks_of(self.subject.config, again=request.again, saa=request.saa)
+        identity = self._identity(view, looks)
         kept = KeptResult(folder=folder, identity=identity, what="analysis", again=_AGAIN)
         kept.begin()
         earlier = kept.json(SUMMARY, dict)
@@ -128,27 +128,27 @@ class _Analysis:
             network,
             view,
             self.images,
-            wanted,
+            looks,
             kept=kept,
             threat=self.subject.threat,
             seed=request.seed,
             batch_size=request.batch_size,
-            device=place,
+            device=device,
             progress=self.progress,
         )
         self.seconds["attacks"] = attacked.seconds
-        made = self._found(kept, network, place, identity, attacked.columns)
+        analysis = self._derived(kept, network, device, identity, attacked.columns)
         with self._timed("figures"):
-            drawn = draw(made)
+            drawn = draw(analysis)
         whole = time.perf_counter() - began
-        spent = sum(self.seconds.values()) - self.seconds["opening"]
+        timed = sum(self.seconds.values()) - self.seconds["opening"]
         if attacked.images or earlier is None:
-            times = {**self.seconds, "rest": whole - spent, "images_attacked": attacked.images}
+            times = {**self.seconds, "rest": whole - timed, "images_attacked": attacked.images}
         else:  # nothing was attacked: the times are those of the call that did
             times = earlier.get("seconds", self.seconds)
-        made.summary["seconds"] = times
-        kept.finish(SUMMARY, made.summary)
-        return replace(made, figures=tuple(each.pdf for each in drawn))
+        analysis.summary["seconds"] = times
+        kept.finish(SUMMARY, analysis.summary)
+        return replace(analysis, figures=tuple(each.pdf for each in drawn))
 
     @cached_property
     def _model(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class _Analysis:
         code = {"program": program.digest()} if program.code else {}
         return {**self.subject.identity, **code}
 
-    def _identity(self, view: nn.Module, wanted: Sequence[Look]) -> dict[str, Any]:
+    def _identity(self, view: nn.Module, looks: Sequence[Look]) -> dict[str, Any]:
         """Everything that the views depend on, but for the device."""
         return {
             **self._model,
@@ -165,24 +165,24 @@ class _Analysis:
             "part": self.request.part,
             "threat": self.subject.config.threat,
             "attacks": {
-                look.name: Member(name=look.name, attack=look.attack).description for look in wanted
+                look.name: Member(name=look.name, attack=look.attack).description for look in looks
             },
             "seed": self.request.seed,
             "acceleration": choices_in(view),
         }
 
-    def _found(
+    def _derived(
         self,
         kept: KeptResult,
         network: nn.Module,
-        place: torch.device,
+        device: torch.device,
         identity: dict[str, Any],
         columns: Columns,
     ) -> Analysis:
-        """Everything that follows from the views, written as it is made; the summary is not."""
+        """Everything that follows from the views; all but the summary is written at once."""
         views = {**columns, **top_sets(columns, self.request.top)}
-        # Whoever reads a summary must find the rest as it says, also after a kill: another --top
-        # or --points changes the tables one by one.
+        # A summary must agree with the other files, also after a kill: another --top or --points
+        # changes the tables one by one.
         kept.remove(SUMMARY)
         write_table(kept.folder / VULNERABILITY, views)
         overlap = agreement(columns, self.request.top)
@@ -191,7 +191,7 @@ class _Analysis:
         weights = self._weights(kept)
         rankings = self._rankings(kept, identity["model"])
         with self._timed("embedding"):
-            embedding = self._embedding(kept, network, place)
+            embedding = self._embedding(kept, network, device)
         summary = {
             **about(self.subject, self.request, self.images, columns),
             "size": overlap["size"],
@@ -200,7 +200,7 @@ class _Analysis:
             "rankings": [ranking.name for ranking in rankings],
             "notes": self.notes,
             "identity": identity,
-            "environment": environment(place),
+            "environment": environment(device),
         }
         return Analysis(
             folder=kept.folder,
@@ -237,20 +237,20 @@ class _Analysis:
         return None
 
     def _rankings(self, kept: KeptResult, model: str) -> tuple[Ranking, ...]:
-        """Of each finished evaluation of these weights; what cannot be ranked is told."""
-        found = []
+        """The ranking of each finished evaluation of these weights, or a note why there is none."""
+        rankings = []
         for folder in finished_at(self.run_folder):
             try:
                 if read_identity(folder / IDENTITY).get("model") != model:
                     continue
-                found.append(replace(rank_folder(folder), name=folder.name))
+                rankings.append(replace(rank_folder(folder), name=folder.name))
             except (ConfigurationError, RunFolderError) as error:
                 self.notes.append(f"{folder.name} is not ranked: {error}")
-        if found:
-            write_json(kept.folder / RANKINGS, {each.name: each.record() for each in found})
+        if rankings:
+            write_json(kept.folder / RANKINGS, {each.name: each.record() for each in rankings})
         else:
             kept.remove(RANKINGS)
-        return tuple(found)
+        return tuple(rankings)
 
     def _note_ties(self, overlap: dict[str, Any]) -> None:
         cut = overlap["views"]["v_gd"]
@@ -262,7 +262,7 @@ class _Analysis:
             )
 
     def _embedding(
-        self, kept: KeptResult, network: nn.Module, place: torch.device
+        self, kept: KeptResult, network: nn.Module, device: torch.device
     ) -> Columns | None:
         """t-SNE of a fixed, stratified part of the images; read back where it is there already."""
         if self.request.points == 0:
@@ -273,7 +273,7 @@ class _Analysis:
         known = kept.table(EMBEDDING, with_columns(*names))
         if known is not None and np.array_equal(known["index"], np.sort(shown.index.cpu().numpy())):
             return known
-        batches = list(in_order(shown, batch_size=self.request.batch_size, device=place))
+        batches = list(in_order(shown, batch_size=self.request.batch_size, device=device))
         with evaluating(network):
             outputs, index = last_layer(batches, partial(classify, network))
         points = embed(outputs, seed=self.request.seed)

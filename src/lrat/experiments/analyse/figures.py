@@ -189,10 +189,10 @@ def noted_agreements(
 ) -> list[Agreement]:
     """Figure 3's agreements of the sets ``top`` by view, each with what chance would give, and with
     V_GD what of it the rule for ties makes (``overlap``: of the analysis)."""
-    found = {"union": overlap["union"], **overlap["pairs"]}
+    overlaps = {"union": overlap["union"], **overlap["pairs"]}
     keys = ("union", *(f"v_{first}-v_{second}" for first, second in _PAIRS))
     return [
-        replace(each, note=_chance(found[key]))
+        replace(each, note=_chance(overlaps[key]))
         for each, key in zip(agreements(top), keys, strict=True)
     ]
 

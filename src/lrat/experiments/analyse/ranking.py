@@ -137,7 +137,7 @@ def rank(
     attacks = tuple(
         RankedAttack(
             name=each,
-            rank=place,
+            rank=rank,
             fooled=wilson(int(fooled[each].sum()), n),
             accuracy=result.accuracy[each],
             mean_margin=float(rows[each].margin.mean()),
@@ -145,7 +145,7 @@ def rank(
             p=tests.get(frozenset((first, each))),
             ensemble=each not in rivals,
         )
-        for place, each in enumerate(order, start=1)
+        for rank, each in enumerate(order, start=1)
     )
     return Ranking(
         name=name,
@@ -161,13 +161,13 @@ def rank(
     )
 
 
-def rank_places(places: Sequence[Path], *, suite: str | None = None) -> list[Ranking]:
-    """The ranking of each place: a run, of which the evaluation that all have is meant or ``suite``
-    chooses, or an evaluation folder. In the order of ``places``.
+def rank_places(paths: Sequence[Path], *, suite: str | None = None) -> list[Ranking]:
+    """The ranking of each path, in their order: of a run by the evaluation that all runs have or
+    that ``suite`` names, or of an evaluation folder.
 
     Raises ``LratError`` in one line for what cannot be ranked.
     """
-    return [rank_folder(folder) for folder in one_of_each(places, suite)]
+    return [rank_folder(folder) for folder in one_of_each(paths, suite)]
 
 
 def rank_folder(folder: Path) -> Ranking:

@@ -1,7 +1,4 @@
-"""What an analysis is asked for, and what it gives back.
-
-An analysis in short tables.
-"""
+"""The request of an analysis, its result, and that in short tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +59,7 @@ class AnalysisRequest:
         return as_command("lrat", "analyse", run, **changed_fields(self))
 
     def folder_name(self, images: int) -> str:
-        """``selected-train-10000``; seed and additional attacks are told where there are some."""
+        """``selected-train-10000``; with a seed and additional attacks where there are some."""
         name = f"{self.checkpoint}-{self.part}-{images}"
         name += f"-seed-{self.seed}" if self.seed else ""
         name += "-again" if self.again else ""
@@ -71,7 +68,7 @@ class AnalysisRequest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """What was found, as it lies in ``folder``: ``summary`` and ``overlap`` as JSON has them, the
+    """The result as it lies in ``folder``: ``summary`` and ``overlap`` as JSON has them, the
     tables by column. ``weights`` and ``embedding`` are None where there is nothing to show."""
 
     folder: Path
@@ -157,8 +154,8 @@ def _weights(weights: Columns) -> str:
     chosen = (weights["kind"] == "raw") & (weights["label"] == ALL_CLASSES)
     several = len(np.unique(weights["term"])) > 2
     epochs = np.unique(weights["epoch"])
-    places = np.unique(np.linspace(0, len(epochs) - 1, _MOST_EPOCHS).round().astype(int))
-    for row in np.flatnonzero(chosen & np.isin(weights["epoch"], epochs[places])):
+    shown = np.unique(np.linspace(0, len(epochs) - 1, _MOST_EPOCHS).round().astype(int))
+    for row in np.flatnonzero(chosen & np.isin(weights["epoch"], epochs[shown])):
         at = {name: values[row] for name, values in weights.items()}
         is_sum = at["term"] == SUM
         if is_sum and not several:

@@ -42,8 +42,8 @@ def looks_of(config: RunConfig, *, again: bool, saa: bool) -> list[Look]:
 
 @dataclass(frozen=True, kw_only=True)
 class Attacked:
-    """A row per image in the order of their numbers; ``seconds`` of attacks and ``images`` that
-    they were made for in this call."""
+    """A row per image in the order of their numbers; ``seconds`` of attacks and ``images``: the
+    number attacked in this call."""
 
     columns: Columns
     seconds: float
@@ -54,7 +54,7 @@ def attack_images(
     network: nn.Module,
     view: nn.Module,
     images: ImageData,
-    wanted: Sequence[Look],
+    looks: Sequence[Look],
     *,
     kept: KeptResult,
     threat: Ball,
@@ -67,7 +67,7 @@ def attack_images(
 
     Whole batches are kept at least every 20 s, so that a broken-off call goes on there.
     """
-    names = names_of(wanted)
+    names = names_of(looks)
     known = kept.table(VULNERABILITY, with_columns(*names))
     parts = [] if known is None else [{name: known[name] for name in names}]
     numbers = images.index.cpu().numpy()
@@ -80,7 +80,7 @@ def attack_images(
             for batch in rest:
                 seen = look_at(
                     batch,
-                    wanted,
+                    looks,
                     view=view,
                     answers=partial(classify, network),
                     threat=threat,
