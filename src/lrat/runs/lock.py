@@ -125,8 +125,13 @@ def _open(folder: Path) -> int:
 
 def _make(folder: Path) -> None:
     """``folder`` and what is above it, where holders may remove them meanwhile."""
-    for _ in range(_ATTEMPTS):
-        with suppress(FileNotFoundError):
+    for _ in range(_ATTEMPTS**2):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             return
+        except FileNotFoundError:
+            continue
+        except FileExistsError:  # also of a folder that was there, and is no more
+            if folder.exists() and not folder.is_dir():
+                raise
     raise RunFolderError(f"cannot make the folder {folder} there: choose another --out")
