@@ -156,6 +156,57 @@ def test_a_few_files_that_cannot_be_read_are_left_out_and_named(
     assert test.index.tolist() == [each for each in range(30) if each != 4]
 
 
+def test_parts_are_known_in_any_case_of_letters(tmp_path: Path) -> None:
+    for name, count in (("Train", 5), ("TEST", 3)):
+        fill(tmp_path / name, count)
+    splits = image_folder(tmp_path)
+    assert splits.test.class_names == CLASSES
+    assert len(splits.test) == 9
+
+
+def test_a_class_that_is_called_like_a_part_is_a_class(tmp_path: Path) -> None:
+    fill(tmp_path, 10, classes=("bus", "train"))
+    assert image_folder(tmp_path).test.class_names == ("bus", "train")
+
+
+def test_folders_beside_the_parts_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path / "train", 10)
+    fill(tmp_path, 2, classes=("bus", "car"))
+    assert image_folder(tmp_path).test.class_names == CLASSES
+    assert "left out: bus, car" in caplog.text
+
+
+def test_parts_that_would_be_read_otherwise_are_refused(tmp_path: Path) -> None:
+    twice, other = tmp_path / "twice", tmp_path / "other"
+    for folder in (twice / "val", twice / "valid", other / "training_set", other / "test_set"):
+        fill(folder, 2)
+    assert "both for validation" in refusal(twice)
+    assert "look like parts" in refusal(other)
+
+
+def test_hidden_folders_are_no_images(tmp_path: Path) -> None:
+    fill(tmp_path / "test", 2)
+    save(tmp_path / "test" / "cat" / ".ipynb_checkpoints" / "000.png", 0)
+    save(tmp_path / "test" / "cat" / "in" / "000.png", 0)
+    assert len(image_folder(tmp_path).test) == 7
+
+
+def test_classes_of_numbers_are_in_the_order_of_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = image_folder(fill(tmp_path, 5, classes=("1", "2", "10"))).test
+    assert test.class_names == ("1", "10", "2")
+    assert "1, 10, 2" in caplog.text
+
+
+def test_a_class_without_one_readable_image_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "test", 30, classes=("cat", "dog"))
+    save(tmp_path / "test" / "eel" / "a.png", 0).write_bytes(b"broken")
+    assert "eel: none of its images" in refusal(tmp_path)
+
+
 def test_many_such_files_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "test", 10)
     for number in range(4):

@@ -29,6 +29,7 @@ _PARTS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_PART_WORDS = ("train", "val", "test", "dev")
 _SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 )
@@ -77,6 +78,7 @@ def image_folder(
         raise DataError(f"{root} is no folder: folder:PATH needs images in PATH/CLASS/")
     folders = _parts(root)
     names = _class_names(folders or {"train": root})
+    _check_names(next(iter(folders.values()), root), names)
     read = {
         part: _read(folder, names, size, channels, f"{root.name} ({part})")
         for part, folder in folders.items()
@@ -99,19 +101,50 @@ def image_folder(
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    return {
-        part: root / name
-        for part, names in _PARTS.items()
-        for name in names
-        if (root / name).is_dir()
-    }
+    """The folders of parts, in any case of letters; none where a class is only called like one."""
+    parts: dict[str, Path] = {}
+    beside = []
+    for folder in _subfolders(root):
+        name = folder.name.casefold()
+        part = next((part for part, names in _PARTS.items() if name in names), None)
+        if part is None or not _subfolders(folder):
+            beside.append(folder.name)
+        elif part in parts:
+            raise DataError(
+                f"{root} holds {parts[part].name} and {folder.name}, both for {part}: leave one"
+            )
+        else:
+            parts[part] = folder
+    if parts and beside:
+        listed = ", ".join(map(cut, beside[:_NAMED])) + ", ..." * (len(beside) > _NAMED)
+        _logger.warning("%s: beside %s, left out: %s", root, ", ".join(parts), listed)
+    return {part: parts[part] for part in _PARTS if part in parts}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Its folders that are shown, by name; sorted alike on every system."""
+    found = [each for each in folder.iterdir() if each.is_dir() and _is_shown(each)]
+    return sorted(found, key=lambda each: each.name)
+
+
+def _check_names(folder: Path, names: Sequence[str]) -> None:
+    """Refuse parts of other names that would count as classes; say the order of numbers."""
+    if all(map(str.isdecimal, names)) and list(names) != sorted(names, key=int):
+        listed = ", ".join(names[:_NAMED])
+        _logger.warning("%s: classes are in the order of text: %s, ...", folder, listed)
+    inside = [{each.name for each in _subfolders(folder / name)} for name in names]
+    are_parts = all(any(part in name.casefold() for part in _PART_WORDS) for name in names)
+    if are_parts and len(inside[0]) > 1 and all(each == inside[0] for each in inside):
+        raise DataError(
+            f"{folder}: {', '.join(names[:_NAMED])} hold the same folders and look like parts: "
+            "call them train, val and test"
+        )
 
 
 def _class_names(folders: dict[str, Path]) -> tuple[str, ...]:
     """The classes of all parts. DataError for none, and for those that only some parts have."""
     classes = {
-        part: {each.name for each in folder.iterdir() if each.is_dir() and _is_shown(each)}
-        for part, folder in folders.items()
+        part: {each.name for each in _subfolders(folder)} for part, folder in folders.items()
     }
     first = next(iter(classes))
     for part, names in classes.items():
@@ -142,11 +175,14 @@ def _files(folder: Path, names: Sequence[str]) -> list[_File]:
     """Every image file, by class and by name. DataError for a class without any."""
     files = []
     for label, name in enumerate(names):
-        of_class = sorted(
+        of_class = [
             each
             for each in (folder / name).rglob("*")
-            if each.suffix.lower() in _SUFFIXES and _is_shown(each) and each.is_file()
-        )
+            if each.suffix.lower() in _SUFFIXES
+            and all(map(_is_shown, (each, *each.relative_to(folder / name).parents)))
+            and each.is_file()
+        ]
+        of_class.sort(key=lambda each: each.relative_to(folder).parts)
         if not of_class:
             raise DataError(f"{folder / name} holds no images: remove the folder, or fill it")
         files += [_File(each, label) for each in of_class]
@@ -176,6 +212,8 @@ def _read(
         _logger.warning("%s; they are left out", said)
     kept = [row for row, each in enumerate(pixels) if not isinstance(each, str)]
     decoded = [each for each in pixels if not isinstance(each, str)]
+    if lost := sorted({*range(len(names))} - {files[row].label for row in kept}):
+        raise DataError(f"{folder / names[lost[0]]}: none of its images can be read: repair them")
     sizes = Counter(each.shape[1:] for each in decoded)
     if len(sizes) > 1:
         usual = ", ".join(f"{width}x{height}" for (height, width), _ in sizes.most_common(3))
