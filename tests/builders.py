@@ -39,16 +39,16 @@ def clustered(count: int) -> tuple[Tensor, Tensor]:
     return 0.6 * centres[labels] + 0.4 * torch.rand(count, 3, 8, 8, generator=noise), labels
 
 
-def saved_vit(folder: Path, *, classes: int) -> Path:
+def saved_vit(folder: Path, *, classes: int, seed: int = 0, **settings: Any) -> Path:
     """A small ViT for images [B 3 32 32] in ``folder``, as transformers saves it, with its
-    preprocessing."""
+    preprocessing; ``settings`` of its configuration."""
     import transformers
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
     config = transformers.ViTConfig(
-        num_hidden_layers=1, num_attention_heads=2, num_labels=classes, **sizes
+        num_hidden_layers=1, num_attention_heads=2, num_labels=classes, **sizes, **settings
     )
-    seeded(0, lambda: transformers.ViTForImageClassification(config)).save_pretrained(folder)
+    seeded(seed, lambda: transformers.ViTForImageClassification(config)).save_pretrained(folder)
     stated = {"do_normalize": True, "image_mean": [0.25] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(stated))
     return folder

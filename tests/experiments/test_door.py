@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,140 @@ def test_a_normalisation_in_the_file_is_part_of_the_run(
     assert model.normalize.mean.flatten().tolist() == [0.25] * 3
 
 
+def test_a_run_goes_on_only_with_the_folder_of_transformers_it_was_begun_with(
+    folder: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(home)
+    data = ("--data", "folder:photos", *SIZE, "--epochs", 1, *SMALL, "--normalize", "none")
+    run = ("--out", tmp_path / "run")
+    assert lrat("train", "natural", "--model", f"hf:{folder}", *data, *run).status == 0
+    other = saved_vit(tmp_path / "other", classes=3, seed=1)
+    said = lrat("train", "natural", "--model", f"hf:{other}", *data, *run).complaint
+    assert "weights changed" in said
+
+
+def test_classes_in_another_order_are_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(home)
+    data = ("--data", "folder:photos", *SIZE)
+    names = dict(enumerate(("dog", "Cat", "bird")))
+    numbers = {name: number for number, name in names.items()}
+    model = saved_vit(tmp_path / "hf", classes=3, id2label=names, label2id=numbers)
+    own = ("--model", f"hf:{model}", "--normalize", "imagenet")
+    for command in (("evaluate",), ("train", "sat", *SMALL)):
+        said = lrat(*command, *own, *data, "--out", tmp_path / "o").complaint
+        assert "dog, Cat, bird" in said
+        assert "bird, cat, dog" in said
+    network = seeded(1, lambda: from_torchvision("squeezenet1_1", classes=3)).network
+    saved = {"state_dict": network.state_dict(), "class_to_idx": {"dog": 0, "cat": 1, "bird": 2}}
+    torch.save(saved, tmp_path / "w.pth")
+    own = ("--model", "torchvision:squeezenet1_1", "--weights", str(tmp_path / "w.pth"))
+    assert "dog, cat, bird" in lrat("evaluate", *own, *data, "--out", tmp_path / "o").complaint
+
+
+def test_an_exported_folder_of_transformers_names_the_classes_of_the_data(
+    folder: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    own = ("--model", f"hf:{folder}", "--data", "folder:photos", *SIZE)
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert lrat("train", "natural", *own, "--epochs", 1, *SMALL, "--out", run).status == 0
+    done("export", run, "--to", "hub-folder", "--out", out)
+    stated = json.loads((out / "config.json").read_text())["id2label"]
+    assert stated == {"0": "bird", "1": "cat", "2": "dog"}
+    again = ("--model", f"hf:{out}", "--data", "folder:photos", *SIZE)
+    assert lrat("evaluate", *again, "--suite", "quick", "--out", tmp_path / "e").status == 0
+
+
+def test_a_folder_of_transformers_that_lacks_weights_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.chdir(home)
+    model = saved_vit(tmp_path / "hf", classes=3)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    own = ("--model", f"hf:{model}", "--data", "folder:photos", *SIZE, "--out", tmp_path / "o")
+    for command in (("evaluate",), ("train", "sat")):
+        assert re.search(r"lacks \d+ weights", lrat(*command, *own).complaint)
+
+
+def test_a_model_that_normalises_itself_is_not_normalised_twice(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "from lrat.models import Normalize, from_torchvision, with_normalization\n"
+        "def inside():\n"
+        "    return nn.Sequential(Normalize([.5] * 3, [.2] * 3), plain().network)\n"
+        "def outside():\n"
+        "    return from_torchvision('squeezenet1_1', classes=3)\n"
+        "def plain():\n"
+        "    return with_normalization(outside().network, 'none')\n"
+    )
+    data = ("--data", "folder:photos", *SIZE, "--suite", "quick")
+    for name in ("inside", "outside"):
+        own = ("--model", f"{tmp_path}/own.py:{name}", "--normalize", "imagenet")
+        assert "normalises its images" in lrat("evaluate", *own, *data, "--out", "o").complaint
+    folders = set()
+    for chosen in ("imagenet", "0.5;0.01", "none"):
+        own = ("--model", f"{tmp_path}/own.py:plain", "--normalize", chosen)
+        answer = lrat("evaluate", *own, *data, "--out", tmp_path / "o")
+        assert answer.status == 0, answer.err
+        folders.add(answer.out.rpartition("evidence in ")[2])
+    assert len(folders) == 3  # one each: none is taken for another
+
+
+def test_the_card_has_the_evaluations_of_the_exported_weights_alone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    own = ("--model", "resnet-18", "--set", "model.width=2", "--data", "folder:photos", *SIZE)
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert lrat("train", "natural", *own, "--epochs", 2, *SMALL, "--out", run).status == 0
+    assert lrat("evaluate", run, "--checkpoint", "epoch-1", "--suite", "quick").status == 0
+    for checkpoint, is_there in (("epoch-2", False), ("epoch-1", True)):
+        done("export", run, "--to", "hub-folder", "--checkpoint", checkpoint, "--out", out)
+        assert ("pgd-20" in (out / "README.md").read_text()) is is_there
+
+
+def test_a_run_is_tested_on_other_images_with_a_warning(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    shutil.copytree(home / "photos", photos)
+    own = ("--model", "resnet-18", "--set", "model.width=2", "--data", f"folder:{photos}", *SIZE)
+    assert lrat("train", "natural", *own, "--epochs", 1, *SMALL, "--out", run).status == 0
+    assert lrat("evaluate", run, "--suite", "quick").status == 0
+    assert "not the test images" not in caplog.text
+    shutil.copy(photos / "cat" / "00.png", photos / "bird" / "new.png")
+    assert lrat("evaluate", run, "--suite", "quick").status == 0
+    assert "not the test images" in caplog.text
+
+
+def test_runs_from_other_weights_are_no_seeds_of_one_group(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    runs = []
+    for seed, start in ((0, 1), (1, 1), (2, 2)):
+        network = seeded(start, lambda: from_torchvision("squeezenet1_1", classes=7)).network
+        weights, run = tmp_path / f"w{start}.pth", tmp_path / f"run{seed}"
+        torch.save(network.state_dict(), weights)
+        own = ("--model", "torchvision:squeezenet1_1", "--weights", weights, "--seed", seed)
+        data = ("--data", "folder:photos", *SIZE, "--epochs", 1, *SMALL, "--out", run)
+        assert lrat("train", "natural", *own, *data).status == 0
+        assert lrat("evaluate", run, "--suite", "quick").status == 0
+        runs.append(run)
+    for called in ("", "A="):
+        compared: Any = library.compare(*(f"{called}{run}" for run in runs))
+        assert [len(row.runs) for row in compared.found.rows] == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -252,6 +387,11 @@ def test_a_normalisation_in_the_file_is_part_of_the_run(
         (("--model", "torchvision:resnet19", "--data", "folder:photos"), "resnet18"),
         (("--model", "torchvision:resnet18", "--data", "folder:photos"), "--weights"),
         (("--model", "torchvision:resnet18,x", "--data", "folder:photos"), "key=value"),
+        (("--model", "timm:test_vit,name=resnet18", "--data", "folder:photos"), "name cannot"),
+        (("--model", "timm:test_vit,classes=9", "--data", "folder:photos"), "classes cannot"),
+        (("--model", "timm:test_vit,normalize=x", "--data", "folder:photos"), "--normalize"),
+        (("--model", "timm:test_vit,checkpoint_path=w", "--data", "folder:photos"), "--weights"),
+        (("--model", "timm:test_vit,depth=1,depth=2", "--data", "folder:photos"), "write it once"),
         (("--model", "resnet-18", "--data", "folder:none", "--weights", "w"), "no folder"),
         (("--model", "resnet-18", "--data", "folder:", "--weights", "w"), "unknown data"),
         (("--model", "resnet-18", "--data", "folder:photos", "--weights", "w"), "does not exist"),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from builders import seeded
 from lrat.errors import CheckpointError, LratError
 from lrat.models import Normalize, Normalized, with_normalization
-from lrat.runs.given_weights import Filled, fill_given, read_given_weights
+from lrat.runs.fill_given import Filled, fill_given
+from lrat.runs.given_weights import read_given_weights
 
 State = Mapping[str, Any]
 
@@ -87,6 +88,45 @@ def test_another_state_is_named_and_can_be_asked_for(tmp_path: Path) -> None:
         read_given_weights(f"{path}#nothing")
 
 
+def test_a_key_may_be_the_beginning_of_names_also_in_safetensors(tmp_path: Path) -> None:
+    average = {name: value * 2 for name, value in WEIGHTS.items()}
+    both = {**prefixed("model."), **prefixed("ema.", average)}
+    save_file(both, tmp_path / "w.safetensors")
+    for path in (stored(tmp_path / "w#1.pt", {"state_dict": both}), tmp_path / "w.safetensors"):
+        chosen = read_given_weights(f"{path}#ema").tensors
+        assert chosen.keys() == WEIGHTS.keys()
+        assert torch.equal(chosen["0.weight"], average["0.weight"])
+        with pytest.raises(CheckpointError, match="holds no 'emma'"):
+            read_given_weights(f"{path}#emma")
+    assert read_given_weights(tmp_path / "w#1.pt").tensors.keys() == both.keys()
+
+
+def test_a_mapping_of_settings_is_no_container(tmp_path: Path) -> None:
+    done = filled({"model": {"name": "resnet"}, "weights": dict(WEIGHTS)}, tmp_path)
+    assert "'weights'" in done.notes[0]
+
+
+@pytest.mark.parametrize("first", ["model.", "net.", "module.model.", "zeta."])
+@pytest.mark.parametrize("second", ["ema_model.", "network.", "module.teacher.", ""])
+def test_a_network_that_is_there_twice_is_refused(first: str, second: str, tmp_path: Path) -> None:
+    average = {name: value * 2 for name, value in WEIGHTS.items()}
+    said = refused({**prefixed(first), **prefixed(second, average)}, tmp_path)
+    assert f"{first}0.weight" in said
+    assert f"{second}0.weight" in said
+    filled({**prefixed(first), **prefixed(second)}, tmp_path)  # the same tensors twice
+
+
+def test_names_that_wrappers_use_too_stay_apart(tmp_path: Path) -> None:
+    def two() -> nn.Module:
+        return nn.ModuleDict({"model": nn.Linear(2, 2), "net": nn.Linear(2, 2)})
+
+    weights = seeded(1, two).state_dict()
+    into = seeded(2, two)
+    content = prefixed("module.", weights)
+    fill_given(into, read_given_weights(stored(tmp_path / "w.pt", content)))
+    assert all(torch.equal(value, weights[name]) for name, value in into.state_dict().items())
+
+
 def test_what_a_larger_module_has_beside_the_network_is_named(tmp_path: Path) -> None:
     done = filled({**prefixed("student."), "loss.weight": torch.ones(3)}, tmp_path)
     assert any("loss.weight" in note for note in done.notes)
@@ -120,6 +160,80 @@ def test_another_normalisation_is_refused_with_that_of_the_file(
     own = with_normalization(seeded(2, network), "imagenet").state_dict()
     if wrap == "0.5;0.25":
         assert "0.485" in refused(own, tmp_path, into=into)
+
+
+def test_a_normalisation_within_the_network_is_loaded_with_it(tmp_path: Path) -> None:
+    def normed(mean: float) -> nn.Module:
+        return nn.Sequential(Normalize([mean] * 3, [0.2] * 3), *seeded(1, network))
+
+    given = read_given_weights(stored(tmp_path / "w.pt", normed(0.5).state_dict()))
+    inner: Any = normed(0.25)
+    for into in (inner, with_normalization(inner, "none")):
+        fill_given(into, given)
+        assert inner[0].mean.flatten().tolist() == [0.5] * 3
+        assert sum(isinstance(each, Normalize) for each in into.modules()) == 1
+
+
+def test_the_normalisation_of_a_larger_module_that_has_it_twice(tmp_path: Path) -> None:
+    names = ("module.normalizer.new_mean", "module.attacker.normalize.new_mean")
+    stats = {name: torch.full((3, 1, 1), 0.25) for name in names}
+    stats |= {name.replace("mean", "std"): torch.full((3, 1, 1), 0.5) for name in names}
+    weights = {**prefixed("module.model."), **prefixed("module.attacker.model."), **stats}
+    into = with_normalization(seeded(2, network), "imagenet")
+    assert "0.25,0.25,0.25;0.5,0.5,0.5" in refused({"model": weights}, tmp_path, into=into)
+    weights[names[0]] = weights[names[0]] + 0.25
+    assert "several normalisations" in refused({"model": weights}, tmp_path, into=into)
+
+
+@pytest.mark.parametrize("convert", [torch.tensor, list])
+def test_a_normalisation_beside_the_state_is_noticed(convert: Any, tmp_path: Path) -> None:
+    content = {"state_dict": dict(WEIGHTS), "mean": convert([0.25] * 3), "std": convert([0.5] * 3)}
+    into = with_normalization(seeded(2, network), "imagenet")
+    assert "0.25,0.25,0.25;0.5,0.5,0.5" in refused(content, tmp_path, into=into)
+    filled(content, tmp_path, into=with_normalization(seeded(2, network), "0.25;0.5"))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda value: (100 * value).to(torch.int8),
+        lambda value: value > 0,
+        lambda value: value.to(torch.complex64),
+    ],
+)
+def test_other_kinds_of_numbers_are_refused(convert: Any, tmp_path: Path) -> None:
+    content = {name: convert(value.float()) for name, value in WEIGHTS.items()}
+    assert "floating-point" in refused(content, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_halves_become_the_numbers_of_the_network(kind: torch.dtype, tmp_path: Path) -> None:
+    content = {name: value.to(kind) for name, value in WEIGHTS.items()}
+    into = seeded(2, network)
+    fill_given(into, read_given_weights(stored(tmp_path / "w.pt", content)))
+    assert into.state_dict()["0.weight"].dtype == torch.float32
+    assert torch.equal(into.state_dict()["0.weight"], content["0.weight"].float())
+
+
+def test_numbers_beside_the_tensors_are_left_out(tmp_path: Path) -> None:
+    done = filled({**WEIGHTS, "epoch": 3}, tmp_path)
+    assert any("epoch" in note for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"class_to_idx": {"dog": 0, "cat": 1}}, ("dog", "cat")),
+        ({"classes": ["dog", "cat"]}, ("dog", "cat")),
+        ({"classes": 2}, ()),
+        ({"class_to_idx": {"dog": "0"}}, ()),
+    ],
+)
+def test_the_classes_in_a_checkpoint_are_read(
+    about: dict[str, Any], expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = stored(tmp_path / "w.pt", {"state_dict": dict(WEIGHTS), **about})
+    assert read_given_weights(path).classes == expected
 
 
 def test_a_last_layer_for_other_classes_is_refused_or_new(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from lrat.evaluation import acceptance, examination
 from lrat.hardware import device_of
 from lrat.losses import Loss, cross_entropy
 from lrat.methods import Simulated
-from lrat.models import Normalized, with_normalization
+from lrat.models import Normalize, Normalized, with_normalization
 from lrat.objectives import Objective, Phases, Reweighted, Term, phases
 from lrat.objectives.criterion import as_criterion
 from lrat.randomness import seeded_randomness
@@ -188,6 +188,15 @@ def model(config: RunConfig, shape: tuple[int, int, int], classes: int) -> nn.Mo
     settings, channels = config.model, shape[0]
     if names_users_code(settings.name):
         network = model_from_file(settings.name, config.seed)
+        layers = [name for name, part in network.named_modules() if isinstance(part, Normalize)]
+        if layers and settings.normalize not in (None, "none"):
+            raise ConfigurationError(
+                f"model {settings.name!r} normalises its images itself ({layers[0]}): leave "
+                "--normalize (model.normalize) out"
+            )
+        if isinstance(network, Normalized) and not layers:
+            chosen = with_normalization(network.network, settings.normalize, channels)
+            network.normalize = chosen.normalize
     else:
         with seeded_randomness(config.seed):
             network = _of_catalogue(config, shape, classes)

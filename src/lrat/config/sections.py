@@ -12,6 +12,14 @@ from lrat.errors import ConfigurationError, LratError
 from lrat.files.read import parse_yaml
 from lrat.text import cut, shown
 
+_NO_OPTIONS = {
+    **dict.fromkeys(("name", "classes", "num_classes"), "it follows from the name and the data"),
+    **dict.fromkeys(("channels", "in_chans"), "it follows from the data"),
+    **dict.fromkeys(("weights", "pretrained", "checkpoint_path"), "name a file by --weights"),
+    "normalize": "use --normalize",
+    "size": "it is that of the data (--size)",
+}
+"""Options of a network that a configuration says elsewhere, and where."""
 _REFUSED = "refused"
 _UNKNOWN = "extra_forbidden"
 
@@ -75,7 +83,7 @@ def in_one_line(error: ValidationError, root: type[BaseModel]) -> str:
             problems.append(str(context["error"]))
         elif each["type"] == "tuple_type":
             has_parts = given is None or isinstance(given, Mapping)
-            form = "[...]" if has_parts else f"[{cut(str(given))}]"
+            form = "[...]" if has_parts else f"[{cut(' '.join(str(given).split()))}]"
             problems.append(f"{where}={shown(given)}: must be a list, as {where}={form}")
         else:
             cause = each["msg"].lower().replace("dictionary", "mapping")
@@ -122,6 +130,9 @@ def name_and_options(name: str) -> dict[str, Any]:
             raise ConfigurationError(
                 f"model {name!r}: write options as key=value, as timm:resnet18,drop_path_rate=0.1"
             )
+        if key in parsed or key in _NO_OPTIONS:
+            cure = _NO_OPTIONS.get(key, "write it once")
+            raise ConfigurationError(f"model {name!r}: {key} cannot be set there: {cure}")
         try:
             parsed[key] = parse_yaml(value)
         except ValueError:

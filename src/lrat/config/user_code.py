@@ -57,7 +57,8 @@ def model_from_file(place: str, seed: int) -> nn.Module:
 
 def code_of(network: nn.Module) -> str | None:
     """The digest of the user's file that ``network`` was made by; None for our own and others."""
-    return _CODE.get(network.network if isinstance(network, Normalized) else network)
+    inner = network.network if isinstance(network, Normalized) else network
+    return _CODE.get(network) or _CODE.get(inner)
 
 
 def object_from_file(place: str, what: str) -> tuple[Any, str]:

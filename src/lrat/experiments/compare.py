@@ -131,7 +131,7 @@ def _evaluated(
         return _Evaluated(run=run, key=str(folder.resolve()), method=name, settings={})
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
-    key = called or f"{_seedless(config).digest()} {_model_file(home)} {checkpoint}"
+    key = f"{called} {_seedless(config).digest()} {_contents(home)} {checkpoint}"
     folds = folds_by_seed(config.data.name)
     return _Evaluated(
         run=Run(
@@ -214,7 +214,7 @@ def _seedless(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"seed": 0})
 
 
-def _model_file(run: Path) -> str:
-    """The digest of a user's model file, which the configuration only names."""
+def _contents(run: Path) -> str:
+    """Digests of a user's model file and of given weights, which the configuration only names."""
     contents = read_record(run / CONTENTS, "bring it back", may_lack=True)
-    return str(contents.get("model file", ""))
+    return f"{contents.get('model file', '')} {contents.get('weights', '')}"

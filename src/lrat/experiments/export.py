@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lrat.config import build
+from lrat.config.sections import name_and_options
 from lrat.config.settings import RunConfig
 from lrat.errors import ConfigurationError, ModelError, RunFolderError, UnknownNameError
 from lrat.evaluation import EvaluationResult
@@ -23,8 +24,8 @@ from lrat.files.write import write_atomically, write_text
 from lrat.models import Normalize, Normalized
 from lrat.models.libraries import silent
 from lrat.outputs import forward_logits
-from lrat.runs.folder import finished_at, read_config
-from lrat.runs.weights import fill, load_weights, write_safetensors
+from lrat.runs.folder import evaluated, finished_at, read_config
+from lrat.runs.weights import fill, load_weights, weights_digest, write_safetensors
 from lrat.text import in_one_line, percent
 
 TOLERANCE = 1e-4
@@ -214,14 +215,21 @@ def _to_hub_folder(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     """Weights and config.json in the form of the network's library where it has one."""
     name, logits = _to_safetensors(trained, folder)
     inner: Any = trained.inner
-    about = getattr(inner, "config", None)
+    about: Any = getattr(inner, "config", None)
     if hasattr(inner, "save_pretrained") and hasattr(about, "to_dict"):
+        about.id2label = dict(enumerate(trained.class_names))
+        about.label2id = {label: number for number, label in about.id2label.items()}
         with silent(import_module("transformers")):
             inner.save_pretrained(folder)
             again = type(inner).from_pretrained(folder, local_files_only=True)
         logits = trained.logits_of(again)  # of the library's own files
         stated = trained.normalization or {}
+        _, height, width = trained.shape
         processing = {
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
             "do_normalize": bool(stated),
             **({"image_mean": stated["mean"], "image_std": stated["std"]} if stated else {}),
         }
@@ -269,10 +277,15 @@ def _configuration(trained: Trained) -> dict[str, Any]:
         )
     stated = dict(about) if isinstance(about, Mapping) else {}
     stated |= {"num_classes": common["num_classes"], "input_size": [channels, height, width]}
+    stated |= {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
+    stated = {key: value for key, value in stated.items() if not key.startswith("test_")}
     stated |= trained.normalization or {"mean": [0.0] * channels, "std": [1.0] * channels}
-    architecture = stated.pop("architecture", name.partition(":")[2].partition(",")[0])
+    options = name_and_options(name)
+    chosen = options.pop("name")
+    architecture = stated.pop("architecture", chosen)
     kept = {key: value for key, value in stated.items() if _is_plain(value)}
-    return {"architecture": architecture, **common, "pretrained_cfg": kept}
+    arguments = {"model_args": options} if options else {}
+    return {"architecture": architecture, **common, "pretrained_cfg": kept, **arguments}
 
 
 def _is_plain(value: Any) -> bool:
@@ -286,7 +299,12 @@ def _card(trained: Trained) -> str:
     import yaml
 
     config = trained.config
-    results = [EvaluationResult.from_folder(each) for each in finished_at(trained.run)]
+    weights = weights_digest(trained.network.state_dict())  # an evaluation of others says nothing
+    results = [
+        EvaluationResult.from_folder(each)
+        for each in finished_at(trained.run)
+        if evaluated(each, "model") == weights
+    ]
     metrics = [
         {
             "type": "accuracy",

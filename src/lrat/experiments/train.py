@@ -47,7 +47,7 @@ from lrat.runs.folder import check_contents, claim, has_begun, keep_command
 from lrat.runs.identity import Reading
 from lrat.runs.lock import locked
 from lrat.runs.sources import record_choices, recorded_choices, with_given_weights
-from lrat.runs.weights import check_state, storage, weights_digest, write_safetensors
+from lrat.runs.weights import check_state, storage, write_safetensors
 from lrat.training import Optimisation, Progress, Storage, TrainingResult, Watch, train
 from lrat.training.watch import tell
 
@@ -186,12 +186,11 @@ class _Training:
         splits = build.data(config.data, config.seed)
         images = splits.training()
         try:
-            network = with_given_weights(
-                build.model(config, images.shape, images.classes), config, new_head=True
-            )
+            network = build.model(config, images.shape, images.classes)
+            given = with_given_weights(network, config, images.class_names, new_head=True)
             found = contents(splits, code_of(network))
-            if config.model.weights is not None:
-                found["weights"] = weights_digest(network.state_dict())
+            if given is not None:
+                found["weights"] = given
             result = train_network(
                 network,
                 images,

@@ -5,7 +5,8 @@ normalisation are passed or read in the way of each. Nothing is downloaded.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,11 @@ from lrat.text import in_one_line
 
 _RGB = 3
 _SMALL = 64
+_RESCALE = 1 / 255
+_SAME = 1e-3
+_OTHER_STEPS = ("do_flip_channel_order", "rescale_offset", "include_top")
+"""What preparations of transformers may do beside what a normalisation does."""
+_logger = logging.getLogger(__name__)
 _EXTRAS = {"timm": "timm", "transformers": "hf"}
 
 
@@ -123,7 +129,8 @@ def from_hf(
 
     ``classes``: another number than the folder's gives the network a new, untrained last layer;
     ``fresh`` of what is returned names it. ``normalize``: None for image_mean and image_std in the
-    folder's preprocessor_config.json. Raises ModelError for a folder that holds no such model.
+    folder's preprocessor_config.json. Raises ModelError for a folder that holds no such model,
+    lacks other weights than the last layer's, or prepares images in another way.
     """
     path = Path(folder)
     if not (path / "config.json").is_file():
@@ -145,10 +152,18 @@ def from_hf(
                 **chosen,
             ),
         )
-    stated = _preprocessing(path)
-    model = _normalized(network, normalize, stated, network.config.num_channels)
     changed = [each[0] if isinstance(each, tuple) else each for each in loading["mismatched_keys"]]
-    model.fresh = tuple(f"network.{each}" for each in (*loading["missing_keys"], *changed))
+    fresh, state = (*loading["missing_keys"], *changed), network.state_dict()
+    lost = [name for name in fresh if state[name].shape[:1] != (network.config.num_labels,)]
+    if lost:
+        raise ModelError(
+            f"hf:{folder} lacks {len(lost)} weights of {type(network).__name__}, or has them in "
+            f"another shape, as {lost[0]}: save the whole model there"
+        )
+    stated = _preprocessing(path) if normalize is None else None
+    channels = getattr(network.config, "num_channels", _RGB)
+    model = _normalized(network, normalize, stated, channels)
+    model.fresh = tuple(f"network.{each}" for each in fresh)
     return model
 
 
@@ -211,14 +226,32 @@ def _replace_first_convolution(network: nn.Module, channels: int) -> None:
 
 
 def _preprocessing(folder: Path) -> Statistics | None:
-    """image_mean and image_std of a folder of transformers; None where it has none."""
+    """image_mean and image_std of a folder of transformers; None, which is said, where it has none.
+
+    ModelError for what is more than (images - mean) / std of images in [0, 1].
+    """
     path = folder / "preprocessor_config.json"
+    cure = "pass --normalize where that is all it needs, or wrap it as FILE.py:FUNCTION"
     try:
-        stated: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        factor = float(stated.get("rescale_factor", _RESCALE))
     except FileNotFoundError:
+        _logger.warning("%s is not there: images are not normalised (see --normalize)", path)
         return None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {in_one_line(error)}") from None
-    if not stated.get("do_normalize", True) or "image_mean" not in stated:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be read: {in_one_line(error)}; {cure}") from None
+    other = [name for name in _OTHER_STEPS if stated.get(name)]
+    if not stated.get("do_rescale", True) or abs(factor / _RESCALE - 1) > _SAME:
+        other.append("do_rescale" if factor == _RESCALE else "rescale_factor")
+    if other:
+        raise ModelError(f"{path}: {other[0]} changes images in a way that lrat does not: {cure}")
+    if not stated.get("do_normalize", "image_mean" in stated):
         return None
-    return stated["image_mean"], stated["image_std"]
+    try:
+        values = [stated[name] for name in ("image_mean", "image_std")]
+        mean, std = (
+            list(map(float, each if isinstance(each, list) else [each])) for each in values
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} has no {in_one_line(error)}: {cure}") from None
+    return mean, std

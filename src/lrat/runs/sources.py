@@ -5,7 +5,7 @@ model is kept, so that a later call sees it in the same way.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,13 +23,15 @@ from lrat.config.user_code import code_of
 from lrat.data import ImageData
 from lrat.errors import ConfigurationError, ModelError, RunFolderError
 from lrat.evaluation.storage.fingerprint import Program, differs_in_code, read_fingerprint
-from lrat.files.names import ACCELERATION, CONTENTS, EVALUATIONS, IDENTITY
+from lrat.files.names import ACCELERATION, CONTENTS, EVALUATIONS, IDENTITY, MODEL
 from lrat.files.read import NOT_AS_WRITTEN, is_there, read_json, read_record
 from lrat.files.write import write_if_new
 from lrat.models import Normalized
+from lrat.runs.fill_given import fill_given
 from lrat.runs.folder import OFF, evaluated, read_config
-from lrat.runs.given_weights import fill_given, read_given_weights
+from lrat.runs.given_weights import read_given_weights
 from lrat.runs.weights import fill, load_weights, weights_digest
+from lrat.text import cut
 from lrat.threat import Ball, as_ball
 
 Part = Literal["train", "test"]
@@ -71,6 +73,7 @@ class LoadedModel:
 
 EXTERNAL = "model"
 _DIGITS = 8
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,12 @@ class ModelSource:
         splits = build.data(data, config.seed)
         images = splits.training() if part == "train" else splits.test
         network = build.model(config, images.shape, images.classes)
-        if weights is None:
-            with_given_weights(network, config)
+        if self.run is None or weights is None:
+            with_given_weights(network, config, images.class_names)
         else:
             fill(network, weights, f"{name} ({label})")
+            if part == "test":
+                _compare_images(self.run, images)
         return LoadedModel(
             name=name,
             label=label,
@@ -161,33 +166,60 @@ class ModelSource:
 
 
 def with_given_weights(
-    network: nn.Module, config: RunConfig, *, new_head: bool = False
-) -> nn.Module:
-    """``network`` with the weights that the configuration names, and what was done said.
+    network: nn.Module, config: RunConfig, class_names: Sequence[str], *, new_head: bool = False
+) -> str | None:
+    """Load the weights that the configuration names into ``network``, and say what was done. Their
+    digest, without that of a new last layer; None for weights that are drawn, or a user's file's.
 
-    ``new_head``: it will be trained, so that its last layer may be new, or without any. Raises
-    ``ModelError`` for weights that do not fit, or where some are lacking.
+    ``class_names``: of the data. ``new_head``: it will be trained, so that its last layer may be
+    new, or without any. Raises ``ModelError`` for weights that do not fit, where some are lacking,
+    and for classes in another order.
     """
     name, weights = config.model.name, config.model.weights
-    fresh = network.fresh if isinstance(network, Normalized) else ()
+    inner: Any = network.network if isinstance(network, Normalized) else network
     if weights is not None:
-        filled = fill_given(network, read_given_weights(weights), new_head=new_head)
-        fresh = filled.fresh
+        given = read_given_weights(weights)
+        filled = fill_given(network, given, new_head=new_head)
+        fresh, classes = filled.fresh, given.classes
         for note in filled.notes:
             _logger.warning("%s", note)
-    elif not (new_head or names_users_code(name) or place_in(name)):
-        raise ModelError(f"model {name} comes without weights: name their file by --weights")
-    if fresh and weights is None:
-        layer = fresh[0].removeprefix("network.").rpartition(".")[0]
-        if not new_head:
-            raise ModelError(
-                f"model {name}: its last layer, {layer}, is for other classes than the data: train "
-                "it on them first (lrat train)"
+    elif place_in(name):
+        fresh = network.fresh if isinstance(network, Normalized) else ()
+        classes = tuple(map(str, getattr(inner.config, "id2label", {}).values()))
+        if fresh:
+            layer = fresh[0].removeprefix("network.").rpartition(".")[0]
+            if not new_head:
+                raise ModelError(
+                    f"model {name}: its last layer, {layer}, is for other classes than the data: "
+                    "train it on them first (lrat train)"
+                )
+            _logger.warning(
+                "model %s: its last layer, %s, is new, for the classes of the data", name, layer
             )
-        _logger.warning(
-            "model %s: its last layer, %s, is new, for the classes of the data", name, layer
+    elif new_head or names_users_code(name):
+        return None
+    else:
+        raise ModelError(f"model {name} comes without weights: name their file by --weights")
+    if not fresh:
+        check_order(classes, class_names, weights or name)
+    kept = {name: value for name, value in network.state_dict().items() if name not in fresh}
+    return weights_digest(kept)
+
+
+def check_order(stated: Sequence[str], class_names: Sequence[str], origin: str) -> None:
+    """``ModelError`` where a model's classes are those of the data in another order, so that every
+    image would count as another class."""
+    ours, theirs = ([name.casefold() for name in names] for names in (class_names, stated))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ModelError(
+            f"{origin}: its classes are in the order {_listed(stated)}, those of the data in the "
+            f"order {_listed(class_names)}: rename the data's classes so that they sort in the "
+            "model's order, as 0-NAME, 1-NAME"
         )
-    return network
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(cut, names[:_NAMED])) + ", ..." * (len(names) > _NAMED)
 
 
 def model_identity(network: nn.Module) -> dict[str, str]:
@@ -208,6 +240,21 @@ def own_folder(folder: Path, identity: Mapping[str, str], program: Program) -> P
     if stored is not None and differs_in_code(stored, program):
         folder = folder.with_name(f"{folder.name}-{program.digest()[:_DIGITS]}")
     return folder
+
+
+def _compare_images(run: Path, images: ImageData) -> None:
+    """Say where a run's model is tested on others than the run had; ``ModelError`` where these have
+    the run's classes in another order."""
+    about = read_record(run / MODEL, "bring it back", may_lack=True)
+    check_order([str(each) for each in about.get("class_names", ())], images.class_names, str(run))
+    stored = read_record(run / CONTENTS, "bring it back", may_lack=True).get("test")
+    if stored is not None and stored != images.digest():
+        _logger.warning(
+            "%s: these are not the test images that %s had; where files were added to or removed "
+            "from a folder without a test part, it may have been trained on some of these",
+            images.name,
+            run,
+        )
 
 
 def check_images(run: Path, part: Part, images: ImageData) -> None:
