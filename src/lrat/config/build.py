@@ -84,9 +84,9 @@ def _objective(value: ObjectiveSettings, simulated: Simulated, where: str) -> Ob
         at = f"{where}.terms[{number}]"
         attack = _part("attack", term.attack, simulated, f"{at}.attack")
         weighting = _part("weighting", term.weighting, simulated, f"{at}.weighting")
-        own = _criterion(term.loss, simulated, f"{at}.loss")
+        loss = _criterion(term.loss, simulated, f"{at}.loss")
         with _named(f"{at}.weighting.name"):
-            terms.append(Term(name=term.label, attack=attack, weighting=weighting, criterion=own))
+            terms.append(Term(name=term.label, attack=attack, weighting=weighting, criterion=loss))
     anchor: Any = value.anchor
     if isinstance(anchor, dict):
         anchor = _part("attack", anchor, simulated, f"{where}.anchor")
@@ -122,7 +122,7 @@ def _part(key: str, part: Any, simulated: Simulated, where: str) -> Any:
     with _named(where):
         if PARTS[key] is ATTACK_KINDS:
             return attack(name, simulated.threat, {**simulated.settings(name), **settings})
-        return row.found if key == "loss" and not row.takes else row.build(**settings)
+        return row.target if key == "loss" and not row.takes else row.build(**settings)
 
 
 @contextmanager
@@ -231,7 +231,7 @@ def _of_catalogue(config: RunConfig, shape: tuple[int, int, int], classes: int) 
     except (OverflowError, RuntimeError, TypeError) as error:
         # Of a width that it does not take, or beyond what a tensor or the memory holds.
         raise ConfigurationError(
-            f"model {name} of width {config.model.width} cannot be made: {in_one_line(error)}"
+            f"model {name} of width {config.model.width} cannot be built: {in_one_line(error)}"
         ) from None
     return network
 
@@ -353,25 +353,25 @@ def optimisation(config: RunConfig) -> Optimisation:
 
 
 def schedule(
-    wanted: Schedule | str | Mapping[str, Any] | None, drops: Mapping[float, float] | None
+    given: Schedule | str | Mapping[str, Any] | None, drops: Mapping[float, float] | None
 ) -> Schedule | None:
     """A schedule from what a user may write; None for the plain drops.
 
-    ``wanted``: a name, ``{"name": ..., setting: value}``, or a schedule itself. ``drops`` as they
+    ``given``: a name, ``{"name": ..., setting: value}``, or a schedule itself. ``drops`` as they
     were given, None where they were not. SettingError for settings that are unknown or do nothing.
     """
-    if isinstance(wanted, str):
-        wanted = {"name": wanted}
-    if isinstance(wanted, Mapping):
-        settings = dict(wanted)
+    if isinstance(given, str):
+        given = {"name": given}
+    if isinstance(given, Mapping):
+        settings = dict(given)
         name = settings.pop("name", None)
         if not isinstance(name, str):
-            raise SettingError(f"schedule={shown(wanted)}: give its name, as {{'name': 'cosine'}}")
-        made = named_schedule(name, settings, drops)
-        return None if isinstance(made, Piecewise) else made
-    if wanted is not None and drops is not None:
+            raise SettingError(f"schedule={shown(given)}: give its name, as {{'name': 'cosine'}}")
+        named = named_schedule(name, settings, drops)
+        return None if isinstance(named, Piecewise) else named
+    if given is not None and drops is not None:
         raise SettingError(f"drops={shown(drops)} do nothing beside a schedule: leave them out")
-    return wanted
+    return given
 
 
 def view(

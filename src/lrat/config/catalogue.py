@@ -39,14 +39,14 @@ class Row:
     folds_by_seed: bool = False
 
     @property
-    def found(self) -> Any:
+    def target(self) -> Any:
         """What ``make`` names."""
         module, _, name = self.make.partition(":")
         return getattr(import_module(module), name)
 
     def build(self, *positional: Any, **named: Any) -> Any:
         """What ``make`` returns for these arguments."""
-        return self.found(*positional, **named)
+        return self.target(*positional, **named)
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,7 @@ def check_suite(name: str) -> str:
 
 
 def slug(name: str) -> str:
-    """A suite's name in the names of folders: of a file its stem, told apart from ours."""
+    """A suite's name in the names of folders: of a file its stem, distinct from ours."""
     if not names_a_file(name):
         return name
     stem = Path(name).stem

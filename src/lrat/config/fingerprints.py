@@ -34,12 +34,12 @@ _ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")
 
 def own_functions(suite: Suite) -> str:
     """``mine 1a2b3c4d5e6f, other ...``: the functions and classes in ``suite`` that are not ours,
-    by name, with what stands for their code; empty without any."""
-    found: dict[str, str] = {}
+    by name, with their codes' digests; empty without any."""
+    digests: dict[str, str] = {}
     for step in suite.steps:
         for each in _inside(step.attack, set()):
-            found[f"{each.__module__}.{each.__qualname__}"] = code_digest(each)
-    return ", ".join(f"{name.rpartition('.')[2]} {found[name]}" for name in sorted(found))
+            digests[f"{each.__module__}.{each.__qualname__}"] = code_digest(each)
+    return ", ".join(f"{name.rpartition('.')[2]} {digests[name]}" for name in sorted(digests))
 
 
 def code_digest(thing: Callable[..., Any]) -> str:
@@ -54,7 +54,7 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def _inside(thing: Any, seen: set[int]) -> Iterator[Any]:
-    """Functions and classes of users that an attack is made of."""
+    """The users' functions and classes inside an attack."""
     if id(thing) in seen or isinstance(thing, (nn.Module, OwnLoss, OwnAttack)):
         return
     seen.add(id(thing))
@@ -116,7 +116,7 @@ def _code(thing: Any, seen: set[int]) -> Iterator[str]:
 
 
 def code_lines(code: CodeType) -> Iterator[str]:
-    """Bytecode, names and constants: the same wherever the code stands, and for any comments."""
+    """Bytecode, names and constants: the same in any line, and with any comments."""
     yield f"{code.co_code.hex()} {code.co_names} {code.co_varnames}"
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -149,12 +149,12 @@ def without_addresses(text: str) -> str:
 
 
 def own_names(*parts: Any) -> str:
-    """What stands for the code of nameless functions, and for the contents of objects that print
-    as their class alone, anywhere in ``parts``; empty without any."""
-    return ", ".join(_told(parts, set()))
+    """The digests of nameless functions, and the contents of objects that print as their class
+    alone, anywhere in ``parts``; empty without any."""
+    return ", ".join(_unnamed(parts, set()))
 
 
-def _told(thing: Any, seen: set[int]) -> Iterator[str]:
+def _unnamed(thing: Any, seen: set[int]) -> Iterator[str]:
     if id(thing) in seen or isinstance(thing, (nn.Module, Tensor, type)):
         return
     seen.add(id(thing))
@@ -162,7 +162,7 @@ def _told(thing: Any, seen: set[int]) -> Iterator[str]:
     if parts is None and not isinstance(thing, FunctionType):
         parts = getattr(thing, "__dict__", {}).values()
     for part in parts or ():
-        yield from _told(part, seen)
+        yield from _unnamed(part, seen)
     if isinstance(thing, FunctionType):
         if "<" in thing.__qualname__:
             yield f"{thing.__qualname__} {code_digest(thing)}"

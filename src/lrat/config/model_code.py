@@ -157,8 +157,8 @@ class _Walk:
         else:
             self.visit(value, f"{variable} (global)", variable)
 
-    def _class(self, own: type) -> None:
-        for base in own.__mro__:
+    def _class(self, kind: type) -> None:
+        for base in kind.__mro__:
             if id(base) in self._seen or not _is_users(base):
                 continue
             self._seen[id(base)] = base
@@ -168,7 +168,7 @@ class _Walk:
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """What an object that is no module, function or class is made of, by name."""
+    """The parts of an object that is no module, function or class, by name."""
     if isinstance(thing, (staticmethod, classmethod)):
         yield "function", thing.__func__
     elif isinstance(thing, property):
@@ -187,7 +187,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{n}", each) for n, each in enumerate(thing))
     elif hasattr(thing, "__wrapped__"):
         yield "function", thing.__wrapped__
-    elif _is_users(own := type(thing)) or own.__repr__ is DEFAULT_REPR:
+    elif _is_users(kind := type(thing)) or kind.__repr__ is DEFAULT_REPR:
         yield "class", type(thing)
         names = {*getattr(thing, "__dict__", ()), *getattr(type(thing), "__slots__", ())}
         yield from ((name, getattr(thing, name, None)) for name in sorted(names))
@@ -214,13 +214,13 @@ def _text(value: Any, depth: int = 0) -> str | None:
         items = value.items() if isinstance(value, Mapping) else value
         if type(value).__module__ not in {"builtins", "collections", "torch"} or len(value) > _MOST:
             return None
-        found = []
+        texts = []
         for each in list(items) if depth < _DEEPEST else ():
             if (text := _text(each, depth + 1)) is None:
                 return None
-            found.append(text)
-        if found:
-            return str(sorted(found) if isinstance(value, (set, frozenset)) else found)
+            texts.append(text)
+        if texts:
+            return str(sorted(texts) if isinstance(value, (set, frozenset)) else texts)
     return None
 
 
@@ -240,10 +240,10 @@ def _is_users(thing: Any) -> bool:
         return False
     if isinstance(thing, FunctionType):
         return _is_users_file(thing.__code__.co_filename)
-    found = sys.modules.get(module)
-    if found is None or module == "__main__":
+    loaded = sys.modules.get(module)
+    if loaded is None or module == "__main__":
         return True
-    return _is_users_file(getattr(found, "__file__", None) or "<frozen>")
+    return _is_users_file(getattr(loaded, "__file__", None) or "<frozen>")
 
 
 @functools.cache

@@ -38,50 +38,51 @@ _NEIGHBOURS: dict[str, tuple[Path, str]] = {}
 _DIGITS = 12
 
 
-def model_from_file(place: str, seed: int) -> nn.Module:
+def model_from_file(address: str, seed: int) -> nn.Module:
     """What the user's own function (or module object) gives: an nn.Module.
 
     The file sees its own folder on the import path, as a script would. What it draws from
     global random states follows from ``seed``. Everything it raises is one line.
     """
-    name = place.rpartition(":")[2]
-    with seeded_randomness(seed), _member(place, "model") as (found, code):
-        is_maker = callable(found) and not isinstance(found, nn.Module)
-        made = _one_line(f"model {place!r}", f"{name}()", found) if is_maker else found
-    if not isinstance(made, nn.Module):
-        raise ModelError(f"model {place!r}: {name} gives {type(made).__name__}, not an nn.Module")
-    made = hookable(made)
-    _CODE[made] = code
-    return made
+    name = address.rpartition(":")[2]
+    with seeded_randomness(seed), _member(address, "model") as (member, code):
+        is_maker = callable(member) and not isinstance(member, nn.Module)
+        model = _one_line(f"model {address!r}", f"{name}()", member) if is_maker else member
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise ModelError(f"model {address!r}: {name} gives {kind}, not an nn.Module")
+    model = hookable(model)
+    _CODE[model] = code
+    return model
 
 
 def code_of(network: nn.Module) -> str | None:
-    """The digest of the user's file that ``network`` was made by; None for our own and others."""
+    """The digest of the user's file that ``network`` comes from; None for any other network."""
     inner = network.network if isinstance(network, Normalized) else network
     return _CODE.get(network) or _CODE.get(inner)
 
 
-def object_from_file(place: str, what: str) -> tuple[Any, str]:
+def object_from_file(address: str, what: str) -> tuple[Any, str]:
     """The object that ``FILE.py:NAME`` names, as it is (a loss, an attack), and SHA-256 of its
     file; ``what`` for errors."""
-    with seeded_randomness(0), _member(place, what) as found:
-        return found
+    with seeded_randomness(0), _member(address, what) as member:
+        return member
 
 
 @contextmanager
-def _member(place: str, what: str) -> Iterator[tuple[Any, str]]:
+def _member(address: str, what: str) -> Iterator[tuple[Any, str]]:
     """The named object of the user's file and the file's digest, while the file's folder is on the
     import path."""
-    path, _, name = place.rpartition(":")
+    path, _, name = address.rpartition(":")
     file = Path(path).resolve()
     if not file.is_file():
-        raise ConfigurationError(f"{what} {place!r}: there is no Python file {path}")
+        raise ConfigurationError(f"{what} {address!r}: there is no Python file {path}")
     source = file.read_bytes()  # once: what is digested is what is executed
     with _importable(file, source, what) as module:
-        found = getattr(module, name, None)
-        if found is None:
-            raise ConfigurationError(f"{what} {place!r}: {path} has no {name!r}")
-        yield found, hashlib.sha256(source).hexdigest()
+        member = getattr(module, name, None)
+        if member is None:
+            raise ConfigurationError(f"{what} {address!r}: {path} has no {name!r}")
+        yield member, hashlib.sha256(source).hexdigest()
 
 
 @contextmanager
@@ -102,8 +103,7 @@ def _importable(file: Path, source: bytes, what: str) -> Iterator[ModuleType]:
     # Bytecode is known by the second in which its source was written, which a change may share.
     sys.dont_write_bytecode = True
     try:
-        place = f"{what} {str(file)!r}"
-        _one_line(place, file.name, lambda: _execute(source, module))
+        _one_line(f"{what} {str(file)!r}", file.name, lambda: _execute(source, module))
         yield module
     except BaseException:
         sys.modules.pop(name, None)
@@ -141,7 +141,7 @@ def _content(path: Path) -> str:
 
 @contextmanager
 def in_users_code(what: str) -> Iterator[None]:
-    """What a user's code raises inside is one line with its place; our own errors stay."""
+    """An error of a user's code inside becomes one line with its file and line; ours stay."""
     try:
         yield
     except LratError:
@@ -153,17 +153,17 @@ def in_users_code(what: str) -> Iterator[None]:
         ) from error
 
 
-def _one_line(place: str, what: str, call: Callable[[], Any]) -> Any:
+def _one_line(whose: str, what: str, call: Callable[[], Any]) -> Any:
     """Run code of the user; whatever it raises is one line (SystemExit too)."""
     try:
         return call()
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{place}: {what} fails: {in_one_line(error)}") from error
+        raise ConfigurationError(f"{whose}: {what} fails: {in_one_line(error)}") from error
 
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """A user's loss, printed as its place and the digest of its file."""
+    """A user's loss, printed as its address (``place`` in stored identities) and file's digest."""
 
     loss: Loss = field(repr=False)
     place: str
@@ -181,36 +181,36 @@ class OwnLoss:
         self, labels: Labels, clean_logits: Logits | None = None, rank: Labels | None = None
     ) -> Prepared:
         with in_users_code(f"loss {self.place!r}"):
-            made = self.loss.prepare(labels, clean_logits, rank)
-        return Prepared(_watched(made.function, self.place), made.context)
+            prepared = self.loss.prepare(labels, clean_logits, rank)
+        return Prepared(_watched(prepared.function, self.place), prepared.context)
 
 
 @cache
-def _watched(function: Callable[..., Tensor], place: str) -> Callable[..., Tensor]:
+def _watched(function: Callable[..., Tensor], address: str) -> Callable[..., Tensor]:
     """A user's function whose errors are one line; the same one for the same function."""
 
     def losses_of(logits: Tensor, *context: Tensor) -> Tensor:
-        with in_users_code(f"loss {place!r}"):
+        with in_users_code(f"loss {address!r}"):
             losses = function(logits, *context)
         if not isinstance(losses, Tensor):
             raise SettingError(
-                f"loss {place!r} returned {type(losses).__name__}: return a tensor, one value per "
-                "image"
+                f"loss {address!r} returned {type(losses).__name__}: return a tensor, one value "
+                "per image"
             )
         if logits.requires_grad and not losses.requires_grad:
             raise SettingError(
-                f"loss {place!r} does not depend on the logits differentiably (a detach, argmax or "
-                "comparison inside?): gradient attacks cannot ascend it"
+                f"loss {address!r} does not depend on the logits differentiably (a detach, argmax "
+                "or comparison inside?): gradient attacks cannot ascend it"
             )
         return losses
 
-    losses_of.__name__ = place
+    losses_of.__name__ = address
     return losses_of
 
 
 @dataclass(frozen=True)
 class OwnAttack(Wrapped):
-    """A user's attack, printed as its place and the digest of its file."""
+    """A user's attack, printed as ``OwnLoss`` is."""
 
     attack: Attack = field(repr=False)
     place: str
@@ -226,15 +226,15 @@ class OwnAttack(Wrapped):
 def loss_named(name: str) -> Loss:
     """A loss of ours by name, or a user's ``FILE.py:NAME``."""
     if names_users_code(name):
-        found, code = object_from_file(name, "loss")
-        return OwnLoss(as_loss(found), name, code[:_DIGITS])
+        function, code = object_from_file(name, "loss")
+        return OwnLoss(as_loss(function), name, code[:_DIGITS])
     known = [name for name, row in LOSSES.items() if not row.takes]
     if name not in known:
         raise UnknownNameError("loss", name, [*known, "FILE.py:NAME"])
-    return as_loss(LOSSES[name].found)
+    return as_loss(LOSSES[name].target)
 
 
-def own_attack(place: str) -> Attack:
+def own_attack(address: str) -> Attack:
     """A user's ``FILE.py:NAME``: an ``Attack``, or ``(model, images, labels) -> images``."""
-    found, code = object_from_file(place, "attack")
-    return OwnAttack(as_attack(found), place, code[:_DIGITS])
+    function, code = object_from_file(address, "attack")
+    return OwnAttack(as_attack(function), address, code[:_DIGITS])

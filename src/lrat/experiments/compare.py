@@ -27,30 +27,30 @@ from lrat.runs.folder import (
     run_of,
 )
 
-Found: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
+Result: TypeAlias = Comparison | GroupComparison | AttackSeedSpread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What was compared, and what was found. ``kind``: "pair", "groups" or "attack seeds";
-    ``names``: of those places that the user gave one."""
+    """A comparison and the paths that it compares. ``kind``: "pair", "groups" or "attack seeds";
+    ``names``: those that the user gave."""
 
     kind: str
-    places: tuple[Path, ...]
-    found: Found
+    paths: tuple[Path, ...]
+    result: Result
     names: Mapping[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The found tables; those of a pair below the two names."""
+        """The tables; those of a pair below the two names."""
         if self.kind != "pair":
-            return str(self.found)
-        first, second = (self.names.get(place, place) for place in self.places)
-        return f"a: {first}\nb: {second}\n\n{self.found}"
+            return str(self.result)
+        first, second = (self.names.get(path, path) for path in self.paths)
+        return f"a: {first}\nb: {second}\n\n{self.result}"
 
     def record(self) -> dict[str, Any]:
         """Plain values for JSON; intervals are 95 %, shares fractions."""
-        places = [str(place) for place in self.places]
-        return {"kind": self.kind, "places": places, **self.found.record()}
+        paths = [str(path) for path in self.paths]
+        return {"kind": self.kind, "places": paths, **self.result.record()}
 
     def write(self, path: Path) -> None:
         """``record`` as a JSON file, atomically."""
@@ -80,7 +80,7 @@ def compare(
 
 
 def compare_places(called: Sequence[Path | str], *, suite: str | None = None) -> Compared:
-    """Compare runs or evaluation folders, each ``called`` PLACE or NAME=PLACE.
+    """Compare runs or evaluation folders, each ``called`` PATH or NAME=PATH.
 
     Two: paired tests on the images that both have. Three or more: runs of one configuration that
     differ in their training seed form a group, and every group is compared with the first one's.
@@ -88,26 +88,26 @@ def compare_places(called: Sequence[Path | str], *, suite: str | None = None) ->
     that all have is meant, or ``suite`` chooses (a name or a file). Raises ``LratError`` in one
     line for everything that cannot be compared.
     """
-    places, names = named_paths(called)
-    if not places:
+    paths, names = named_paths(called)
+    if not paths:
         raise ConfigurationError("name the runs to compare: `lrat compare RUN RUN`")
-    if len(places) == 1:
+    if len(paths) == 1:
         return Compared(
-            kind="attack seeds", places=tuple(places), found=_over_attack_seeds(places[0], suite)
+            kind="attack seeds", paths=tuple(paths), result=_over_attack_seeds(paths[0], suite)
         )
-    folders = one_of_each(places, suite)
-    _refuse_twice(places, folders)
+    folders = one_of_each(paths, suite)
+    _refuse_twice(paths, folders)
     results = [EvaluationResult.from_folder(folder) for folder in folders]
-    if len(places) == 2:
-        _refuse_other_folds(places, folders)
-        found = compare_results(*results)
-        return Compared(kind="pair", places=tuple(places), found=found, names=names)
+    if len(paths) == 2:
+        _refuse_other_folds(paths, folders)
+        pair = compare_results(*results)
+        return Compared(kind="pair", paths=tuple(paths), result=pair, names=names)
     runs = [
-        _evaluated(place, folder, result, names.get(place))
-        for place, folder, result in zip(places, folders, results, strict=True)
+        _evaluated(path, folder, result, names.get(path))
+        for path, folder, result in zip(paths, folders, results, strict=True)
     ]
     groups = compare_groups(_groups(runs))
-    return Compared(kind="groups", places=tuple(places), found=groups, names=names)
+    return Compared(kind="groups", paths=tuple(paths), result=groups, names=names)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,13 +121,13 @@ class _Evaluated:
 
 
 def _evaluated(
-    place: Path, folder: Path, result: EvaluationResult, called: str | None
+    path: Path, folder: Path, result: EvaluationResult, called: str | None
 ) -> _Evaluated:
     home = run_of(folder)
     if home is None:
-        # Somebody's model: nothing is known of how it was trained.
-        run = Run(name=str(place), result=result)
-        name = called or place.name or str(place)
+        # A model without a run: nothing is known of its training.
+        run = Run(name=str(path), result=result)
+        name = called or path.name or str(path)
         return _Evaluated(run=run, key=str(folder.resolve()), method=name, settings={})
     config = read_config(home)
     checkpoint = checkpoint_of(folder)
@@ -135,7 +135,7 @@ def _evaluated(
     folds = folds_by_seed(config.data.name)
     return _Evaluated(
         run=Run(
-            name=str(place),
+            name=str(path),
             result=result,
             seed=config.seed,
             source=config.data.name if folds else None,
@@ -160,8 +160,8 @@ def _groups(runs: Sequence[_Evaluated]) -> list[Group]:
 
 
 def _names(groups: Sequence[_Evaluated]) -> list[str]:
-    """A group's method; with the settings that tell it from others of its method, or with its
-    place in the line where these are many."""
+    """A group's method; with the settings in which it differs from others of its method, or
+    with its number where these are many."""
     names = []
     for number, group in enumerate(groups, start=1):
         alike = [other.settings for other in groups if other.method == group.method]
@@ -179,12 +179,12 @@ def _names(groups: Sequence[_Evaluated]) -> list[str]:
     return names
 
 
-def _over_attack_seeds(place: Path, suite: str | None) -> AttackSeedSpread:
-    results = [EvaluationResult.from_folder(folder) for folder in of_other_seeds(place, suite)]
+def _over_attack_seeds(path: Path, suite: str | None) -> AttackSeedSpread:
+    results = [EvaluationResult.from_folder(folder) for folder in of_other_seeds(path, suite)]
     return attack_seed_spread(sorted(results, key=lambda result: result.seed))
 
 
-def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None:
+def _refuse_other_folds(paths: Sequence[Path], folders: Sequence[Path]) -> None:
     """Say why two runs on digits have other images, where the digests alone would say that."""
     homes = [run_of(folder) for folder in folders]
     configs = [None if home is None else read_config(home) for home in homes]
@@ -194,20 +194,20 @@ def _refuse_other_folds(places: Sequence[Path], folders: Sequence[Path]) -> None
     seeds = [config.seed for config in configs if config is not None]
     if data[0] != data[1] and seeds[0] != seeds[1]:
         raise DataError(
-            f"{places[0]} and {places[1]} were tested on other digits: the test images follow the "
+            f"{paths[0]} and {paths[1]} were tested on other digits: the test images follow the "
             f"training seed ({seeds[0]} and {seeds[1]}): train both with one --seed, or compare "
             "several seeds of each"
         )
 
 
-def _refuse_twice(places: Sequence[Path], folders: Sequence[Path]) -> None:
+def _refuse_twice(paths: Sequence[Path], folders: Sequence[Path]) -> None:
     seen: dict[Path, Path] = {}
-    for place, folder in zip(places, folders, strict=True):
+    for path, folder in zip(paths, folders, strict=True):
         real = folder.resolve()
         if real in seen:
-            also = "" if seen[real] == place else f" (also as {seen[real]})"
-            raise ConfigurationError(f"{place} is named twice{also}: name every run once")
-        seen[real] = place
+            also = "" if seen[real] == path else f" (also as {seen[real]})"
+            raise ConfigurationError(f"{path} is named twice{also}: name every run once")
+        seen[real] = path
 
 
 def _seedless(config: RunConfig) -> RunConfig:

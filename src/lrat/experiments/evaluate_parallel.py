@@ -59,13 +59,13 @@ def evaluate_in_processes(
             source=source, request=request, spread=spread, scratch=scratch, watcher=watcher
         )
         ended = in_processes(work, spread)
-        found = None if ended is None else _joined(ended, request)
-    return None if found is None else (found[0] if kept else None, found[1])
+        joined = None if ended is None else _joined(ended, request)
+    return None if joined is None else (joined[0] if kept else None, joined[1])
 
 
 _Ended: TypeAlias = tuple[str, list[int]]
-"""The folder, and the images of the blocks that the processes finished. Of rows alone nobody could
-tell those: of a block that was stopped, the images that are done are mostly those fooled early."""
+"""The folder, and the images of the blocks that the processes finished. The rows do
+not show which: in a block that was stopped, the finished images are mostly those fooled early."""
 
 
 @dataclass(frozen=True, kw_only=True)

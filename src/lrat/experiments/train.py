@@ -98,14 +98,14 @@ def train_run(
     Everything that can be refused is refused before the first file is written. ``group``: processes
     that train together, each of which calls this with its ``device`` (default: as configured); the
     first one claims the folder and writes. Raises the errors of ``lrat.errors``; ``Interrupted``
-    after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved itself; it is
-    ``portable`` then if so asked for (``training.Storage``). ``command``: what the user typed, kept
-    in a folder that is begun.
+    after SIGINT or SIGTERM, ``Paused`` after ``max_minutes``, when the run has saved
+    itself, as a small checkpoint if ``portable`` (``training.Storage``). ``command``: what the user
+    typed, kept in a folder that is begun.
     """
     check_minutes(max_minutes)
     group = SingleProcess() if group is None else group
-    place = hardware.device(config.device) if device is None else device
-    training = _Training(config, folder, progress, group, place, max_minutes, portable, command)
+    device = hardware.device(config.device) if device is None else device
+    training = _Training(config, folder, progress, group, device, max_minutes, portable, command)
     if group.rank > 0:
         return training.run()
     with build.threads(config) if group.size == 1 else nullcontext(), locked(folder):
@@ -188,9 +188,9 @@ class _Training:
         try:
             network = build.model(config, images.shape, images.classes)
             given = with_given_weights(network, config, images.class_names, new_head=True)
-            found = contents(splits, code_of(network))
+            digests = contents(splits, code_of(network))
             if given is not None:
-                found["weights"] = given
+                digests["weights"] = given
             result = train_network(
                 network,
                 images,
@@ -198,7 +198,7 @@ class _Training:
                 build.optimisation(config),
                 batch_size=config.training.batch_size,
                 device=self.device,
-                prepare=partial(self._begin, found, images, Monitoring.of(config, splits)),
+                prepare=partial(self._begin, digests, images, Monitoring.of(config, splits)),
                 augmentation=build.augmentation(config.data),
                 synchronise=config.training.sync_batch_norm,
                 storage=storage(config, self.folder, portable=self.portable),
@@ -214,7 +214,7 @@ class _Training:
 
     def _begin(
         self,
-        found: Mapping[str, str],
+        digests: Mapping[str, str],
         images: ImageData,
         monitoring: Monitoring,
         network: nn.Module,
@@ -226,7 +226,7 @@ class _Training:
         begun = has_begun(self.folder)
         if self.group.rank > 0:
             self.group.barrier()
-            self._compare(found)
+            self._compare(digests)
         trackers = self.config.training.trackers if self.group.rank == 0 else ()
         view = self._view(network, images, chosen=begun or self.group.rank > 0)
         watched = monitoring.watch(
@@ -241,13 +241,13 @@ class _Training:
         if self.group.rank > 0:
             return view, watched
         folder = self.folder
-        check_contents(folder, found)
+        check_contents(folder, digests)
         if names_users_code(self.config.model.name):
             reading = Reading(network, images, self.device, trains=True)
             (reading.check if begun else reading.begin)(folder)
         if not begun:
             write_json(folder / ENVIRONMENT, environment(self.device))
-            write_json(folder / CONTENTS, found)
+            write_json(folder / CONTENTS, digests)
             record_choices(folder, view)
             write_text(folder / CONFIG, self.config.to_yaml())
             keep_command(folder, self.command)
@@ -255,11 +255,11 @@ class _Training:
                 seen = f"attacks see the model in {describe(view)}"
                 tell(watched.progress, seen, level=logging.INFO)
         self.group.barrier()
-        self._compare(found)
+        self._compare(digests)
         self.view = view
         return view, watched
 
-    def _compare(self, found: Mapping[str, str]) -> None:
+    def _compare(self, digests: Mapping[str, str]) -> None:
         """Refuse to train in another folder, on other images, or with another model file than the
         first process."""
         seen = appears(self.folder / CONFIG)
@@ -269,7 +269,7 @@ class _Training:
                 f"process {astray + 1} of {self.group.size} does not see {self.folder}, which the "
                 "first one began: choose a folder that all machines share"
             )
-        digest = int(hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest(), 16)
+        digest = int(hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest(), 16)
         astray = first_to_differ(self.group, digest, device=self.device)
         if astray is not None:
             raise DataError(
@@ -288,12 +288,12 @@ class _Training:
 def contents(splits: Splits, code: str | None) -> dict[str, str]:
     """Digests of what the configuration only names: the images, and ``code``, that of the file of a
     user's model."""
-    found = {
+    digests = {
         part: data.digest()
         for part in ("train", "validation", "test")
         if (data := getattr(splits, part)) is not None
     }
-    return found if code is None else {**found, "model file": code}
+    return digests if code is None else {**digests, "model file": code}
 
 
 def _save_model(folder: Path, config: RunConfig, result: TrainingResult, images: ImageData) -> None:
@@ -330,7 +330,7 @@ def train_in_processes(
     each GPU, on the CPU of ``config.threads`` threads (default: one) each.
 
     ``training.batch_size`` is that of all processes together, which must divide it. ``watcher``
-    makes what the first process tells its progress; it must be picklable. None is returned in all
+    gives the first process its ``Progress``; it must be picklable. None is returned in all
     but the first of processes that torchrun or SLURM started.
 
     Raises what the training raises in one of them, which ends the others; ``Interrupted`` after
@@ -378,10 +378,10 @@ class _TrainingWork:
         group = FabricGroup(fabric)
         share_processors(fabric.device, self.spread, self.config.threads)
         first = group.rank == 0
-        told = self.watcher(self.config) if first and self.watcher else nullcontext()
+        watched = self.watcher(self.config) if first and self.watcher else nullcontext()
         try:
-            with holding(), told as progress:
-                found = train_run(
+            with holding(), watched as progress:
+                trained = train_run(
                     self.config,
                     self.folder,
                     progress=progress,
@@ -395,4 +395,4 @@ class _TrainingWork:
             return None  # the first one says it for all
         except (RuntimeError, ModelError) as error:
             raise unused_parameters(error) or error from None
-        return found if first else None
+        return trained if first else None

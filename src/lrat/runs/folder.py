@@ -172,7 +172,7 @@ def _is_left_over(path: Path) -> bool:
     return is_temporary(path) or path.name in ours
 
 
-def check_contents(folder: Path, found: Mapping[str, str]) -> None:
+def check_contents(folder: Path, contents: Mapping[str, str]) -> None:
     """Refuse to continue on other images or another model file than the run was begun with."""
     path = folder / CONTENTS
     if not has_begun(folder) or not is_there(path):
@@ -182,7 +182,9 @@ def check_contents(folder: Path, found: Mapping[str, str]) -> None:
         "whether the images are still the same cannot be checked: bring it back, or remove it to "
         "continue all the same",
     )
-    changed = sorted(name for name in {*stored, *found} if stored.get(name) != found.get(name))
+    changed = sorted(
+        name for name in {*stored, *contents} if stored.get(name) != contents.get(name)
+    )
     if changed:
         raise RunFolderError(
             f"{folder} was begun with other contents ({', '.join(changed)} changed since): choose "
@@ -197,7 +199,7 @@ def threat_slug(threat: str) -> str:
 
 def evaluated(folder: Path, key: str) -> Any:
     """An entry of the identity of the evaluation begun in ``folder``; None where none was begun.
-    ``RunFolderError`` for an identity that cannot be read: nobody knows what was evaluated."""
+    ``RunFolderError`` for an identity that cannot be read."""
     return read_record(folder / IDENTITY, ANEW, may_lack=True).get(key)
 
 
@@ -220,21 +222,24 @@ def one_of_each(paths: Sequence[Path], suite: str | None) -> list[Path]:
     (folds differ by one); of several such that of the selected weights. Raises ``RunFolderError``
     with the names where that leaves none or several.
     """
-    found = finished(paths, suite)
-    common = set.intersection(*({_COUNT.sub("", folder.name) for folder in each} for each in found))
+    evaluations = finished(paths, suite)
+    common = set.intersection(
+        *({_COUNT.sub("", folder.name) for folder in each} for each in evaluations)
+    )
     selected = {name for name in common if name.startswith("selected-")}
     meant = next((names for names in (common, selected) if len(names) == 1), None)
     if meant is not None:
-        found = [
-            [folder for folder in each if _COUNT.sub("", folder.name) in meant] for each in found
+        evaluations = [
+            [folder for folder in each if _COUNT.sub("", folder.name) in meant]
+            for each in evaluations
         ]
-    for path, folders in zip(paths, found, strict=True):
+    for path, folders in zip(paths, evaluations, strict=True):
         if len(folders) > 1:
             how = "its path" if suite else "--suite or its path"
             shared = [folder for folder in folders if _COUNT.sub("", folder.name) in common]
             which = f"all have {_names(shared)}" if shared else _names(folders)
             raise RunFolderError(f"{path} holds several evaluations: choose one by {how}: {which}")
-    return [folders[0] for folders in found]
+    return [folders[0] for folders in evaluations]
 
 
 def of_other_seeds(path: Path, suite: str | None) -> list[Path]:

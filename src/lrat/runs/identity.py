@@ -42,7 +42,7 @@ class Reading:
         """What a forward changes (counters, caches) is left out."""
         first = torch.arange(min(PROBE_IMAGES, len(self.images)))
         before = program_of(self.model)
-        found = answers(self.model, self.images.batch(first).to(self.device).images)
+        probe = answers(self.model, self.images.batch(first).to(self.device).images)
         program = program_of(self.model)
         named = list(self.model.named_parameters())
         learning = [name for name, value in named if value.requires_grad]
@@ -59,7 +59,7 @@ class Reading:
             | ({_LEARNING: learns} if self.trains else {}),
             parts={name: part.digest() for name, part in parts.items() if part.code},
             weights=sketches(self.model.state_dict()) if self.trains else {},
-            **found,
+            **probe,
         )
 
     def begin(self, folder: Path) -> None:

@@ -125,10 +125,10 @@ def read_safetensors(path: Path, *, follow: bool = False) -> dict[str, Any]:
         tensors = load(content)
         beside = parse_json(safetensors_metadata(content).get(BESIDE_TENSORS, "{}"))
         taken: set[str] = set()
-        found = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
+        others = {name: _unpacked(value, tensors, taken) for name, value in beside.items()}
     except (AssertionError, RuntimeError, SafetensorError, *NOT_AS_WRITTEN) as error:
         raise CheckpointError(f"{path} is no safetensors file: {reason(error)}") from None
-    return {**{name: each for name, each in tensors.items() if name not in taken}, **found}
+    return {**{name: each for name, each in tensors.items() if name not in taken}, **others}
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -174,10 +174,10 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor], taken: set[str]) -> Any
 
 
 def _of_torch(name: str, kind: type) -> Any:
-    found = getattr(torch, name)
-    if not isinstance(found, kind):
+    value = getattr(torch, name)
+    if not isinstance(value, kind):
         raise ValueError(f"torch.{name} is no {kind.__name__}")
-    return found
+    return value
 
 
 def check_state(network: nn.Module) -> None:
