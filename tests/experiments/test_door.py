@@ -99,7 +99,9 @@ def test_evaluate_fine_tune_compare_report_and_export(
     assert f"a: {tuned}\nb: Model 1.0\n" in compared
     page = tmp_path / "boss.html"
     done("report", f"Model 1.0={evidence}", tuned, "--out", page)
-    assert "Model 1.0" in page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
+    assert "Model 1.0" in shown
+    assert 'data-data="photos"' in shown
     out = tmp_path / "production"
     done("export", tuned, "--to", "safetensors,hub-folder,torch-export", "--out", out)
     model = library.load(tuned)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lrat.analysis.overlaps import overlap
 from lrat.analysis.weights import ALL_CLASSES, EDGES, SUM, read_recorded, weight_statistics
+from lrat.config.catalogue import place_in
 from lrat.errors import DataError, LratError
 from lrat.evaluation.curve_result import Curve
 from lrat.evaluation.masking.panel import Panel
@@ -156,9 +157,10 @@ def _tell_what_is_missing(
 
 
 def _data_name(config: Mapping[str, Any]) -> str:
-    """Of a user's arrays the file's name alone."""
+    """Of a user's file or folder its own name alone."""
     name = str(at(config, "data", "name") or _UNKNOWN)
-    return Path(name.removeprefix("npz:")).name if name.startswith("npz:") else name
+    path = place_in(name)
+    return name if path is None else Path(path).name
 
 
 def _model_name(config: Mapping[str, Any]) -> str:
