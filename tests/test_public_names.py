@@ -136,7 +136,7 @@ def test_fit_and_evaluate_as_written() -> None:
 
 
 def test_any_callable_is_an_attack_and_a_loss() -> None:
-    def hinge(logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy_by_hand(logits: Tensor, labels: Tensor) -> Tensor:
         return logits.logsumexp(1) - logits.gather(1, labels[:, None]).squeeze(1)
 
     def invert(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -144,8 +144,13 @@ def test_any_callable_is_an_attack_and_a_loss() -> None:
 
     images, labels = (part[:4] for part in digits())
     model = seeded(0, lambda: SmallCNN(size=8, width=4))
-    PGD(threat=BALL, steps=1, step_size=0.01, loss=hinge)(model, images, labels)
-    Term(name="inverted", attack=invert)
+    ours, theirs = (
+        PGD(threat=BALL, steps=1, step_size=0.01, loss=loss)(model, images, labels).images
+        for loss in (cross_entropy, cross_entropy_by_hand)
+    )
+    torch.testing.assert_close(ours, theirs)
+    variant = Term(name="inverted", attack=invert).attack(model, images, labels)
+    assert torch.equal(variant.images, 1 - images)
 
 
 GLOBAL_STATE = """

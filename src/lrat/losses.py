@@ -225,6 +225,16 @@ def as_loss(loss: Any) -> Loss:
     raise SettingError(f"loss={shown(loss)}: pass a Loss or a function (logits, labels) -> [B]")
 
 
+def untargeted_loss(loss: Any, attack: str) -> Loss:
+    """As ``as_loss``; ``SettingError`` for a targeted one, for which ``attack`` has no targets."""
+    known = as_loss(loss)
+    if known.targeted:
+        raise SettingError(
+            f"{attack}(loss={shown(known)}): a targeted loss needs targets: use APGD(targets=)"
+        )
+    return known
+
+
 def ranked_targets(clean_logits: Logits, labels: Labels, rank: Labels) -> Labels:
     """[B]: the rank-th highest wrong class of the clean logits (1 is the highest)."""
     wrong = _without_label(clean_logits, labels)

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from lrat.attacks.base import GradientAttack, Rows, Trace, Variant
 from lrat.attacks.gradient import image_gradient
 from lrat.checks import check_fields, one_of
-from lrat.errors import SettingError
-from lrat.losses import LossLike, as_loss, cross_entropy
+from lrat.losses import LossLike, as_loss, cross_entropy, untargeted_loss
 from lrat.randomness import Noise
-from lrat.text import shown
 from lrat.threat import BALL, Ball, BallLike
 from lrat.types import Images, Labels, Logits
 
@@ -73,11 +71,7 @@ class PGD(GradientAttack):
 
     def __post_init__(self) -> None:
         check_fields(self, threat=BALL, start=STARTS)
-        object.__setattr__(self, "loss", as_loss(self.loss))
-        if as_loss(self.loss).targeted:
-            raise SettingError(
-                f"PGD(loss={shown(self.loss)}): a targeted loss needs targets: use APGD(targets=)"
-            )
+        object.__setattr__(self, "loss", untargeted_loss(self.loss, "PGD"))
 
     @property
     def needs_clean(self) -> bool:

@@ -11,7 +11,7 @@ from lrat.attacks.square_moves import L2Moves, LinfMoves, Moves
 from lrat.checks import check_fields
 from lrat.data.inputs import check_logits
 from lrat.errors import DataError, SettingError
-from lrat.losses import LossLike, Prepared, as_loss, cw, probability_margin
+from lrat.losses import LossLike, Prepared, as_loss, cw, probability_margin, untargeted_loss
 from lrat.outputs import forward_logits
 from lrat.randomness import Noise
 from lrat.threat import BALL, L2, BallLike, Linf
@@ -53,11 +53,7 @@ class Square(GradientAttack):
         check_fields(self, threat=BALL)
         if not isinstance(self.threat, Linf | L2):
             raise SettingError(f"Square(threat={self.threat!r}): the threat must be Linf or L2")
-        object.__setattr__(self, "loss", as_loss(self.loss))
-        if as_loss(self.loss).targeted:
-            raise SettingError(
-                f"Square(loss={self.loss!r}): a targeted loss needs targets; use APGD(targets=...)"
-            )
+        object.__setattr__(self, "loss", untargeted_loss(self.loss, "Square"))
 
     @property
     def needs_clean(self) -> bool:
