@@ -29,7 +29,7 @@ _MEMORY_MESSAGES = (
 
 
 def forward_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Float32 logits [B K] of ``images`` [B ...]; all forwards of a user's model are made here.
+    """Float32 logits [B K] of ``images`` [B ...]; all forwards of a user's model run here.
 
     The model gets a contiguous copy, into which it may write. Logits of -inf (masked classes)
     become ``NEVER``. ``ModelError`` in one line for an exception of the model, and for an output

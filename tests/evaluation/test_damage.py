@@ -131,7 +131,7 @@ def test_a_damaged_summary_is_made_anew_and_said(
     with caplog.at_level(logging.WARNING):
         evaluate(folder)
     assert path.read_bytes() == whole
-    assert "it is made anew" in caplog.text
+    assert "it is written again" in caplog.text
 
 
 def test_a_finished_evaluation_is_read_where_nobody_can_write(

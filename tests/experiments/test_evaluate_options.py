@@ -198,7 +198,9 @@ def test_models_that_cannot_be_the_source_are_refused(
     np.savez("test.npz", **arrays(12))
     command = ("evaluate", "--model-file", "model.py:make", "--data", "npz:test.npz")
     complaint = lrat(*command, "--threat", "linf:0.1", "--transfer", run).complaint
-    assert complaint.startswith("pgd-20-from-run, made on another run's model: SmallCNN takes")
+    assert complaint.startswith(
+        "pgd-20-from-run, transferred from another run's model: SmallCNN takes"
+    )
 
 
 def test_sequential_noise(run: Path, short: tuple[str, ...]) -> None:

@@ -1,1 +1,1 @@
-"""Names to objects: the only place that knows what a configuration may say."""
+"""Names to objects: the only package that knows the settings of a configuration."""

@@ -1,4 +1,4 @@
-"""Configuration to objects: the only place where names become threats, methods, data and models."""
+"""Configuration to objects: only here do names become threats, methods, data and models."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -175,7 +175,7 @@ def data(settings: DataSettings, seed: int) -> Splits:
 
 
 def augmentation(settings: DataSettings) -> CropAndFlip | None:
-    """Crop and flip where asked for, by default for CIFAR-10 alone."""
+    """Crop and flip by ``data.augment``, by default for CIFAR-10 alone."""
     by_default = catalogue.data_row(settings.name).augment
     return CropAndFlip() if (by_default if settings.augment is None else settings.augment) else None
 
@@ -260,8 +260,8 @@ def check_training(
     """The smallest batch of an epoch, or the smallest share that one of several ``processes`` has
     of it, through the network in train mode; it is as before afterwards.
 
-    ``classes``: what ``check_fit`` found. ``objective``: what is trained with; one that is not ours
-    may read in train mode whatever the network answers. ``ModelError`` as
+    ``classes``: of ``check_fit``. ``objective``: that of the training; a user's may accept any
+    output in train mode. ``ModelError`` as
     ``evaluation.acceptance.check_training`` says.
     """
 
@@ -299,7 +299,7 @@ def _is_ours(objective: Objective | None) -> bool:
 def examined(network: nn.Module, images: ImageData) -> tuple[str, ...]:
     """What is odd about the network on the first of these images, in sentences.
 
-    Nothing where its logits are NaN or infinite: whoever trains or attacks it says where.
+    Nothing where its logits are NaN or infinite: the training or the attack says where.
     """
     batch = _first(network, images, _PROBE_IMAGES)
     try:

@@ -4,11 +4,9 @@ An attack or a loss prints as its name, which stays when its code changes; what 
 the old code must not be read back for the new one. Code from files (``FILE.py:NAME``) is known by
 the file already.
 
-What tells one function or object of a user's from another where its name does not.
-
-``lrat.fit`` knows the run in a folder by how its parts print. A function without a name of its own
-(a lambda, one made inside another) and an object that prints as its class alone look the same
-whatever they do.
+``lrat.fit`` knows the run in a folder by how its parts print. A function without a name (a lambda,
+one defined inside another) and an object that prints as its class alone print the same whatever
+they do: ``own_names`` gives digests of these.
 """
 
 import hashlib
@@ -66,7 +64,7 @@ def _inside(thing: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def parts_of(thing: Any) -> Iterable[Any] | None:
-    """What a method, a partial function, a container or a dataclass is made of; None for others."""
+    """The parts of a method, a partial function, a container or a dataclass; None for others."""
     if isinstance(thing, MethodType):
         return thing.__func__, thing.__self__
     if isinstance(thing, partial):

@@ -68,7 +68,7 @@ def _read_part(key: str, given: Any, *path: str) -> Any:
 
 
 def _plain(setting: str, value: Any) -> Any:
-    """2 is 2.0 where a number is wanted: one spelling for one method."""
+    """2 is 2.0 where a setting is a real number: one spelling for one method."""
     rule = ARGUMENTS.get(setting)
     is_real = type(value) is int and rule is not None and rule.need.startswith("a finite number")
     return float(value) if is_real else value

@@ -1,8 +1,8 @@
-"""The code that a model, an attack or an objective of a user is made of, from a file or not.
+"""The code of a user's model, attack or objective, from a file or not.
 
 Two readings are of the same program where their functions have the same bytecode and their plain
-values are the same. What stands in site-packages, in the standard library or in lrat is known by
-its version. What a function or a method stores (counters, caches, switches) is state, no setting.
+values are the same. Code in site-packages, in the standard library or in lrat is known by its
+version. What a function or a method stores (counters, caches, switches) is state, no setting.
 """
 
 import dis

@@ -97,14 +97,14 @@ def _known_keys(section: type[BaseModel], path: Sequence[str | int]) -> list[str
     for key in path:
         fields = [each.model_fields[key] for each in sections if key in each.model_fields]
         if isinstance(key, str):
-            sections = [found for each in fields for found in _sections(each.annotation)]
+            sections = [section for each in fields for section in _sections(each.annotation)]
     return list(dict.fromkeys(key for each in sections for key in each.model_fields))
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for each in get_args(annotation) for found in _sections(each)]
+    return [section for each in get_args(annotation) for section in _sections(each)]
 
 
 def leaves(value: Any, *path: str | int) -> Iterator[tuple[str, Any]]:
@@ -122,8 +122,8 @@ def leaves(value: Any, *path: str | int) -> Iterator[tuple[str, Any]]:
 
 def name_and_options(name: str) -> dict[str, Any]:
     """``timm:resnet18,drop_path_rate=0.1`` as the arguments of ``from_timm``."""
-    own, *options = name.partition(":")[2].split(",")
-    parsed: dict[str, Any] = {"name": own}
+    bare, *options = name.partition(":")[2].split(",")
+    parsed: dict[str, Any] = {"name": bare}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key.isidentifier():

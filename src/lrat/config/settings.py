@@ -111,8 +111,8 @@ class TrainingSettings(Section):
 
     ``decay``: weights, to leave normalisation layers and biases out of weight decay. ``ema``: decay
     of a moving average of the weights, which is then what is selected and reported. ``non_finite``:
-    what becomes of a step whose loss or gradient is not. ``guards``: whether what goes wrong is
-    looked for and told.
+    whether a step whose loss or gradient is NaN or infinite ends the run or is skipped.
+    ``guards``: whether the run is watched for what goes wrong.
 
     ``selection``: ``robust`` keeps the epoch with the best PGD accuracy on held-out images
     (``validation_steps`` steps of epsilon / 4), ``last`` the last epoch.

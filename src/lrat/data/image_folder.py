@@ -123,8 +123,8 @@ def _parts(root: Path) -> dict[str, Path]:
 
 def _subfolders(folder: Path) -> list[Path]:
     """Its folders that are shown, by name; sorted alike on every system."""
-    found = [each for each in folder.iterdir() if each.is_dir() and _is_shown(each)]
-    return sorted(found, key=lambda each: each.name)
+    folders = [each for each in folder.iterdir() if each.is_dir() and _is_shown(each)]
+    return sorted(folders, key=lambda each: each.name)
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:

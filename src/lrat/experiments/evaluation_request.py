@@ -24,12 +24,12 @@ class EvaluationRequest:
     """What to attack with; ``threat`` None is the one trained for, ``limit`` None all images.
 
     ``suite``: a name or a YAML file. ``loss`` (``FILE.py:NAME``) adds adaptive attacks on it,
-    ``transfer`` (run folders) attacks made on those models. ``seconds``: stop after so long.
+    ``transfer`` (run folders) adds attacks computed on those models. ``seconds``: a time limit.
     ``part`` = (i, n): only every n-th image, from the i-th of 1 ... n, as one of several processes
-    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``gallery``: so many
-    images are kept for reports with what every attack made of them, 0 for none; None is 32
-    of those that are attacked anyway. ``devices``: so many
-    processes on each of ``nodes`` machines (``evaluate_parallel``), None for this process alone.
+    or machines. ``noise``: ``sequential`` draws as AutoAttack's original does. ``gallery``: the
+    number of images kept for reports with their adversarial images, 0 for none; None is 32 of
+    those that are attacked anyway. ``devices``: the number of processes on each of ``nodes``
+    machines (``evaluate_parallel``), None for this process alone.
     ``typed``: the command that the user typed, kept in the folder of an evaluation that is begun.
     """
 
@@ -121,6 +121,6 @@ def descriptions(attacks: Suite) -> dict[str, str]:
 
 
 def digest_of_attacks(attacks: Suite) -> str:
-    """Stands for a suite's name and ``descriptions`` in the names of folders."""
+    """A digest of a suite's name and ``descriptions``, for the names of folders."""
     text = json.dumps([attacks.name, descriptions(attacks)])
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

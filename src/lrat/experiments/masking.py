@@ -34,7 +34,7 @@ def examine(
     """The checks on a fixed part of the subject's images, written into ``folder`` if there is one.
 
     ``result``: the evaluation in that folder, whose attacks the panel compares too. A panel that
-    is there is read back; ``RunFolderError`` with the difference where it was made of something
+    is there is read back; ``RunFolderError`` with the difference where it belongs to something
     else. Of an unfinished evaluation none is kept: what it says would not be of the images that the
     finished one has.
     """

@@ -117,7 +117,7 @@ def _evaluation(run: Path, name: str, weights: str) -> Path:
 
 
 def _panel(evaluation: Path) -> Panel | None:
-    stored = read_record(evaluation / PANEL, "delete it, and it is made anew", may_lack=True)
+    stored = read_record(evaluation / PANEL, "delete it, and it is measured again", may_lack=True)
     return Panel.from_dict(stored) if stored else None
 
 

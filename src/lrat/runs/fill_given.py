@@ -43,32 +43,34 @@ def fill_given(network: nn.Module, given: GivenWeights, *, new_head: bool = Fals
     classes stays as it is drawn. Raises ModelError that names what is missing or left over, and for
     a file that holds the network more than once.
     """
-    own = network.state_dict()
-    readings = _readings(own, given.tensors)
-    tensors, outside, notes = _renamed(own, given, readings)
-    theirs, tensors = _normalization_in(tensors, own, network, given.origin)
+    state = network.state_dict()
+    readings = _readings(state, given.tensors)
+    tensors, outside, notes = _renamed(state, given, readings)
+    theirs, tensors = _normalization_in(tensors, state, network, given.origin)
     notes = (*given.notes, *notes)
     outside = [
         name
         for name, value in tensors.items()
-        if name in outside or not (name in own or isinstance(value, Tensor))
+        if name in outside or not (name in state or isinstance(value, Tensor))
     ]
     if outside:
         notes += (f"{given.origin}: what is no part of the network is left out: {some(outside)}",)
-    wrong = [name for name in own if name in tensors and _shape(own[name]) != _shape(tensors[name])]
+    wrong = [
+        name for name in state if name in tensors and _shape(state[name]) != _shape(tensors[name])
+    ]
     statistics = _statistics_names(network)
     missing = [
         name
-        for name in own
+        for name in state
         if name not in tensors and name not in statistics and not name.endswith(_OPTIONAL)
     ]
-    left_over = [name for name in tensors if name not in own and name not in outside]
+    left_over = [name for name in tensors if name not in state and name not in outside]
     head = [name for name in wrong if name in _head(network)]
-    if wrong != head or missing or left_over or not _differ_in_classes(own, tensors, head):
+    if wrong != head or missing or left_over or not _differ_in_classes(state, tensors, head):
         raise ModelError(_misfit(network, given, tensors, wrong, missing, left_over))
-    _refuse_two(own, given, readings)
+    _refuse_two(state, given, readings)
     if head:
-        wide, narrow = (len(each[head[0]]) for each in (tensors, own))
+        wide, narrow = (len(each[head[0]]) for each in (tensors, state))
         layer = head[0].rpartition(".")[0]
         if not new_head:
             raise ModelError(
@@ -77,11 +79,11 @@ def fill_given(network: nn.Module, given: GivenWeights, *, new_head: bool = Fals
             )
         notes += (f"{layer} is new: it had {wide} classes, the data have {narrow}",)
     fresh = tuple(head)
-    taken = {name: tensors[name] for name in own if name in tensors and name not in fresh}
+    taken = {name: tensors[name] for name in state if name in tensors and name not in fresh}
     for name, value in taken.items():
-        _check_kind(name, own[name], value, given.origin)
+        _check_kind(name, state[name], value, given.origin)
     try:
-        network.load_state_dict({**own, **taken})
+        network.load_state_dict({**state, **taken})
     except Exception as error:  # of the network's own load_state_dict and hooks
         raise ModelError(f"{given.origin} cannot be loaded: {in_one_line(error)}") from error
     if theirs is not None:
@@ -89,35 +91,35 @@ def fill_given(network: nn.Module, given: GivenWeights, *, new_head: bool = Fals
     return Filled(notes=notes, fresh=fresh)
 
 
-def _check_kind(name: str, own: Any, value: Any, origin: str) -> None:
+def _check_kind(name: str, current: Any, value: Any, origin: str) -> None:
     """ModelError for a tensor that copying would turn into other numbers, as int8 ones."""
-    if not isinstance(own, Tensor) or not own.is_floating_point() or own.is_quantized:
+    if not isinstance(current, Tensor) or not current.is_floating_point() or current.is_quantized:
         return
     if value.is_quantized or not value.is_floating_point() or value.is_meta:
         kind = "meta" if value.is_meta else value.dtype
         raise ModelError(
-            f"{origin}: {_bare(name)} is of {kind} there and of {own.dtype} in the network: save "
-            "the weights as floating-point numbers"
+            f"{origin}: {_bare(name)} is of {kind} there and of {current.dtype} in the network: "
+            "save the weights as floating-point numbers"
         )
 
 
 def _differ_in_classes(
-    own: Mapping[str, Any], tensors: Mapping[str, Any], head: Iterable[str]
+    state: Mapping[str, Any], tensors: Mapping[str, Any], head: Iterable[str]
 ) -> bool:
     """Whether these weights of a last layer differ in their first dimension alone."""
-    return all(_shape(own[name])[1:] == _shape(tensors[name])[1:] for name in head)
+    return all(_shape(state[name])[1:] == _shape(tensors[name])[1:] for name in head)
 
 
-def _readings(own: Mapping[str, Any], names: Iterable[str]) -> list[dict[str, str]]:
+def _readings(state: Mapping[str, Any], names: Iterable[str]) -> list[dict[str, str]]:
     """Ways to read given names as the network's: all of them, or those of a part of a larger
     module; each as it is, else without what wrappers put before it."""
     names = list(names)
     bare: dict[str, str] = {}
-    for name in own:
+    for name in state:
         bare[_bare(name)] = "" if _bare(name) in bare else name  # which of two is unknown
 
     def read(name: str, inside: str) -> str:
-        return inside if inside in own else bare.get(_bare(inside)) or name
+        return inside if inside in state else bare.get(_bare(inside)) or name
 
     return [
         {name: read(name, name.removeprefix(part)) for name in names if name.startswith(part)}
@@ -126,13 +128,13 @@ def _readings(own: Mapping[str, Any], names: Iterable[str]) -> list[dict[str, st
 
 
 def _renamed(
-    own: Mapping[str, Any], given: GivenWeights, readings: list[dict[str, str]]
+    state: Mapping[str, Any], given: GivenWeights, readings: list[dict[str, str]]
 ) -> tuple[dict[str, Any], list[str], tuple[str, ...]]:
     """The given tensors under the network's names, those that are no part of it, and notes.
 
     Of several readings of the names the one is taken under which most are the network's.
     """
-    best = max(readings, key=lambda each: _fit(each, own))
+    best = max(readings, key=lambda each: _fit(each, state))
     outside = [name for name in given.tensors if name not in best]
     renamed = {best.get(name, name): value for name, value in given.tensors.items()}
     changed = next(((old, _bare(new)) for old, new in best.items() if old != new), None)
@@ -142,15 +144,15 @@ def _renamed(
 
 
 def _refuse_two(
-    own: Mapping[str, Any], given: GivenWeights, readings: list[dict[str, str]]
+    state: Mapping[str, Any], given: GivenWeights, readings: list[dict[str, str]]
 ) -> None:
     """ModelError where two different tensors could be one of the network's, as its average's."""
-    most = max(_fit(each, own)[0] for each in readings)
+    most = max(_fit(each, state)[0] for each in readings)
     sources: dict[str, str] = {}
     for reading in readings:
-        for name, target in reading.items() if _fit(reading, own)[0] == most else ():
+        for name, target in reading.items() if _fit(reading, state)[0] == most else ():
             other = sources.setdefault(target, name)
-            if target in own and not _equal(given.tensors[other], given.tensors[name]):
+            if target in state and not _equal(given.tensors[other], given.tensors[name]):
                 first, second = sorted((other, name))
                 raise ModelError(
                     f"{given.origin} holds both {cut(first)} and {cut(second)}: say which is meant "
@@ -164,10 +166,10 @@ def _equal(one: Any, other: Any) -> bool:
     return one is other or (one.shape == other.shape and bool(torch.equal(one, other)))
 
 
-def _fit(names: Mapping[str, str], own: Mapping[str, Any]) -> tuple[int, int]:
+def _fit(names: Mapping[str, str], state: Mapping[str, Any]) -> tuple[int, int]:
     """How many of the network's names are there, and, as a negative number, how many are not."""
-    found = len(own.keys() & set(names.values()))
-    return found, found - len(names)
+    known = len(state.keys() & set(names.values()))
+    return known, known - len(names)
 
 
 def _modules_in(names: Iterable[str]) -> set[str]:
@@ -208,31 +210,33 @@ def _statistics_names(network: nn.Module) -> set[str]:
 
 
 def _normalization_in(
-    tensors: Mapping[str, Any], own: Mapping[str, Any], network: nn.Module, origin: str
+    tensors: Mapping[str, Any], state: Mapping[str, Any], network: nn.Module, origin: str
 ) -> tuple[Statistics | None, dict[str, Any]]:
     """The mean and std that a file holds beside the network's weights, and the tensors without."""
     # Deeper in a network a normalisation is a part of it, whose numbers are loaded with the others.
     outer = {"normalize.mean", "normalize.std"} if isinstance(network, Normalized) else set()
-    found: list[dict[str, list[float]]] = [
+    statistics: list[dict[str, list[float]]] = [
         {
             name: value.flatten().tolist()
             for name, value in tensors.items()
-            if (name not in own or name in outer)
+            if (name not in state or name in outer)
             and kind.search(name)
             and isinstance(value, Tensor)
             and value.numel() <= _MOST_CHANNELS
         }
         for kind in (_MEAN, _STD)
     ]
-    means, stds = ([*each.values()] for each in found)
+    means, stds = ([*each.values()] for each in statistics)
     if not means or not stds:
         return None, dict(tensors)
     if any(each != several[0] for several in (means, stds) for each in several):
-        names = some(name for each in found for name in each)
+        names = some(name for each in statistics for name in each)
         raise ModelError(
             f"{origin} holds several normalisations ({names}): save the network that is meant alone"
         )
-    rest = {name: each for name, each in tensors.items() if not any(name in of for of in found)}
+    rest = {
+        name: each for name, each in tensors.items() if not any(name in of for of in statistics)
+    }
     return (means[0], stds[0]), rest
 
 
@@ -246,8 +250,8 @@ def _adopt(network: nn.Module, theirs: Statistics, origin: str) -> str:
     if len(layers) == 1:
         pairs = zip((layers[0].mean.flatten(), layers[0].std.flatten()), theirs, strict=True)
         if all(
-            len(of) in (1, len(own)) and torch.allclose(own, torch.tensor(of), atol=_SAME)
-            for own, of in pairs
+            len(of) in (1, len(current)) and torch.allclose(current, torch.tensor(of), atol=_SAME)
+            for current, of in pairs
         ):
             return f"{origin} holds the model's normalisation: {stated}"
     raise ModelError(
@@ -266,9 +270,9 @@ def _misfit(
     inner = network.network if isinstance(network, Normalized) else network
     parts = []
     if wrong:
-        own = network.state_dict()
+        state = network.state_dict()
         name = wrong[0]
-        theirs, ours = (list(_shape(each[name])) for each in (tensors, own))
+        theirs, ours = (list(_shape(each[name])) for each in (tensors, state))
         parts.append(f"{_bare(name)} is {theirs} there and {ours} in the network{_more(wrong)}")
     if missing:
         parts.append(f"{len(missing)} weights are missing ({some(map(_bare, missing))})")

@@ -273,7 +273,7 @@ def finished(paths: Sequence[Path], suite: str | None) -> list[list[Path]]:
 
     ``suite``: only these; a suite's name, that of a user's file (with or without its ending),
     the ``name`` inside it, or that of the evaluation's folder. Raises ``UnknownNameError`` for one
-    that is neither known nor found.
+    that is neither known nor there.
     """
     every = [finished_at(path) for path in paths]
     if suite is None:

@@ -57,7 +57,7 @@ class GivenWeights:
     classes: tuple[str, ...] = ()
 
 
-def read_given_weights(place: str | Path) -> GivenWeights:
+def read_given_weights(address: str | Path) -> GivenWeights:
     """The weights in ``FILE`` or ``FILE#KEY``, or in a folder as ``save_pretrained`` writes it.
 
     ``.safetensors``, also in several files with an index, and files of ``torch.save`` (``.pt``,
@@ -65,9 +65,9 @@ def read_given_weights(place: str | Path) -> GivenWeights:
     dots, says where in the file; its end may be the beginning of names, as ``ema_model``. Raises
     CheckpointError for files that cannot be read without running code, or that hold no weights.
     """
-    text, _, key = str(place).rpartition("#")
-    if not text or is_there(Path(place)):
-        text, key = str(place), ""
+    text, _, key = str(address).rpartition("#")
+    if not text or is_there(Path(address)):
+        text, key = str(address), ""
     path = Path(text)
     path = _in_folder(path) if path.is_dir() else path
     if path.name.endswith(".index.json"):
@@ -86,12 +86,12 @@ def _below(tensors: Mapping[str, Any], key: str, origin: str, content: Any) -> M
     if not key:
         return tensors
     start = f"{key}."
-    found = {
+    state = {
         name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)
     }
-    if not found:
+    if not state:
         raise CheckpointError(f"{origin} holds no {key!r}: {_keys(content)}")
-    return found
+    return state
 
 
 def _in_folder(folder: Path) -> Path:
@@ -143,8 +143,8 @@ def _unwrapped(origin: str, content: Any, key: str) -> GivenWeights:
         inside.append(left.pop(0))
         content = content[inside[-1]]
     note = ""
-    while found := _containers(content):
-        first, *others = found
+    while containers := _containers(content):
+        first, *others = containers
         inside.append(first)
         also = "".join(f", also there: {origin}#{other}" for other in others)
         note = f"the weights are {'.'.join(inside)!r} of {origin}{also}"
@@ -164,12 +164,12 @@ def _unwrapped(origin: str, content: Any, key: str) -> GivenWeights:
 def _statistics_beside(beside: Mapping[str, Any]) -> dict[str, Tensor]:
     """The mean and std that a file holds beside its state dictionary."""
     try:
-        found = {
+        statistics = {
             name: torch.as_tensor(value, dtype=torch.float32) for name, value in beside.items()
         }
     except (TypeError, ValueError, RuntimeError):
         return {}
-    return found if len(found) == len(_BESIDE) else {}
+    return statistics if len(statistics) == len(_BESIDE) else {}
 
 
 def _classes_in(content: Any) -> tuple[str, ...]:

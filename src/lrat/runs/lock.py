@@ -24,7 +24,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Two runs in one folder would overwrite each other's checkpoints. The system releases the lock
     when its process ends, however it ends, so what a killed process leaves hinders nobody. The
-    file, and a folder that was made for it alone, are gone afterwards. On systems or file systems
+    file, and a folder created for it alone, are removed afterwards. On systems or file systems
     without such locks nothing is held.
     """
     try:

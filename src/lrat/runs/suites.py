@@ -1,6 +1,6 @@
 """Suites by name, from a YAML file, with the attacks that a user adds, and transfer attacks.
 
-A transfer attack is made on the model of another run.
+A transfer attack computes its images on the model of another run.
 """
 
 import difflib
@@ -115,8 +115,8 @@ class AttackSettings(BaseModel):
 
     ``step_size`` in [0, 1] units, also as 2/255, by default epsilon / 4. ``loss``: a name or
     ``FILE.py:NAME``. ``restarts``: how often it runs, each time on what is left. ``logit_scale``:
-    the model's logits times this. ``transfer_from``: a run folder; the attack is made on that
-    model.
+    the model's logits times this. ``transfer_from``: a run folder, on whose model
+    the attack runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -154,7 +154,7 @@ def suite_from_file(path: Path, ball: Ball) -> Suite:
         file = SuiteFile.model_validate(read)
     except ValidationError as error:
         raise ConfigurationError(f"suite {path}: {_first_problem(error)}") from None
-    origin = cache(Origin.of)  # several attacks may be made on one run's model
+    origin = cache(Origin.of)  # several attacks may share one run's model
     attacks = {
         name: _attack(path, name, settings, ball, origin) for name, settings in file.attacks.items()
     }
@@ -248,7 +248,7 @@ class Carried(Transfer):
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A model that attacks are made on; ``digest`` stands for its weights."""
+    """The model of a transfer attack, with the digest of its weights."""
 
     network: nn.Module
     digest: str
@@ -262,12 +262,12 @@ class Origin:
         )
 
     def makes(self, attack: Attack) -> Transfer:
-        """``attack`` made on this model, which its digest names."""
+        """The transfer of ``attack`` from this model, named by the digest."""
         return Carried(attack=attack, source=self.network, name=self.digest)
 
 
 def prepare_sources(suite: Suite, images: ImageData, device: torch.device) -> None:
-    """Put the models that attacks of ``suite`` are made on onto ``device``.
+    """Move the source models of transfer attacks in ``suite`` to ``device``.
 
     ``ModelError`` that names the attack where its source does not fit ``images``.
     """
@@ -279,12 +279,14 @@ def prepare_sources(suite: Suite, images: ImageData, device: torch.device) -> No
             try:
                 build.check_fit(step.attack.source, images)
             except LratError as error:
-                raise ModelError(f"{step.name}, made on another run's model: {error}") from None
+                raise ModelError(
+                    f"{step.name}, transferred from another run's model: {error}"
+                ) from None
 
 
 def seen_alike(suite: Suite, view: nn.Module, images: ImageData) -> Suite:
-    """``suite`` whose attacks see the models that they are made on as ``view`` shows theirs: as
-    fast, checked on ``images`` too. What an evaluation records about its view holds for them."""
+    """``suite`` whose transfer attacks see their source models in views with the choices of
+    ``view``, checked on ``images`` too. What an evaluation records of its view holds for them."""
     if not isinstance(view, View):
         return suite
     views: dict[nn.Module, nn.Module] = {}

@@ -28,7 +28,9 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 def stored_summary(path: Path) -> dict[str, Any] | None:
     """The summary, None where it is missing; None, and a warning, where it is damaged."""
     try:
-        return read_summary(path, "it is made anew from the outcomes") if is_there(path) else None
+        return (
+            read_summary(path, "it is written again from the outcomes") if is_there(path) else None
+        )
     except RunFolderError as error:
         _logger.warning("%s", error)
         return None

@@ -38,8 +38,8 @@ _OPEN_BIN = 0.05
 
 
 def draw(analysis: Analysis) -> list[Drawn]:
-    """Everything that there is to see, into the analysis' ``figures``: overlaps, distributions of
-    views and margins, and where they were made, weights over epochs and t-SNE."""
+    """All figures, in the analysis' ``figures``: overlaps, distributions of views and margins, and
+    where there are some, weights over epochs and t-SNE."""
     folder = analysis.folder / FIGURES
     drawn = [_overlap(analysis, folder), _views(analysis, folder), _margins(analysis, folder)]
     if analysis.weights is not None:
