@@ -379,7 +379,7 @@ def test_runs_from_other_weights_are_no_seeds_of_one_group(
         runs.append(run)
     for called in ("", "A="):
         compared: Any = library.compare(*(f"{called}{run}" for run in runs))
-        assert [len(row.runs) for row in compared.found.rows] == [2, 1]
+        assert [len(row.runs) for row in compared.result.rows] == [2, 1]
 
 
 @pytest.mark.parametrize(
