@@ -37,7 +37,8 @@ def test_the_papers_rows_are_methods() -> None:
 def test_every_suite_is_built_under_its_name(name: str) -> None:
     suite = suites.suite(name, BALL, classes=10)
     assert suite.name == name
-    assert suite.names[1:3] == ("pgd-20", "cw-20")
+    assert suite.names[0] == "natural"
+    assert len(suite.names) > 1
 
 
 @pytest.mark.parametrize("name", catalogue.CATALOGUES["attacks"])

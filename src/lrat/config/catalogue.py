@@ -199,18 +199,18 @@ OBJECTIVES: Mapping[str, Row] = {
 }
 """The objectives beside that of Eq. 7, whose terms a method writes out."""
 SUITES: Mapping[str, Row] = {
-    "quick": Row("natural, pgd-20, cw-20", "lrat.evaluation:quick"),
+    "quick": Row("natural, pgd-20, cw-20", "lrat.evaluation.suites:quick"),
     "tier": Row(
         "quick, apgd-ce and apgd-t: the two Auto-PGD members of AutoAttack",
-        "lrat.evaluation:tier",
+        "lrat.evaluation.suites:tier",
         takes=("classes",),
     ),
     "paper": Row(
-        "quick and AutoAttack: the columns of the paper's tables", "lrat.evaluation:paper"
+        "quick and AutoAttack: the columns of the paper's tables", "lrat.evaluation.suites:paper"
     ),
     "strong": Row(
         "paper, PGD-100 with 10 restarts, PGD-20 on logits times .1, 1, 10 and 100",
-        "lrat.evaluation:strong",
+        "lrat.evaluation.suites:strong",
     ),
     "FILE.yaml": Row("attacks of your own choice: see docs/evaluation.md"),
 }
