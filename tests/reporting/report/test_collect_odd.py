@@ -129,6 +129,22 @@ def test_somebodys_model_is_shown_by_its_evaluations(tmp_path: Path) -> None:
     assert run.gallery.class_names[:3] == ["<b>cat</b>", "dog", "2"]
 
 
+def test_names_are_of_one_model_each(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    first = make_evaluation(tmp_path, home=theirs, model="a")
+    second = make_evaluation(tmp_path, home=theirs, suite="quick", model="b")
+    one, other = (make_run(tmp_path / name) for name in ("one", "other"))
+    record = report(first, names={first: "1.0"})
+    assert only(record).name == "1.0"
+    assert not record.problems
+    assert "several models" in report(theirs).problems[0]
+    with pytest.raises(ConfigurationError, match="is called 1.0 and 1.1"):
+        report(first, second, names={first: "1.0", second: "1.1"})
+    for names in ({one: "A", other: "A"}, {one: "other"}):
+        with pytest.raises(ConfigurationError, match="is the name of"):
+            report(one, other, names=names)
+
+
 @pytest.mark.parametrize(("images", "classes"), [(12, 1), (2, 2), (1000, 1000)])
 def test_odd_sizes(tmp_path: Path, images: int, classes: int) -> None:
     for name in ("one", "two"):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lrat.errors import CheckpointError, ConfigurationError, RunFolderError
 from lrat.files.names import (
@@ -57,13 +58,14 @@ def find_runs(
     names of some paths, for a run or the evaluations of one model there.
 
     A path may be a run, one of its evaluations, evaluations of a user's model, or a folder with
-    runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no paths, and
-    ``RunFolderError`` where there is no run at all.
+    runs in it (or in its ``runs``). Raises ``ConfigurationError`` for no paths, for one name of two
+    runs and for two names of one, and ``RunFolderError`` where there is no run at all.
     """
     if not paths:
         raise ConfigurationError("name the runs to report: `lrat report RUN... --out report.html`")
     evaluations: dict[Path, list[Path] | None] = {}
     shown: dict[Path, Path] = {}
+    chosen_names: dict[Path, str] = {}
     problems = []
     for path in paths:
         unread: list[str] = []
@@ -78,6 +80,15 @@ def find_runs(
         for folder, evaluation in inside:
             real = folder.resolve()
             shown.setdefault(real, folder)
+            if (
+                given
+                and path in given
+                and chosen_names.setdefault(real, given[path]) != given[path]
+            ):
+                raise ConfigurationError(
+                    f"{folder} is called {chosen_names[real]} and {given[path]}: give it one name; "
+                    "evaluations of two models need a folder each (`lrat evaluate --out`)"
+                )
             chosen = evaluations.setdefault(real, [] if evaluation else None)
             if evaluation is None:
                 evaluations[real] = None  # the whole run
@@ -85,13 +96,10 @@ def find_runs(
                 chosen.append(evaluation)
     if not evaluations:
         raise RunFolderError(" ".join(problems).rstrip("."))
-    chosen_names = {path.resolve(): name for path, name in (given or {}).items()}
-    names = _names(list(evaluations)) | {
-        real: chosen_names[each]
-        for real in evaluations
-        for each in (real, real.parent)
-        if each in chosen_names
-    }
+    names = _names(list(evaluations)) | chosen_names
+    if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+        alike = ", ".join(str(shown[real]) for real, name in names.items() if name == twice[0])
+        raise ConfigurationError(f"{twice[0]} is the name of {alike}: give each its name")
     runs = [
         LocatedRun(
             name=names[real],
@@ -101,7 +109,20 @@ def find_runs(
         )
         for real, chosen in evaluations.items()
     ]
+    problems += [
+        f"{run.name} ({run.folder}) holds evaluations of several models: name one evaluation."
+        for run in runs
+        if not run.trained and len(set(map(_model_of, run.evaluations))) > 1
+    ]
     return runs, list(dict.fromkeys(problems))
+
+
+def _model_of(evaluation: Path) -> Any:
+    """The digest of the weights that were evaluated; None where it cannot be read."""
+    try:
+        return read_json(evaluation / IDENTITY).get("model")
+    except (OSError, ValueError):
+        return None
 
 
 def _runs_at(path: Path, unread: list[str]) -> Iterator[tuple[Path, Path | None]]:
