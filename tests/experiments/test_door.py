@@ -349,6 +349,28 @@ def test_the_card_has_the_evaluations_of_the_exported_weights_alone(
         assert ("pgd-20" in (out / "README.md").read_text()) is is_there
 
 
+def test_what_a_file_of_tensors_cannot_hold_is_not_exported(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Own(nn.Linear):\n"
+        "    def get_extra_state(self):\n"
+        "        return {'calls': 1}\n"
+        "    def set_extra_state(self, state):\n"
+        "        pass\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), Own(3 * 32 * 32, 3))\n"
+    )
+    own = ("--model", f"{tmp_path}/own.py:make", "--data", "folder:photos", *SIZE)
+    run = tmp_path / "run"
+    assert lrat("train", "natural", *own, "--epochs", 1, *SMALL, "--out", run).status == 0
+    answer = lrat("export", run, "--to", "safetensors", "--out", tmp_path / "out")
+    assert answer.status == 2
+    assert "_extra_state" in answer.err
+
+
 def test_a_run_is_tested_on_other_images_with_a_warning(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

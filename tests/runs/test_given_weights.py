@@ -215,6 +215,26 @@ def test_halves_become_the_numbers_of_the_network(kind: torch.dtype, tmp_path: P
     assert torch.equal(into.state_dict()["0.weight"], content["0.weight"].float())
 
 
+def test_tied_weights_may_be_there_once_but_must_not_differ(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.weight = first.weight
+        return nn.Sequential(first, second)
+
+    weights = dict(seeded(1, tied).state_dict())
+    for absent in ("0.weight", "1.weight"):
+        into: Any = seeded(2, tied)
+        kept = {name: value for name, value in weights.items() if name != absent}
+        fill_given(into, read_given_weights(stored(tmp_path / "w.pt", kept)))
+        assert all(torch.equal(value, weights[name]) for name, value in into.state_dict().items())
+    other = {**weights, "1.weight": weights["1.weight"] + 1}
+    with pytest.raises(LratError, match=r"0\.weight and 1\.weight differ"):
+        fill_given(seeded(2, tied), read_given_weights(stored(tmp_path / "w.pt", other)))
+    untied = seeded(2, lambda: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
+    with pytest.raises(LratError, match="missing"):
+        fill_given(untied, read_given_weights(stored(tmp_path / "w.pt", kept)))
+
+
 def test_numbers_beside_the_tensors_are_left_out(tmp_path: Path) -> None:
     done = filled({**WEIGHTS, "epoch": 3}, tmp_path)
     assert any("epoch" in note for note in done.notes)

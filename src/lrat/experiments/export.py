@@ -162,7 +162,13 @@ def _to_safetensors(trained: Trained, folder: Path) -> tuple[str, Tensor]:
     write_atomically(path, lambda stream: stream.write(content))
     again = build.model(trained.config, trained.shape, len(trained.class_names))
     inner = again.network if isinstance(again, Normalized) else again
-    inner.load_state_dict(load_file(path))
+    try:
+        inner.load_state_dict(load_file(path))
+    except Exception as error:  # of what a file of tensors cannot hold, or of a user's method
+        raise ModelError(
+            f"{path} does not hold this model ({in_one_line(error)}): keep tensors alone in its "
+            "state_dict, in a form that its load_state_dict takes"
+        ) from error
     return path.name, trained.logits_of(inner)
 
 

@@ -64,6 +64,8 @@ def fill_given(network: nn.Module, given: GivenWeights, *, new_head: bool = Fals
         for name in state
         if name not in tensors and name not in statistics and not name.endswith(_OPTIONAL)
     ]
+    shared = _shared(state, tensors, given.origin)
+    missing = [name for name in missing if _memory(state[name]) not in shared]
     left_over = [name for name in tensors if name not in state and name not in outside]
     head = [name for name in wrong if name in _head(network)]
     if wrong != head or missing or left_over or not _differ_in_classes(state, tensors, head):
@@ -89,6 +91,29 @@ def fill_given(network: nn.Module, given: GivenWeights, *, new_head: bool = Fals
     if theirs is not None:
         notes += (_adopt(network, theirs, given.origin),)
     return Filled(notes=notes, fresh=fresh)
+
+
+def _memory(value: Any) -> Any:
+    """Equal for tied weights; None or 0 for what has no memory to share."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or not value.numel():
+        return None
+    return value.data_ptr() and (value.data_ptr(), tuple(value.shape))
+
+
+def _shared(state: Mapping[str, Any], tensors: Mapping[str, Any], origin: str) -> set[Any]:
+    """Where the weights lie that the file has. ModelError for tied ones that differ there."""
+    names: dict[Any, str] = {}
+    for name in state:
+        memory = _memory(state[name])
+        if not memory or name not in tensors:
+            continue
+        other = names.setdefault(memory, name)
+        if not _equal(tensors[other], tensors[name]):
+            raise ModelError(
+                f"{origin}: {_bare(other)} and {_bare(name)} differ there, and are one weight in "
+                "the network: untie them in the network"
+            )
+    return set(names)
 
 
 def _check_kind(name: str, current: Any, value: Any, origin: str) -> None:
