@@ -181,6 +181,36 @@ def test_timm_reads_what_was_exported(
         torch.testing.assert_close(again((images - 0.5) / 0.5), expected, atol=1e-4, rtol=0)
 
 
+def test_options_of_a_network_are_exported_with_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.chdir(home)
+    own = ("--model", "timm:test_vit,depth=1,act_layer=relu", "--data", "folder:photos", *SIZE)
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert lrat("train", "natural", *own, "--epochs", 1, *SMALL, "--out", run).status == 0
+    done("export", run, "--to", "hub-folder", "--out", out)
+    again: Any = seeded(0, lambda: timm.create_model(f"local-dir:{out}", pretrained=True)).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = forward_logits(library.load(run), images)
+        torch.testing.assert_close(again((images - 0.5) / 0.5), expected, atol=1e-4, rtol=0)
+    assert timm.data.resolve_model_data_config(again)["crop_pct"] == 1
+
+
+def test_a_grey_model_is_evaluated_on_grey_images(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    network = seeded(1, lambda: from_torchvision("squeezenet1_1", classes=3, channels=1)).network
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    own = ("--model", "torchvision:squeezenet1_1", "--weights", tmp_path / "w.pth")
+    data = ("--data", "folder:photos", *SIZE, "--out", tmp_path / "out")
+    assert lrat("evaluate", *own, *data, "--channels", 1).status == 0
+    assert "data.channels=2" in lrat("evaluate", *own, *data, "--channels", 2).complaint
+    assert "is [64, 1, 3, 3] there" in lrat("evaluate", *own, *data).complaint
+
+
 def test_onnx_gives_the_same_logits_for_any_batch(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

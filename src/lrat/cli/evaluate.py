@@ -28,6 +28,9 @@ def evaluate(
     data: options.Data = None,
     data_root: options.DataRoot = None,
     size: options.Size = None,
+    channels: Annotated[
+        int | None, typer.Option(help="1: image files are read as grey; 3 by default.")
+    ] = None,
     out: options.Out = None,
     loss: Annotated[
         str | None, typer.Option(help="FILE.py:NAME: adaptive attacks on your own loss, added.")
@@ -99,6 +102,7 @@ def evaluate(
         data=data,
         data_root=data_root,
         size=size,
+        channels=channels,
         out=out,
     )
     if devices is not None:
